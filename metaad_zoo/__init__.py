@@ -1,0 +1,22 @@
+"""metaad_zoo: meta-learned few-shot anomaly detection.
+
+>>> import metaad_zoo as mz
+>>> mz.create_backbone("conv4", in_channels=1).embedding_dim
+64
+"""
+
+from metaad_zoo.backbones import create_backbone, list_backbones
+from metaad_zoo.data import list_datasets
+from metaad_zoo.detector import Detector, load_detector
+from metaad_zoo.episodes import EpisodeSpec
+from metaad_zoo.learners import list_learners
+
+__all__ = [
+    "Detector",
+    "EpisodeSpec",
+    "create_backbone",
+    "list_backbones",
+    "list_datasets",
+    "list_learners",
+    "load_detector",
+]

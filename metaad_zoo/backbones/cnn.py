@@ -1,0 +1,145 @@
+"""Convolutional image backbones of the few-shot literature."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metaad_zoo.backbones.registry import Backbone, register_backbone
+
+Norm = Literal["batch", "group", "none"]
+
+
+def check_images(x: Tensor, channels: int, size: int | None = None) -> None:
+    """Refuse a batch that is not ``(n, channels, size, size)``.
+
+    Raises:
+        ValueError: tells what was seen and what was expected.
+    """
+    expected = f"(n, {channels}, {size or 'H'}, {size or 'W'})"
+    if x.ndim != 4 or x.shape[1] != channels or (size and tuple(x.shape[2:]) != (size, size)):
+        raise ValueError(
+            f"expected images of shape {expected}, saw {tuple(x.shape)}: set the backbone's in_channels and image_size, or "
+            "the data's channels and image_size, so that they agree"
+        )
+
+
+def _norm(kind: Norm, channels: int) -> nn.Module:
+    if kind == "batch":
+        return nn.BatchNorm2d(channels)
+    if kind == "group":
+        return nn.GroupNorm(4, channels)
+    if kind == "none":
+        return nn.Identity()
+    raise ValueError(f"norm is {kind!r}; expected 'batch', 'group' or 'none'")
+
+
+@register_backbone("conv4", modality="image")
+class Conv4(Backbone):
+    """Four blocks of 3x3 convolution, normalisation, ReLU and 2x2 max-pooling.
+
+    Source: Vinyals et al., "Matching Networks for One Shot Learning", NeurIPS 2016; as in Finn et al., "Model-Agnostic
+    Meta-Learning", ICML 2017.
+
+    Args:
+        in_channels: of the images.
+        image_size: height and width in pixels, at least 16: each block halves it.
+        width: channels of each block (64 in Vinyals et al., 32 in Finn et al.'s miniImageNet runs).
+        norm: ``"batch"`` as published; ``"group"`` (4 groups) depends on no other sample; ``"none"``.
+
+    Shape:
+        ``(n, in_channels, image_size, image_size)`` to ``(n, width * (image_size // 16) ** 2)``.
+
+    Raises:
+        ValueError: the size is too small, or later a batch has another shape.
+    """
+
+    modality = "image"
+
+    def __init__(
+        self, in_channels: int = 3, image_size: int = 28, width: int = 64, norm: Norm = "batch"
+    ) -> None:
+        super().__init__()
+        if image_size < 16:
+            raise ValueError(
+                f"conv4 halves its input four times: image_size must be at least 16, saw {image_size}"
+            )
+        self.in_channels, self.image_size = in_channels, image_size
+        channels = [in_channels, width, width, width, width]
+        self.blocks = nn.Sequential(
+            *(
+                nn.Sequential(nn.Conv2d(a, b, 3, padding=1), _norm(norm, b), nn.ReLU(), nn.MaxPool2d(2))
+                for a, b in zip(channels[:-1], channels[1:], strict=True)
+            )
+        )
+        self.embedding_dim = width * (image_size // 16) ** 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_images(x, self.in_channels, self.image_size)
+        embedding: Tensor = self.blocks(x).flatten(1)
+        return embedding
+
+
+class _ResidualBlock(nn.Module):
+    """Three 3x3 convolutions beside a 1x1 shortcut, then 2x2 max-pooling."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        channels = [in_channels, out_channels, out_channels, out_channels]
+        layers: list[nn.Module] = []
+        for a, b in zip(channels[:-1], channels[1:], strict=True):
+            layers += [nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.LeakyReLU(0.1)]
+        self.body = nn.Sequential(*layers[:-1])
+        self.shortcut = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(F.leaky_relu(self.body(x) + self.shortcut(x), 0.1), 2)
+
+
+@register_backbone("resnet12", modality="image")
+class ResNet12(Backbone):
+    """Four residual blocks of three convolutions each, averaged over space; without DropBlock.
+
+    Source: Lee et al., "Meta-Learning with Differentiable Convex Optimization", CVPR 2019 (widths 64, 160, 320, 640).
+
+    Args:
+        in_channels: of the images.
+        image_size: height and width in pixels, at least 16: each block halves it.
+        widths: channels of the four blocks.
+
+    Shape:
+        ``(n, in_channels, image_size, image_size)`` to ``(n, widths[-1])``.
+
+    Raises:
+        ValueError: the size is too small, there are not four widths, or later a batch has another shape.
+    """
+
+    modality = "image"
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        image_size: int = 84,
+        widths: tuple[int, int, int, int] = (64, 160, 320, 640),
+    ) -> None:
+        super().__init__()
+        if image_size < 16:
+            raise ValueError(
+                f"resnet12 halves its input four times: image_size must be at least 16, saw {image_size}"
+            )
+        if len(widths) != 4:
+            raise ValueError(f"resnet12 has four blocks: give four widths, saw {widths}")
+        self.in_channels, self.image_size = in_channels, image_size
+        self.blocks = nn.Sequential(
+            *(_ResidualBlock(a, b) for a, b in zip((in_channels, *widths[:-1]), widths, strict=True))
+        )
+        self.embedding_dim = widths[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_images(x, self.in_channels, self.image_size)
+        return torch.mean(self.blocks(x), dim=(2, 3))

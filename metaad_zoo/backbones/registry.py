@@ -1,0 +1,108 @@
+"""Backbones by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import Any, TypeVar
+
+from torch import nn
+
+from metaad_zoo.names import unknown_name
+
+Builder = TypeVar("Builder", bound=Callable[..., "Backbone"])
+
+TIMM_PREFIX = "timm/"
+
+_BUILDERS: dict[str, Callable[..., Backbone]] = {}
+_MODALITIES: dict[str, str] = {}
+
+
+class Backbone(nn.Module):
+    """A sample in, an embedding out: ``forward(x (n, ...)) -> (n, embedding_dim)``.
+
+    Attributes:
+        modality: the modality it reads: ``"image"``, ``"sequence"``, ``"tabular"``.
+        embedding_dim: length of the embedding.
+    """
+
+    modality: str
+    embedding_dim: int
+
+
+def register_backbone(name: str, *, modality: str) -> Callable[[Builder], Builder]:
+    """Make a builder known by a name; the decorated function or class returns a :class:`Backbone`.
+
+    Args:
+        name: what users type.
+        modality: what the backbone reads.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def register(builder: Builder) -> Builder:
+        if name in _BUILDERS:
+            raise ValueError(f"a backbone named {name!r} is registered already")
+        _BUILDERS[name], _MODALITIES[name] = builder, modality
+        return builder
+
+    return register
+
+
+def list_backbones(pattern: str = "*", *, modality: str | None = None) -> list[str]:
+    """Names of the registered backbones, in natural order; patterns that start with ``timm/`` list timm's models.
+
+    Args:
+        pattern: fnmatch pattern.
+        modality: only those that read this modality.
+
+    Example:
+        >>> list_backbones("*net*", modality="image")
+        ['resnet12']
+        >>> "timm/resnet18" in list_backbones("timm/resnet1*")
+        True
+    """
+    names = [n for n in _BUILDERS if fnmatchcase(n, pattern) and modality in (None, _MODALITIES[n])]
+    if pattern.startswith(TIMM_PREFIX) and modality in (None, "image"):
+        names += _timm_names(pattern)
+    return sorted(names, key=_natural)
+
+
+def create_backbone(name: str, **options: Any) -> Backbone:
+    """Build a backbone by its name.
+
+    Args:
+        name: one of :func:`list_backbones`, or ``timm/<model>`` for any of timm's models.
+        options: the builder's own arguments, such as ``in_channels`` and ``image_size``.
+
+    Raises:
+        ValueError: the name is unknown (the nearest known ones are named), or the builder refuses an option.
+
+    Example:
+        >>> import torch
+        >>> create_backbone("conv4", in_channels=1, image_size=28)(torch.zeros(2, 1, 28, 28)).shape
+        torch.Size([2, 64])
+    """
+    if name.startswith(TIMM_PREFIX):
+        from metaad_zoo.backbones.pretrained import TimmBackbone  # timm takes a second to import
+
+        return TimmBackbone(name.removeprefix(TIMM_PREFIX), **options)
+    if name not in _BUILDERS:
+        raise unknown_name("backbone", name, [*_BUILDERS, *_timm_names(f"*{name}*")])
+    try:
+        return _BUILDERS[name](**options)
+    except TypeError as error:
+        raise ValueError(f"backbone {name!r}: {error}") from error
+
+
+def _timm_names(pattern: str) -> list[str]:
+    import timm
+
+    return [TIMM_PREFIX + n for n in timm.list_models(pattern.removeprefix(TIMM_PREFIX))]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key by which resnet9 comes before resnet12."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -1,0 +1,8 @@
+"""DataModules over episodes, one a modality, and the readers they use."""
+
+from metaad_zoo.data.base import EpisodeDataModule
+from metaad_zoo.data.camera import CarelessCamera
+from metaad_zoo.data.image import ImageEpisodes
+from metaad_zoo.data.sources import list_datasets
+
+__all__ = ["CarelessCamera", "EpisodeDataModule", "ImageEpisodes", "list_datasets"]

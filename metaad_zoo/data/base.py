@@ -1,0 +1,117 @@
+"""What the DataModules of all modalities share: episodes of three splits, loaded batch by batch."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import lightning.pytorch as pl
+
+from metaad_zoo.episodes import (
+    Episode,
+    EpisodeLoader,
+    EpisodeSampler,
+    EpisodeSpec,
+    Split,
+    TaskPool,
+    require_disjoint,
+)
+
+
+class EpisodeDataModule(pl.LightningDataModule):
+    """Episodes for meta-training, validation and test from task pools that share no class and no domain.
+
+    A subclass names its pools and the shape of its samples.
+
+    Args:
+        episode: make-up of the training episodes.
+        test_episode: make-up of the validation and test episodes; None takes ``episode``.
+        episodes_per_epoch: training episodes of one epoch, over all processes.
+        val_episodes: the same ones at each validation.
+        test_episodes: the same ones at each test.
+        tasks_per_batch: training tasks of one outer step, in each process.
+        num_workers: loader processes; what is drawn does not depend on it.
+        seed: of splits and episodes.
+    """
+
+    def __init__(
+        self,
+        episode: EpisodeSpec,
+        test_episode: EpisodeSpec | None,
+        episodes_per_epoch: int,
+        val_episodes: int,
+        test_episodes: int,
+        tasks_per_batch: int,
+        num_workers: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.episode, self.test_episode = episode, test_episode or episode
+        self.episodes_per_epoch, self.val_episodes, self.test_episodes = (
+            episodes_per_epoch,
+            val_episodes,
+            test_episodes,
+        )
+        self.tasks_per_batch, self.num_workers, self.seed = tasks_per_batch, num_workers, seed
+
+    @cached_property
+    @abstractmethod
+    def pools(self) -> Mapping[str, TaskPool]:
+        """The task pool of each split that has one."""
+
+    @property
+    @abstractmethod
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of one sample by modality, such as ``{"image": (1, 28, 28)}``."""
+
+    @abstractmethod
+    def description(self) -> dict[str, Any]:
+        """Every choice of the data that fixes a result: for the protocol of a results file."""
+
+    def sampler(self, split: Split) -> EpisodeSampler:
+        """The episodes of a split.
+
+        Raises:
+            ValueError: the split has no classes, or one of them is too small for an episode.
+        """
+        if split not in self.pools:
+            raise ValueError(
+                f"there is no {split} split: name its classes with data.splits, for instance "
+                f"{{train: [...], val: [...], test: [...]}}; there are {sorted(self.pools)}"
+            )
+        spec = self.episode if split == "train" else self.test_episode
+        return EpisodeSampler(self.pools[split], spec, split, self.seed)
+
+    def episodes(self, split: Split, n: int) -> Iterator[Episode]:
+        """The first ``n`` episodes of a split, one after the other."""
+        sampler = self.sampler(split)
+        return (sampler.episode(0, i) for i in range(n))
+
+    def setup(self, stage: str) -> None:
+        """Read the data and refuse overlapping splits, before any work is lost."""
+        require_disjoint(**self.pools)
+
+    def _loader(self, split: Split, n: int, batch_size: int) -> EpisodeLoader:
+        on_gpu = self.trainer is not None and type(self.trainer.accelerator).__name__ == "CUDAAccelerator"
+        return EpisodeLoader(
+            self.sampler(split),
+            n,
+            batch_size,
+            advance=split == "train",
+            num_workers=self.num_workers,
+            pin_memory=on_gpu,
+        )
+
+    def train_dataloader(self) -> EpisodeLoader:
+        return self._loader("train", self.episodes_per_epoch, self.tasks_per_batch)
+
+    def val_dataloader(self) -> EpisodeLoader:
+        return self._loader("val", self.val_episodes, 1)
+
+    def test_dataloader(self) -> EpisodeLoader:
+        return self._loader("test", self.test_episodes, 1)
+
+    def predict_dataloader(self) -> EpisodeLoader:
+        return self._loader("test", self.test_episodes, 1)

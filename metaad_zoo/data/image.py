@@ -1,0 +1,175 @@
+"""Image episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metaad_zoo.data.base import EpisodeDataModule
+from metaad_zoo.data.camera import CarelessCamera
+from metaad_zoo.data.sources import ImageArrays, read_known, read_path
+from metaad_zoo.data.splits import split_by_counts, split_by_patterns
+from metaad_zoo.episodes import ClassTaskPool, DomainTaskPool, EpisodeSpec, NeighbourhoodTaskPool, TaskPool
+
+
+class ImageEpisodes(EpisodeDataModule):
+    """Few-shot anomaly-detection tasks over images.
+
+    Where the data names classes, each class is normal in turn and other classes of its split give the anomalies; where
+    it names defects (the MVTec layout, an npz with domains), each domain is a task.
+
+    Args:
+        dataset: a known name, as in :func:`metaad_zoo.list_datasets`, or ``"own"`` for the files at ``root``.
+        root: for ``"own"``: a folder of one folder a class, the MVTec layout (one or many categories), an ``.npz``, or
+            several plain folders of images, each a class. For a known name: where its files lie (default
+            ``METAAD_DATA``).
+        splits: which classes or domains go where: for each of ``train``, ``val``, ``test`` a list of fnmatch patterns,
+            or three counts, drawn at random by ``seed``.
+        split_by: what the counts count: ``"class"``, or ``"parent"``: all before the last ``/`` of a class name.
+        anomalies: ``"pair"``: the anomalies of a task come from one other class; ``"rest"``: from all others.
+        image_size: height and width in pixels; None keeps the images' own, which must then be one size.
+        channels: 1 or 3; None keeps the images' own.
+        camera: photograph every sample of every split anew.
+        finer_tasks: share of the training tasks made finer, see :class:`metaad_zoo.episodes.NeighbourhoodTaskPool`.
+        episode: make-up of the training episodes.
+        test_episode: make-up of the validation and test episodes; None takes ``episode``.
+        episodes_per_epoch: training episodes of one epoch, over all processes.
+        val_episodes: the same ones at each validation.
+        test_episodes: the same ones at each test.
+        tasks_per_batch: training tasks of one outer step, in each process.
+        num_workers: loader processes; what is drawn does not depend on it.
+        seed: of splits and episodes.
+
+    Raises:
+        ValueError: a name is unknown, files are missing or damaged, or a split is too small; before any training.
+
+    Memory: all images are held as bytes, channels x height x width each.
+    """
+
+    def __init__(
+        self,
+        dataset: str = "digits",
+        root: str | list[str] | None = None,
+        splits: dict[str, list[str]] | list[int] | None = None,
+        split_by: Literal["class", "parent"] = "class",
+        anomalies: Literal["pair", "rest"] = "pair",
+        image_size: int | None = None,
+        channels: Literal[1, 3] | None = None,
+        camera: CarelessCamera | None = None,
+        finer_tasks: float = 0.0,
+        episode: EpisodeSpec = EpisodeSpec(),  # noqa: B008 - frozen
+        test_episode: EpisodeSpec | None = None,
+        episodes_per_epoch: int = 400,
+        val_episodes: int = 100,
+        test_episodes: int = 600,
+        tasks_per_batch: int = 4,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            episode,
+            test_episode,
+            episodes_per_epoch,
+            val_episodes,
+            test_episodes,
+            tasks_per_batch,
+            num_workers,
+            seed,
+        )
+        self.dataset, self.root, self.splits, self.split_by = dataset, root, splits, split_by
+        self.anomalies, self.image_size, self.channels = anomalies, image_size, channels
+        self.camera, self.finer_tasks = camera, finer_tasks
+
+    @cached_property
+    def images(self) -> ImageArrays:
+        """All images, as they are before the camera."""
+        if self.dataset != "own":
+            if isinstance(self.root, list):
+                raise ValueError(
+                    f"data.root names {len(self.root)} paths; the known data set {self.dataset!r} takes one"
+                )
+            return read_known(self.dataset, self.root).converted(self.image_size, self.channels)
+        if not self.root:
+            raise ValueError("data.dataset is 'own' but data.root names no files: set data.root=PATH")
+        roots = [self.root] if isinstance(self.root, str) else self.root
+        parts = [read_path(Path(r).expanduser(), self.image_size, self.channels) for r in roots]
+        return parts[0] if len(parts) == 1 else _joined(parts)
+
+    @cached_property
+    def class_splits(self) -> dict[str, list[str]]:
+        """Names of the classes or domains of each split."""
+        names = self.images.class_names
+        if self.splits is None:
+            raise ValueError(
+                f"data.splits is not set: say which of {list(names)[:20]} go to train, val and test"
+            )
+        if isinstance(self.splits, dict):
+            return split_by_patterns(names, self.splits)
+        return split_by_counts(names, self.splits, self.split_by, self.seed)
+
+    @cached_property
+    def pools(self) -> Mapping[str, TaskPool]:
+        return {split: self._pool(split, names) for split, names in self.class_splits.items() if names}
+
+    def _pool(self, split: str, names: Sequence[str]) -> TaskPool:
+        source = self.images if self.camera is None else _Photographed(self.images, self.camera)
+        if self.images.anomalous is not None:
+            return DomainTaskPool(source, names, self.images.anomalous)
+        pool = ClassTaskPool(source, names, self.anomalies)
+        if split == "train" and self.finer_tasks:
+            return NeighbourhoodTaskPool(pool, self.images.images.flatten(1).numpy(), self.finer_tasks)
+        return pool
+
+    @property
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"image": self.images.image_shape}
+
+    def description(self) -> dict[str, Any]:
+        return {
+            "dataset": self.images.name,
+            "splits": self.class_splits,
+            "anomalies": self.anomalies if self.images.anomalous is None else "the data's own",
+            "image_shape": list(self.images.image_shape),
+            "camera": asdict(self.camera) if self.camera else None,
+            "finer_tasks": self.finer_tasks,
+            "train_episode": self.episode.as_dict(),
+            "test_episode": self.test_episode.as_dict(),
+            "seed": self.seed,
+        }
+
+
+class _Photographed:
+    """A source seen through a camera."""
+
+    def __init__(self, images: ImageArrays, camera: CarelessCamera) -> None:
+        self.name, self.labels, self.class_names = images.name, images.labels, images.class_names
+        self._images, self._camera = images, camera
+
+    def read(self, ids: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
+        return {"image": self._camera(self._images.read(ids, rng)["image"], rng)}
+
+
+def _joined(parts: Sequence[ImageArrays]) -> ImageArrays:
+    """Several sets as one, each with classes of its own."""
+    shapes = {p.name: p.image_shape for p in parts}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(
+            f"data.root names images of several shapes {shapes}: set data.image_size and data.channels"
+        )
+    if any(p.anomalous is not None for p in parts):
+        raise ValueError(
+            "several roots are joined as classes, but one of them is in the MVTec layout: give their parent"
+        )
+    names = [c if len(p.class_names) == 1 else f"{p.name}/{c}" for p in parts for c in p.class_names]
+    if len(set(names)) != len(names):
+        raise ValueError(f"two of the folders in data.root have one name: {sorted(names)}; rename one")
+    offsets = np.cumsum([0, *(len(p.class_names) for p in parts)])
+    labels = np.concatenate([p.labels + o for p, o in zip(parts, offsets, strict=False)])
+    return ImageArrays("+".join(shapes), torch.cat([p.images for p in parts]), labels, names)

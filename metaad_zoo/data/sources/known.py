@@ -1,0 +1,145 @@
+"""Data sets known by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torchvision import datasets
+from torchvision.transforms.v2 import functional as vision
+
+from metaad_zoo.data.sources.arrays import ImageArrays
+from metaad_zoo.data.sources.npz import read_npz
+from metaad_zoo.names import unknown_name
+
+DATA_VARIABLE = "METAAD_DATA"
+"""Environment variable: the folder where data sets that can't be embedded lie or are downloaded to."""
+
+_NPZ = ("omniglot28", "cifar100", "piped128")
+
+
+def data_folder(root: str | Path | None) -> Path:
+    """``root``, or the folder named by the environment variable ``METAAD_DATA``.
+
+    Raises:
+        ValueError: neither is given, or the folder does not exist.
+    """
+    chosen = root or os.environ.get(DATA_VARIABLE)
+    if not chosen:
+        raise ValueError(
+            f"this data set needs a folder: set data.root, or the environment variable {DATA_VARIABLE}"
+        )
+    folder = Path(chosen).expanduser()
+    if not folder.exists():
+        raise ValueError(
+            f"{folder} does not exist: set data.root, or {DATA_VARIABLE}, to where the data lies"
+        )
+    return folder
+
+
+def read_digits(root: str | Path | None = None) -> ImageArrays:
+    """scikit-learn's digits: 1,797 real scans of 8x8 pixels in 10 classes, part of its installation (CC BY 4.0).
+
+    Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998.
+    """
+    from sklearn.datasets import load_digits  # imports scipy: slow, and needed by this set alone
+
+    digits = load_digits()
+    images = torch.as_tensor(np.round(digits.images * (255 / 16)).astype(np.uint8))[:, None]
+    return ImageArrays("digits", images, digits.target.astype(np.int64), [str(i) for i in range(10)])
+
+
+def _npz_reader(name: str) -> Callable[[str | Path | None], ImageArrays]:
+    def read(root: str | Path | None) -> ImageArrays:
+        path = data_folder(root)
+        path = path if path.is_file() else path / f"{name}.npz"
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist: put it there, or set data.root or {DATA_VARIABLE}")
+        return read_npz(path)
+
+    return read
+
+
+def _torchvision_reader(name: str) -> Callable[[str | Path | None], ImageArrays]:
+    """One of torchvision's own classes, downloaded by it where a network is there and the files are not."""
+
+    def read(root: str | Path | None) -> ImageArrays:
+        folder = data_folder(root)
+        try:
+            parts = _open_torchvision(name, folder)
+        except (RuntimeError, OSError) as error:
+            raise ValueError(
+                f"torchvision's {name} is neither in {folder} nor could it be downloaded ({error}): put its files there "
+                "as torchvision lays them out, or try again with a network"
+            ) from error
+        names = list(dict.fromkeys(prefix + c for prefix, dataset in parts for c in _class_names(dataset)))
+        position = {name: i for i, name in enumerate(names)}
+        images, labels = [], []
+        for prefix, dataset in parts:
+            classes = _class_names(dataset)
+            for image, label in dataset:
+                images.append(vision.pil_to_tensor(image.convert("L" if image.mode in ("1", "L") else "RGB")))
+                labels.append(position[prefix + classes[int(label)]])
+        stacked = torch.stack(images)
+        if name == "Omniglot":
+            stacked = 255 - stacked  # ink bright on black, as in the other handwriting sets
+        return ImageArrays(name.lower(), stacked, np.asarray(labels), names)
+
+    return read
+
+
+def _open_torchvision(name: str, folder: Path) -> list[tuple[str, datasets.VisionDataset]]:
+    """The parts of a set, each with the prefix of its class names; parts of one prefix share their classes."""
+    kind = getattr(datasets, name)
+    if name == "Omniglot":
+        return [
+            (f"images_{part}/", kind(str(folder), background=part == "background", download=True))
+            for part in ("background", "evaluation")
+        ]
+    return [("", kind(str(folder), train=train, download=True)) for train in (True, False)]
+
+
+def _class_names(dataset: datasets.VisionDataset) -> list[str]:
+    names = getattr(dataset, "classes", None) or getattr(dataset, "_characters", None)
+    if names is None:
+        raise ValueError(
+            f"torchvision's {type(dataset).__name__} names no classes: it can't serve class-as-normal tasks"
+        )
+    return [str(n) for n in names]
+
+
+_TORCHVISION = ("CIFAR10", "CIFAR100", "FashionMNIST", "KMNIST", "MNIST", "Omniglot")
+
+_READERS: dict[str, Callable[[str | Path | None], ImageArrays]] = {
+    "digits": read_digits,
+    **{name: _npz_reader(name) for name in _NPZ},
+    **{f"torchvision/{name}": _torchvision_reader(name) for name in _TORCHVISION},
+}
+
+
+def list_datasets() -> list[str]:
+    """Names of the data sets that :func:`read_known` reads.
+
+    Example:
+        >>> "digits" in list_datasets()
+        True
+    """
+    return sorted(_READERS)
+
+
+def read_known(name: str, root: str | Path | None = None) -> ImageArrays:
+    """Read a data set by its name.
+
+    Args:
+        name: one of :func:`list_datasets`.
+        root: folder (or, for an npz set, the file itself) to read from; by default ``METAAD_DATA``.
+
+    Raises:
+        ValueError: the name is unknown (the nearest known ones are named), or the files are missing or damaged.
+    """
+    if name not in _READERS:
+        raise unknown_name("dataset", name, _READERS)
+    return _READERS[name](root)

@@ -1,0 +1,170 @@
+"""The face a user meets: load a model, fit it on a few samples, score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metaad_zoo.episodes import ANOMALOUS, NORMAL, UNLABELLED, Adapted
+from metaad_zoo.evaluation.calibration import p_values
+from metaad_zoo.samples import as_samples
+from metaad_zoo.zoo import Checkpoint, CheckpointError, is_checkpoint, load_checkpoint, save_checkpoint
+
+SCORING_CHUNK = 256
+
+
+class Detector:
+    """A meta-trained model that a few samples of a new domain turn into an anomaly detector.
+
+    Args:
+        checkpoint: the model, as :func:`load_detector` reads it.
+
+    Example:
+        >>> detector = load_detector("runs/quickstart/2026-01-31_12-00-00")  # doctest: +SKIP
+        >>> detector.fit("photos/good")  # doctest: +SKIP
+        >>> detector.predict("photos/new", alpha=0.1)  # doctest: +SKIP
+        array([0, 0, 1])
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self.input_shapes = checkpoint.learner.arguments()["input_shapes"]
+        self._adapted: Adapted | None = None
+
+    @property
+    def trained_on(self) -> list[str]:
+        """Classes or domains that meta-training and validation have seen: a figure on these is not honest."""
+        return self._checkpoint.trained_on
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether :meth:`fit` has been called, here or before the detector was saved."""
+        return self._adapted is not None
+
+    def to(self, device: str | torch.device) -> Detector:
+        """Move to a device; a fitted detector adapts anew there."""
+        self._checkpoint.learner.to(device)
+        if self.is_fitted:
+            self._adapt()
+        return self
+
+    def fit(self, support: Any, labels: Any = None) -> Detector:
+        """Adapt to a new domain.
+
+        Args:
+            support: a few samples: see :func:`metaad_zoo.samples.as_samples` for the forms they may have.
+            labels: ``(n,)`` of 0 normal, 1 anomalous, -1 unlabelled; None: all normal.
+
+        Returns:
+            The detector itself.
+
+        Raises:
+            ValueError: samples or labels can't be used, or no sample is normal or unlabelled.
+        """
+        samples = as_samples(support, self.input_shapes)
+        n = len(next(iter(samples.values())))
+        kinds = torch.full((n,), NORMAL) if labels is None else torch.as_tensor(np.asarray(labels))
+        if kinds.shape != (n,) or not set(kinds.unique().tolist()) <= {NORMAL, ANOMALOUS, UNLABELLED}:
+            raise ValueError(
+                f"expected {n} labels out of 0 (normal), 1 (anomalous), -1 (unlabelled), saw shape {tuple(kinds.shape)} with "
+                f"values {kinds.unique().tolist()[:10]}"
+            )
+        if bool((kinds == ANOMALOUS).all()):
+            raise ValueError(
+                f"all {n} support samples are labelled anomalous: give at least one normal or unlabelled one"
+            )
+        self._checkpoint.tensors["support_labels"] = kinds.long()
+        self._checkpoint.tensors |= {f"support/{name}": x for name, x in samples.items()}
+        self._adapt()
+        return self
+
+    def _adapt(self) -> None:
+        tensors = self._checkpoint.tensors
+        support = {name: tensors[f"support/{name}"] for name in self.input_shapes}
+        self._adapted = self._checkpoint.learner.adapt(support, tensors["support_labels"])
+
+    def score(self, samples: Any) -> np.ndarray:
+        """Anomaly scores ``(n,)`` float64, in the model's own units: higher is more anomalous.
+
+        Raises:
+            RuntimeError: the detector is not fitted.
+            ValueError: samples can't be used.
+        """
+        if self._adapted is None:
+            raise RuntimeError(
+                "this detector is not fitted: call detector.fit(support) with a few samples first"
+            )
+        here = as_samples(samples, self.input_shapes)
+        n = len(next(iter(here.values())))
+        chunks = [
+            self._adapted.score({name: x[i : i + SCORING_CHUNK] for name, x in here.items()})
+            for i in range(0, n, SCORING_CHUNK)
+        ]
+        scores: np.ndarray = torch.cat(chunks).double().cpu().numpy()
+        return scores
+
+    def p_value(self, samples: Any) -> np.ndarray:
+        """Conformal p-values ``(n,)``: small is anomalous.
+
+        They compare with normal samples of the validation tasks, so they hold on average over tasks like these and for
+        supports of the size that the model was trained with; see :mod:`metaad_zoo.evaluation.calibration`.
+
+        Raises:
+            RuntimeError: the detector is not fitted, or its checkpoint holds no calibration.
+        """
+        return self._p_values(torch.as_tensor(self.score(samples)))
+
+    def _p_values(self, scores: Tensor) -> np.ndarray:
+        calibration = self._checkpoint.tensors.get("calibration")
+        if calibration is None or len(calibration) == 0:
+            raise RuntimeError(
+                "this checkpoint holds no calibration scores: train it with a val split, or use score()"
+            )
+        found: np.ndarray = p_values(scores, calibration).numpy()
+        return found
+
+    def predict(self, samples: Any, alpha: float = 0.1) -> np.ndarray:
+        """Decisions ``(n,)`` of 0 and 1, 1 for an anomaly: where the p-value is at most ``alpha``.
+
+        Args:
+            samples: what to judge.
+            alpha: false-alarm rate to hold, see :meth:`p_value`.
+
+        Raises:
+            ValueError: alpha is out of (0, 1) or below what the calibration scores can promise.
+        """
+        if not 0 < alpha < 1:
+            raise ValueError(f"alpha is {alpha}; expected a false-alarm rate between 0 and 1, such as 0.1")
+        found = self.p_value(samples)
+        n = len(self._checkpoint.tensors["calibration"])
+        if alpha * (n + 1) < 1:
+            raise ValueError(
+                f"{n} calibration scores can't promise a false-alarm rate of {alpha}: take at least {1 / (n + 1)}"
+            )
+        return (found <= alpha).astype(np.int64)
+
+    def save(self, folder: str | Path) -> None:
+        """Keep the detector, with its support set if it is fitted, in a folder for :func:`load_detector`."""
+        save_checkpoint(Path(folder), self._checkpoint)
+
+
+def load_detector(name: str | Path) -> Detector:
+    """A detector from a folder: a finished run, a run's ``model`` folder, or what :meth:`Detector.save` wrote.
+
+    Raises:
+        CheckpointError: there is no such folder, or its files are damaged; a fitted detector comes back fitted.
+    """
+    folder = Path(name).expanduser()
+    places = [p for p in (folder, folder / "model") if is_checkpoint(p)]
+    if not places:
+        raise CheckpointError(
+            f"{folder} is no checkpoint: expected a finished run (runs/<name>/<time>), or a folder that detector.save wrote"
+        )
+    detector = Detector(load_checkpoint(places[0]))
+    if "support_labels" in detector._checkpoint.tensors:
+        detector._adapt()
+    return detector

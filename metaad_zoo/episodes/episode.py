@@ -1,0 +1,124 @@
+"""One few-shot anomaly-detection task, and several of them stacked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Samples = Mapping[str, Tensor]
+"""Samples by modality, stacked on a leading axis: ``{"image": (n, C, H, W)}``, ``{"sequence": (n, T, C)}``, ..."""
+
+NORMAL, ANOMALOUS, UNLABELLED = 0, 1, -1
+
+
+def count(samples: Samples) -> int:
+    """Number of samples on the leading axis, which every modality must share.
+
+    Raises:
+        ValueError: there is no modality, or the modalities disagree.
+    """
+    sizes = {name: len(values) for name, values in samples.items()}
+    if len(set(sizes.values())) != 1:
+        raise ValueError(
+            f"expected one number of samples for all modalities, saw {sizes or 'no modality at all'}"
+        )
+    return next(iter(sizes.values()))
+
+
+@dataclass
+class Episode:
+    """A support set to adapt on and a query set to score.
+
+    Attributes:
+        support: samples by modality, each ``(n_support, ...)``.
+        support_labels: ``(n_support,)`` int64: 0 normal, 1 anomalous, -1 unlabelled.
+        query: samples by modality, each ``(n_query, ...)``.
+        query_labels: ``(n_query,)`` int64: 0 normal, 1 anomalous.
+        task: a readable, stable name such as ``omniglot/Greek/character05``.
+        support_ids: ``(n_support,)`` int64: position of each sample in its pool's source.
+        query_ids: ``(n_query,)`` int64, never shared with ``support_ids``.
+    """
+
+    support: dict[str, Tensor]
+    support_labels: Tensor
+    query: dict[str, Tensor]
+    query_labels: Tensor
+    task: str
+    support_ids: Tensor
+    query_ids: Tensor
+
+
+@dataclass
+class EpisodeBatch:
+    """Episodes of one size, stacked on a leading task axis.
+
+    Attributes:
+        support: samples by modality, each ``(tasks, n_support, ...)``.
+        support_labels: ``(tasks, n_support)`` int64.
+        query: samples by modality, each ``(tasks, n_query, ...)``.
+        query_labels: ``(tasks, n_query)`` int64.
+        tasks: the tasks' names.
+    """
+
+    support: dict[str, Tensor]
+    support_labels: Tensor
+    query: dict[str, Tensor]
+    query_labels: Tensor
+    tasks: list[str]
+
+    @classmethod
+    def collate(cls, episodes: Sequence[Episode]) -> EpisodeBatch:
+        """Stack episodes of equal size.
+
+        Raises:
+            ValueError: there are none, or their sizes differ.
+        """
+        if not episodes:
+            raise ValueError("expected at least one episode to collate, saw none")
+        shapes = {
+            tuple((name, tuple(x.shape)) for part in (e.support, e.query) for name, x in sorted(part.items()))
+            for e in episodes
+        }
+        if len(shapes) > 1:
+            raise ValueError(f"episodes of one batch must have one shape, saw {sorted(shapes)}")
+
+        def stack(part: str) -> dict[str, Tensor]:
+            return {
+                name: torch.stack([getattr(e, part)[name] for e in episodes])
+                for name in getattr(episodes[0], part)
+            }
+
+        return cls(
+            support=stack("support"),
+            support_labels=torch.stack([e.support_labels for e in episodes]),
+            query=stack("query"),
+            query_labels=torch.stack([e.query_labels for e in episodes]),
+            tasks=[e.task for e in episodes],
+        )
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Tensor], Tensor, dict[str, Tensor], Tensor, str]]:
+        """Yield ``(support, support_labels, query, query_labels, task)``, task by task."""
+        for i, task in enumerate(self.tasks):
+            yield (
+                {name: x[i] for name, x in self.support.items()},
+                self.support_labels[i],
+                {name: x[i] for name, x in self.query.items()},
+                self.query_labels[i],
+                task,
+            )
+
+    def to(self, device: torch.device | str) -> EpisodeBatch:
+        """The same batch on another device."""
+        return EpisodeBatch(
+            support={name: x.to(device) for name, x in self.support.items()},
+            support_labels=self.support_labels.to(device),
+            query={name: x.to(device) for name, x in self.query.items()},
+            query_labels=self.query_labels.to(device),
+            tasks=self.tasks,
+        )

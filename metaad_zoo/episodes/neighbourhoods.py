@@ -1,0 +1,74 @@
+"""Finer tasks out of few classes, for meta-training alone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from metaad_zoo.episodes.episode import Episode
+from metaad_zoo.episodes.pool import ClassTaskPool, TaskPool, assemble
+from metaad_zoo.episodes.spec import EpisodeSpec
+
+
+class NeighbourhoodTaskPool(TaskPool):
+    """Class-as-normal tasks of which a share is made finer: "normal" is a sample and its nearest neighbours in its class.
+
+    A network trained on four classes learns these four by heart. Within a class there are as many neighbourhoods as
+    samples, and telling one from another demands finer features, which carry over to unseen classes. In a finer task
+    the anomalies are the neighbourhood of another sample: half of the time from the same class, else from the task's
+    anomalous ones. After Hsu et al., "Unsupervised Learning via Meta-Learning", ICLR 2019, who cluster samples into
+    training tasks; here each neighbourhood is a cluster of its own.
+
+    Args:
+        pool: the classes.
+        features: ``(n, d)`` of all samples of the pool's source; nearness is Euclidean.
+        share: chance that an episode is a finer one, in [0, 1].
+
+    Raises:
+        ValueError: the share is out of range, or the features do not belong to the source.
+    """
+
+    def __init__(self, pool: ClassTaskPool, features: np.ndarray, share: float) -> None:
+        if not 0 <= share <= 1:
+            raise ValueError(f"share is {share}; expected a chance in [0, 1]")
+        if features.ndim != 2 or len(features) != len(pool.source.labels):
+            raise ValueError(
+                f"expected features (n, d) of {len(pool.source.labels)} samples, saw {features.shape}"
+            )
+        self.pool, self.features, self.share = pool, features.astype(np.float32), share
+
+    def __len__(self) -> int:
+        return len(self.pool)
+
+    def task_name(self, task: int) -> str:
+        return self.pool.task_name(task)
+
+    @property
+    def members(self) -> frozenset[str]:
+        return self.pool.members
+
+    def check(self, spec: EpisodeSpec) -> None:
+        self.pool.check(spec)
+        together = spec.normal_needed + spec.anomalous_needed
+        for task in range(len(self.pool)):
+            there = len(self.pool.ids_of(task)[0])
+            if there < together:
+                raise ValueError(
+                    f"the normal class of {self.task_name(task)} has {there} samples but a finer task may draw normals and "
+                    f"anomalies, together {together}, from it: lower the episode's counts or set finer_tasks=0"
+                )
+
+    def draw(self, task: int, spec: EpisodeSpec, rng: np.random.Generator) -> Episode:
+        if rng.random() >= self.share:
+            return self.pool.draw(task, spec, rng)
+        same_class, other_class = self.pool.ids_of(task)
+        normal_anchor, normals = self._neighbourhood(same_class, spec.normal_needed, rng)
+        others = np.setdiff1d(same_class, normals) if rng.random() < 0.5 else other_class
+        other_anchor, anomalies = self._neighbourhood(others, spec.anomalous_needed, rng)
+        name = f"{self.task_name(task)}/near-{normal_anchor}-vs-near-{other_anchor}"
+        return assemble(self.pool.source, name, spec, normals, anomalies, rng)
+
+    def _neighbourhood(self, ids: np.ndarray, size: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
+        """A random sample out of ``ids`` and the ``size`` samples nearest to it (itself among them), shuffled."""
+        anchor = int(rng.choice(ids))
+        distances = np.square(self.features[ids] - self.features[anchor]).sum(1)
+        return anchor, rng.permutation(ids[np.argsort(distances, kind="stable")[:size]])

@@ -1,0 +1,89 @@
+"""How large an episode is and what it is made of."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class EpisodeSpec:
+    """The make-up of one few-shot anomaly-detection task.
+
+    Args:
+        support_normal: support samples known to be normal (label 0): the "shots" K.
+        support_anomalous: support samples known to be anomalous (label 1).
+        support_unlabelled: support samples without a label (label -1).
+        contamination: share of the unlabelled support that is in truth anomalous, in [0, 1). The count is rounded to
+            the nearest whole sample; :attr:`realised_contamination` tells what that gave.
+        query_normal: normal samples to be scored.
+        query_anomalous: anomalous samples to be scored.
+
+    Raises:
+        ValueError: a count is negative, the support or the query is empty, or the contamination is out of range or
+            stands without unlabelled samples.
+
+    Example:
+        >>> spec = EpisodeSpec(support_normal=0, support_unlabelled=20, contamination=0.12)
+        >>> spec.unlabelled_anomalous, spec.realised_contamination
+        (2, 0.1)
+    """
+
+    support_normal: int = 5
+    support_anomalous: int = 0
+    support_unlabelled: int = 0
+    contamination: float = 0.0
+    query_normal: int = 10
+    query_anomalous: int = 10
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if name != "contamination" and (not isinstance(value, int) or value < 0):
+                raise ValueError(f"EpisodeSpec.{name} is {value!r}; it must be a whole number, 0 or more")
+        if self.n_support == 0:
+            raise ValueError(
+                "EpisodeSpec has an empty support set: set support_normal=5, or another support count"
+            )
+        if self.n_query == 0:
+            raise ValueError("EpisodeSpec has an empty query set: set query_normal=10 and query_anomalous=10")
+        if not 0 <= self.contamination < 1:
+            raise ValueError(f"EpisodeSpec.contamination is {self.contamination}; it must lie in [0, 1)")
+        if self.contamination and not self.support_unlabelled:
+            raise ValueError(
+                f"EpisodeSpec.contamination is {self.contamination} but support_unlabelled is 0: contamination is the "
+                "anomalous share of the unlabelled support; set support_unlabelled, or contamination=0"
+            )
+
+    @property
+    def n_support(self) -> int:
+        """All support samples, labelled or not."""
+        return self.support_normal + self.support_anomalous + self.support_unlabelled
+
+    @property
+    def n_query(self) -> int:
+        """All query samples."""
+        return self.query_normal + self.query_anomalous
+
+    @property
+    def unlabelled_anomalous(self) -> int:
+        """How many of the unlabelled support samples are in truth anomalous."""
+        return round(self.contamination * self.support_unlabelled)
+
+    @property
+    def realised_contamination(self) -> float:
+        """The contamination after rounding to whole samples; 0.0 without unlabelled samples."""
+        return self.unlabelled_anomalous / self.support_unlabelled if self.support_unlabelled else 0.0
+
+    @property
+    def normal_needed(self) -> int:
+        """Distinct normal samples that one episode draws."""
+        return self.support_normal + self.support_unlabelled - self.unlabelled_anomalous + self.query_normal
+
+    @property
+    def anomalous_needed(self) -> int:
+        """Distinct anomalous samples that one episode draws."""
+        return self.support_anomalous + self.unlabelled_anomalous + self.query_anomalous
+
+    def as_dict(self) -> dict[str, Any]:
+        """All that fixes an episode's make-up, for a results file."""
+        return {**asdict(self), "realised_contamination": self.realised_contamination}

@@ -1,0 +1,1 @@
+"""Evaluation: metrics, calibration, classical baselines, and one protocol for all methods."""

@@ -1,0 +1,78 @@
+"""Decisions without test labels: how unusual a score is among those of normal samples in other tasks.
+
+Split conformal prediction (Vovk et al., "Algorithmic Learning in a Random World", 2005; for outliers Bates et al.,
+"Testing for outliers with conformal p-values", Annals of Statistics 2023). The calibration scores are those of normal
+queries in the episodes of the meta-validation tasks, whose classes are neither trained on nor tested. A false-alarm rate
+of alpha then holds on average over tasks that are exchangeable with these; for one task it can be off.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from metaad_zoo.episodes import NORMAL, Episode, Method
+
+
+def normal_scores(method: Method, episodes: Iterable[Episode]) -> Tensor:
+    """Scores of the normal queries of some episodes, all together ``(n,)``, float64, ascending.
+
+    Args:
+        method: adapts to each episode's support.
+        episodes: of tasks that are not tested.
+    """
+    parts = []
+    for episode in episodes:
+        scores = method.adapt(episode.support, episode.support_labels).score(episode.query)
+        parts.append(scores[episode.query_labels == NORMAL].double().cpu())
+    return torch.cat(parts).sort().values
+
+
+def p_values(scores: Tensor, calibration: Tensor) -> Tensor:
+    """Conformal p-values: small where a score is unusual for a normal sample.
+
+    Args:
+        scores: ``(n,)``.
+        calibration: ``(m,)`` scores of normal samples, ascending.
+
+    Returns:
+        ``(n,)`` float64, ``(1 + #{calibration >= score}) / (m + 1)``; never below ``1 / (m + 1)``.
+
+    Example:
+        >>> p_values(torch.tensor([0.5, 9.0]), torch.tensor([0.0, 1.0, 2.0]))
+        tensor([0.7500, 0.2500], dtype=torch.float64)
+    """
+    calibration = calibration.double()
+    below = torch.searchsorted(calibration, scores.detach().double().cpu().contiguous(), right=False)
+    return (1.0 + len(calibration) - below) / (len(calibration) + 1.0)
+
+
+def threshold(calibration: Tensor, alpha: float) -> float:
+    """The score above which a sample's p-value is at most ``alpha``.
+
+    Args:
+        calibration: ``(m,)`` scores of normal samples, ascending.
+        alpha: false-alarm rate to hold, in (0, 1).
+
+    Returns:
+        A calibration score; samples strictly above it are flagged. Infinity where ``alpha < 1 / (m + 1)``: so few
+        calibration scores can't promise so low a rate.
+
+    Raises:
+        ValueError: alpha is out of range.
+
+    Example:
+        >>> threshold(torch.arange(99.0), alpha=0.1)
+        89.0
+    """
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha is {alpha}; expected a false-alarm rate between 0 and 1, such as 0.1")
+    m = len(calibration)
+    # The tolerance keeps 0.1 * 100 at 10 where floating point gives 9.999...
+    allowed = (
+        math.floor(alpha * (m + 1) + 1e-9) - 1
+    )  # calibration scores that may lie at or above a flagged one
+    return float(calibration[m - 1 - allowed]) if allowed >= 0 else math.inf

@@ -1,0 +1,65 @@
+"""Results as a table in the terminal and as a file."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from metaad_zoo.evaluation.metrics import METRICS
+
+TITLES = {
+    "auroc": "AUROC",
+    "ap": "AP",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "fpr": "false alarms",
+}
+
+
+def results_table(results: dict[str, Any]) -> Table:
+    """One row a method: mean over tasks and its 95 % interval, in per cent.
+
+    Args:
+        results: with ``methods`` and ``protocol`` as in ``results.json``.
+    """
+    protocol = results["protocol"]
+    table = Table(
+        title=f"{protocol['data']['dataset']}: {protocol['episodes']} test episodes of {protocol['tasks']} unseen tasks, "
+        "in %, with 95 % intervals over tasks",
+        show_lines=True,
+        caption=f"Thresholds: {protocol['alpha']:.0%} false alarms on the validation tasks, for every method; no test labels.",
+    )
+    table.add_column("method")
+    for metric in METRICS:
+        table.add_column(TITLES[metric], justify="right", no_wrap=True)
+    for name, figures in results["methods"].items():
+        table.add_row(name, *(_cell(figures["mean"][m], figures["ci95"][m]) for m in METRICS))
+    return table
+
+
+def _cell(mean: float, interval: list[float] | None) -> str:
+    if interval is None:
+        return f"{100 * mean:.1f}"
+    return f"{100 * mean:.1f}\n{100 * interval[0]:.1f} - {100 * interval[1]:.1f}"
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file beside and rename it, so that no half-written one is ever found; infinities become null."""
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(json.dumps(_finite(content), indent=2) + "\n", encoding="utf-8")
+    os.replace(beside, path)
+
+
+def _finite(value: Any) -> Any:
+    """The same with numbers that JSON does not know replaced by None."""
+    if isinstance(value, dict):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

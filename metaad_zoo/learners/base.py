@@ -1,0 +1,118 @@
+"""What every learner shares: the outer optimiser, the figures it logs, and the two calls ``adapt`` and ``score``."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from metaad_zoo.episodes import Adapted, EpisodeBatch, Samples
+from metaad_zoo.evaluation.metrics import auroc
+
+Schedule = Literal["constant", "cosine"]
+
+
+class Learner(pl.LightningModule):
+    """Meta-trained over many tasks, then adapted to one by its support set.
+
+    A subclass says how it adapts and what it minimises, and returns from :meth:`arguments` what its constructor needs
+    to build an equal one.
+
+    Args:
+        optimizer: builds the outer optimiser from parameter groups.
+        schedule: of the outer learning rate: ``"constant"``, or ``"cosine"`` from its start down to 0 at the last step.
+    """
+
+    registered_name: ClassVar[str]
+
+    def __init__(self, optimizer: OptimizerCallable, schedule: Schedule) -> None:
+        super().__init__()
+        if schedule not in ("constant", "cosine"):
+            raise ValueError(f"schedule is {schedule!r}; expected 'constant' or 'cosine'")
+        self._optimizer, self._schedule = optimizer, schedule
+        self._batch_start = 0.0
+        self._rng_state: Tensor | None = None
+
+    @abstractmethod
+    def adapt(self, support: Samples, support_labels: Tensor) -> Adapted:
+        """Adapt to a support set; see :class:`metaad_zoo.episodes.Method`. Leaves the learner as it is."""
+
+    @abstractmethod
+    def outer_loss(self, batch: EpisodeBatch) -> Tensor:
+        """The loss ``()`` whose gradient is the meta-gradient: a mean over the batch's tasks."""
+
+    @abstractmethod
+    def arguments(self) -> dict[str, Any]:
+        """Constructor arguments that JSON can hold, from which an equal learner (but for its weights) is built."""
+
+    def outer_parameters(self) -> Iterable[dict[str, Any]]:
+        """Parameter groups of the outer optimiser."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self._optimizer(self.outer_parameters())
+        if self._schedule == "constant":
+            return optimizer
+        steps = max(int(self.trainer.estimated_stepping_batches), 1)
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: EpisodeBatch, batch_idx: int) -> None:
+        self._batch_start = time.perf_counter()
+
+    def training_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
+        loss = self.outer_loss(batch)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the outer loss is {loss.item()} at step {self.global_step} on {', '.join(batch.tasks)}: lower the outer "
+                "learning rate or inner_loop.lr, or set trainer.gradient_clip_val"
+            )
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: EpisodeBatch, batch_idx: int) -> None:
+        episodes = len(batch) * self.trainer.world_size
+        speed = episodes / (time.perf_counter() - self._batch_start)
+        self.log("episodes/s", speed, prog_bar=True, batch_size=len(batch))
+
+    def validation_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
+        self._log_auroc("val/auroc", batch)
+
+    def test_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
+        self._log_auroc("test/auroc", batch)
+
+    def predict_step(self, batch: EpisodeBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """For each episode its task, the query's labels and scores."""
+        return [
+            {
+                "task": task,
+                "labels": labels.cpu(),
+                "scores": self.adapt(support, support_labels).score(query).cpu(),
+            }
+            for support, support_labels, query, labels, task in batch
+        ]
+
+    def _log_auroc(self, name: str, batch: EpisodeBatch) -> None:
+        values = [auroc(row["scores"], row["labels"]) for row in self.predict_step(batch, 0)]
+        mean = torch.tensor(values, dtype=torch.float32, device=self.device).mean()
+        self.log(
+            name, mean, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(batch), sync_dist=True
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Dropout draws from the global generator: without its state a resumed run would differ from a straight one.
+        checkpoint["rng_state"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._rng_state = checkpoint.get("rng_state")
+
+    def on_train_start(self) -> None:
+        if self._rng_state is not None:
+            torch.set_rng_state(self._rng_state.cpu())
+            self._rng_state = None
