@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from metaad_zoo.episodes import ANOMALOUS, NORMAL, UNLABELLED, Adapted
 from metaad_zoo.evaluation.calibration import p_values
@@ -70,8 +69,8 @@ class Detector:
         kinds = torch.full((n,), NORMAL) if labels is None else torch.as_tensor(np.asarray(labels))
         if kinds.shape != (n,) or not set(kinds.unique().tolist()) <= {NORMAL, ANOMALOUS, UNLABELLED}:
             raise ValueError(
-                f"expected {n} labels out of 0 (normal), 1 (anomalous), -1 (unlabelled), saw shape {tuple(kinds.shape)} with "
-                f"values {kinds.unique().tolist()[:10]}"
+                f"expected {n} labels of 0 (normal), 1 (anomalous), -1 (unlabelled), saw shape {tuple(kinds.shape)} "
+                f"with values {kinds.unique().tolist()[:10]}"
             )
         if bool((kinds == ANOMALOUS).all()):
             raise ValueError(
@@ -95,9 +94,7 @@ class Detector:
             ValueError: samples can't be used.
         """
         if self._adapted is None:
-            raise RuntimeError(
-                "this detector is not fitted: call detector.fit(support) with a few samples first"
-            )
+            raise RuntimeError("this detector is not fitted: call detector.fit(support) with a few samples first")
         here = as_samples(samples, self.input_shapes)
         n = len(next(iter(here.values())))
         chunks = [
@@ -116,16 +113,7 @@ class Detector:
         Raises:
             RuntimeError: the detector is not fitted, or its checkpoint holds no calibration.
         """
-        return self._p_values(torch.as_tensor(self.score(samples)))
-
-    def _p_values(self, scores: Tensor) -> np.ndarray:
-        calibration = self._checkpoint.tensors.get("calibration")
-        if calibration is None or len(calibration) == 0:
-            raise RuntimeError(
-                "this checkpoint holds no calibration scores: train it with a val split, or use score()"
-            )
-        found: np.ndarray = p_values(scores, calibration).numpy()
-        return found
+        return self._p_values(self.score(samples))
 
     def predict(self, samples: Any, alpha: float = 0.1) -> np.ndarray:
         """Decisions ``(n,)`` of 0 and 1, 1 for an anomaly: where the p-value is at most ``alpha``.
@@ -135,17 +123,30 @@ class Detector:
             alpha: false-alarm rate to hold, see :meth:`p_value`.
 
         Raises:
+            RuntimeError: the detector is not fitted, or its checkpoint holds no calibration.
             ValueError: alpha is out of (0, 1) or below what the calibration scores can promise.
         """
+        return self.judge(samples, alpha)[2]
+
+    def judge(self, samples: Any, alpha: float = 0.1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scores, p-values and decisions in one pass; arguments and errors as for :meth:`predict`."""
         if not 0 < alpha < 1:
             raise ValueError(f"alpha is {alpha}; expected a false-alarm rate between 0 and 1, such as 0.1")
-        found = self.p_value(samples)
+        scores = self.score(samples)
+        p = self._p_values(scores)
         n = len(self._checkpoint.tensors["calibration"])
         if alpha * (n + 1) < 1:
             raise ValueError(
-                f"{n} calibration scores can't promise a false-alarm rate of {alpha}: take at least {1 / (n + 1)}"
+                f"{n} calibration scores can't promise {alpha} false alarms: take alpha >= {1 / (n + 1):.2g}"
             )
-        return (found <= alpha).astype(np.int64)
+        return scores, p, (p <= alpha).astype(np.int64)
+
+    def _p_values(self, scores: np.ndarray) -> np.ndarray:
+        calibration = self._checkpoint.tensors.get("calibration")
+        if calibration is None or len(calibration) == 0:
+            raise RuntimeError("this checkpoint holds no calibration scores: train it with a val split, or use score()")
+        found: np.ndarray = p_values(torch.as_tensor(scores), calibration).numpy()
+        return found
 
     def save(self, folder: str | Path) -> None:
         """Keep the detector, with its support set if it is fitted, in a folder for :func:`load_detector`."""
@@ -162,7 +163,7 @@ def load_detector(name: str | Path) -> Detector:
     places = [p for p in (folder, folder / "model") if is_checkpoint(p)]
     if not places:
         raise CheckpointError(
-            f"{folder} is no checkpoint: expected a finished run (runs/<name>/<time>), or a folder that detector.save wrote"
+            f"{folder} is no checkpoint: expected a finished run (runs/<name>/<time>), or what detector.save wrote"
         )
     detector = Detector(load_checkpoint(places[0]))
     if "support_labels" in detector._checkpoint.tensors:

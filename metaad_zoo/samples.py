@@ -41,9 +41,7 @@ def as_samples(data: Any, input_shapes: Mapping[str, Sequence[int]]) -> dict[str
             raise ValueError(f"expected at least one sample, saw {name!r} of shape {tuple(x.shape)}")
         bad = (~torch.isfinite(x.flatten(1))).any(1).nonzero().flatten().tolist()
         if bad:
-            raise ValueError(
-                f"{name!r} holds NaN or infinity in sample {bad[:10]}: remove or mend these samples"
-            )
+            raise ValueError(f"{name!r} holds NaN or infinity in sample {bad[:10]}: remove or mend these samples")
     return samples
 
 
@@ -58,9 +56,7 @@ def image_files(path: Path) -> list[Path]:
     files = list_images(path) if path.is_dir() else []
     if not files:
         what = "holds no images directly in it" if path.is_dir() else "does not exist"
-        raise ValueError(
-            f"{path} {what}: expected a folder of images, such as the normal samples, or an image file"
-        )
+        raise ValueError(f"{path} {what}: expected a folder of images, such as the normal samples, or an image file")
     return files
 
 
@@ -74,9 +70,7 @@ def _as_images(data: Any, shape: Sequence[int]) -> Tensor:
     if isinstance(data, (list, tuple)) and data and all(isinstance(p, (str, Path)) for p in data):
         files = [Path(p).expanduser() for p in data]
         if height != width:
-            raise ValueError(
-                f"image files are brought to squares, but this model reads {height} x {width} pixels"
-            )
+            raise ValueError(f"image files are brought to squares, but this model reads {height} x {width} pixels")
         return read_images(files, image_size=height, channels=channels).float() / 255
     return _fitted(_array_of_images(data, channels), shape)
 
@@ -104,8 +98,8 @@ def _array_of_images(data: Any, channels: int) -> Tensor:
     finite = x[torch.isfinite(x)]
     if len(finite) and (finite.min() < -1 or finite.max() > 2):
         raise ValueError(
-            f"expected floats in about [0, 1], saw values from {finite.min():.3g} to {finite.max():.3g}: divide by 255, or "
-            "give uint8"
+            f"expected floats in about [0, 1], saw them from {finite.min():.3g} to {finite.max():.3g}: divide by 255, "
+            "or give uint8"
         )
     return x.float()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -22,8 +23,8 @@ def check_images(x: Tensor, channels: int, size: int | None = None) -> None:
     expected = f"(n, {channels}, {size or 'H'}, {size or 'W'})"
     if x.ndim != 4 or x.shape[1] != channels or (size and tuple(x.shape[2:]) != (size, size)):
         raise ValueError(
-            f"expected images of shape {expected}, saw {tuple(x.shape)}: set the backbone's in_channels and image_size, or "
-            "the data's channels and image_size, so that they agree"
+            f"expected images of shape {expected}, saw {tuple(x.shape)}: let the backbone's in_channels and "
+            "image_size agree with the data's channels and image_size"
         )
 
 
@@ -59,20 +60,16 @@ class Conv4(Backbone):
 
     modality = "image"
 
-    def __init__(
-        self, in_channels: int = 3, image_size: int = 28, width: int = 64, norm: Norm = "batch"
-    ) -> None:
+    def __init__(self, in_channels: int = 3, image_size: int = 28, width: int = 64, norm: Norm = "batch") -> None:
         super().__init__()
         if image_size < 16:
-            raise ValueError(
-                f"conv4 halves its input four times: image_size must be at least 16, saw {image_size}"
-            )
+            raise ValueError(f"conv4 halves its input four times: image_size must be at least 16, saw {image_size}")
         self.in_channels, self.image_size = in_channels, image_size
         channels = [in_channels, width, width, width, width]
         self.blocks = nn.Sequential(
             *(
                 nn.Sequential(nn.Conv2d(a, b, 3, padding=1), _norm(norm, b), nn.ReLU(), nn.MaxPool2d(2))
-                for a, b in zip(channels[:-1], channels[1:], strict=True)
+                for a, b in pairwise(channels)
             )
         )
         self.embedding_dim = width * (image_size // 16) ** 2
@@ -90,12 +87,10 @@ class _ResidualBlock(nn.Module):
         super().__init__()
         channels = [in_channels, out_channels, out_channels, out_channels]
         layers: list[nn.Module] = []
-        for a, b in zip(channels[:-1], channels[1:], strict=True):
+        for a, b in pairwise(channels):
             layers += [nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.LeakyReLU(0.1)]
         self.body = nn.Sequential(*layers[:-1])
-        self.shortcut = nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)
-        )
+        self.shortcut = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(F.leaky_relu(self.body(x) + self.shortcut(x), 0.1), 2)
@@ -129,9 +124,7 @@ class ResNet12(Backbone):
     ) -> None:
         super().__init__()
         if image_size < 16:
-            raise ValueError(
-                f"resnet12 halves its input four times: image_size must be at least 16, saw {image_size}"
-            )
+            raise ValueError(f"resnet12 halves its input four times: image_size must be at least 16, saw {image_size}")
         if len(widths) != 4:
             raise ValueError(f"resnet12 has four blocks: give four widths, saw {widths}")
         self.in_channels, self.image_size = in_channels, image_size

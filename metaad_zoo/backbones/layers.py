@@ -39,7 +39,7 @@ class EpisodicBatchNorm(nn.Module):
         layer: the layer to take over: its parameters, running statistics, eps and, for timm's layers, activation.
         policy: ``"support"``: statistics of the support set, also when queries are scored (see
             :func:`statistics_from_first`); ``"transductive"``: statistics of whatever batch passes, so that a score
-            depends on the other queries; ``"running"``: the layer's stored statistics, never changed (a pretrained net).
+            depends on the other queries; ``"running"``: the layer's stored statistics, never changed (pretrained).
 
     Shape:
         ``(n, C, ...)`` to the same.
@@ -48,17 +48,13 @@ class EpisodicBatchNorm(nn.Module):
     def __init__(self, layer: nn.modules.batchnorm._BatchNorm, policy: BatchNormPolicy) -> None:
         super().__init__()
         if policy == "running" and layer.running_mean is None:
-            raise ValueError(
-                "batch_norm='running' needs stored statistics, but a layer of this backbone tracks none"
-            )
+            raise ValueError("batch_norm='running' needs stored statistics, but a layer of this backbone tracks none")
         self.policy, self.eps = policy, layer.eps
         self.weight, self.bias = layer.weight, layer.bias
         self.register_buffer("running_mean", layer.running_mean)
         self.register_buffer("running_var", layer.running_var)
         self.register_buffer("num_batches_tracked", layer.num_batches_tracked)
-        self.activation = nn.Sequential(
-            *(getattr(layer, part) for part in ("drop", "act") if hasattr(layer, part))
-        )
+        self.activation = nn.Sequential(*(getattr(layer, part) for part in ("drop", "act") if hasattr(layer, part)))
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Variance and mean of each channel, ``(C,)``."""

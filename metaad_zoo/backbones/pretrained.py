@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
 import torch
 from torch import Tensor
@@ -41,18 +43,18 @@ class TimmBackbone(Backbone):
             raise unknown_name("backbone", TIMM_PREFIX + model, [TIMM_PREFIX + n for n in timm.list_models()])
         self.in_channels, self.image_size = in_channels, image_size
         self.body = _create(model, in_channels, image_size, pretrained)
-        self.embedding_dim = int(self.body.num_features)
-        config = self.body.pretrained_cfg
-        mean, std = torch.tensor(config["mean"]), torch.tensor(config["std"])
-        if not pretrained or len(mean) != in_channels:
-            mean, std = torch.zeros(in_channels), torch.ones(in_channels)
+        config: dict[str, Any] = self.body.pretrained_cfg  # type: ignore[assignment]
+        self.embedding_dim = self._probe(model, image_size or config["input_size"][-1])
+        mean, std = torch.zeros(in_channels), torch.ones(in_channels)
+        if pretrained and len(config["mean"]) == in_channels:
+            mean, std = torch.tensor(config["mean"]), torch.tensor(config["std"])
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", mean.view(-1, 1, 1), persistent=False)
         self.register_buffer("std", std.view(-1, 1, 1), persistent=False)
-        self._probe(model)
 
-    def _probe(self, model: str) -> None:
-        """Find out now, and not after an hour's work, whether the model takes this size; learn its true output width."""
-        size = self.image_size or self.body.pretrained_cfg["input_size"][-1]
+    def _probe(self, model: str, size: int) -> int:
+        """Find out now, not after an hour's work, whether the model takes this size; its output's length."""
         training = self.body.training
         try:
             with torch.no_grad():
@@ -60,7 +62,7 @@ class TimmBackbone(Backbone):
         except (AssertionError, RuntimeError) as error:
             raise ValueError(f"timm/{model} can't take images of {size} x {size} pixels: {error}") from error
         self.body.train(training)
-        self.embedding_dim = int(out.shape[1])
+        return int(out.shape[1])
 
     def forward(self, x: Tensor) -> Tensor:
         check_images(x, self.in_channels, self.image_size)
@@ -69,18 +71,16 @@ class TimmBackbone(Backbone):
 
 
 def _create(model: str, in_channels: int, image_size: int | None, pretrained: bool) -> torch.nn.Module:
-    options = {"pretrained": pretrained, "in_chans": in_channels, "num_classes": 0}
+    options: dict[str, Any] = {"pretrained": pretrained, "in_chans": in_channels, "num_classes": 0}
     try:
         if image_size is not None:
             try:
-                return timm.create_model(
-                    model, img_size=image_size, **options
-                )  # transformers are built for a size
+                return timm.create_model(model, img_size=image_size, **options)  # transformers are built for a size
             except TypeError:
                 pass  # convolutional models take any size and know no img_size
         return timm.create_model(model, **options)
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"timm/{model} could not be created with pretrained={pretrained}, in_channels={in_channels}: {error}. Without a "
-            "network, weights must lie in timm's cache already; pretrained=False starts from random ones"
+            f"timm/{model} could not be created with pretrained={pretrained}, in_channels={in_channels}: {error}. "
+            "Without a network, weights must lie in timm's cache; pretrained=False starts from random ones"
         ) from error

@@ -48,9 +48,7 @@ def conclude(cli: TrainingCLI, learner: Learner, data: EpisodeDataModule) -> dic
     console.print(f"Pictures seen through: {camera or 'no camera, as they are'}")
     console.print(f"All figures, pictures and the model: {cli.run_dir}")
     if cli.config["next"]:
-        console.print(
-            f"Next, try:  [bold]{cli.config['next'].format(run=cli.run_dir)}[/bold]", soft_wrap=True
-        )
+        console.print(f"Next, try:  [bold]{cli.config['next'].format(run=cli.run_dir)}[/bold]", soft_wrap=True)
     return results
 
 
@@ -128,7 +126,5 @@ def write_predictions(predictions: Any, run_dir: Path) -> None:
         writer.writerow(["episode", "task", "sample", "label", "score"])
         for i, row in enumerate(row for batch in batches for row in batch):
             pairs = zip(row["labels"].tolist(), row["scores"].tolist(), strict=True)
-            writer.writerows(
-                [i, row["task"], sample, label, score] for sample, (label, score) in enumerate(pairs)
-            )
+            writer.writerows([i, row["task"], sample, label, score] for sample, (label, score) in enumerate(pairs))
     Console().print(f"Scores of all test episodes: {run_dir / 'predictions.csv'}")

@@ -40,13 +40,9 @@ class CarelessCamera:
         for name in ("scale", "contrast", "brightness"):
             low, high = getattr(self, name)
             if low > high:
-                raise ValueError(
-                    f"CarelessCamera.{name} runs from {low} to {high}; give the smaller number first"
-                )
+                raise ValueError(f"CarelessCamera.{name} runs from {low} to {high}; give the smaller number first")
         if self.scale[0] <= 0:
-            raise ValueError(
-                f"CarelessCamera.scale starts at {self.scale[0]}; a magnification must be above 0"
-            )
+            raise ValueError(f"CarelessCamera.scale starts at {self.scale[0]}; a magnification must be above 0")
         if min(self.rotation, self.shift, self.noise) < 0:
             raise ValueError(f"CarelessCamera takes no negative rotation, shift or noise, saw {self}")
 

@@ -107,9 +107,7 @@ class ImageEpisodes(EpisodeDataModule):
         """Names of the classes or domains of each split."""
         names = self.images.class_names
         if self.splits is None:
-            raise ValueError(
-                f"data.splits is not set: say which of {list(names)[:20]} go to train, val and test"
-            )
+            raise ValueError(f"data.splits is not set: say which of {list(names)[:20]} go to train, val and test")
         if isinstance(self.splits, dict):
             return split_by_patterns(names, self.splits)
         return split_by_counts(names, self.splits, self.split_by, self.seed)
@@ -160,9 +158,7 @@ def _joined(parts: Sequence[ImageArrays]) -> ImageArrays:
     """Several sets as one, each with classes of its own."""
     shapes = {p.name: p.image_shape for p in parts}
     if len(set(shapes.values())) > 1:
-        raise ValueError(
-            f"data.root names images of several shapes {shapes}: set data.image_size and data.channels"
-        )
+        raise ValueError(f"data.root names images of several shapes {shapes}: set data.image_size and data.channels")
     if any(p.anomalous is not None for p in parts):
         raise ValueError(
             "several roots are joined as classes, but one of them is in the MVTec layout: give their parent"

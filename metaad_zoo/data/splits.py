@@ -33,9 +33,7 @@ def split_by_patterns(names: Sequence[str], patterns: Mapping[str, Sequence[str]
         wanted = [str(p) for p in patterns.get(split, [])]
         for pattern in wanted:
             if not any(fnmatchcase(n, pattern) for n in names):
-                raise ValueError(
-                    f"pattern {pattern!r} of the {split} split matches none of {list(names)[:20]}"
-                )
+                raise ValueError(f"pattern {pattern!r} of the {split} split matches none of {list(names)[:20]}")
         splits[split] = [n for n in names if any(fnmatchcase(n, p) for p in wanted)]
         for name in splits[split]:
             if name in owner:

@@ -22,9 +22,7 @@ def count(samples: Samples) -> int:
     """
     sizes = {name: len(values) for name, values in samples.items()}
     if len(set(sizes.values())) != 1:
-        raise ValueError(
-            f"expected one number of samples for all modalities, saw {sizes or 'no modality at all'}"
-        )
+        raise ValueError(f"expected one number of samples for all modalities, saw {sizes or 'no modality at all'}")
     return next(iter(sizes.values()))
 
 
@@ -87,8 +85,7 @@ class EpisodeBatch:
 
         def stack(part: str) -> dict[str, Tensor]:
             return {
-                name: torch.stack([getattr(e, part)[name] for e in episodes])
-                for name in getattr(episodes[0], part)
+                name: torch.stack([getattr(e, part)[name] for e in episodes]) for name in getattr(episodes[0], part)
             }
 
         return cls(

@@ -10,7 +10,7 @@ from metaad_zoo.episodes.spec import EpisodeSpec
 
 
 class NeighbourhoodTaskPool(TaskPool):
-    """Class-as-normal tasks of which a share is made finer: "normal" is a sample and its nearest neighbours in its class.
+    """Class-as-normal tasks of which a share is made finer: "normal" is a sample and its nearest neighbours.
 
     A network trained on four classes learns these four by heart. Within a class there are as many neighbourhoods as
     samples, and telling one from another demands finer features, which carry over to unseen classes. In a finer task
@@ -31,9 +31,7 @@ class NeighbourhoodTaskPool(TaskPool):
         if not 0 <= share <= 1:
             raise ValueError(f"share is {share}; expected a chance in [0, 1]")
         if features.ndim != 2 or len(features) != len(pool.source.labels):
-            raise ValueError(
-                f"expected features (n, d) of {len(pool.source.labels)} samples, saw {features.shape}"
-            )
+            raise ValueError(f"expected features (n, d) of {len(pool.source.labels)} samples, saw {features.shape}")
         self.pool, self.features, self.share = pool, features.astype(np.float32), share
 
     def __len__(self) -> int:
@@ -53,8 +51,8 @@ class NeighbourhoodTaskPool(TaskPool):
             there = len(self.pool.ids_of(task)[0])
             if there < together:
                 raise ValueError(
-                    f"the normal class of {self.task_name(task)} has {there} samples but a finer task may draw normals and "
-                    f"anomalies, together {together}, from it: lower the episode's counts or set finer_tasks=0"
+                    f"the normal class of {self.task_name(task)} has {there} samples but a finer task may draw normals "
+                    f"and anomalies, together {together}, from it: lower the episode's counts or set finer_tasks=0"
                 )
 
     def draw(self, task: int, spec: EpisodeSpec, rng: np.random.Generator) -> Episode:

@@ -77,9 +77,7 @@ class ClassTaskPool(TaskPool):
     The pair task ``a-vs-b`` is named ``<source>/<a>-vs-<b>``, the rest task ``<source>/<a>``.
     """
 
-    def __init__(
-        self, source: Source, classes: Sequence[str], anomalies: Literal["pair", "rest"] = "pair"
-    ) -> None:
+    def __init__(self, source: Source, classes: Sequence[str], anomalies: Literal["pair", "rest"] = "pair") -> None:
         known = {name: i for i, name in enumerate(source.class_names)}
         unknown = [c for c in classes if c not in known]
         if unknown:
@@ -88,8 +86,8 @@ class ClassTaskPool(TaskPool):
             raise ValueError(f"a class is named twice in {list(classes)}")
         if len(classes) < 2:
             raise ValueError(
-                f"a pool of class-as-normal tasks needs at least two classes, saw {list(classes)}: one class is normal, "
-                "another gives the anomalies"
+                f"a pool of class-as-normal tasks needs at least two classes, saw {list(classes)}: one class is "
+                "normal, another gives the anomalies"
             )
         if anomalies not in ("pair", "rest"):
             raise ValueError(f"anomalies is {anomalies!r}; expected 'pair' or 'rest'")
@@ -169,14 +167,10 @@ class DomainTaskPool(TaskPool):
 
     def check(self, spec: EpisodeSpec) -> None:
         for task, name in enumerate(self.domains):
-            require_enough(
-                f"domain {name!r} of {self.source.name}", spec, self._normal[task], self._anomalous[task]
-            )
+            require_enough(f"domain {name!r} of {self.source.name}", spec, self._normal[task], self._anomalous[task])
 
     def draw(self, task: int, spec: EpisodeSpec, rng: np.random.Generator) -> Episode:
-        return draw_episode(
-            self.source, self.task_name(task), spec, self._normal[task], self._anomalous[task], rng
-        )
+        return draw_episode(self.source, self.task_name(task), spec, self._normal[task], self._anomalous[task], rng)
 
 
 def require_enough(where: str, spec: EpisodeSpec, normal: np.ndarray, anomalous: np.ndarray) -> None:

@@ -121,7 +121,7 @@ class EpisodeLoader:
         self._keys = _Keys()
         self._loader: DataLoader[Episode] = DataLoader(
             _Episodes(sampler),
-            batch_sampler=self._keys,  # type: ignore[arg-type]
+            batch_sampler=self._keys,
             collate_fn=EpisodeBatch.collate,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,

@@ -41,9 +41,7 @@ class EpisodeSpec:
             if name != "contamination" and (not isinstance(value, int) or value < 0):
                 raise ValueError(f"EpisodeSpec.{name} is {value!r}; it must be a whole number, 0 or more")
         if self.n_support == 0:
-            raise ValueError(
-                "EpisodeSpec has an empty support set: set support_normal=5, or another support count"
-            )
+            raise ValueError("EpisodeSpec has an empty support set: set support_normal=5, or another support count")
         if self.n_query == 0:
             raise ValueError("EpisodeSpec has an empty query set: set query_normal=10 and query_anomalous=10")
         if not 0 <= self.contamination < 1:

@@ -2,8 +2,8 @@
 
 Split conformal prediction (Vovk et al., "Algorithmic Learning in a Random World", 2005; for outliers Bates et al.,
 "Testing for outliers with conformal p-values", Annals of Statistics 2023). The calibration scores are those of normal
-queries in the episodes of the meta-validation tasks, whose classes are neither trained on nor tested. A false-alarm rate
-of alpha then holds on average over tasks that are exchangeable with these; for one task it can be off.
+queries in the episodes of the meta-validation tasks, whose classes are neither trained on nor tested. A false-alarm
+rate of alpha then holds on average over tasks that are exchangeable with these; for one task it can be off.
 """
 
 from __future__ import annotations
@@ -72,7 +72,5 @@ def threshold(calibration: Tensor, alpha: float) -> float:
         raise ValueError(f"alpha is {alpha}; expected a false-alarm rate between 0 and 1, such as 0.1")
     m = len(calibration)
     # The tolerance keeps 0.1 * 100 at 10 where floating point gives 9.999...
-    allowed = (
-        math.floor(alpha * (m + 1) + 1e-9) - 1
-    )  # calibration scores that may lie at or above a flagged one
+    allowed = math.floor(alpha * (m + 1) + 1e-9) - 1  # calibration scores that may lie at or above a flagged one
     return float(calibration[m - 1 - allowed]) if allowed >= 0 else math.inf

@@ -37,9 +37,7 @@ def check(scores: Tensor, labels: Tensor) -> None:
             f"expected scores and labels of one shape (n,), saw {tuple(scores.shape)}, {tuple(labels.shape)}"
         )
     if torch.isnan(scores).any():
-        raise ValueError(
-            f"{int(torch.isnan(scores).sum())} of {len(scores)} scores are NaN; expected numbers"
-        )
+        raise ValueError(f"{int(torch.isnan(scores).sum())} of {len(scores)} scores are NaN; expected numbers")
     kinds = set(labels.unique().tolist())
     if kinds != {0, 1}:
         raise ValueError(f"expected labels 0 (normal) and 1 (anomalous), both of them, saw {sorted(kinds)}")

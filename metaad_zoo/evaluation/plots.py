@@ -27,7 +27,8 @@ def episode_figure(episode: Episode, scores: Tensor, threshold: float, columns: 
     order = scores.argsort().tolist()
     support_rows, query_rows = -(-len(support) // columns), -(-len(query) // columns)
     figure = Figure(figsize=(1.25 * columns, 1.6 * (support_rows + query_rows) + 1.2), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[support_rows, query_rows])
+    parts = figure.subfigures(2, 1, height_ratios=[support_rows, query_rows], squeeze=False)
+    top, bottom = parts[0, 0], parts[1, 0]
     top.suptitle(f"{episode.task}: support set")
     bottom.suptitle(f"queries by score (threshold {threshold:.2f}; red: mistakes)")
     kinds = {0: "normal", 1: "anomalous", -1: "unlabelled"}

@@ -38,9 +38,7 @@ def calibrated_thresholds(
     thresholds = {}
     for name, method in methods.items():
         fixed = getattr(method, "fixed_threshold", None)
-        thresholds[name] = (
-            threshold(normal_scores(method, episodes), alpha) if fixed is None else float(fixed)
-        )
+        thresholds[name] = threshold(normal_scores(method, episodes), alpha) if fixed is None else float(fixed)
         tick()
     return thresholds
 
@@ -78,8 +76,7 @@ def evaluate(
     if not n_episodes:
         raise ValueError("expected at least one episode to evaluate on, saw none")
     return {
-        name: summarise(by_task)
-        | {"threshold": thresholds[name], "seconds_per_task": seconds[name] / n_episodes}
+        name: summarise(by_task) | {"threshold": thresholds[name], "seconds_per_task": seconds[name] / n_episodes}
         for name, by_task in figures.items()
     }
 

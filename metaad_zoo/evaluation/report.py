@@ -30,10 +30,10 @@ def results_table(results: dict[str, Any]) -> Table:
     """
     protocol = results["protocol"]
     table = Table(
-        title=f"{protocol['data']['dataset']}: {protocol['episodes']} test episodes of {protocol['tasks']} unseen tasks, "
+        title=f"{protocol['data']['dataset']}: {protocol['episodes']} episodes of {protocol['tasks']} unseen tasks, "
         "in %, with 95 % intervals over tasks",
         show_lines=True,
-        caption=f"Thresholds: {protocol['alpha']:.0%} false alarms on the validation tasks, for every method; no test labels.",
+        caption=f"Thresholds: {protocol['alpha']:.0%} false alarms on validation tasks for each; no test labels.",
     )
     table.add_column("method")
     for metric in METRICS:

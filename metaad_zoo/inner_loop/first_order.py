@@ -56,6 +56,6 @@ def require_finite(loss: Tensor, step: int) -> None:
     """
     if not torch.isfinite(loss):
         raise FloatingPointError(
-            f"the support loss is {loss.item()} at inner step {step}: the inner loop diverged or the support holds NaN; "
-            "lower inner_loop.lr or inner_loop.steps"
+            f"the support loss is {loss.item()} at inner step {step}: the inner loop diverged or the support holds "
+            "NaN; lower inner_loop.lr or inner_loop.steps"
         )

@@ -29,7 +29,7 @@ class InnerLoopConfig:
         steps: gradient steps on the support set; 0 leaves the network as it is.
         lr: inner learning rate, or where it is learned, its start.
         learn_lr: ``"none"``: fixed; ``"parameter"``: one learned rate for each adapted parameter tensor;
-            ``"parameter_and_step"``: one for each tensor and step (Antoniou et al., "How to train your MAML", ICLR 2019).
+            ``"parameter_and_step"``: for each tensor and step (Antoniou et al., "How to train your MAML", ICLR 2019).
         rule: ``"sgd"`` or ``"adam"``.
         momentum: of SGD.
         adapt: fnmatch patterns of the parameters that are adapted, such as ``["head.*"]``; the others stay as they are
@@ -93,9 +93,7 @@ class InnerLoop(nn.Module):
         known = [name for name, _ in network.named_parameters()]
         for pattern in config.adapt:
             if not any(fnmatchcase(name, pattern) for name in known):
-                raise ValueError(
-                    f"inner_loop.adapt={pattern!r} matches no parameter; there are {', '.join(known)}"
-                )
+                raise ValueError(f"inner_loop.adapt={pattern!r} matches no parameter; there are {', '.join(known)}")
         self.names = [n for n in known if any(fnmatchcase(n, pattern) for pattern in config.adapt)]
         columns = max(config.steps, 1) if config.learn_lr == "parameter_and_step" else 1
         rates = torch.full((len(self.names), columns), config.lr)

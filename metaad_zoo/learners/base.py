@@ -70,8 +70,8 @@ class Learner(pl.LightningModule):
         loss = self.outer_loss(batch)
         if not torch.isfinite(loss):
             raise FloatingPointError(
-                f"the outer loss is {loss.item()} at step {self.global_step} on {', '.join(batch.tasks)}: lower the outer "
-                "learning rate or inner_loop.lr, or set trainer.gradient_clip_val"
+                f"the outer loss is {loss.item()} at step {self.global_step} on {', '.join(batch.tasks)}: lower the "
+                "outer learning rate or inner_loop.lr, or set trainer.gradient_clip_val"
             )
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
@@ -101,9 +101,7 @@ class Learner(pl.LightningModule):
     def _log_auroc(self, name: str, batch: EpisodeBatch) -> None:
         values = [auroc(row["scores"], row["labels"]) for row in self.predict_step(batch, 0)]
         mean = torch.tensor(values, dtype=torch.float32, device=self.device).mean()
-        self.log(
-            name, mean, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(batch), sync_dist=True
-        )
+        self.log(name, mean, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(batch), sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Dropout draws from the global generator: without its state a resumed run would differ from a straight one.

@@ -49,4 +49,4 @@ def _fresh(learner: GradientLearner, config: InnerLoopConfig, seed: int) -> Grad
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         fresh = type(learner)(**{**learner.arguments(), "inner_loop": config})
-    return fresh.to(learner.device).eval()  # type: ignore[no-any-return]
+    return fresh.to(learner.device).eval()

@@ -22,15 +22,15 @@ from metaad_zoo.learners.registry import register_learner
 class GradientLearner(Learner):
     """Model-agnostic meta-learning: an initialisation from which a few gradient steps make a detector.
 
-    Source: Finn et al., "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", ICML 2017, algorithm 1. With
-    supports of normal samples alone and queries of both kinds it is the one-class setting of Frikha et al., "Few-Shot
-    One-Class Classification via Meta-Learning", AAAI 2021 (OC-MAML).
+    Source: Finn et al., "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", ICML 2017, algorithm 1.
+    With supports of normal samples alone and queries of both kinds it is the one-class setting of Frikha et al.,
+    "Few-Shot One-Class Classification via Meta-Learning", AAAI 2021 (OC-MAML).
 
     Args:
         backbone: name of the backbone, as in :func:`metaad_zoo.list_backbones`.
         backbone_options: for its builder, such as ``{"width": 32}``.
-        input_shapes: shape of one sample by modality, such as ``{"image": [1, 28, 28]}``; ``train.py`` takes it from the
-            data.
+        input_shapes: shape of one sample by modality, such as ``{"image": [1, 28, 28]}``; ``train.py`` takes it from
+            the data.
         inner_loop: what is adapted, how and to which order.
         optimizer: builds the outer optimiser.
         schedule: of the outer learning rate, ``"constant"`` or ``"cosine"``.
@@ -50,9 +50,7 @@ class GradientLearner(Learner):
     ) -> None:
         super().__init__(optimizer, schedule)
         if not input_shapes:
-            raise ValueError(
-                "input_shapes is missing: give each modality's shape, such as {'image': (1, 28, 28)}"
-            )
+            raise ValueError("input_shapes is missing: give each modality's shape, such as {'image': (1, 28, 28)}")
         self._arguments = {
             "backbone": backbone,
             "backbone_options": dict(backbone_options or {}),

@@ -45,8 +45,8 @@ class EpisodeNetwork(nn.Module):
         self.modality = self.backbone.modality
         if self.modality not in input_shapes:
             raise ValueError(
-                f"backbone {backbone!r} reads the modality {self.modality!r} but the data has {sorted(input_shapes)}: choose "
-                "another backbone (`metaad list --backbones`) or other data"
+                f"backbone {backbone!r} reads the modality {self.modality!r} but the data has {sorted(input_shapes)}: "
+                "choose another backbone (`metaad list --backbones`) or other data"
             )
         episodic_batch_norm(self.backbone, batch_norm)
         self.head = nn.Linear(self.backbone.embedding_dim, 1)

@@ -58,9 +58,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, config: str | None = N
     folder.mkdir(parents=True, exist_ok=True)
     weights = {f"learner/{name}": x for name, x in checkpoint.learner.state_dict().items()}
     extra = {f"extra/{name}": x for name, x in checkpoint.tensors.items()}
-    content = to_safetensors(
-        {name: x.detach().cpu().contiguous() for name, x in {**weights, **extra}.items()}
-    )
+    content = to_safetensors({name: x.detach().cpu().contiguous() for name, x in {**weights, **extra}.items()})
     manifest = {
         "format": FORMAT,
         "learner": checkpoint.learner.registered_name,
@@ -111,9 +109,7 @@ def _read_manifest(folder: Path) -> Mapping[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise CheckpointError(
-            f"{folder} is no checkpoint folder: {path.name} can't be read ({error})"
-        ) from error
+        raise CheckpointError(f"{folder} is no checkpoint folder: {path.name} can't be read ({error})") from error
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}; fetch the checkpoint again") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
@@ -126,9 +122,7 @@ def _read_manifest(folder: Path) -> Mapping[str, Any]:
     kinds = {"learner": str, "arguments": dict, "trained_on": list, "sha256": dict}
     wrong = [key for key, kind in kinds.items() if not isinstance(manifest.get(key), kind)]
     if wrong:
-        raise CheckpointError(
-            f"{path} is damaged: {', '.join(wrong)} missing or of a wrong type; fetch it again"
-        )
+        raise CheckpointError(f"{path} is damaged: {', '.join(wrong)} missing or of a wrong type; fetch it again")
     return manifest
 
 
@@ -141,14 +135,12 @@ def _read_weights(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Tensor
     found, expected = hashlib.sha256(content).hexdigest(), manifest["sha256"].get(WEIGHTS)
     if found != expected:
         raise CheckpointError(
-            f"{path} has sha256 {found}, its manifest says {expected}: the file is damaged or was changed; fetch it again"
+            f"{path} has sha256 {found}, its manifest says {expected}: it is damaged or was changed; fetch it again"
         )
     try:
         return load_safetensors(content)
     except safetensors.SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is no safetensors file ({error}); fetch the checkpoint again"
-        ) from error
+        raise CheckpointError(f"{path} is no safetensors file ({error}); fetch the checkpoint again") from error
 
 
 def _build(folder: Path, manifest: Mapping[str, Any]) -> Learner:
@@ -159,6 +151,4 @@ def _build(folder: Path, manifest: Mapping[str, Any]) -> Learner:
         with torch.random.fork_rng():
             return learner_class(manifest["learner"])(**arguments)
     except (TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder / MANIFEST} describes a learner that can't be built: {error}"
-        ) from error
+        raise CheckpointError(f"{folder / MANIFEST} describes a learner that can't be built: {error}") from error

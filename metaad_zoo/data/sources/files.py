@@ -19,9 +19,7 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".
 def list_images(folder: Path) -> list[Path]:
     """Image files directly inside a folder, sorted by name; hidden files are passed over."""
     return sorted(
-        p
-        for p in folder.iterdir()
-        if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and p.is_file()
+        p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and p.is_file()
     )
 
 
@@ -79,11 +77,7 @@ def read_images(paths: Sequence[Path], image_size: int | None = None, channels: 
             image = vision.resize(image, [image_size, image_size], antialias=True)
         if images and image.shape != images[0].shape:
             what = "channels" if image.shape[0] != images[0].shape[0] else "size"
-            mend = (
-                "channels=1 or channels=3"
-                if what == "channels"
-                else "image_size, for instance image_size=64,"
-            )
+            mend = "channels=1 or channels=3" if what == "channels" else "image_size, for instance image_size=64,"
             raise ValueError(
                 f"{path} has another {what} than {paths[0]}: (C, H, W) is {tuple(image.shape)} against "
                 f"{tuple(images[0].shape)}; set {mend} to bring them together"
@@ -106,9 +100,7 @@ def read_folder(root: Path, image_size: int | None = None, channels: int | None 
     categories = [root] if (root / "train" / "good").is_dir() else _mvtec_categories(root)
     if categories:
         return _read_mvtec(root, categories, image_size, channels)
-    classes = {
-        str(f.relative_to(root)) if f != root else root.resolve().name: list_images(f) for f in _folders(root)
-    }
+    classes = {str(f.relative_to(root)) if f != root else root.resolve().name: list_images(f) for f in _folders(root)}
     classes = {name: paths for name, paths in classes.items() if paths}
     if not classes:
         raise ValueError(
@@ -137,9 +129,7 @@ def _mvtec_categories(root: Path) -> list[Path]:
     return sorted(child for child in root.iterdir() if (child / "train" / "good").is_dir())
 
 
-def _read_mvtec(
-    root: Path, categories: list[Path], image_size: int | None, channels: int | None
-) -> ImageArrays:
+def _read_mvtec(root: Path, categories: list[Path], image_size: int | None, channels: int | None) -> ImageArrays:
     paths: list[Path] = []
     labels: list[int] = []
     anomalous: list[bool] = []

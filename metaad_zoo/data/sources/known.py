@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +30,10 @@ def data_folder(root: str | Path | None) -> Path:
     """
     chosen = root or os.environ.get(DATA_VARIABLE)
     if not chosen:
-        raise ValueError(
-            f"this data set needs a folder: set data.root, or the environment variable {DATA_VARIABLE}"
-        )
+        raise ValueError(f"this data set needs a folder: set data.root, or the environment variable {DATA_VARIABLE}")
     folder = Path(chosen).expanduser()
     if not folder.exists():
-        raise ValueError(
-            f"{folder} does not exist: set data.root, or {DATA_VARIABLE}, to where the data lies"
-        )
+        raise ValueError(f"{folder} does not exist: set data.root, or {DATA_VARIABLE}, to where the data lies")
     return folder
 
 
@@ -72,8 +69,8 @@ def _torchvision_reader(name: str) -> Callable[[str | Path | None], ImageArrays]
             parts = _open_torchvision(name, folder)
         except (RuntimeError, OSError) as error:
             raise ValueError(
-                f"torchvision's {name} is neither in {folder} nor could it be downloaded ({error}): put its files there "
-                "as torchvision lays them out, or try again with a network"
+                f"torchvision's {name} is neither in {folder} nor could it be downloaded ({error}): put its files "
+                "there as torchvision lays them out, or try again with a network"
             ) from error
         names = list(dict.fromkeys(prefix + c for prefix, dataset in parts for c in _class_names(dataset)))
         position = {name: i for i, name in enumerate(names)}
@@ -120,14 +117,14 @@ _READERS: dict[str, Callable[[str | Path | None], ImageArrays]] = {
 }
 
 
-def list_datasets() -> list[str]:
+def list_datasets(pattern: str = "*") -> list[str]:
     """Names of the data sets that :func:`read_known` reads.
 
     Example:
-        >>> "digits" in list_datasets()
-        True
+        >>> list_datasets("*digits*")
+        ['digits']
     """
-    return sorted(_READERS)
+    return sorted(n for n in _READERS if fnmatchcase(n, pattern))
 
 
 def read_known(name: str, root: str | Path | None = None) -> ImageArrays:

@@ -25,14 +25,10 @@ def read_npz(path: Path) -> ImageArrays:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} can't be read as a numpy archive ({type(error).__name__}: {error})"
-        ) from error
+        raise ValueError(f"{path} can't be read as a numpy archive ({type(error).__name__}: {error})") from error
     x, y = arrays.get("x", arrays.get("X")), arrays.get("y")
     if x is None or y is None:
-        raise ValueError(
-            f"{path} must hold the arrays 'x' (images) and 'y' (classes), it holds {sorted(arrays)}"
-        )
+        raise ValueError(f"{path} must hold the arrays 'x' (images) and 'y' (classes), it holds {sorted(arrays)}")
     images = _channels_first(path, x)
     if y.shape != (len(images),) or not np.issubdtype(y.dtype, np.integer):
         raise ValueError(f"{path}: expected 'y' as {len(images)} integers, saw {y.dtype} of shape {y.shape}")

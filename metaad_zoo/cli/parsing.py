@@ -1,0 +1,100 @@
+"""How a command line of `train.py` is read: the verb anywhere, configs first, unknown keys with the nearest known."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from metaad_zoo.data import EpisodeDataModule
+from metaad_zoo.learners import Learner
+
+VERBS = ("fit", "validate", "test", "predict")
+_VALUELESS = ("-h", "--help", "--print_config")
+
+
+def arrange(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Find the verb wherever it stands, and put configs first, so that an override wins wherever it stands.
+
+    Args:
+        argv: the command line without the program's name.
+
+    Returns:
+        The verb, None if there is none, and the other arguments.
+
+    Example:
+        >>> arrange(["--trainer.max_steps", "5", "fit", "--config", "a.yaml"])
+        ('fit', ['--config', 'a.yaml', '--trainer.max_steps', '5'])
+    """
+    verb: str | None = None
+    configs: list[str] = []
+    others: list[str] = []
+    tokens = iter(argv)
+    for token in tokens:
+        if token in VERBS and verb is None:
+            verb = token
+            continue
+        name, equals, _ = token.partition("=")
+        into = configs if name in ("-c", "--config") else others
+        into.append(token)
+        if token.startswith("-") and not equals and token not in _VALUELESS:
+            into += [value for value in [next(tokens, None)] if value is not None]
+    return verb, configs + others
+
+
+class HintingParser(LightningArgumentParser):
+    """A parser whose errors about an unknown key name the nearest known ones."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        near = [hint for key in _unknown_keys(message) for hint in nearest_keys(key, self._known_keys())]
+        if near:
+            message += f"\nDid you mean {' or '.join(dict.fromkeys(near))}?"
+        super().error(message, ex)
+        raise AssertionError("the parser's own error() does not return")
+
+    def _known_keys(self) -> set[str]:
+        known = {str(action.dest) for action in self._actions}
+        bases: dict[str, type] = {"model": Learner, "data": EpisodeDataModule}
+        for prefix, base in bases.items():
+            for kind in _with_subclasses(base):
+                known |= {f"{prefix}.{name}" for name in _settings(kind)}
+        return known
+
+
+def _with_subclasses(kind: type[Any]) -> Iterator[type[Any]]:
+    yield kind
+    children: list[type[Any]] = kind.__subclasses__()
+    for child in children:
+        yield from _with_subclasses(child)
+
+
+def _settings(kind: type) -> Iterator[str]:
+    """Names of a class's constructor arguments and of those of the dataclasses among them."""
+    for name, parameter in inspect.signature(kind).parameters.items():
+        yield name
+        fields: dict[str, Any] = getattr(type(parameter.default), "__dataclass_fields__", {})
+        yield from (f"{name}.{field}" for field in fields)
+
+
+def _unknown_keys(message: str) -> list[str]:
+    """Keys that one of jsonargparse's or argparse's messages complains of."""
+    found = re.findall(r"[Kk]ey[ :]+'?\"?([\w.]+)'?\"? is not expected|--([\w.]+)|option '([\w.]+)'", message)
+    return [next(filter(None, groups)).replace("init_args.", "") for groups in found]
+
+
+def nearest_keys(key: str, known: set[str]) -> list[str]:
+    """Up to two known keys that are like this one as a whole, or else in their last part.
+
+    Example:
+        >>> nearest_keys("trainer.max_step", {"trainer.max_steps", "trainer.max_epochs", "data.root"})
+        ['trainer.max_steps']
+    """
+    whole = difflib.get_close_matches(key, sorted(known), n=2, cutoff=0.8)
+    if whole:
+        return whole
+    ends = {k.rpartition(".")[2]: k for k in sorted(known)}
+    return [ends[end] for end in difflib.get_close_matches(key.rpartition(".")[2], sorted(ends), n=2, cutoff=0.7)]

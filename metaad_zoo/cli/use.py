@@ -1,0 +1,76 @@
+"""The `metaad` command: see what there is, adapt a model to a user's own samples, score with it."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from metaad_zoo.backbones import list_backbones
+from metaad_zoo.data import list_datasets
+from metaad_zoo.detector import load_detector
+from metaad_zoo.learners import list_learners
+from metaad_zoo.samples import image_files
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns its exit status: 0, or 1 after an error, which is printed."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    try:
+        if options.command == "list":
+            _list(options.kind, options.pattern, options.json)
+        elif options.command == "adapt":
+            _adapt(options.name, options.support, options.out)
+        else:
+            _score(options.folder, options.data, options.out, options.alpha)
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="metaad", description="Few-shot anomaly detection; train with train.py.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    listing = commands.add_parser("list", help="what there is")
+    listing.add_argument("pattern", nargs="?", default="*", help="such as '*net*', or 'timm/resnet*'")
+    kinds = listing.add_mutually_exclusive_group(required=True)
+    for kind in ("backbones", "learners", "datasets"):
+        kinds.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind)
+    listing.add_argument("--json", action="store_true", help="for machines")
+    adapt = commands.add_parser("adapt", help="make a detector for your own domain from a few samples")
+    adapt.add_argument("name", help="a finished run, such as runs/quickstart/<time>, or a model folder")
+    adapt.add_argument("--support", type=Path, required=True, help="a folder of normal images")
+    adapt.add_argument("--out", type=Path, required=True, help="folder for the detector")
+    score = commands.add_parser("score", help="score samples by a detector")
+    score.add_argument("folder", help="what `metaad adapt` wrote")
+    score.add_argument("--data", type=Path, required=True, help="a folder of images, or one image")
+    score.add_argument("--out", type=Path, required=True, help="CSV file: sample, score, p_value, anomaly")
+    score.add_argument("--alpha", type=float, default=0.1, help="false-alarm rate of the column anomaly")
+    return parser
+
+
+def _list(kind: str, pattern: str, as_json: bool) -> None:
+    found = {"backbones": list_backbones, "learners": list_learners, "datasets": list_datasets}[kind](pattern)
+    print(json.dumps(found) if as_json else "\n".join(found))
+
+
+def _adapt(name: str, support: Path, out: Path) -> None:
+    files = image_files(support)
+    load_detector(name).fit(files).save(out)
+    print(f"Adapted to {len(files)} normal images. Next, try:  metaad score {out} --data FOLDER --out scores.csv")
+
+
+def _score(folder: str, data: Path, out: Path, alpha: float) -> None:
+    files = image_files(data)
+    detector = load_detector(folder)
+    scores, p, decisions = detector.judge(files, alpha)
+    with out.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["sample", "score", "p_value", "anomaly"])
+        writer.writerows(zip(map(str, files), scores, p, decisions, strict=True))
+    print(f"{int(decisions.sum())} of {len(files)} samples called anomalous at alpha={alpha}: {out}")

@@ -1,0 +1,88 @@
+"""The stream of batches does not depend on workers, processes, or where it was taken up again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from metaad_zoo.data import CarelessCamera, ImageEpisodes
+from metaad_zoo.episodes import EpisodeBatch, EpisodeLoader, EpisodeSampler, EpisodeSpec
+from tests.conftest import SPLITS
+
+
+def sampler() -> EpisodeSampler:
+    data = ImageEpisodes(splits=SPLITS, image_size=16, camera=CarelessCamera(), finer_tasks=0.5)
+    data.episode = EpisodeSpec(3, query_normal=4, query_anomalous=4)
+    return data.sampler("train")
+
+
+def contents(batches) -> list[tuple[list[str], torch.Tensor]]:
+    return [(b.tasks, torch.cat([b.support["image"], b.query["image"]], 1)) for b in batches]
+
+
+def assert_same(found, expected):
+    assert [tasks for tasks, _ in found] == [tasks for tasks, _ in expected]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_workers_do_not_change_the_episodes(workers):
+    alone = EpisodeLoader(sampler(), 12, 2, advance=True)
+    shared = EpisodeLoader(sampler(), 12, 2, advance=True, num_workers=workers)
+    for _ in range(2):  # two epochs, through persistent workers
+        assert_same(contents(shared), contents(alone))
+
+
+def test_epochs_advance_in_training_and_repeat_in_evaluation():
+    training, evaluation = (EpisodeLoader(sampler(), 4, 2, advance=a) for a in (True, False))
+    assert contents(training)[0][1].ne(contents(training)[0][1]).any()
+    assert_same(contents(evaluation), contents(evaluation))
+
+
+@pytest.mark.parametrize("stop", range(1, 7))
+def test_resumes_at_any_batch(stop):
+    straight = EpisodeLoader(sampler(), 6, 2, advance=True)
+    expected = contents(straight) + contents(straight)
+    first, second = (EpisodeLoader(sampler(), 6, 2, advance=True) for _ in range(2))
+    done = []
+    for i, batch in enumerate([*first, *first] if stop > 3 else first, 1):
+        done += contents([batch])
+        if i == stop:
+            break
+    if stop <= 3:
+        second.load_state_dict(first.state_dict())
+    else:
+        second.load_state_dict({"epoch": 1, "batch": stop - 3})
+    rest = contents(second) + (contents(second) if stop <= 3 else [])
+    # a stop at an epoch's end resumes with the next epoch
+    assert_same((done + rest)[: len(expected)], expected[: len(done + rest)])
+    assert len(done + rest) >= len(expected) - (3 if stop == 3 else 0)
+
+
+def test_an_epoch_too_short_for_a_batch_is_refused():
+    with pytest.raises(ValueError, match="3 episodes an epoch do not fill one batch of 4 tasks"):
+        EpisodeLoader(sampler(), 3, 4, advance=True)
+
+
+def test_collate_refuses_mixed_sizes():
+    small = sampler().episode(0, 0)
+    large = EpisodeSampler(sampler().pool, EpisodeSpec(4), "train", 0).episode(0, 0)
+    with pytest.raises(ValueError, match="one shape"):
+        EpisodeBatch.collate([small, large])
+
+
+def _tasks_of_rank(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    loader = EpisodeLoader(sampler(), 12, 3, advance=True)
+    torch.save([x for _, x in contents(loader)], f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_share_out_what_one_would_take(tmp_path):
+    mp.spawn(_tasks_of_rank, args=(str(tmp_path),), nprocs=2)
+    ranks = [torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(2)]
+    for b, (_, union) in enumerate(contents(EpisodeLoader(sampler(), 12, 6, advance=True))):
+        assert torch.equal(union[0::2], ranks[0][b])
+        assert torch.equal(union[1::2], ranks[1][b])

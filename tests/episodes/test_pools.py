@@ -1,0 +1,159 @@
+"""Properties of drawn episodes, for any spec, class sizes, seed and place in the stream."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metaad_zoo.episodes import (
+    ANOMALOUS,
+    NORMAL,
+    UNLABELLED,
+    ClassTaskPool,
+    DomainTaskPool,
+    EpisodeSampler,
+    EpisodeSpec,
+    NeighbourhoodTaskPool,
+    require_disjoint,
+)
+
+
+class Numbers:
+    """A source whose sample is its own position, so that a test sees what was drawn."""
+
+    name = "numbers"
+
+    def __init__(self, sizes):
+        self.labels = np.repeat(np.arange(len(sizes)), sizes)
+        self.class_names = [f"c{i}" for i in range(len(sizes))]
+
+    def read(self, ids, rng):
+        return {"tabular": torch.as_tensor(ids, dtype=torch.float64)[:, None]}
+
+
+specs = st.builds(
+    EpisodeSpec,
+    support_normal=st.integers(1, 5),
+    support_anomalous=st.integers(0, 3),
+    support_unlabelled=st.integers(1, 6),
+    contamination=st.floats(0, 0.9),
+    query_normal=st.integers(0, 5),
+    query_anomalous=st.integers(1, 5),
+)
+
+
+def every_pool(source, classes):
+    pools = [ClassTaskPool(source, classes, kind) for kind in ("pair", "rest")]
+    features = np.random.default_rng(0).normal(size=(len(source.labels), 2))
+    anomalous = np.arange(len(source.labels)) % 2 == 1
+    return [*pools, NeighbourhoodTaskPool(pools[0], features, 1.0), DomainTaskPool(source, classes, anomalous)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(spec=specs, sizes=st.lists(st.integers(70, 90), min_size=3, max_size=5), seed=st.integers(0, 2**31), data=st.data())
+def test_episodes_are_what_was_asked_for(spec, sizes, seed, data):
+    source = Numbers(sizes)
+    pool = data.draw(st.sampled_from(every_pool(source, source.class_names)))
+    split = data.draw(st.sampled_from(["train", "val", "test"]))
+    sampler = EpisodeSampler(pool, spec, split, seed)
+    epoch, index = data.draw(st.integers(0, 1000)), data.draw(st.integers(0, 10**6))
+    episode = sampler.episode(epoch, index)
+
+    counts = {kind: int((episode.support_labels == kind).sum()) for kind in (NORMAL, ANOMALOUS, UNLABELLED)}
+    assert counts == {0: spec.support_normal, 1: spec.support_anomalous, -1: spec.support_unlabelled}
+    assert int((episode.query_labels == ANOMALOUS).sum()) == spec.query_anomalous
+    assert int((episode.query_labels == NORMAL).sum()) == spec.query_normal
+
+    drawn = torch.cat([episode.support_ids, episode.query_ids])
+    assert len(drawn.unique()) == len(drawn), "support and query share a sample"
+    assert torch.equal(episode.support["tabular"][:, 0], episode.support_ids.double())
+    assert torch.equal(episode.query["tabular"][:, 0], episode.query_ids.double())
+
+    again = EpisodeSampler(pool, spec, split, seed).episode(epoch, index)
+    assert again.task == episode.task
+    assert torch.equal(torch.cat([again.support_ids, again.query_ids]), drawn)
+
+
+@settings(max_examples=40, deadline=None)
+@given(spec=specs, seed=st.integers(0, 2**31), index=st.integers(0, 10**6))
+def test_labels_and_contamination_are_true(spec, seed, index):
+    source = Numbers([70, 70, 70])
+    pool = ClassTaskPool(source, source.class_names, "pair")
+    episode = EpisodeSampler(pool, spec, "train", seed).episode(0, index)
+    normal_class = source.labels[episode.support_ids[episode.support_labels == NORMAL][0]]
+    in_normal_class = torch.as_tensor(source.labels == normal_class)
+    assert in_normal_class[episode.query_ids].equal(episode.query_labels == NORMAL)
+    assert in_normal_class[episode.support_ids[episode.support_labels == NORMAL]].all()
+    assert not in_normal_class[episode.support_ids[episode.support_labels == ANOMALOUS]].any()
+    unlabelled = episode.support_ids[episode.support_labels == UNLABELLED]
+    assert int((~in_normal_class[unlabelled]).sum()) == spec.unlabelled_anomalous
+
+
+def test_seed_split_epoch_and_index_each_matter():
+    source = Numbers([100, 100])
+    pool = ClassTaskPool(source, source.class_names)
+
+    def drawn(split="val", seed=0, epoch=0, index=0):
+        return tuple(EpisodeSampler(pool, EpisodeSpec(), split, seed).episode(epoch, index).query_ids.tolist())
+
+    assert len({drawn(), drawn(seed=1), drawn(split="test"), drawn(epoch=1), drawn(index=2)}) == 5
+
+
+def test_evaluation_gives_each_task_its_turn():
+    source = Numbers([40] * 4)
+    sampler = EpisodeSampler(ClassTaskPool(source, source.class_names), EpisodeSpec(), "test", 0)
+    tasks = [sampler.episode(0, i).task for i in range(24)]
+    assert len(set(tasks[:12])) == 12
+    assert tasks[:12] == tasks[12:]
+
+
+def test_pair_names_are_all_different_and_true():
+    source = Numbers([40] * 4)
+    pool = ClassTaskPool(source, source.class_names)
+    names = [pool.task_name(i) for i in range(len(pool))]
+    assert len(set(names)) == 12
+    assert "numbers/c1-vs-c1" not in names
+    for i, name in enumerate(names):
+        normal, anomalous = pool.ids_of(i)
+        assert name == f"numbers/c{source.labels[normal[0]]}-vs-c{source.labels[anomalous[0]]}"
+
+
+def test_finer_tasks_stay_within_their_neighbourhoods():
+    source = Numbers([100, 100])
+    features = np.arange(200.0)[:, None]  # neighbours are neighbouring numbers
+    pool = NeighbourhoodTaskPool(ClassTaskPool(source, source.class_names), features, 1.0)
+    spec = EpisodeSpec(support_normal=5, query_normal=5, query_anomalous=6)
+    for i in range(50):
+        episode = EpisodeSampler(pool, spec, "train", 0).episode(0, i)
+        normals = torch.cat([episode.support_ids, episode.query_ids[episode.query_labels == NORMAL]])
+        assert int(normals.max() - normals.min()) == 9, "ten nearest numbers are ten in a row"
+        assert "/near-" in episode.task
+
+
+def test_a_class_that_is_too_small_is_named():
+    source = Numbers([30, 8, 30])
+    pool = ClassTaskPool(source, source.class_names)
+    with pytest.raises(ValueError, match=r"c1.* has 8 normal samples but an episode draws 15.*lower support_normal"):
+        EpisodeSampler(pool, EpisodeSpec(), "train", 0)
+    with pytest.raises(ValueError, match=r"c1 has 8 anomalous samples but an episode draws 10"):
+        EpisodeSampler(pool, EpisodeSpec(support_normal=1, query_normal=1), "train", 0)
+
+
+@pytest.mark.parametrize(
+    ("classes", "complaint"),
+    [(["c0", "cx"], r"no class \['cx'\]"), (["c0", "c0"], "named twice"), (["c0"], "at least two classes")],
+)
+def test_a_pool_refuses_classes_it_cannot_serve(classes, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        ClassTaskPool(Numbers([30, 30]), classes)
+
+
+def test_splits_that_share_a_class_are_refused():
+    source = Numbers([30] * 4)
+    train, test = ClassTaskPool(source, ["c0", "c1", "c2"]), ClassTaskPool(source, ["c2", "c3"])
+    with pytest.raises(ValueError, match=r"train and test splits share \['numbers/c2'\]"):
+        require_disjoint(train=train, test=test)
+    require_disjoint(train=ClassTaskPool(source, ["c0", "c1"]), test=test)

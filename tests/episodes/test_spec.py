@@ -1,0 +1,27 @@
+import pytest
+
+from metaad_zoo.episodes import EpisodeSpec
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"support_normal": -1}, "support_normal is -1"),
+        ({"query_normal": 1.5}, "query_normal is 1.5"),
+        ({"support_normal": 0}, "empty support set"),
+        ({"query_normal": 0, "query_anomalous": 0}, "empty query set"),
+        ({"support_unlabelled": 10, "contamination": 1.0}, r"must lie in \[0, 1\)"),
+        ({"contamination": 0.1}, "support_unlabelled is 0"),
+    ],
+)
+def test_refuses_what_makes_no_episode(settings, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        EpisodeSpec(**settings)
+
+
+def test_counts_add_up():
+    spec = EpisodeSpec(2, 1, 10, contamination=0.3, query_normal=5, query_anomalous=4)
+    assert (spec.n_support, spec.n_query, spec.unlabelled_anomalous) == (13, 9, 3)
+    assert spec.normal_needed == 2 + 7 + 5
+    assert spec.anomalous_needed == 1 + 3 + 4
+    assert spec.as_dict()["realised_contamination"] == 0.3
