@@ -23,7 +23,7 @@ from metaad_zoo.zoo import Checkpoint, save_checkpoint
 if TYPE_CHECKING:
     from metaad_zoo.cli.train import TrainingCLI
 
-TABLE_WIDTH = 105
+TABLE_WIDTH = 118
 
 
 def conclude(cli: TrainingCLI, learner: Learner, data: EpisodeDataModule) -> dict[str, Any]:

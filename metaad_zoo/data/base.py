@@ -32,6 +32,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         val_episodes: the same ones at each validation.
         test_episodes: the same ones at each test.
         tasks_per_batch: training tasks of one outer step, in each process.
+        repeat_episodes: take the same training episodes in every epoch, to see whether a model can overfit them.
         num_workers: loader processes; what is drawn does not depend on it.
         seed: of splits and episodes.
     """
@@ -44,6 +45,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         val_episodes: int,
         test_episodes: int,
         tasks_per_batch: int,
+        repeat_episodes: bool,
         num_workers: int,
         seed: int,
     ) -> None:
@@ -54,7 +56,8 @@ class EpisodeDataModule(pl.LightningDataModule):
             val_episodes,
             test_episodes,
         )
-        self.tasks_per_batch, self.num_workers, self.seed = tasks_per_batch, num_workers, seed
+        self.tasks_per_batch, self.repeat_episodes = tasks_per_batch, repeat_episodes
+        self.num_workers, self.seed = num_workers, seed
 
     @cached_property
     @abstractmethod
@@ -99,7 +102,7 @@ class EpisodeDataModule(pl.LightningDataModule):
             self.sampler(split),
             n,
             batch_size,
-            advance=split == "train",
+            advance=split == "train" and not self.repeat_episodes,
             num_workers=self.num_workers,
             pin_memory=on_gpu,
         )

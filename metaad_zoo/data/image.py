@@ -44,6 +44,7 @@ class ImageEpisodes(EpisodeDataModule):
         val_episodes: the same ones at each validation.
         test_episodes: the same ones at each test.
         tasks_per_batch: training tasks of one outer step, in each process.
+        repeat_episodes: take the same training episodes in every epoch, to see whether a model can overfit them.
         num_workers: loader processes; what is drawn does not depend on it.
         seed: of splits and episodes.
 
@@ -70,18 +71,20 @@ class ImageEpisodes(EpisodeDataModule):
         val_episodes: int = 100,
         test_episodes: int = 600,
         tasks_per_batch: int = 4,
+        repeat_episodes: bool = False,
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__(
-            episode,
-            test_episode,
-            episodes_per_epoch,
-            val_episodes,
-            test_episodes,
-            tasks_per_batch,
-            num_workers,
-            seed,
+            episode=episode,
+            test_episode=test_episode,
+            episodes_per_epoch=episodes_per_epoch,
+            val_episodes=val_episodes,
+            test_episodes=test_episodes,
+            tasks_per_batch=tasks_per_batch,
+            repeat_episodes=repeat_episodes,
+            num_workers=num_workers,
+            seed=seed,
         )
         self.dataset, self.root, self.splits, self.split_by = dataset, root, splits, split_by
         self.anomalies, self.image_size, self.channels = anomalies, image_size, channels

@@ -118,8 +118,9 @@ class ClassTaskPool(TaskPool):
         smallest = min(len(ids) for ids in self._ids)
         if smallest >= max(spec.normal_needed, spec.anomalous_needed):
             return
-        for task in range(len(self)):
-            require_enough(f"task {self.task_name(task)}", spec, *self.ids_of(task))
+        for name, ids in zip(self.classes, self._ids, strict=True):
+            anomalous = ids if self.anomalies == "pair" else np.setdiff1d(np.concatenate(self._ids), ids)
+            require_enough(f"class {name!r} of {self.source.name}", spec, ids, anomalous)
 
     def ids_of(self, task: int) -> tuple[np.ndarray, np.ndarray]:
         """Positions of a task's normal samples and of its anomalous ones."""

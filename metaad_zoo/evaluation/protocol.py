@@ -59,7 +59,8 @@ def evaluate(
 
     Returns:
         The ``methods`` part of ``results.json``: for each method the mean over tasks, a 95 % interval over tasks
-        (bootstrap), the threshold, each task's figures (means over its episodes) and the seconds one task takes.
+        (bootstrap), the threshold, each task's figures (means over its episodes), the seconds one task takes, and by
+        how much its AUROC is behind that of the first method, task by task.
     """
     figures: dict[str, dict[str, list[dict[str, float]]]] = {name: defaultdict(list) for name in methods}
     seconds = dict.fromkeys(methods, 0.0)
@@ -75,10 +76,14 @@ def evaluate(
         tick()
     if not n_episodes:
         raise ValueError("expected at least one episode to evaluate on, saw none")
-    return {
+    results = {
         name: summarise(by_task) | {"threshold": thresholds[name], "seconds_per_task": seconds[name] / n_episodes}
         for name, by_task in figures.items()
     }
+    first = next(iter(results.values()))
+    for result in results.values():
+        result["auroc_behind_first"] = paired_difference(first["tasks"], result["tasks"])
+    return results
 
 
 def summarise(by_task: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Any]:
@@ -101,6 +106,12 @@ def summarise(by_task: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str,
         "ci95": {m: interval(x) for m, x in columns.items()},
         "tasks": tasks,
     }
+
+
+def paired_difference(first: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean AUROC of one method minus that of another over the same tasks, with a paired 95 % interval."""
+    differences = np.array([a["auroc"] - b["auroc"] for a, b in zip(first, other, strict=True)])
+    return {"mean": float(differences.mean()), "ci95": interval(differences)}
 
 
 def interval(values: np.ndarray) -> list[float] | None:

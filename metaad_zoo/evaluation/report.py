@@ -38,8 +38,11 @@ def results_table(results: dict[str, Any]) -> Table:
     table.add_column("method")
     for metric in METRICS:
         table.add_column(TITLES[metric], justify="right", no_wrap=True)
+    table.add_column("AUROC behind", justify="right", no_wrap=True)
     for name, figures in results["methods"].items():
-        table.add_row(name, *(_cell(figures["mean"][m], figures["ci95"][m]) for m in METRICS))
+        behind = figures["auroc_behind_first"]
+        cells = [_cell(figures["mean"][m], figures["ci95"][m]) for m in METRICS]
+        table.add_row(name, *cells, _cell(behind["mean"], behind["ci95"]))
     return table
 
 

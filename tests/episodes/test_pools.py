@@ -136,9 +136,9 @@ def test_finer_tasks_stay_within_their_neighbourhoods():
 def test_a_class_that_is_too_small_is_named():
     source = Numbers([30, 8, 30])
     pool = ClassTaskPool(source, source.class_names)
-    with pytest.raises(ValueError, match=r"c1.* has 8 normal samples but an episode draws 15.*lower support_normal"):
+    with pytest.raises(ValueError, match=r"class 'c1' of numbers has 8 normal samples but an episode draws 15.*lower support_normal"):
         EpisodeSampler(pool, EpisodeSpec(), "train", 0)
-    with pytest.raises(ValueError, match=r"c1 has 8 anomalous samples but an episode draws 10"):
+    with pytest.raises(ValueError, match=r"class 'c1' of numbers has 8 anomalous samples but an episode draws 10"):
         EpisodeSampler(pool, EpisodeSpec(support_normal=1, query_normal=1), "train", 0)
 
 
