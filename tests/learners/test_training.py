@@ -1,0 +1,228 @@
+"""The LightningModule: what it minimises, resuming, processes and precision."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.func import functional_call
+
+from metaad_zoo.data import ImageEpisodes
+from metaad_zoo.episodes import EpisodeBatch, EpisodeSpec
+from metaad_zoo.inner_loop import InnerLoopConfig, adapt_parameters
+from metaad_zoo.learners import GradientLearner, from_scratch, list_learners, untrained
+from tests.conftest import REPOSITORY, SPLITS, small_learner
+
+QUIET = {
+    "accelerator": "cpu",
+    "devices": 1,
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "inference_mode": False,
+}
+
+
+def batch(data: ImageEpisodes, n: int = 2) -> EpisodeBatch:
+    return EpisodeBatch.collate(list(data.episodes("train", n)))
+
+
+def test_maml_is_listed():
+    assert list_learners() == ["maml"]
+
+
+def test_outer_loss_is_the_mean_over_tasks_of_the_adapted_query_loss(digits):
+    learner, episodes = small_learner(), list(digits.episodes("train", 3))
+    expected = []
+    for e in episodes:
+        adapted = adapt_parameters(
+            learner.network,
+            learner.inner_loop,
+            lambda net, e=e: F.softplus(net(e.support)).mean(),  # cross-entropy with the label 0
+            meta_gradient=True,
+        )
+        logits = functional_call(learner.network, adapted, (e.support, e.query))
+        sign = 2.0 * e.query_labels - 1
+        expected.append(F.softplus(-sign * logits).mean())
+    torch.testing.assert_close(learner.outer_loss(EpisodeBatch.collate(episodes)), torch.stack(expected).mean())
+
+
+def test_unlabelled_support_counts_as_normal_and_labelled_anomalies_as_such(digits):
+    learner, e = small_learner(), next(digits.episodes("train", 1))
+    normal, unlabelled, anomalous = (
+        learner.adapt(e.support, torch.full((3,), label)).score(e.query) for label in (0, -1, 1)
+    )
+    assert torch.equal(normal, unlabelled)
+    assert (anomalous > normal).all(), "a support called anomalous pulls scores up"
+
+
+def test_scores_do_not_depend_on_the_other_queries(digits):
+    learner, e = small_learner(), next(digits.episodes("train", 1))
+    adapted = learner.adapt(e.support, e.support_labels)
+    together = adapted.score(e.query)
+    alone = torch.cat([adapted.score({"image": x[None]}) for x in e.query["image"]])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_adapting_works_in_inference_mode(digits):
+    learner, e = small_learner(), next(digits.episodes("train", 1))
+    expected = learner.adapt(e.support, e.support_labels).score(e.query)
+    with torch.inference_mode():
+        support = {name: x + 0 for name, x in e.support.items()}
+        found = learner.adapt(support, e.support_labels + 0).score(e.query)
+    assert torch.equal(found, expected)
+
+
+def test_controls_share_the_architecture_and_nothing_else(digits):
+    learner, e = small_learner(), next(digits.episodes("train", 1))
+    before = copy.deepcopy(learner.state_dict())
+    fresh, scratch = untrained(learner, 5), from_scratch(learner, 5, steps=40, lr=0.05)
+    for control in (fresh, scratch):
+        assert {n: p.shape for n, p in control.network.named_parameters()} == {
+            n: p.shape for n, p in learner.network.named_parameters()
+        }
+    assert not torch.equal(fresh.network.head.weight, learner.network.head.weight)
+    assert torch.equal(fresh.network.head.weight, scratch.network.head.weight), "one seed, one start"
+    fitted = scratch.adapt(e.support, e.support_labels).score(e.support)
+    assert (fitted < -1).all(), "trained from scratch, it calls its support normal"
+    assert all(torch.equal(x, before[n]) for n, x in learner.state_dict().items())
+
+
+def test_learned_rates_escape_weight_decay():
+    learner = small_learner(learn_lr="parameter")
+    groups = learner.outer_parameters()
+    assert groups[1]["weight_decay"] == 0.0
+    assert groups[1]["params"][0] is learner.inner_loop.rates
+    assert sum(len(g["params"]) for g in groups) == len(list(learner.parameters()))
+
+
+def test_missing_and_foreign_inputs_are_refused():
+    with pytest.raises(ValueError, match="input_shapes is missing"):
+        GradientLearner()
+    with pytest.raises(ValueError, match="reads the modality 'image' but the data has"):
+        GradientLearner("conv4", {"in_channels": 1}, {"tabular": (7,)})
+
+
+def test_a_diverging_task_is_named(digits):
+    learner = small_learner(lr=1e30, steps=3)
+    with pytest.raises(FloatingPointError, match=r"digits/.*the support loss is .* at inner step"):
+        learner.outer_loss(batch(digits))
+
+
+class _Stop(pl.Callback):
+    """Ends the training as a kill would: in the batch after a step whose checkpoint has been written."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, *args):
+        if trainer.global_step == self.step:
+            raise Killed
+
+
+class Killed(Exception):
+    pass
+
+
+def train(folder, data, max_steps, *, stop=None, resume=None, accumulate=1):
+    torch.manual_seed(3)
+    learner = GradientLearner(
+        "conv4",
+        {"width": 4},
+        data.input_shapes,
+        InnerLoopConfig(steps=2, learn_lr="parameter_and_step"),
+        optimizer=lambda p: torch.optim.Adam(p, lr=0.01),
+    )
+    callbacks = [ModelCheckpoint(folder, filename="last", every_n_train_steps=1, enable_version_counter=False)]
+    callbacks += [_Stop(stop)] if stop else []
+    trainer = pl.Trainer(
+        **QUIET, max_steps=max_steps, callbacks=callbacks, gradient_clip_val=1.0, accumulate_grad_batches=accumulate
+    )
+    trainer.fit(learner, datamodule=data, ckpt_path=resume, weights_only=True)
+    return learner, trainer
+
+
+@pytest.mark.parametrize(("stop", "accumulate"), [(1, 1), (3, 1), (4, 1), (6, 1), (2, 2)])
+def test_a_resumed_run_equals_a_straight_one_bit_for_bit(tmp_path, digits, stop, accumulate):
+    """Epochs have four batches: the stops lie inside an epoch, at its end, and in the next one."""
+    steps = 7 // accumulate
+    straight, _ = train(tmp_path / "a", digits, steps, accumulate=accumulate)
+    with pytest.raises(Killed):
+        train(tmp_path / "b", copy.deepcopy(digits), steps, stop=stop, accumulate=accumulate)
+    last = str(tmp_path / "b" / "last.ckpt")
+    assert torch.load(last, weights_only=True)["global_step"] == stop
+    resumed, trainer = train(
+        tmp_path / "b", copy.deepcopy(digits), steps, resume=last, accumulate=accumulate
+    )
+    assert trainer.global_step == steps
+    for (name, a), b in zip(straight.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_accumulating_two_batches_is_one_batch_of_both(tmp_path, digits):
+    learners = []
+    for tasks, accumulate in ((2, 2), (4, 1)):
+        data = copy.deepcopy(digits)
+        data.tasks_per_batch = tasks
+        torch.manual_seed(0)
+        learner = small_learner().double()
+        learner._optimizer = lambda p: torch.optim.SGD(p, lr=0.1)
+        trainer = pl.Trainer(
+            **QUIET, max_steps=1, precision="64-true", accumulate_grad_batches=accumulate, enable_checkpointing=False
+        )
+        trainer.fit(learner, datamodule=data)
+        learners.append(learner)
+    for a, b in zip(learners[0].parameters(), learners[1].parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+def test_bf16_mixed_trains_on_the_cpu(digits):
+    learner = small_learner()
+    before = copy.deepcopy(learner.state_dict())
+    trainer = pl.Trainer(**QUIET, max_steps=3, precision="bf16-mixed", enable_checkpointing=False)
+    trainer.fit(learner, datamodule=digits)
+    assert torch.isfinite(trainer.callback_metrics["train/loss"])
+    for name, x in learner.state_dict().items():
+        assert torch.isfinite(x).all(), name
+    assert not torch.equal(learner.network.head.weight, before["network.head.weight"])
+
+
+def test_the_cosine_schedule_ends_at_zero(digits):
+    learner = small_learner()
+    trainer = pl.Trainer(**QUIET, max_epochs=2, enable_checkpointing=False)
+    trainer.fit(learner, datamodule=digits)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_two_processes_give_the_meta_gradient_of_one(tmp_path, digits, order):
+    """Real processes under DDP, float64: the mean over two ranks is the gradient on the union of their tasks."""
+    script = REPOSITORY / "tests" / "learners" / "ddp_gradient.py"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [sys.executable, str(script), str(tmp_path), str(order)], check=True, env=environment, timeout=300
+    )
+    ranks = [torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(2)]
+    tasks = [json.loads((tmp_path / f"rank{r}.json").read_text()) for r in range(2)]
+
+    data = ImageEpisodes(
+        splits=SPLITS, image_size=16, episode=EpisodeSpec(3, query_normal=4, query_anomalous=4), tasks_per_batch=6
+    )
+    union = next(iter(data.train_dataloader()))
+    assert tasks == [union.tasks[0::2], union.tasks[1::2]]
+    torch.manual_seed(0)
+    learner = small_learner(order=order).double()
+    union.support = {n: x.double() for n, x in union.support.items()}
+    union.query = {n: x.double() for n, x in union.query.items()}
+    learner.outer_loss(union).backward()
+    for name, p in learner.named_parameters():
+        assert torch.equal(ranks[0][name], ranks[1][name]), "all processes hold the same gradient"
+        torch.testing.assert_close(ranks[0][name], p.grad, rtol=1e-9, atol=1e-12)
