@@ -47,7 +47,7 @@ def p_values(scores: Tensor, calibration: Tensor) -> Tensor:
     """
     calibration = calibration.double()
     below = torch.searchsorted(calibration, scores.detach().double().cpu().contiguous(), right=False)
-    return (1.0 + len(calibration) - below) / (len(calibration) + 1.0)
+    return (1 + len(calibration) - below).double() / (len(calibration) + 1)
 
 
 def threshold(calibration: Tensor, alpha: float) -> float:

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn.neighbors import NearestNeighbors
+
+from metaad_zoo.evaluation.baselines import FlagEverything, NearestNeighbour
+from metaad_zoo.evaluation.calibration import normal_scores, p_values, threshold
+from metaad_zoo.evaluation.plots import episode_figure, learning_curve
+from metaad_zoo.evaluation.protocol import calibrated_thresholds, evaluate, interval
+from metaad_zoo.evaluation.report import results_table, write_json
+
+
+def test_nearest_neighbour_agrees_with_scikit_learn():
+    g = torch.Generator().manual_seed(0)
+    support, query = torch.randn(7, 1, 4, 4, generator=g), torch.randn(9, 1, 4, 4, generator=g)
+    labels = torch.tensor([0, 0, -1, 1, 0, 1, 0])
+    kept = support[labels != 1].flatten(1)
+    for standardise in (False, True):
+        a, b = (x.flatten(1).numpy() for x in (kept, query))
+        if standardise:
+            a, b = (stats.zscore(x, axis=1) for x in (a, b))
+        expected = NearestNeighbors(n_neighbors=1).fit(a).kneighbors(b)[0][:, 0]
+        found = NearestNeighbour(standardise).adapt({"image": support}, labels).score({"image": query})
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_nearest_neighbour_needs_a_sample_that_may_be_normal():
+    with pytest.raises(ValueError, match="saw anomalies only"):
+        NearestNeighbour().adapt({"image": torch.zeros(2, 1, 2, 2)}, torch.tensor([1, 1]))
+
+
+def test_conformal_p_values_count_by_hand():
+    calibration = torch.tensor([1.0, 2.0, 2.0, 3.0])
+    found = p_values(torch.tensor([0.0, 2.0, 2.5, 9.0]), calibration)
+    assert found.tolist() == [5 / 5, 4 / 5, 2 / 5, 1 / 5]
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.1, 0.2])
+def test_false_alarms_on_exchangeable_scores_are_at_most_alpha(alpha):
+    """Over many draws of calibration and test scores the mean false-alarm rate is alpha, up to its standard error."""
+    g = torch.Generator().manual_seed(0)
+    rates = []
+    for _ in range(2000):
+        scores = torch.randn(59, generator=g).exp()
+        calibration = scores[:39].sort().values
+        flagged = p_values(scores[39:], calibration) <= alpha
+        assert torch.equal(flagged, scores[39:] > threshold(calibration, alpha)), "both ways decide alike"
+        rates.append(flagged.double().mean())
+    mean, error = torch.stack(rates).mean(), torch.stack(rates).std() / math.sqrt(2000)
+    assert abs(mean - alpha) < 4 * error
+
+
+def test_threshold_at_its_edges():
+    assert threshold(torch.arange(8.0), 0.1) == math.inf
+    assert threshold(torch.arange(9.0), 0.1) == 8.0
+    with pytest.raises(ValueError, match="alpha is 1"):
+        threshold(torch.arange(9.0), 1)
+
+
+def test_interval_is_about_that_of_students_t():
+    x = np.random.default_rng(0).normal(0.8, 0.1, 200)
+    low, high = interval(x)
+    expected = stats.t.interval(0.95, 199, x.mean(), stats.sem(x))
+    assert (low, high) == pytest.approx(expected, abs=0.003)
+    assert interval(np.array([0.5])) is None
+    assert interval(np.array([0.5, 0.5])) == [0.5, 0.5]
+
+
+def test_every_method_sees_the_same_episodes(digits):
+    class Spy:
+        def __init__(self):
+            self.seen = []
+
+        def adapt(self, support, labels):
+            self.seen.append(support["image"])
+            return self
+
+        def score(self, samples):
+            self.seen.append(samples["image"])
+            return samples["image"].sum((1, 2, 3))
+
+    spies = {"a": Spy(), "b": Spy()}
+    evaluate(spies, digits.episodes("test", 3), {"a": 0.0, "b": 0.0})
+    assert len(spies["a"].seen) == 6
+    assert all(torch.equal(x, y) for x, y in zip(spies["a"].seen, spies["b"].seen, strict=True))
+
+
+@pytest.fixture
+def results(digits):
+    methods = {"1-NN": NearestNeighbour(), "flag everything": FlagEverything()}
+    thresholds = calibrated_thresholds(methods, list(digits.episodes("val", 10)), 0.1)
+    figures = evaluate(methods, digits.episodes("test", 24), thresholds)
+    protocol = {"data": digits.description(), "episodes": 24, "tasks": 12, "alpha": 0.1}
+    return {"protocol": protocol, "methods": figures}
+
+
+def test_results_can_be_taken_again_from_their_parts(results, digits):
+    method = results["methods"]["1-NN"]
+    assert len(method["tasks"]) == 12
+    assert all(t["episodes"] == 2 for t in method["tasks"])
+    for metric, mean in method["mean"].items():
+        assert mean == pytest.approx(np.mean([t[metric] for t in method["tasks"]]))
+        low, high = method["ci95"][metric]
+        assert low <= mean <= high
+    val_scores = normal_scores(NearestNeighbour(), digits.episodes("val", 10))
+    assert method["threshold"] == threshold(val_scores, 0.1)
+    everything = results["methods"]["flag everything"]
+    assert everything["mean"] == pytest.approx(
+        {"auroc": 0.5, "ap": 0.5, "precision": 0.5, "recall": 1.0, "f1": 2 / 3, "fpr": 1.0}
+    )
+    assert everything["auroc_behind_first"]["mean"] == pytest.approx(method["mean"]["auroc"] - 0.5)
+    assert method["auroc_behind_first"]["ci95"] == [0.0, 0.0]
+
+
+def test_results_are_printed_and_written(results, tmp_path):
+    from rich.console import Console
+
+    console = Console(record=True, width=130, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(results_table(results))
+    text = console.export_text()
+    assert "1-NN" in text
+    assert f"{100 * results['methods']['1-NN']['mean']['auroc']:.1f}" in text
+    write_json(tmp_path / "results.json", results)
+    again = json.loads((tmp_path / "results.json").read_text())
+    assert again["methods"]["1-NN"]["mean"] == results["methods"]["1-NN"]["mean"]
+    assert again["methods"]["flag everything"]["threshold"] is None, "JSON knows no infinity"
+    assert list(tmp_path.iterdir()) == [tmp_path / "results.json"]
+
+
+def test_no_episode_is_refused():
+    with pytest.raises(ValueError, match="at least one episode"):
+        evaluate({"a": FlagEverything()}, [], {"a": 0.0})
+
+
+def test_pictures_are_drawn(digits, tmp_path):
+    episode = next(digits.episodes("test", 1))
+    scores = torch.linspace(-1, 1, 8)
+    figure = episode_figure(episode, scores, threshold=0.0)
+    shown = [axes for part in figure.subfigs for axes in part.axes if axes.images]
+    assert len(shown) == 3 + 8
+    red = sum(axes.title.get_color() == "red" for axes in shown)
+    assert red == int(((scores > 0) != episode.query_labels.bool()).sum()), "mistakes are marked"
+    values = [float(axes.get_title().split("\n")[1]) for axes in shown[3:]]
+    assert values == sorted(values), "queries are ordered by score"
+    figure.savefig(tmp_path / "episode.png")
+
+    (tmp_path / "a.csv").write_text("step,train/loss,val/auroc\n0,3.0,\n1,2.0,\n2,9.0,0.6\n")
+    (tmp_path / "b.csv").write_text("step,train/loss,val/auroc\n2,1.0,\n3,0.5,0.7\n")
+    curve = learning_curve([tmp_path / "a.csv", tmp_path / "b.csv"])
+    assert curve.axes[0].lines[0].get_xydata().tolist() == [[0, 3], [1, 2], [2, 1], [3, 0.5]]
+    assert curve.axes[1].lines[0].get_xydata().tolist() == [[2, 0.6], [3, 0.7]]

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import metaad_zoo as mz
+from metaad_zoo.zoo import Checkpoint, CheckpointError, save_checkpoint
+from tests.conftest import small_learner
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_checkpoint(
+        tmp_path / "run" / "model", Checkpoint(small_learner(), ["digits/0"], {"calibration": torch.linspace(-3, 3, 99)})
+    )
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def detector(folder):
+    return mz.load_detector(folder)
+
+
+@pytest.fixture
+def pictures():
+    return np.random.default_rng(0).integers(0, 255, (12, 16, 16), np.uint8)
+
+
+def test_fit_score_predict_on_arrays(detector, pictures):
+    assert not detector.is_fitted
+    assert detector.fit(pictures[:5]) is detector
+    scores, p, decisions = detector.score(pictures), detector.p_value(pictures), detector.predict(pictures, alpha=0.3)
+    assert scores.shape == p.shape == decisions.shape == (12,)
+    assert scores.dtype == np.float64
+    assert np.array_equal(np.argsort(-scores), np.argsort(p, kind="stable")) or len(set(p)) < 12
+    assert np.array_equal(decisions, (p <= 0.3).astype(int))
+    calibration = np.linspace(-3, 3, 99, dtype=np.float32)
+    expected = [(1 + (calibration >= s).sum()) / 100 for s in scores]
+    np.testing.assert_allclose(p, expected)
+
+
+def test_scores_are_those_of_the_learner(detector, pictures):
+    learner = detector._checkpoint.learner
+    x = torch.as_tensor(pictures[:, None]).float() / 255
+    expected = learner.adapt({"image": x[:5]}, torch.tensor([0, 1, -1, 0, 0])).score({"image": x})
+    found = detector.fit(pictures[:5], labels=[0, 1, -1, 0, 0]).score(pictures)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-6)
+
+
+def test_every_form_of_images_gives_the_same_scores(detector, pictures, tmp_path):
+    (tmp_path / "good").mkdir()
+    files = []
+    for i, picture in enumerate(pictures):
+        files.append(tmp_path / "good" / f"{i:02}.png")
+        Image.fromarray(picture).save(files[-1])
+    np.savez(tmp_path / "p.npz", x=pictures, y=np.zeros(12, int))
+    expected = detector.fit(pictures).score(pictures)
+    floats = pictures.astype(np.float32) / 255
+    forms = [
+        floats[:, None],
+        floats[..., None],
+        torch.as_tensor(floats),
+        {"image": torch.as_tensor(floats[:, None])},
+        tmp_path / "good",
+        str(tmp_path / "good"),
+        files,
+        tmp_path / "p.npz",
+        np.repeat(pictures[..., None], 3, -1),  # grey as RGB
+    ]
+    for form in forms:
+        np.testing.assert_allclose(detector.fit(form).score(form), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_other_sizes_are_brought_to_the_models(detector, pictures):
+    large = pictures.repeat(2, 1).repeat(2, 2)
+    np.testing.assert_allclose(
+        detector.fit(large).score(large), detector.fit(pictures).score(pictures), rtol=0.2, atol=0.2
+    )
+
+
+def test_long_inputs_are_scored_in_chunks_alike(detector, pictures):
+    detector.fit(pictures[:5])
+    many = np.tile(pictures, (50, 1, 1))
+    np.testing.assert_allclose(detector.score(many), np.tile(detector.score(pictures), 50), rtol=1e-4, atol=1e-5)
+
+
+def test_a_saved_detector_scores_as_before(detector, pictures, tmp_path):
+    detector.fit(pictures[:5], labels=[0, 0, 0, -1, 1])
+    detector.save(tmp_path / "mine")
+    again = mz.load_detector(tmp_path / "mine")
+    assert again.is_fitted
+    assert again.trained_on == ["digits/0"]
+    assert np.array_equal(again.score(pictures), detector.score(pictures))
+    assert np.array_equal(again.predict(pictures), detector.predict(pictures))
+
+
+def test_refitting_forgets_the_former_domain(detector, pictures):
+    first = detector.fit(pictures[:5]).score(pictures)
+    detector.fit(pictures[5:])
+    assert np.array_equal(detector.fit(pictures[:5]).score(pictures), first)
+
+
+@pytest.mark.parametrize(
+    ("support", "labels", "complaint"),
+    [
+        (np.full((3, 16, 16), np.nan, np.float32), None, r"NaN or infinity in sample \[0, 1, 2\]"),
+        (np.zeros((0, 16, 16), np.uint8), None, "at least one sample"),
+        (np.zeros((3, 16), np.uint8), None, r"saw \(3, 16\)"),
+        (np.zeros((3, 16, 16), np.int64), None, "saw torch.int64"),
+        (np.full((3, 16, 16), 255.0, np.float32), None, "divide by 255"),
+        ({"sequence": torch.zeros(3, 9)}, None, "expected 'image' of shape"),
+        ({"image": torch.zeros(3, 1, 8, 8)}, None, r"\(n, 1, 16, 16\), saw"),
+        ("nowhere", None, "nowhere does not exist"),
+        (object(), None, "expected images as an array"),
+        (np.zeros((3, 16, 16), np.uint8), [0, 0], "expected 3 labels"),
+        (np.zeros((3, 16, 16), np.uint8), [0, 0, 2], r"saw shape \(3,\) with values \[0, 2\]"),
+        (np.zeros((3, 16, 16), np.uint8), [1, 1, 1], "all 3 support samples are labelled anomalous"),
+    ],
+)
+def test_bad_support_is_refused(detector, support, labels, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        detector.fit(support, labels)
+    assert not detector.is_fitted
+
+
+def test_calls_out_of_order_and_out_of_range(detector, folder, pictures, tmp_path):
+    with pytest.raises(RuntimeError, match="call detector.fit"):
+        detector.score(pictures)
+    detector.fit(pictures)
+    for alpha in (0, 1, 10):
+        with pytest.raises(ValueError, match=f"alpha is {alpha}"):
+            detector.predict(pictures, alpha=alpha)
+    with pytest.raises(ValueError, match=r"99 calibration scores can't promise 0.001"):
+        detector.predict(pictures, alpha=0.001)
+    with pytest.raises(CheckpointError, match="expected a finished run"):
+        mz.load_detector(tmp_path)
+    save_checkpoint(tmp_path / "bare", Checkpoint(small_learner(), [], {}))
+    with pytest.raises(RuntimeError, match="holds no calibration"):
+        mz.load_detector(tmp_path / "bare").fit(pictures).p_value(pictures)
