@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 
 import pytest
@@ -50,11 +49,3 @@ def data_folder() -> Path:
     if not folder:
         pytest.skip("needs the real data in the folder METAAD_DATA")
     return Path(folder)
-
-
-@pytest.fixture
-def quiet_lightning():
-    """Lightning's advice on settings that a short test chooses on purpose."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*logging interval.*")
-        yield

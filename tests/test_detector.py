@@ -13,7 +13,8 @@ from tests.conftest import small_learner
 @pytest.fixture
 def folder(tmp_path):
     save_checkpoint(
-        tmp_path / "run" / "model", Checkpoint(small_learner(), ["digits/0"], {"calibration": torch.linspace(-3, 3, 99)})
+        tmp_path / "run" / "model",
+        Checkpoint(small_learner(), ["digits/0"], {"calibration": torch.linspace(-3, 3, 99)}),
     )
     return tmp_path / "run"
 
@@ -126,7 +127,7 @@ def test_bad_support_is_refused(detector, support, labels, complaint):
 
 
 def test_calls_out_of_order_and_out_of_range(detector, folder, pictures, tmp_path):
-    with pytest.raises(RuntimeError, match="call detector.fit"):
+    with pytest.raises(RuntimeError, match=r"call detector.fit"):
         detector.score(pictures)
     detector.fit(pictures)
     for alpha in (0, 1, 10):

@@ -113,8 +113,9 @@ def _draw(run_dir: Path, learner: Learner, data: EpisodeDataModule, results: dic
 def _save_model(cli: TrainingCLI, learner: Learner, data: EpisodeDataModule) -> None:
     calibration = normal_scores(learner, data.episodes("val", data.val_episodes))
     seen = sorted(m for split in ("train", "val") if split in data.pools for m in data.pools[split].members)
-    config = cli.parser.dump(cli.config, skip_none=False)
-    save_checkpoint(cli.run_dir / "model", Checkpoint(learner, seen, {"calibration": calibration}), config)
+    config = cli.run_dir / "config.yaml"
+    text = config.read_text(encoding="utf-8") if config.is_file() else None
+    save_checkpoint(cli.run_dir / "model", Checkpoint(learner, seen, {"calibration": calibration}), text)
 
 
 def write_predictions(predictions: Any, run_dir: Path) -> None:

@@ -47,14 +47,19 @@ def arrange(argv: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 class HintingParser(LightningArgumentParser):
-    """A parser whose errors about an unknown key name the nearest known ones."""
+    """A parser whose errors about an unknown key name the nearest known ones; a key is never completed by a guess."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:  # a parser inside this one, which will tell the whole story
+            super().error(message, ex)
         near = [hint for key in _unknown_keys(message) for hint in nearest_keys(key, self._known_keys())]
         if near:
             message += f"\nDid you mean {' or '.join(dict.fromkeys(near))}?"
-        super().error(message, ex)
-        raise AssertionError("the parser's own error() does not return")
+        self.exit(2, f"error: {message}\nFor all options: python train.py --help\n")
+        raise AssertionError("exit does not return")
 
     def _known_keys(self) -> set[str]:
         known = {str(action.dest) for action in self._actions}
@@ -82,15 +87,15 @@ def _settings(kind: type) -> Iterator[str]:
 
 def _unknown_keys(message: str) -> list[str]:
     """Keys that one of jsonargparse's or argparse's messages complains of."""
-    found = re.findall(r"[Kk]ey[ :]+'?\"?([\w.]+)'?\"? is not expected|--([\w.]+)|option '([\w.]+)'", message)
-    return [next(filter(None, groups)).replace("init_args.", "") for groups in found]
+    pattern = r"[Kk]ey '([\w.]+)' is not expected|arguments: --([\w.]+)|Option '([\w.]+)' is not accepted"
+    return [next(filter(None, groups)).replace("init_args.", "") for groups in re.findall(pattern, message)]
 
 
 def nearest_keys(key: str, known: set[str]) -> list[str]:
     """Up to two known keys that are like this one as a whole, or else in their last part.
 
     Example:
-        >>> nearest_keys("trainer.max_step", {"trainer.max_steps", "trainer.max_epochs", "data.root"})
+        >>> nearest_keys("trainer.max_step", {"trainer.max_steps", "data.root"})
         ['trainer.max_steps']
     """
     whole = difflib.get_close_matches(key, sorted(known), n=2, cutoff=0.8)

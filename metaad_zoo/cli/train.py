@@ -80,7 +80,9 @@ class TrainingCLI(LightningCLI):
         self.resume_from = find_checkpoint(self.config["ckpt_path"], Path(self.config["runs"]) / self.config["name"])
         self.run_dir = self._choose_run_dir()
         given = self.config_init["trainer"]
-        if given["logger"] in (None, True):
+        if self.verb not in (None, "fit"):
+            kwargs["logger"] = False  # a finished run's own logs stay as they are
+        elif given["logger"] in (None, True):
             _keep_earlier_metrics(self.run_dir)
             place: dict[str, Any] = {
                 "save_dir": self.run_dir.parent.parent,
@@ -130,7 +132,11 @@ class _Bar(TQDMProgressBar):
 
 
 class _Last(ModelCheckpoint):
-    """The newest state, for resuming; a class of its own, since callbacks of one class share their saved state."""
+    """The newest state, for resuming: every so many steps and at the end."""
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        trainer.save_checkpoint(str(Path(str(self.dirpath)) / "last.ckpt"))
 
 
 def _keep_earlier_metrics(run_dir: Path) -> None:
@@ -169,8 +175,11 @@ def run(argv: Sequence[str] | None = None) -> TrainingCLI:
     Args:
         argv: without the program's name; None takes ``sys.argv``.
     """
-    # Lightning's own call of a pytree function that torch has renamed; not ours to mend.
+    # Lightning's own calls of functions that torch and jsonargparse have renamed; not ours to mend.
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+    # A resumed run goes on in its own folder, and keeps what was logged there.
+    warnings.filterwarnings("ignore", message="(Checkpoint|Experiment logs) directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", message="(?s).*(jsonargparse|Jsonargparse|instantiate_classes|skip_none).*")
     verb, args = arrange(sys.argv[1:] if argv is None else argv)
     try:
         cli = TrainingCLI(args, verb)

@@ -58,6 +58,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         )
         self.tasks_per_batch, self.repeat_episodes = tasks_per_batch, repeat_episodes
         self.num_workers, self.seed = num_workers, seed
+        self._train_loader: EpisodeLoader | None = None
+        self._resume_at: dict[str, Any] | None = None
 
     @cached_property
     @abstractmethod
@@ -108,7 +110,23 @@ class EpisodeDataModule(pl.LightningDataModule):
         )
 
     def train_dataloader(self) -> EpisodeLoader:
-        return self._loader("train", self.episodes_per_epoch, self.tasks_per_batch)
+        self._train_loader = self._loader("train", self.episodes_per_epoch, self.tasks_per_batch)
+        if self._resume_at:
+            self._train_loader.load_state_dict(self._resume_at)
+            self._resume_at = None
+        return self._train_loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the stream of training episodes.
+
+        Lightning also saves a loader's own state, but forgets to restore it where a schedule has asked for the number
+        of steps, since the loader is then made before the checkpoint is read.
+        """
+        return self._train_loader.state_dict() if self._train_loader else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the next training loader go on from a saved place."""
+        self._resume_at = state_dict
 
     def val_dataloader(self) -> EpisodeLoader:
         return self._loader("val", self.val_episodes, 1)

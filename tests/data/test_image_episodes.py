@@ -95,7 +95,9 @@ class TestCamera:
 
 def test_class_folders_become_tasks(tmp_path):
     folders(tmp_path, "abcdef")
-    data = ImageEpisodes("own", str(tmp_path), {"train": ["a", "b"], "val": ["c", "d"], "test": ["e", "f"]}, episode=SMALL)
+    data = ImageEpisodes(
+        "own", str(tmp_path), {"train": ["a", "b"], "val": ["c", "d"], "test": ["e", "f"]}, episode=SMALL
+    )
     data.setup("fit")
     assert data.input_shapes == {"image": (1, 8, 8)}
     assert {e.task for e in data.episodes("test", 2)} == {f"{tmp_path.name}/e-vs-f", f"{tmp_path.name}/f-vs-e"}
@@ -132,7 +134,7 @@ def test_a_small_class_is_named_before_any_work(tmp_path):
     folders(tmp_path, "ab", n=6)
     folders(tmp_path, "c", n=3)
     data = ImageEpisodes("own", str(tmp_path), {"test": ["*"]}, episode=SMALL)
-    with pytest.raises(ValueError, match="class 'c' .* has 3 normal samples but an episode draws 4"):
+    with pytest.raises(ValueError, match=r"class 'c' .* has 3 normal samples but an episode draws 4"):
         data.sampler("test")
 
 

@@ -203,7 +203,7 @@ def test_torchvision_without_files_or_network_says_so(tmp_path, monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr(downloads, "_urlretrieve", no_network)
-    with pytest.raises(ValueError, match="torchvision's Omniglot is neither in .* nor could it be downloaded"):
+    with pytest.raises(ValueError, match=r"torchvision's Omniglot is neither in .* nor could it be downloaded"):
         read_known("torchvision/Omniglot", tmp_path)
 
 

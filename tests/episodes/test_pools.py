@@ -53,7 +53,9 @@ def every_pool(source, classes):
 
 
 @settings(max_examples=60, deadline=None)
-@given(spec=specs, sizes=st.lists(st.integers(70, 90), min_size=3, max_size=5), seed=st.integers(0, 2**31), data=st.data())
+@given(
+    spec=specs, sizes=st.lists(st.integers(70, 90), min_size=3, max_size=5), seed=st.integers(0, 2**31), data=st.data()
+)
 def test_episodes_are_what_was_asked_for(spec, sizes, seed, data):
     source = Numbers(sizes)
     pool = data.draw(st.sampled_from(every_pool(source, source.class_names)))
@@ -136,7 +138,9 @@ def test_finer_tasks_stay_within_their_neighbourhoods():
 def test_a_class_that_is_too_small_is_named():
     source = Numbers([30, 8, 30])
     pool = ClassTaskPool(source, source.class_names)
-    with pytest.raises(ValueError, match=r"class 'c1' of numbers has 8 normal samples but an episode draws 15.*lower support_normal"):
+    with pytest.raises(
+        ValueError, match=r"class 'c1' of numbers has 8 normal samples but an episode draws 15.*lower support_normal"
+    ):
         EpisodeSampler(pool, EpisodeSpec(), "train", 0)
     with pytest.raises(ValueError, match=r"class 'c1' of numbers has 8 anomalous samples but an episode draws 10"):
         EpisodeSampler(pool, EpisodeSpec(support_normal=1, query_normal=1), "train", 0)

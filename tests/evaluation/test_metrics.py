@@ -10,9 +10,7 @@ from sklearn import metrics as sk
 from metaad_zoo.evaluation import metrics
 
 labelled_scores = st.lists(
-    st.tuples(
-        st.one_of(st.floats(-1e6, 1e6), st.sampled_from([-100.0, 0.0, 0.5, 40.0, 41.0])), st.integers(0, 1)
-    ),
+    st.tuples(st.one_of(st.floats(-1e6, 1e6), st.sampled_from([-100.0, 0.0, 0.5, 40.0, 41.0])), st.integers(0, 1)),
     min_size=2,
     max_size=60,
 ).filter(lambda rows: len({label for _, label in rows}) == 2)
@@ -35,9 +33,7 @@ def test_decision_metrics_agree_with_scikit_learn(rows):
     flagged = torch.tensor([s > 0 for s, _ in rows])
     labels = torch.tensor([y for _, y in rows])
     ours = metrics.decision_metrics(flagged, labels)
-    precision, recall, f1, _ = sk.precision_recall_fscore_support(
-        labels, flagged, average="binary", zero_division=0.0
-    )
+    precision, recall, f1, _ = sk.precision_recall_fscore_support(labels, flagged, average="binary", zero_division=0.0)
     true_negative, false_positive, *_ = sk.confusion_matrix(labels, flagged).ravel()
     expected = {
         "precision": precision,

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import io
 import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from scipy import stats
 from sklearn.neighbors import NearestNeighbors
 
@@ -119,9 +121,7 @@ def test_results_can_be_taken_again_from_their_parts(results, digits):
 
 
 def test_results_are_printed_and_written(results, tmp_path):
-    from rich.console import Console
-
-    console = Console(record=True, width=130, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(record=True, width=130, file=io.StringIO())
     console.print(results_table(results))
     text = console.export_text()
     assert "1-NN" in text

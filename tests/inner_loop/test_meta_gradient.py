@@ -115,7 +115,7 @@ def test_first_order_is_the_query_gradient_at_the_adapted_point(settings):
         optimiser.step()
     by_hand.zero_grad()
     F.mse_loss(by_hand(xq), yq).backward()
-    # Adam divides by the root before or after correcting its bias (here and in higher, or in torch): eps weighs otherwise.
+    # Here and in higher, Adam's eps is added before the bias is corrected; in torch after it.
     close = {"rtol": 1e-4, "atol": 1e-5} if loop.config.rule == "adam" else {"rtol": 1e-10, "atol": 1e-12}
     for ours, theirs in zip(network.parameters(), by_hand.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, **close)

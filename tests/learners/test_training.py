@@ -125,14 +125,14 @@ class _Stop(pl.Callback):
 
     def on_train_batch_start(self, trainer, *args):
         if trainer.global_step == self.step:
-            raise Killed
+            raise KilledError
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
-def train(folder, data, max_steps, *, stop=None, resume=None, accumulate=1):
+def train(folder, data, *, stop=None, resume=None, **length):
     torch.manual_seed(3)
     learner = GradientLearner(
         "conv4",
@@ -143,26 +143,24 @@ def train(folder, data, max_steps, *, stop=None, resume=None, accumulate=1):
     )
     callbacks = [ModelCheckpoint(folder, filename="last", every_n_train_steps=1, enable_version_counter=False)]
     callbacks += [_Stop(stop)] if stop else []
-    trainer = pl.Trainer(
-        **QUIET, max_steps=max_steps, callbacks=callbacks, gradient_clip_val=1.0, accumulate_grad_batches=accumulate
-    )
+    trainer = pl.Trainer(**QUIET, callbacks=callbacks, gradient_clip_val=1.0, **length)
     trainer.fit(learner, datamodule=data, ckpt_path=resume, weights_only=True)
     return learner, trainer
 
 
-@pytest.mark.parametrize(("stop", "accumulate"), [(1, 1), (3, 1), (4, 1), (6, 1), (2, 2)])
-def test_a_resumed_run_equals_a_straight_one_bit_for_bit(tmp_path, digits, stop, accumulate):
-    """Epochs have four batches: the stops lie inside an epoch, at its end, and in the next one."""
-    steps = 7 // accumulate
-    straight, _ = train(tmp_path / "a", digits, steps, accumulate=accumulate)
-    with pytest.raises(Killed):
-        train(tmp_path / "b", copy.deepcopy(digits), steps, stop=stop, accumulate=accumulate)
+@pytest.mark.parametrize("stop", [1, 3, 4, 6])
+@pytest.mark.parametrize(
+    "length", [{"max_steps": 7}, {"max_epochs": 3}, {"max_epochs": 4, "accumulate_grad_batches": 2}], ids=str
+)
+def test_a_resumed_run_equals_a_straight_one_bit_for_bit(tmp_path, digits, stop, length):
+    """Epochs have four batches: the stops lie inside an epoch, at its end, and in later ones."""
+    straight, expected = train(tmp_path / "a", digits, **length)
+    with pytest.raises(KilledError):
+        train(tmp_path / "b", copy.deepcopy(digits), stop=stop, **length)
     last = str(tmp_path / "b" / "last.ckpt")
     assert torch.load(last, weights_only=True)["global_step"] == stop
-    resumed, trainer = train(
-        tmp_path / "b", copy.deepcopy(digits), steps, resume=last, accumulate=accumulate
-    )
-    assert trainer.global_step == steps
+    resumed, trainer = train(tmp_path / "b", copy.deepcopy(digits), resume=last, **length)
+    assert trainer.global_step == expected.global_step
     for (name, a), b in zip(straight.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
 
@@ -207,9 +205,7 @@ def test_two_processes_give_the_meta_gradient_of_one(tmp_path, digits, order):
     """Real processes under DDP, float64: the mean over two ranks is the gradient on the union of their tasks."""
     script = REPOSITORY / "tests" / "learners" / "ddp_gradient.py"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [sys.executable, str(script), str(tmp_path), str(order)], check=True, env=environment, timeout=300
-    )
+    subprocess.run([sys.executable, str(script), str(tmp_path), str(order)], check=True, env=environment, timeout=300)
     ranks = [torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(2)]
     tasks = [json.loads((tmp_path / f"rank{r}.json").read_text()) for r in range(2)]
 

@@ -22,7 +22,7 @@ def read_npz(path: Path) -> ImageArrays:
         ValueError: the file is damaged, an array is missing, or its shape or type is not as above; the file is named.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} can't be read as a numpy archive ({type(error).__name__}: {error})") from error

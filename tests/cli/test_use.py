@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from importlib.metadata import entry_points
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from metaad_zoo.cli import main
+from metaad_zoo.zoo import Checkpoint, save_checkpoint
+from tests.conftest import small_learner
+
+
+@pytest.fixture
+def place(tmp_path):
+    save_checkpoint(tmp_path / "model", Checkpoint(small_learner(), [], {"calibration": torch.linspace(-3, 3, 99)}))
+    for folder, n in (("good", 5), ("new", 7)):
+        (tmp_path / folder).mkdir()
+        for i in range(n):
+            picture = np.random.default_rng(i).integers(0, 255, (16, 16), np.uint8)
+            Image.fromarray(picture).save(tmp_path / folder / f"{i}.png")
+    return tmp_path
+
+
+def test_the_command_is_installed():
+    assert [e.value for e in entry_points(group="console_scripts", name="metaad")] == ["metaad_zoo.cli:main"]
+    done = subprocess.run(
+        [sys.executable, "-c", "from metaad_zoo.cli import main; raise SystemExit(main(['list', '--learners']))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "maml\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--backbones"], ["conv4", "resnet12"]),
+        (["--backbones", "res*"], ["resnet12"]),
+        (["--learners"], ["maml"]),
+        (["--datasets", "dig*"], ["digits"]),
+    ],
+)
+def test_list(arguments, expected, capsys):
+    assert main(["list", *arguments]) == 0
+    assert capsys.readouterr().out.split() == expected
+    assert main(["list", *arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == expected
+
+
+def test_adapt_then_score(place, capsys):
+    support, mine = str(place / "good"), str(place / "mine")
+    assert main(["adapt", str(place / "model"), "--support", support, "--out", mine]) == 0
+    assert "Adapted to 5 normal images" in capsys.readouterr().out
+    out = place / "scores.csv"
+    assert main(["score", mine, "--data", str(place / "new"), "--out", str(out), "--alpha", "0.2"]) == 0
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["sample", "score", "p_value", "anomaly"]
+    assert [row["sample"].rpartition("/")[2] for row in rows] == [f"{i}.png" for i in range(7)]
+    assert all((float(row["p_value"]) <= 0.2) == (row["anomaly"] == "1") for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["adapt", "nowhere", "--support", "{good}", "--out", "x"], "nowhere is no checkpoint"),
+        (["adapt", "{model}", "--support", "{root}/empty", "--out", "x"], "empty does not exist"),
+        (["score", "{model}", "--data", "{good}", "--out", "x"], "not fitted"),
+    ],
+)
+def test_errors_are_one_line_and_status_1(arguments, complaint, place, capsys):
+    names = {"good": place / "good", "model": place / "model", "root": place}
+    assert main([a.format(**names) for a in arguments]) == 1
+    message = capsys.readouterr().err
+    assert complaint in message
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
