@@ -23,10 +23,12 @@ class Detector:
         checkpoint: the model, as :func:`load_detector` reads it.
 
     Example:
-        >>> detector = load_detector("runs/quickstart/2026-01-31_12-00-00")  # doctest: +SKIP
-        >>> detector.fit("photos/good")  # doctest: +SKIP
-        >>> detector.predict("photos/new", alpha=0.1)  # doctest: +SKIP
-        array([0, 0, 1])
+        >>> from metaad_zoo.learners import GradientLearner
+        >>> learner = GradientLearner("conv4", {"width": 4}, {"image": (1, 16, 16)})  # better: load_detector("runs/...")
+        >>> detector = Detector(Checkpoint(learner, [], {"calibration": torch.arange(9.0)}))
+        >>> images = np.random.default_rng(0).random((8, 16, 16), dtype=np.float32)
+        >>> detector.fit(images[:5]).predict(images, alpha=0.1).shape
+        (8,)
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:

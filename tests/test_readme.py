@@ -1,0 +1,36 @@
+"""The README's commands and figures are true."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text()
+RESULTS = sorted((REPOSITORY / "benchmarks" / "results").glob("*.json"))
+
+
+def test_tables_are_what_the_result_files_say():
+    script = REPOSITORY / "benchmarks" / "readme_tables.py"
+    done = subprocess.run([sys.executable, str(script), "--check"], check=False)
+    assert done.returncode == 0, "run `python benchmarks/readme_tables.py`"
+
+
+def test_every_file_named_is_there():
+    for path in re.findall(r"(?:configs|benchmarks|tests)/[\w/.-]+\.\w+", README):
+        assert (REPOSITORY / path).is_file(), path
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda p: p.stem)
+def test_result_files_are_honest(path):
+    results = json.loads(path.read_text())
+    assert path.stem in README
+    assert results["protocol"]["episodes"] >= 600
+    assert results["protocol"]["tasks"] >= 12
+    splits = results["protocol"]["data"]["splits"]
+    assert not set(splits["test"]) & (set(splits["train"]) | set(splits["val"]))
