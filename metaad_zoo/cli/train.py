@@ -56,7 +56,7 @@ class TrainingCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             # Learners adapt by gradients in validation too; data loaders deal out episodes to processes themselves.
-            trainer_defaults={"inference_mode": False, "use_distributed_sampler": False},
+            trainer_defaults={"inference_mode": False, "use_distributed_sampler": False, "log_every_n_steps": 10},
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -136,7 +136,7 @@ class _Last(ModelCheckpoint):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
-        trainer.save_checkpoint(str(Path(str(self.dirpath)) / "last.ckpt"))
+        trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt", weights_only=False)  # all of the state
 
 
 def _keep_earlier_metrics(run_dir: Path) -> None:
