@@ -3,6 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from metaad_zoo.data import CarelessCamera, ImageEpisodes
@@ -43,6 +45,28 @@ def test_split_by_counts_keeps_groups_together():
     assert split_by_counts(names, [5, 2, 2], by="parent", seed=4) != splits
     with pytest.raises(ValueError, match="at most the 9 groups"):
         split_by_counts(names, [5, 3, 2], by="parent", seed=0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 5), min_size=3, max_size=12),
+    by=st.sampled_from(["class", "parent"]),
+    seed=st.integers(0, 2**31),
+    data=st.data(),
+)
+def test_splits_by_counts_are_always_disjoint(sizes, by, seed, data):
+    names = [f"a{a}/c{c}" for a, n in enumerate(sizes) for c in range(n)]
+    groups = len(sizes) if by == "parent" else len(names)
+    train = data.draw(st.integers(0, groups))
+    val = data.draw(st.integers(0, groups - train))
+    test = data.draw(st.integers(0, groups - train - val))
+    splits = split_by_counts(names, [train, val, test], by, seed)
+    everything = [n for part in splits.values() for n in part]
+    assert len(set(everything)) == len(everything)
+    of = (lambda n: n.split("/")[0]) if by == "parent" else (lambda n: n)
+    parts = [{of(n) for n in part} for part in splits.values()]
+    assert [len(p) for p in parts] == [train, val, test]
+    assert not (parts[0] & parts[1]) | (parts[0] & parts[2]) | (parts[1] & parts[2])
 
 
 class TestCamera:

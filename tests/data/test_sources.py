@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -194,6 +197,29 @@ def test_torchvision_reads_what_lies_in_the_folder(tmp_path):
     source = read_known("torchvision/MNIST", tmp_path)
     assert torch.equal(source.images[3:, 0], torch.as_tensor(last))
     assert [source.class_names[i] for i in source.labels] == ["7 - seven", "1 - one", "0 - zero"] * 2
+
+
+def test_omniglot_through_torchvision(tmp_path, monkeypatch):
+    """torchvision's own layout with one character a part; it checks the archives' md5, which are ours here."""
+    md5 = {}
+    for i, part in enumerate(("images_background", "images_evaluation")):
+        character = tmp_path / "omniglot-py" / part / f"Alphabet{i}" / "character01"
+        for drawing in range(2):
+            picture = np.full((105, 105), 255, np.uint8)
+            picture[40:60, 50] = 0  # ink is black on white
+            write(character / f"{drawing}.png")
+            Image.fromarray(picture).convert("1").save(character / f"{drawing}.png")
+        archive = tmp_path / "omniglot-py" / f"{part}.zip"
+        archive.write_bytes(part.encode())
+        md5[part] = hashlib.md5(archive.read_bytes()).hexdigest()
+    monkeypatch.setattr(torchvision.datasets.Omniglot, "zips_md5", md5)
+    source = read_known("torchvision/Omniglot", tmp_path)
+    names = ["images_background/Alphabet0/character01", "images_evaluation/Alphabet1/character01"]
+    assert list(source.class_names) == names
+    assert source.labels.tolist() == [0, 0, 1, 1]
+    assert source.images[0, 0, 50, 50] == 255, "ink is bright"
+    assert source.images[0, 0, 0, 0] == 0
+    assert source.converted(28, None).image_shape == (1, 28, 28)
 
 
 def test_torchvision_without_files_or_network_says_so(tmp_path, monkeypatch):
