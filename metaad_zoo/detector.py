@@ -24,7 +24,7 @@ class Detector:
 
     Example:
         >>> from metaad_zoo.learners import GradientLearner
-        >>> learner = GradientLearner("conv4", {"width": 4}, {"image": (1, 16, 16)})  # better: load_detector("runs/...")
+        >>> learner = GradientLearner("conv4", {"width": 4}, {"image": (1, 16, 16)})
         >>> detector = Detector(Checkpoint(learner, [], {"calibration": torch.arange(9.0)}))
         >>> images = np.random.default_rng(0).random((8, 16, 16), dtype=np.float32)
         >>> detector.fit(images[:5]).predict(images, alpha=0.1).shape
