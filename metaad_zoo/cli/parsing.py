@@ -58,6 +58,8 @@ class HintingParser(LightningArgumentParser):
         near = [hint for key in _unknown_keys(message) for hint in nearest_keys(key, self._known_keys())]
         if near:
             message += f"\nDid you mean {' or '.join(dict.fromkeys(near))}?"
+        if "required: data, model" in message:
+            message += "\nName an experiment: python train.py --config configs/quickstart.yaml"
         self.exit(2, f"error: {message}\nFor all options: python train.py --help\n")
         raise AssertionError("exit does not return")
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from metaad_zoo.episodes.draw import assemble
 from metaad_zoo.episodes.episode import Episode
-from metaad_zoo.episodes.pool import ClassTaskPool, TaskPool, assemble
+from metaad_zoo.episodes.pool import ClassTaskPool, TaskPool
 from metaad_zoo.episodes.spec import EpisodeSpec
 
 
