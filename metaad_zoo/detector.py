@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from metaad_zoo.episodes import ANOMALOUS, NORMAL, UNLABELLED, Adapted
+from metaad_zoo.episodes import NORMAL, Adapted
 from metaad_zoo.evaluation.calibration import p_values
-from metaad_zoo.samples import as_samples
+from metaad_zoo.samples import as_labels, as_samples, refuse_anomalies_in
 from metaad_zoo.zoo import Checkpoint, CheckpointError, is_checkpoint, load_checkpoint, save_checkpoint
 
 SCORING_CHUNK = 256
@@ -41,6 +41,11 @@ class Detector:
         """Classes or domains that meta-training and validation have seen: a figure on these is not honest."""
         return self._checkpoint.trained_on
 
+    def __repr__(self) -> str:
+        learner = self._checkpoint.learner
+        backbone = learner.arguments()["backbone"]
+        return f"Detector({learner.registered_name}, {backbone}, {self.input_shapes}, fitted={self.is_fitted})"
+
     @property
     def is_fitted(self) -> bool:
         """Whether :meth:`fit` has been called, here or before the detector was saved."""
@@ -65,22 +70,18 @@ class Detector:
 
         Raises:
             ValueError: samples or labels can't be used, or no sample is normal or unlabelled.
+            FloatingPointError: the inner loop diverged; the detector then stays as it was.
         """
+        if labels is None:
+            refuse_anomalies_in(support)
         samples = as_samples(support, self.input_shapes)
         n = len(next(iter(samples.values())))
-        kinds = torch.full((n,), NORMAL) if labels is None else torch.as_tensor(np.asarray(labels))
-        if kinds.shape != (n,) or not set(kinds.unique().tolist()) <= {NORMAL, ANOMALOUS, UNLABELLED}:
-            raise ValueError(
-                f"expected {n} labels of 0 (normal), 1 (anomalous), -1 (unlabelled), saw shape {tuple(kinds.shape)} "
-                f"with values {kinds.unique().tolist()[:10]}"
-            )
-        if bool((kinds == ANOMALOUS).all()):
-            raise ValueError(
-                f"all {n} support samples are labelled anomalous: give at least one normal or unlabelled one"
-            )
-        self._checkpoint.tensors["support_labels"] = kinds.long()
+        kinds = as_labels([NORMAL] * n if labels is None else labels, n)
+        # A copy: what is done to the caller's array later must not reach the detector.
+        samples = {name: x.clone() for name, x in samples.items()}
+        self._adapted = self._checkpoint.learner.adapt(samples, kinds)
+        self._checkpoint.tensors["support_labels"] = kinds
         self._checkpoint.tensors |= {f"support/{name}": x for name, x in samples.items()}
-        self._adapt()
         return self
 
     def _adapt(self) -> None:
@@ -137,11 +138,9 @@ class Detector:
         scores = self.score(samples)
         p = self._p_values(scores)
         n = len(self._checkpoint.tensors["calibration"])
-        if alpha * (n + 1) < 1:
-            raise ValueError(
-                f"{n} calibration scores can't promise {alpha} false alarms: take alpha >= {1 / (n + 1):.2g}"
-            )
-        return scores, p, (p <= alpha).astype(np.int64)
+        if alpha * (n + 1) < 1 - 1e-9:
+            raise ValueError(f"{n} calibration scores can't promise {alpha} false alarms: take alpha >= 1/{n + 1}")
+        return scores, p, (p <= alpha + 1e-12).astype(np.int64)
 
     def _p_values(self, scores: np.ndarray) -> np.ndarray:
         calibration = self._checkpoint.tensors.get("calibration")
@@ -167,7 +166,24 @@ def load_detector(name: str | Path) -> Detector:
         raise CheckpointError(
             f"{folder} is no checkpoint: expected a finished run (runs/<name>/<time>), or what detector.save wrote"
         )
-    detector = Detector(load_checkpoint(places[0]))
-    if "support_labels" in detector._checkpoint.tensors:
+    checkpoint = load_checkpoint(places[0])
+    _check_tensors(places[0], checkpoint)
+    detector = Detector(checkpoint)
+    if "support_labels" in checkpoint.tensors:
         detector._adapt()
     return detector
+
+
+def _check_tensors(folder: Path, checkpoint: Checkpoint) -> None:
+    """Refuse calibration scores and support sets that no detector has written."""
+    tensors = checkpoint.tensors
+    calibration = tensors.get("calibration", torch.zeros(0))
+    if calibration.ndim != 1 or torch.isnan(calibration).any() or bool((calibration.diff() < 0).any()):
+        raise CheckpointError(f"{folder} holds calibration scores that are not an ascending row of numbers: damaged")
+    if "support_labels" in tensors:
+        try:
+            shapes = checkpoint.learner.arguments()["input_shapes"]
+            found = as_samples({name: tensors[f"support/{name}"] for name in shapes}, shapes)
+            as_labels(tensors["support_labels"], len(next(iter(found.values()))))
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"{folder} holds a support set that does not fit its model: {error}") from error

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
 from metaad_zoo.data.sources import list_images, read_images, read_path
+from metaad_zoo.episodes import ANOMALOUS, NORMAL, UNLABELLED
 
 
 def as_samples(data: Any, input_shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
@@ -43,6 +44,39 @@ def as_samples(data: Any, input_shapes: Mapping[str, Sequence[int]]) -> dict[str
         if bad:
             raise ValueError(f"{name!r} holds NaN or infinity in sample {bad[:10]}: remove or mend these samples")
     return samples
+
+
+def as_labels(labels: Any, n: int) -> Tensor:
+    """Support labels ``(n,)`` int64 out of 0 (normal), 1 (anomalous), -1 (unlabelled).
+
+    Raises:
+        ValueError: there are not n of them, one is none of these, or all are anomalous.
+    """
+    array = np.array(labels.detach().cpu().numpy() if isinstance(labels, Tensor) else labels)
+    kinds = {NORMAL, ANOMALOUS, UNLABELLED}
+    if array.shape != (n,) or array.dtype.kind not in "biuf" or not set(array.tolist()) <= kinds:
+        raise ValueError(
+            f"expected {n} labels of 0 (normal), 1 (anomalous), -1 (unlabelled), saw shape {array.shape} with values "
+            f"{sorted(set(map(str, array.ravel().tolist())))[:10]}"
+        )
+    if (array == ANOMALOUS).all():
+        raise ValueError(f"all {n} support samples are labelled anomalous: give at least one normal or unlabelled one")
+    return torch.as_tensor(array.astype(np.int64))
+
+
+def refuse_anomalies_in(support: Any) -> None:
+    """Refuse an ``.npz`` of several classes, or with anomalies, as a support set without labels.
+
+    Raises:
+        ValueError: as said; the file is named.
+    """
+    if isinstance(support, (str, Path)) and Path(support).suffix == ".npz":
+        source = read_path(Path(support).expanduser())
+        if len(source.class_names) > 1 or (source.anomalous is not None and source.anomalous.any()):
+            raise ValueError(
+                f"{support} holds {len(source.class_names)} classes or anomalies, all of which would count "
+                "as normal support; give the normal images alone, or labels"
+            )
 
 
 def image_files(path: Path) -> list[Path]:
@@ -78,11 +112,15 @@ def _as_images(data: Any, shape: Sequence[int]) -> Tensor:
 def _array_of_images(data: Any, channels: int) -> Tensor:
     """Floats ``(n, C, H, W)`` from an array in one of the usual layouts."""
     try:
-        x = data.detach().cpu() if isinstance(data, Tensor) else torch.as_tensor(np.asarray(data))
-    except TypeError as error:
+        # A copy also straightens negative strides and read-only memory, which torch does not take.
+        x = data.detach().cpu() if isinstance(data, Tensor) else torch.as_tensor(np.array(data))
+    except (TypeError, ValueError) as error:
+        seen = f"{type(data).__name__} ({error})"
+        raise ValueError(f"expected images as an array, a tensor, files or a folder, saw {seen}") from error
+    if x.ndim == 3 and (x.shape[2] in (1, 3) or x.shape[0] == channels == 3):
         raise ValueError(
-            f"expected images as an array, a tensor, files or a folder, saw {type(data).__name__}"
-        ) from error
+            f"shape {tuple(x.shape)} looks like one colour image where several are expected: give it as images[None]"
+        )
     if x.ndim == 3:
         x = x[:, None]
     elif x.ndim == 4 and x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):
@@ -91,10 +129,14 @@ def _array_of_images(data: Any, channels: int) -> Tensor:
         raise ValueError(
             f"expected images of shape (n, H, W), (n, H, W, C) or (n, C, H, W) with C 1 or 3, saw {tuple(x.shape)}"
         )
+    if 0 in x.shape[1:]:
+        raise ValueError(f"expected images with pixels, saw shape {tuple(x.shape)}")
     if x.dtype == torch.uint8:
         return x.float() / 255
     if not x.is_floating_point():
-        raise ValueError(f"expected images as uint8 or as floats in about [0, 1], saw {x.dtype}")
+        raise ValueError(
+            f"expected images as uint8 (0 to 255) or as floats in about [0, 1], saw {x.dtype}: convert them"
+        )
     finite = x[torch.isfinite(x)]
     if len(finite) and (finite.min() < -1 or finite.max() > 2):
         raise ValueError(

@@ -35,6 +35,10 @@ def test_imports_point_down(path):
     for node in ast.walk(ast.parse(path.read_text())):
         modules = [node.module] if isinstance(node, ast.ImportFrom) else []
         modules += [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            if node.module == "metaad_zoo":
+                modules = [f"metaad_zoo.{a.name}" for a in node.names]
         for module in modules:
             if module and module.startswith("metaad_zoo."):
                 other = module.split(".")[1]

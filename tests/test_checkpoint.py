@@ -18,7 +18,7 @@ from tests.conftest import small_learner
 @pytest.fixture
 def folder(tmp_path):
     learner = small_learner(learn_lr="parameter")
-    save_checkpoint(tmp_path / "c", Checkpoint(learner, ["digits/0"], {"calibration": torch.arange(5.0)}), "a: 1\n")
+    save_checkpoint(tmp_path / "c", Checkpoint(learner, ["digits/0"], {"calibration": torch.arange(5.0)}, "a: 1\n"))
     return tmp_path / "c"
 
 
@@ -94,12 +94,18 @@ def test_weights_of_another_shape_or_name(folder, tmp_path):
         ({"format": 99}, r"format 99.*pip install -U"),
         ({"format": None}, "names no format"),
         ({"format": "1"}, "names no format"),
+        ({"format": -3}, "names format -3"),
         ({"learner": None}, "learner missing"),
         ({"learner": "os.system"}, "unknown learner 'os.system'"),
         ({"arguments": []}, "arguments missing or of a wrong type"),
         ({"arguments": {"backbone": "convv4", "input_shapes": {"image": [1, 16, 16]}}}, "did you mean 'conv4'"),
         ({"arguments": {"malice": 1}}, "can't be built"),
         ({"arguments": {"input_shapes": {"image": [1, 16, 16]}, "inner_loop": {"steps": -4}}}, "steps >= 0"),
+        ({"arguments": {"input_shapes": {"image": [1, 16, 16]}, "inner_loop": {"steps": 2.5}}}, "whole steps"),
+        ({"arguments": {"input_shapes": [1]}}, "can't be built"),
+        ({"arguments": {"backbone": 5, "input_shapes": {"image": [1, 16, 16]}}}, "can't be built"),
+        ({"arguments": {"backbone_options": {"width": 10**6}, "input_shapes": {"image": [1, 16, 16]}}}, "do not fit"),
+        ({"arguments": {"backbone_options": {"width": -1}, "input_shapes": {"image": [1, 16, 16]}}}, "can't be built"),
         ({"sha256": {}}, "its manifest says None"),
         ({"trained_on": "all"}, "trained_on missing or of a wrong type"),
     ],

@@ -63,7 +63,9 @@ class EpisodicBatchNorm(nn.Module):
         rows = _reference_rows.get()
         reference = x if rows is None or self.policy == "transductive" else x[:rows]
         axes = [0, *range(2, x.ndim)]
-        return torch.var_mean(reference, axes, correction=0)
+        # In half precision the mean of many values loses its digits.
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return torch.var_mean(reference.to(wide), axes, correction=0)
 
     def forward(self, x: Tensor) -> Tensor:
         variance, mean = self._statistics(x)
@@ -72,7 +74,7 @@ class EpisodicBatchNorm(nn.Module):
         if self.weight is not None:
             scale, shift = scale * self.weight, shift * self.weight + self.bias
         shape = (-1,) + (1,) * (x.ndim - 2)
-        out: Tensor = self.activation(x * scale.view(shape) + shift.view(shape))
+        out: Tensor = self.activation((x * scale.view(shape) + shift.view(shape)).to(x.dtype))
         return out
 
 

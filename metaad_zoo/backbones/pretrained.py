@@ -39,19 +39,20 @@ class TimmBackbone(Backbone):
         self, model: str, in_channels: int = 3, image_size: int | None = None, pretrained: bool = False
     ) -> None:
         super().__init__()
-        if not timm.is_model(model):
-            raise unknown_name("backbone", TIMM_PREFIX + model, [TIMM_PREFIX + n for n in timm.list_models()])
+        require_model(model)
         self.in_channels, self.image_size = in_channels, image_size
         self.body = _create(model, in_channels, image_size, pretrained)
         config: dict[str, Any] = self.body.pretrained_cfg  # type: ignore[assignment]
         self.embedding_dim = self._probe(model, image_size or config["input_size"][-1])
         mean, std = torch.zeros(in_channels), torch.ones(in_channels)
-        if pretrained and len(config["mean"]) == in_channels:
+        if pretrained:
             mean, std = torch.tensor(config["mean"]), torch.tensor(config["std"])
+            if in_channels != len(mean):  # as timm averages or repeats the first layer's weights
+                mean, std = mean.mean().expand(in_channels).clone(), std.mean().expand(in_channels).clone()
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", mean.view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", std.view(-1, 1, 1), persistent=False)
+        self.register_buffer("mean", mean.view(-1, 1, 1))
+        self.register_buffer("std", std.view(-1, 1, 1))
 
     def _probe(self, model: str, size: int) -> int:
         """Find out now, not after an hour's work, whether the model takes this size; its output's length."""
@@ -70,14 +71,25 @@ class TimmBackbone(Backbone):
         return embedding
 
 
+def require_model(model: str) -> None:
+    """Refuse a name that timm does not know, with the nearest that it does.
+
+    Raises:
+        ValueError: as said.
+    """
+    if not timm.is_model(model):
+        raise unknown_name("backbone", TIMM_PREFIX + model, [TIMM_PREFIX + n for n in timm.list_models()])
+
+
 def _create(model: str, in_channels: int, image_size: int | None, pretrained: bool) -> torch.nn.Module:
     options: dict[str, Any] = {"pretrained": pretrained, "in_chans": in_channels, "num_classes": 0}
     try:
         if image_size is not None:
             try:
                 return timm.create_model(model, img_size=image_size, **options)  # transformers are built for a size
-            except TypeError:
-                pass  # convolutional models take any size and know no img_size
+            except TypeError as error:
+                if "img_size" not in str(error):  # convolutional models take any size and know no img_size
+                    raise
         return timm.create_model(model, **options)
     except (OSError, RuntimeError) as error:
         raise ValueError(

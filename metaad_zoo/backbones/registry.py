@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
@@ -86,15 +87,22 @@ def create_backbone(name: str, **options: Any) -> Backbone:
         torch.Size([2, 64])
     """
     if name.startswith(TIMM_PREFIX):
-        from metaad_zoo.backbones.pretrained import TimmBackbone  # timm takes a second to import
+        from metaad_zoo.backbones.pretrained import TimmBackbone, require_model  # timm takes a second to import
 
+        require_model(name.removeprefix(TIMM_PREFIX))
+        _check_options(name, TimmBackbone, {"model": None, **options})
         return TimmBackbone(name.removeprefix(TIMM_PREFIX), **options)
     if name not in _BUILDERS:
         raise unknown_name("backbone", name, [*_BUILDERS, *_timm_names(f"*{name}*")])
-    try:
-        return _BUILDERS[name](**options)
-    except TypeError as error:
-        raise ValueError(f"backbone {name!r}: {error}") from error
+    _check_options(name, _BUILDERS[name], options)
+    return _BUILDERS[name](**options)
+
+
+def _check_options(name: str, builder: Callable[..., Backbone], options: Mapping[str, Any]) -> None:
+    known = inspect.signature(builder).parameters
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"option of backbone {name!r}:", option, set(known) - {"model"})
 
 
 def _timm_names(pattern: str) -> list[str]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 
 from metaad_zoo.data import EpisodeDataModule
-from metaad_zoo.episodes import Method
+from metaad_zoo.episodes import Episode, Method
 from metaad_zoo.evaluation.baselines import FlagEverything, NearestNeighbour
 from metaad_zoo.evaluation.calibration import normal_scores
 from metaad_zoo.evaluation.plots import episode_figure, learning_curve
@@ -20,13 +21,64 @@ from metaad_zoo.evaluation.report import results_table, write_json
 from metaad_zoo.learners import GradientLearner, Learner, from_scratch, untrained
 from metaad_zoo.zoo import Checkpoint, save_checkpoint
 
-if TYPE_CHECKING:
-    from metaad_zoo.cli.train import TrainingCLI
-
 TABLE_WIDTH = 118
 
 
-def conclude(cli: TrainingCLI, learner: Learner, data: EpisodeDataModule) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Conclusion:
+    """What the end of a run is told.
+
+    Args:
+        run_dir: the run's folder.
+        alpha: false-alarm rate that thresholds aim at.
+        seed: of the untrained networks.
+        seen: classes or domains that the learner was trained and chosen on.
+        weights: which of the training's weights these are, for the protocol.
+        next_command: a command to propose; ``{run}`` stands for the run's folder.
+    """
+
+    run_dir: Path
+    alpha: float
+    seed: int
+    seen: list[str]
+    weights: str
+    next_command: str | None
+
+
+def check_before_training(data: EpisodeDataModule, alpha: float) -> None:
+    """Refuse, before any work is lost, what the evaluation after it could not do.
+
+    Raises:
+        ValueError: there is no val or test split, a class is too small, or alpha is out of range or lower than the
+            validation episodes can promise.
+    """
+    data.sampler("val")
+    data.sampler("test")
+    scores = data.val_episodes * data.test_episode.query_normal
+    if not 0 < alpha < 1 or alpha * (scores + 1) < 1:
+        raise ValueError(
+            f"alpha is {alpha}; expected a false-alarm rate below 1 and of at least 1/{scores + 1}, for there are "
+            f"{scores} normal queries in the validation episodes"
+        )
+    if data.test_episode.query_normal == 0 or data.test_episode.query_anomalous == 0:
+        raise ValueError("data.test_episode has queries of one kind only: AUROC needs normal and anomalous ones")
+
+
+def refuse_seen(data: EpisodeDataModule, seen: list[str]) -> None:
+    """Refuse to test a model on classes or domains that it was trained or chosen on.
+
+    Raises:
+        ValueError: names them.
+    """
+    shared = sorted(set(seen) & data.pools["test"].members)
+    if shared:
+        raise ValueError(
+            f"the checkpoint was trained or chosen on {shared[:10]}, which are in the test split: meta-test classes "
+            "must never be seen in meta-training; take other classes for data.splits, or another checkpoint"
+        )
+
+
+def conclude(learner: Learner, data: EpisodeDataModule, end: Conclusion) -> dict[str, Any]:
     """Evaluate on the test split, print the table, and fill the run's folder.
 
     Writes ``results.json``, ``episode.png``, ``learning_curve.png`` and the folder ``model`` that
@@ -36,19 +88,18 @@ def conclude(cli: TrainingCLI, learner: Learner, data: EpisodeDataModule) -> dic
         The results.
     """
     console = Console()
-    learner.eval()
-    results = test_results(learner, data, cli.config["alpha"], cli.config["seed_everything"], console)
-    cli.run_dir.mkdir(parents=True, exist_ok=True)
-    write_json(cli.run_dir / "results.json", results)
-    _draw(cli.run_dir, learner, data, results)
-    _save_model(cli, learner, data)
+    save_model(learner, data, end)
+    results = test_results(learner, data, end, console)
+    write_json(end.run_dir / "results.json", results)
+    _draw(end.run_dir, learner, data, results)
     wide = console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)
     wide.print(results_table(results))
     camera = results["protocol"]["data"].get("camera")
     console.print(f"Pictures seen through: {camera or 'no camera, as they are'}")
-    console.print(f"All figures, pictures and the model: {cli.run_dir}")
-    if cli.config["next"]:
-        console.print(f"Next, try:  [bold]{cli.config['next'].format(run=cli.run_dir)}[/bold]", soft_wrap=True)
+    console.print(f"All figures, pictures and the model: {end.run_dir}", soft_wrap=True)
+    if end.next_command:
+        command = end.next_command.replace("{run}", str(end.run_dir))
+        console.print(f"Next, try:  [bold]{command}[/bold]", soft_wrap=True)
     return results
 
 
@@ -64,38 +115,44 @@ def methods_for(learner: Learner, seed: int) -> dict[str, Method]:
     return methods
 
 
-def test_results(
-    learner: Learner, data: EpisodeDataModule, alpha: float, seed: int, console: Console
-) -> dict[str, Any]:
+def test_results(learner: Learner, data: EpisodeDataModule, end: Conclusion, console: Console) -> dict[str, Any]:
     """The content of ``results.json``.
 
     Args:
         learner: trained, in eval mode.
         data: its val split chooses thresholds, its test split is scored.
-        alpha: false-alarm rate that the thresholds aim at.
-        seed: of the untrained networks.
+        end: alpha, seed and what the protocol says of the training.
         console: shows progress.
     """
-    methods = methods_for(learner, seed)
+    methods = methods_for(learner, end.seed)
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("thresholds on validation tasks", total=len(methods))
-        calibration = list(data.episodes("val", data.val_episodes))
-        thresholds = calibrated_thresholds(methods, calibration, alpha, lambda: progress.advance(bar))
+        calibration = list(calibration_episodes(data))
+        thresholds = calibrated_thresholds(methods, calibration, end.alpha, lambda: progress.advance(bar))
         bar = progress.add_task("test on unseen tasks", total=data.test_episodes)
         episodes = data.episodes("test", data.test_episodes)
         figures = evaluate(methods, episodes, thresholds, lambda: progress.advance(bar))
     protocol = {
         "data": data.description(),
         "split": "test",
+        "trained_or_chosen_on": end.seen,
+        "weights": end.weights,
         "episodes": data.test_episodes,
         "tasks": len(next(iter(figures.values()))["tasks"]),
-        "alpha": alpha,
-        "threshold": f"{1 - alpha:.0%} conformal quantile of normal queries in {data.val_episodes} validation episodes",
-        "intervals": "95 % BCa bootstrap over tasks, a task's figure being the mean of its episodes",
-        "seed": seed,
+        "alpha": end.alpha,
+        "threshold": f"{1 - end.alpha:.0%} conformal quantile of the normal queries in {data.val_episodes} episodes of "
+        "the validation tasks, others than those that chose the weights",
+        "intervals": "95 % BCa bootstrap over tasks, a task's figure being the mean of its episodes; pairs that share "
+        "a class are taken as independent, and there is one training",
+        "seed": end.seed,
         "learner": {"name": learner.registered_name, **learner.arguments()},
     }
-    return {"protocol": protocol, "methods": figures, "environment": environment()}
+    return {"protocol": protocol, "methods": figures, "environment": environment(str(learner.device))}
+
+
+def calibration_episodes(data: EpisodeDataModule) -> Iterator[Episode]:
+    """Episodes of the validation tasks, but not those (of epoch 0) by which the best checkpoint is chosen."""
+    return data.episodes("val", data.val_episodes, epoch=1)
 
 
 def _draw(run_dir: Path, learner: Learner, data: EpisodeDataModule, results: dict[str, Any]) -> None:
@@ -110,22 +167,24 @@ def _draw(run_dir: Path, learner: Learner, data: EpisodeDataModule, results: dic
         episode_figure(episode, scores, threshold).savefig(run_dir / "episode.png", dpi=120)
 
 
-def _save_model(cli: TrainingCLI, learner: Learner, data: EpisodeDataModule) -> None:
-    calibration = normal_scores(learner, data.episodes("val", data.val_episodes))
-    seen = sorted(m for split in ("train", "val") if split in data.pools for m in data.pools[split].members)
-    config = cli.run_dir / "config.yaml"
+def save_model(learner: Learner, data: EpisodeDataModule, end: Conclusion) -> None:
+    """Write the folder ``model`` of a run."""
+    learner.eval()
+    config = end.run_dir / "config.yaml"
     text = config.read_text(encoding="utf-8") if config.is_file() else None
-    save_checkpoint(cli.run_dir / "model", Checkpoint(learner, seen, {"calibration": calibration}), text)
+    calibration = normal_scores(learner, calibration_episodes(data))
+    save_checkpoint(end.run_dir / "model", Checkpoint(learner, end.seen, {"calibration": calibration}, text))
 
 
-def write_predictions(predictions: Any, run_dir: Path) -> None:
+def write_predictions(learner: Learner, data: EpisodeDataModule, run_dir: Path) -> None:
     """Scores of all test episodes as ``predictions.csv``: episode, task, sample, label, score."""
-    batches: Iterable[list[dict[str, Any]]] = predictions or []
+    learner.eval()
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["episode", "task", "sample", "label", "score"])
-        for i, row in enumerate(row for batch in batches for row in batch):
-            pairs = zip(row["labels"].tolist(), row["scores"].tolist(), strict=True)
-            writer.writerows([i, row["task"], sample, label, score] for sample, (label, score) in enumerate(pairs))
-    Console().print(f"Scores of all test episodes: {run_dir / 'predictions.csv'}")
+        for i, episode in enumerate(data.episodes("test", data.test_episodes)):
+            scores = learner.adapt(episode.support, episode.support_labels).score(episode.query).tolist()
+            pairs = zip(episode.query_labels.tolist(), scores, strict=True)
+            writer.writerows([i, episode.task, sample, label, score] for sample, (label, score) in enumerate(pairs))
+    Console().print(f"Scores of all test episodes: {run_dir / 'predictions.csv'}", soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -56,15 +57,18 @@ class HintingParser(LightningArgumentParser):
         if not self.exit_on_error:  # a parser inside this one, which will tell the whole story
             super().error(message, ex)
         near = [hint for key in _unknown_keys(message) for hint in nearest_keys(key, self._known_keys())]
-        if near:
-            message += f"\nDid you mean {' or '.join(dict.fromkeys(near))}?"
-        if "required: data, model" in message:
+        own = own_error(ex)
+        if own is not None:
+            message = str(own)
+        elif "required: data, model" in message:
             message += "\nName an experiment: python train.py --config configs/quickstart.yaml"
+        elif near:
+            message += f"\nDid you mean {' or '.join(dict.fromkeys(near))}?"
         self.exit(2, f"error: {message}\nFor all options: python train.py --help\n")
         raise AssertionError("exit does not return")
 
     def _known_keys(self) -> set[str]:
-        known = {str(action.dest) for action in self._actions}
+        known = {str(action.dest) for action in self._actions} | set(VERBS)
         bases: dict[str, type] = {"model": Learner, "data": EpisodeDataModule}
         for prefix, base in bases.items():
             for kind in _with_subclasses(base):
@@ -89,7 +93,7 @@ def _settings(kind: type) -> Iterator[str]:
 
 def _unknown_keys(message: str) -> list[str]:
     """Keys that one of jsonargparse's or argparse's messages complains of."""
-    pattern = r"[Kk]ey '([\w.]+)' is not expected|arguments: --([\w.]+)|Option '([\w.]+)' is not accepted"
+    pattern = r"[Kk]ey '([\w.]+)' is not expected|arguments: (?:--)?([\w.]+)|Option '([\w.]+)' is not accepted"
     return [next(filter(None, groups)).replace("init_args.", "") for groups in re.findall(pattern, message)]
 
 
@@ -105,3 +109,14 @@ def nearest_keys(key: str, known: set[str]) -> list[str]:
         return whole
     ends = {k.rpartition(".")[2]: k for k in sorted(known)}
     return [ends[end] for end in difflib.get_close_matches(key.rpartition(".")[2], sorted(ends), n=2, cutoff=0.7)]
+
+
+def own_error(error: BaseException | None) -> BaseException | None:
+    """The error of this package that a parser has wrapped in its own words, if there is one."""
+    while error is not None:
+        frames = list(traceback.walk_tb(error.__traceback__))
+        package = frames and frames[-1][0].f_globals.get("__name__", "").split(".")[0]
+        if package == "metaad_zoo" and isinstance(error, ValueError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

@@ -10,14 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
+import yaml
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from metaad_zoo.cli.conclude import conclude, write_predictions
-from metaad_zoo.cli.parsing import HintingParser, arrange
+from metaad_zoo.cli.conclude import (
+    Conclusion,
+    check_before_training,
+    conclude,
+    refuse_seen,
+    save_model,
+    write_predictions,
+)
+from metaad_zoo.cli.parsing import HintingParser, arrange, own_error
+from metaad_zoo.cli.resume import find_checkpoint, read_checkpoint, refuse_other_config
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.learners import Learner
 
@@ -25,11 +33,16 @@ METRICS_FILE = "metrics.csv"
 
 
 class _SaveConfig(SaveConfigCallback):
-    """The resolved config is written when fit starts; a resumed run writes it again."""
+    """Writes the resolved config into the run's folder when fit starts; a resumed run writes it again."""
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def __init__(self, parser: LightningArgumentParser, config: Any, run_dir: Path) -> None:
+        super().__init__(parser, config, save_to_log_dir=False)
+        self.run_dir = run_dir
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit":
-            super().setup(trainer, pl_module, stage)
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, self.run_dir / "config.yaml", skip_none=False, overwrite=True)
 
 
 class TrainingCLI(LightningCLI):
@@ -46,7 +59,6 @@ class TrainingCLI(LightningCLI):
             Learner,
             EpisodeDataModule,
             save_config_callback=_SaveConfig,
-            save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
             parser_class=HintingParser,
             subclass_mode_model=True,
@@ -72,13 +84,14 @@ class TrainingCLI(LightningCLI):
         parser.link_arguments(
             "data",
             "model.init_args.input_shapes",
-            compute_fn=lambda data: data.input_shapes,
+            compute_fn=_input_shapes,
             apply_on="instantiate",
         )
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         self.resume_from = find_checkpoint(self.config["ckpt_path"], Path(self.config["runs"]) / self.config["name"])
         self.run_dir = self._choose_run_dir()
+        self.save_config_kwargs = {"run_dir": self.run_dir}
         given = self.config_init["trainer"]
         if self.verb not in (None, "fit"):
             kwargs["logger"] = False  # a finished run's own logs stay as they are
@@ -94,9 +107,13 @@ class TrainingCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _choose_run_dir(self) -> Path:
-        """A resumed run goes on in its own folder; any other gets a new one, named by the time."""
+        """A resumed training goes on in its own folder; anything else gets a new one, named by the time."""
         folder = Path(self.config["runs"]) / self.config["name"]
-        if self.resume_from is not None and self.resume_from.parent.name == "checkpoints":
+        if (
+            self.verb in (None, "fit")
+            and self.resume_from is not None
+            and self.resume_from.parent.name == "checkpoints"
+        ):
             return self.resume_from.parent.parent
         stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         names = (stamp if i == 0 else f"{stamp}-{i}" for i in range(1000))
@@ -118,7 +135,7 @@ class TrainingCLI(LightningCLI):
             *callbacks,
             ModelCheckpoint(**place, filename="best", monitor="val/auroc", mode="max", save_top_k=1),
             _Last(**place, filename="last", every_n_train_steps=50, save_top_k=1),
-            LearningRateMonitor("step"),
+            *([] if given["logger"] is False else [LearningRateMonitor("step")]),
         ]
 
 
@@ -147,28 +164,6 @@ def _keep_earlier_metrics(run_dir: Path) -> None:
         file.rename(run_dir / f"metrics-{n}.csv")
 
 
-def find_checkpoint(wanted: str | None, folder: Path) -> Path | None:
-    """The checkpoint file that ``--ckpt_path`` means.
-
-    Args:
-        wanted: a file; ``"last"`` or ``"best"`` of the newest run in ``folder``; or None.
-        folder: ``<runs>/<name>``.
-
-    Raises:
-        SystemExit: there is no such file.
-    """
-    if wanted is None:
-        return None
-    if wanted not in ("last", "best"):
-        if not Path(wanted).is_file():
-            raise SystemExit(f"--ckpt_path {wanted}: there is no such file; give a .ckpt, or last or best")
-        return Path(wanted)
-    found = sorted(folder.glob(f"*/checkpoints/{wanted}.ckpt"), key=lambda p: p.parent.parent.name)
-    if not found:
-        raise SystemExit(f"--ckpt_path {wanted}: no run in {folder} has one yet; start one without --ckpt_path")
-    return found[-1]
-
-
 def run(argv: Sequence[str] | None = None) -> TrainingCLI:
     """Train, validate, test or predict as a command line says.
 
@@ -185,25 +180,50 @@ def run(argv: Sequence[str] | None = None) -> TrainingCLI:
         cli = TrainingCLI(args, verb)
         _run_verb(cli)
     except (ValueError, FloatingPointError) as error:
-        raise SystemExit(f"error: {error}") from error
+        raise SystemExit(f"error: {own_error(error) or error}") from error
     return cli
 
 
 def _run_verb(cli: TrainingCLI) -> None:
     trainer, learner, data = cli.trainer, cli.model, cli.datamodule
-    checkpoint = str(cli.resume_from) if cli.resume_from else None
-    if cli.verb in (None, "fit"):
-        trainer.fit(learner, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        checkpoint = str(cli.run_dir / "checkpoints" / "best.ckpt")
-    if trainer.interrupted or (cli.verb in (None, "test") and not trainer.is_global_zero):
+    trains, tests = cli.verb in (None, "fit"), cli.verb in (None, "test")
+    if not trains and cli.resume_from is None:
+        raise ValueError(f"{cli.verb} needs a trained model: add --ckpt_path best, or the path of a .ckpt")
+    if cli.config["trainer"]["limit_test_batches"] is not None:
+        raise ValueError("trainer.limit_test_batches does not reach the test: set data.test_episodes")
+    data.setup("fit" if trains else "test")
+    if tests:
+        check_before_training(data, cli.config["alpha"])
+    if trains and cli.resume_from:
+        refuse_other_config(cli.run_dir, yaml.safe_load(cli.parser.dump(cli.config)))
+    checkpoint = read_checkpoint(cli.resume_from, learner) if cli.resume_from else {}
+    weights = f"{cli.resume_from}"
+    if trains:
+        trainer.fit(learner, datamodule=data, ckpt_path=cli.resume_from, weights_only=True)
+        best = cli.run_dir / "checkpoints" / "best.ckpt"
+        weights = "best validation AUROC" if best.is_file() else "last step"
+        checkpoint = read_checkpoint(best, learner) if best.is_file() else {}
+    if cli.verb != "validate" and (not trainer.is_global_zero or cli.config["trainer"]["fast_dev_run"]):
         return
+    if checkpoint:
+        learner.load_state_dict(checkpoint["state_dict"])
     if cli.verb == "validate":
-        trainer.validate(learner, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        trainer.validate(learner, datamodule=data)
+        return
+    seen = checkpoint.get(type(data).__qualname__, {}).get("seen", data.seen)
+    if not trains:
+        refuse_seen(data, seen)
+    end = Conclusion(
+        cli.run_dir, cli.config["alpha"], int(cli.config["seed_everything"]), seen, weights, cli.config["next"]
+    )
+    if tests:
+        conclude(learner, data, end)
     elif cli.verb == "predict":
-        write_predictions(
-            trainer.predict(learner, datamodule=data, ckpt_path=checkpoint, weights_only=True), cli.run_dir
-        )
-    elif cli.verb in (None, "test") and not cli.config["trainer"]["fast_dev_run"]:
-        if checkpoint and Path(checkpoint).is_file():
-            learner.load_state_dict(torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"])
-        conclude(cli, learner, data)
+        write_predictions(learner, data, cli.run_dir)
+    elif "val" in data.pools:
+        save_model(learner, data, end)
+        print(f"The model: {cli.run_dir}")
+
+
+def _input_shapes(data: EpisodeDataModule) -> dict[str, tuple[int, ...]]:
+    return data.input_shapes

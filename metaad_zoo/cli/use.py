@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _adapt(options.name, options.support, options.out)
         else:
             _score(options.folder, options.data, options.out, options.alpha)
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -66,6 +66,8 @@ def _adapt(name: str, support: Path, out: Path) -> None:
 
 
 def _score(folder: str, data: Path, out: Path, alpha: float) -> None:
+    if not out.parent.is_dir():
+        raise ValueError(f"--out {out}: the folder {out.parent} does not exist; make it first")
     files = image_files(data)
     detector = load_detector(folder)
     scores, p, decisions = detector.judge(files, alpha)

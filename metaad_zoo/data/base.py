@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 import lightning.pytorch as pl
 
@@ -50,6 +50,15 @@ class EpisodeDataModule(pl.LightningDataModule):
         seed: int,
     ) -> None:
         super().__init__()
+        counts = {
+            "episodes_per_epoch": episodes_per_epoch,
+            "val_episodes": val_episodes,
+            "test_episodes": test_episodes,
+            "tasks_per_batch": tasks_per_batch,
+        }
+        for name, value in counts.items():
+            if value < 1:
+                raise ValueError(f"data.{name} is {value}; expected at least 1")
         self.episode, self.test_episode = episode, test_episode or episode
         self.episodes_per_epoch, self.val_episodes, self.test_episodes = (
             episodes_per_epoch,
@@ -89,14 +98,22 @@ class EpisodeDataModule(pl.LightningDataModule):
         spec = self.episode if split == "train" else self.test_episode
         return EpisodeSampler(self.pools[split], spec, split, self.seed)
 
-    def episodes(self, split: Split, n: int) -> Iterator[Episode]:
-        """The first ``n`` episodes of a split, one after the other."""
+    def episodes(self, split: Split, n: int, epoch: int = 0) -> Iterator[Episode]:
+        """The first ``n`` episodes of a split's epoch, one after the other."""
         sampler = self.sampler(split)
-        return (sampler.episode(0, i) for i in range(n))
+        return (sampler.episode(epoch, i) for i in range(n))
+
+    @property
+    def seen(self) -> list[str]:
+        """Names of the classes or domains of the train and val splits."""
+        return sorted(m for split in ("train", "val") if split in self.pools for m in self.pools[split].members)
 
     def setup(self, stage: str) -> None:
-        """Read the data and refuse overlapping splits, before any work is lost."""
+        """Read the data, refuse overlapping splits and classes that are too small, before any work is lost."""
         require_disjoint(**self.pools)
+        for split in get_args(Split):
+            if split in self.pools:
+                self.sampler(split)
 
     def _loader(self, split: Split, n: int, batch_size: int) -> EpisodeLoader:
         on_gpu = self.trainer is not None and type(self.trainer.accelerator).__name__ == "CUDAAccelerator"
@@ -111,22 +128,26 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> EpisodeLoader:
         self._train_loader = self._loader("train", self.episodes_per_epoch, self.tasks_per_batch)
+        limit = self.trainer.limit_train_batches if self.trainer is not None else None
+        if isinstance(limit, int):  # a shorter epoch ends there for the stream too, or a resumed run would go astray
+            self._train_loader.n_batches = min(limit, self._train_loader.n_batches)
         if self._resume_at:
             self._train_loader.load_state_dict(self._resume_at)
             self._resume_at = None
         return self._train_loader
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the stream of training episodes.
+        """The place in the stream of training episodes, and what has been seen.
 
         Lightning also saves a loader's own state, but forgets to restore it where a schedule has asked for the number
         of steps, since the loader is then made before the checkpoint is read.
         """
-        return self._train_loader.state_dict() if self._train_loader else {}
+        place = self._train_loader.state_dict() if self._train_loader else None
+        return {"place": place, "seen": self.seen}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Let the next training loader go on from a saved place."""
-        self._resume_at = state_dict
+        self._resume_at = state_dict["place"]
 
     def val_dataloader(self) -> EpisodeLoader:
         return self._loader("val", self.val_episodes, 1)

@@ -86,6 +86,8 @@ class ImageEpisodes(EpisodeDataModule):
             num_workers=num_workers,
             seed=seed,
         )
+        if image_size is not None and image_size < 1:
+            raise ValueError(f"data.image_size is {image_size}; expected pixels, at least 1")
         self.dataset, self.root, self.splits, self.split_by = dataset, root, splits, split_by
         self.anomalies, self.image_size, self.channels = anomalies, image_size, channels
         self.camera, self.finer_tasks = camera, finer_tasks
@@ -121,6 +123,10 @@ class ImageEpisodes(EpisodeDataModule):
 
     def _pool(self, split: str, names: Sequence[str]) -> TaskPool:
         source = self.images if self.camera is None else _Photographed(self.images, self.camera)
+        if self.images.anomalous is not None and self.finer_tasks:
+            raise ValueError(
+                f"data.finer_tasks={self.finer_tasks} is for classes; {source.name} has domains: set it to 0"
+            )
         if self.images.anomalous is not None:
             return DomainTaskPool(source, names, self.images.anomalous)
         pool = ClassTaskPool(source, names, self.anomalies)

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from metaad_zoo.episodes import SPLITS
+from metaad_zoo.names import unknown_name
 
 
 def split_by_patterns(names: Sequence[str], patterns: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
@@ -24,9 +25,9 @@ def split_by_patterns(names: Sequence[str], patterns: Mapping[str, Sequence[str]
         >>> split_by_patterns(["greek/a", "greek/b", "latin/a"], {"train": ["greek/*"], "test": ["latin/*"]})
         {'train': ['greek/a', 'greek/b'], 'val': [], 'test': ['latin/a']}
     """
-    unknown = [s for s in patterns if s not in SPLITS]
-    if unknown:
-        raise ValueError(f"unknown split {unknown}; expected {', '.join(SPLITS)}")
+    for split in patterns:
+        if split not in SPLITS:
+            raise unknown_name("split", split, SPLITS)
     splits: dict[str, list[str]] = {}
     owner: dict[str, str] = {}
     for split in SPLITS:

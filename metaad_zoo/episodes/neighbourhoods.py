@@ -33,7 +33,7 @@ class NeighbourhoodTaskPool(TaskPool):
             raise ValueError(f"share is {share}; expected a chance in [0, 1]")
         if features.ndim != 2 or len(features) != len(pool.source.labels):
             raise ValueError(f"expected features (n, d) of {len(pool.source.labels)} samples, saw {features.shape}")
-        self.pool, self.features, self.share = pool, features.astype(np.float32), share
+        self.pool, self.features, self.share = pool, features, share
 
     def __len__(self) -> int:
         return len(self.pool)
@@ -69,5 +69,6 @@ class NeighbourhoodTaskPool(TaskPool):
     def _neighbourhood(self, ids: np.ndarray, size: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
         """A random sample out of ``ids`` and the ``size`` samples nearest to it (itself among them), shuffled."""
         anchor = int(rng.choice(ids))
-        distances = np.square(self.features[ids] - self.features[anchor]).sum(1)
+        here = self.features[ids].astype(np.float32)
+        distances = np.square(here - self.features[anchor].astype(np.float32)).sum(1)
         return anchor, rng.permutation(ids[np.argsort(distances, kind="stable")[:size]])

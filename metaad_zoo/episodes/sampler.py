@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
+import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
@@ -34,8 +35,8 @@ class EpisodeSampler:
     Raises:
         ValueError: the split is unknown, or a class of the pool is too small for the spec.
 
-    The generator of episode ``(epoch, index)`` is ``numpy``'s PCG64 seeded by ``SeedSequence([seed, split, epoch,
-    index])``: nothing else enters, neither worker nor process nor what was drawn before.
+    The generator of episode ``(epoch, index)`` is numpy's PCG64 seeded by ``SeedSequence([seed, split],
+    spawn_key=(epoch, index))``: nothing else enters, neither worker nor process nor what was drawn before.
     """
 
     def __init__(self, pool: TaskPool, spec: EpisodeSpec, split: Split, seed: int) -> None:
@@ -46,7 +47,7 @@ class EpisodeSampler:
         self._walk = self._rng().permutation(len(pool))
 
     def _rng(self, *address: int) -> np.random.Generator:
-        return np.random.default_rng(np.random.SeedSequence([self.seed, SPLITS.index(self.split), *address]))
+        return np.random.default_rng(np.random.SeedSequence([self.seed, SPLITS.index(self.split)], spawn_key=address))
 
     def episode(self, epoch: int, index: int) -> Episode:
         """Episode ``index`` of ``epoch``, both counted from 0."""
@@ -118,6 +119,7 @@ class EpisodeLoader:
                 f"{self.world_size} processes: raise the episodes or lower tasks_per_batch"
             )
         self.epoch, self.batch = 0, 0
+        self._begun = False
         self._keys = _Keys()
         self._loader: DataLoader[Episode] = DataLoader(
             _Episodes(sampler),
@@ -126,6 +128,7 @@ class EpisodeLoader:
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=pin_memory,
+            generator=torch.Generator(),  # a loader draws a seed for its workers: not out of the training's own stream
         )
 
     def __len__(self) -> int:
@@ -137,8 +140,10 @@ class EpisodeLoader:
         return [(epoch, first + i * self.world_size) for i in range(self.batch_size)]
 
     def __iter__(self) -> Iterator[EpisodeBatch]:
-        if self.batch >= self.n_batches:
+        # A pass that was cut short (a sanity check, a limit) is not taken up again; a saved place is.
+        if self._begun or self.batch >= self.n_batches:
             self.epoch, self.batch = self.epoch + int(self.advance), 0
+        self._begun = True
         self._keys.batches = [self.keys(self.epoch, b) for b in range(self.batch, self.n_batches)]
         for episodes in self._loader:
             self.batch += 1  # before the yield: a checkpoint written during this batch counts it as done
@@ -150,4 +155,4 @@ class EpisodeLoader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved place."""
-        self.epoch, self.batch = state["epoch"], state["batch"]
+        self.epoch, self.batch, self._begun = state["epoch"], state["batch"], False

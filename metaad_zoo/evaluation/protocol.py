@@ -134,8 +134,12 @@ def interval(values: np.ndarray) -> list[float] | None:
     return [float(found.low), float(found.high)]
 
 
-def environment() -> dict[str, str]:
-    """Versions and device, for a results file."""
+def environment(device: str) -> dict[str, str]:
+    """Versions and device, for a results file.
+
+    Args:
+        device: where the methods ran, as torch names it.
+    """
     packages = ("metaad_zoo", "torch", "torchvision", "lightning", "timm", "higher", "numpy", "scikit-learn")
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({platform.machine()})"
-    return {"python": platform.python_version(), "device": device, **{p: version(p) for p in packages}}
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{device} ({platform.machine()})"
+    return {"python": platform.python_version(), "device": name, **{p: version(p) for p in packages}}

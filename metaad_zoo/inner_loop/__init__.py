@@ -8,6 +8,9 @@ from metaad_zoo.inner_loop.first_order import adapt_first_order
 from metaad_zoo.inner_loop.higher_engine import adapt_second_order
 from metaad_zoo.inner_loop.loop import ENGINES, InnerLoop, InnerLoopConfig, SupportLoss
 
+SECOND_ORDER = {"higher": adapt_second_order}
+"""By engine, the inner loop through which a second-order meta-gradient flows."""
+
 
 def adapt_parameters(
     network: nn.Module, loop: InnerLoop, support_loss: SupportLoss, *, meta_gradient: bool
@@ -37,7 +40,7 @@ def adapt_parameters(
         -1.0
     """
     if meta_gradient and loop.config.order == 2:
-        return adapt_second_order(network, loop, support_loss)
+        return SECOND_ORDER[loop.config.engine](network, loop, support_loss)
     adapted = adapt_first_order(network, loop, support_loss)
     return adapted if meta_gradient else {name: p.detach() for name, p in adapted.items()}
 

@@ -34,7 +34,7 @@ def adapt_first_order(network: nn.Module, loop: InnerLoop, support_loss: Support
     direction, state = loop.direction(), RuleState()
     for step in range(loop.config.steps):
         here = {name: p.detach() for name, p in parameters.items()}
-        leaves = {name: here[name].requires_grad_() for name in loop.names}
+        leaves = {name: here[name].requires_grad_() for name in loop.names if parameters[name].requires_grad}
 
         def forward(*args: object, at: dict[str, Tensor] = here, **kwargs: object) -> Tensor:
             out: Tensor = functional_call(network, {**at, **buffers}, args, kwargs)

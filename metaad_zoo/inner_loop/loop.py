@@ -56,9 +56,9 @@ class InnerLoopConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "adapt", tuple(self.adapt))
-        if self.steps < 0 or self.lr <= 0 or not 0 <= self.momentum < 1:
+        if not isinstance(self.steps, int) or self.steps < 0 or self.lr <= 0 or not 0 <= self.momentum < 1:
             raise ValueError(
-                f"expected steps >= 0, lr > 0 and momentum in [0, 1), saw steps={self.steps}, lr={self.lr}, "
+                f"expected whole steps >= 0, lr > 0 and momentum in [0, 1), saw steps={self.steps}, lr={self.lr}, "
                 f"momentum={self.momentum}"
             )
         for name, known in {"rule": RULES, "engine": ENGINES, "learn_lr": get_args(LearnLr)}.items():
@@ -82,7 +82,7 @@ class InnerLoop(nn.Module):
         rates: ``(len(names), steps)``, or ``(len(names), 1)`` where all steps share them; a parameter where learned.
 
     Raises:
-        ValueError: a pattern of ``config.adapt`` matches no parameter.
+        ValueError: a pattern of ``config.adapt`` matches no trainable parameter; frozen ones are not adapted.
     """
 
     rates: Tensor
@@ -90,10 +90,12 @@ class InnerLoop(nn.Module):
     def __init__(self, config: InnerLoopConfig, network: nn.Module) -> None:
         super().__init__()
         self.config = config
-        known = [name for name, _ in network.named_parameters()]
+        known = [name for name, p in network.named_parameters() if p.requires_grad]
         for pattern in config.adapt:
             if not any(fnmatchcase(name, pattern) for name in known):
-                raise ValueError(f"inner_loop.adapt={pattern!r} matches no parameter; there are {', '.join(known)}")
+                raise ValueError(
+                    f"inner_loop.adapt={pattern!r} matches no trainable parameter; there are {', '.join(known)}"
+                )
         self.names = [n for n in known if any(fnmatchcase(n, pattern) for pattern in config.adapt)]
         columns = max(config.steps, 1) if config.learn_lr == "parameter_and_step" else 1
         rates = torch.full((len(self.names), columns), config.lr)

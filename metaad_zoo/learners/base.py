@@ -36,7 +36,8 @@ class Learner(pl.LightningModule):
         if schedule not in ("constant", "cosine"):
             raise ValueError(f"schedule is {schedule!r}; expected 'constant' or 'cosine'")
         self._optimizer, self._schedule = optimizer, schedule
-        self._batch_start = 0.0
+        self._last_batch_end = 0.0
+        self._planned_steps = 0
         self._rng_state: Tensor | None = None
 
     @abstractmethod
@@ -59,12 +60,17 @@ class Learner(pl.LightningModule):
         optimizer = self._optimizer(self.outer_parameters())
         if self._schedule == "constant":
             return optimizer
-        steps = max(int(self.trainer.estimated_stepping_batches), 1)
-        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise ValueError(
+                "schedule='cosine' needs an end: set trainer.max_epochs or max_steps, or schedule='constant'"
+            )
+        self._planned_steps = max(int(steps), 1)
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self._planned_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
 
-    def on_train_batch_start(self, batch: EpisodeBatch, batch_idx: int) -> None:
-        self._batch_start = time.perf_counter()
+    def on_train_epoch_start(self) -> None:
+        self._last_batch_end = time.perf_counter()
 
     def training_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
         loss = self.outer_loss(batch)
@@ -78,8 +84,20 @@ class Learner(pl.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: EpisodeBatch, batch_idx: int) -> None:
         episodes = len(batch) * self.trainer.world_size
-        speed = episodes / (time.perf_counter() - self._batch_start)
+        now = time.perf_counter()
+        speed, self._last_batch_end = episodes / (now - self._last_batch_end), now
         self.log("episodes/s", speed, prog_bar=True, batch_size=len(batch))
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().backward(loss, *args, **kwargs)
+        except RuntimeError as error:
+            if "derivative for" not in str(error):
+                raise
+            raise ValueError(
+                f"a layer of this backbone has no second derivative ({str(error).splitlines()[0]}): set "
+                "inner_loop.order=1, or take another backbone"
+            ) from error
 
     def validation_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
         self._log_auroc("val/auroc", batch)
@@ -111,6 +129,13 @@ class Learner(pl.LightningModule):
         self._rng_state = checkpoint.get("rng_state")
 
     def on_train_start(self) -> None:
+        for scheduler in self.trainer.lr_scheduler_configs:
+            saved = getattr(scheduler.scheduler, "T_max", self._planned_steps)
+            if saved != self._planned_steps:
+                raise ValueError(
+                    f"the checkpoint's cosine schedule ends at step {saved}, this run at {self._planned_steps}: resume "
+                    "with the same length, or train longer with schedule='constant'"
+                )
         if self._rng_state is not None:
             torch.set_rng_state(self._rng_state.cpu())
             self._rng_state = None

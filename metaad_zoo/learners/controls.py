@@ -25,7 +25,7 @@ def untrained(learner: GradientLearner, seed: int) -> GradientLearner:
 def from_scratch(
     learner: GradientLearner, seed: int, steps: int = SCRATCH_STEPS, lr: float = SCRATCH_LR
 ) -> GradientLearner:
-    """The same network at a random start, trained by Adam on each support set until that is fitted.
+    """The same network at a random start, trained by Adam on each support set.
 
     Args:
         learner: the model to imitate; left as it is.

@@ -51,7 +51,7 @@ class GradientLearner(Learner):
         super().__init__(optimizer, schedule)
         if not input_shapes:
             raise ValueError("input_shapes is missing: give each modality's shape, such as {'image': (1, 28, 28)}")
-        self._arguments = {
+        self._arguments: dict[str, Any] = {
             "backbone": backbone,
             "backbone_options": dict(backbone_options or {}),
             "input_shapes": {name: list(shape) for name, shape in input_shapes.items()},
@@ -61,8 +61,11 @@ class GradientLearner(Learner):
         self.inner_loop = InnerLoop(inner_loop, self.network)
 
     def arguments(self) -> dict[str, Any]:
-        """As given, with the inner loop's settings spelled out."""
-        return {**self._arguments, "inner_loop": asdict(self.inner_loop.config)}
+        """As given, with the inner loop spelled out; a rebuilt learner is given its weights, it fetches none."""
+        options: dict[str, Any] = dict(self._arguments["backbone_options"])
+        if "pretrained" in options:
+            options["pretrained"] = False
+        return {**self._arguments, "backbone_options": options, "inner_loop": asdict(self.inner_loop.config)}
 
     def outer_parameters(self) -> Iterable[dict[str, Any]]:
         """The network's parameters, and learned inner rates apart, which weight decay would pull to 0."""
@@ -89,7 +92,8 @@ class GradientLearner(Learner):
             FloatingPointError: the support loss is not finite.
         """
         # Lightning validates in inference mode, whose tensors can take no gradient.
-        with torch.inference_mode(False), torch.enable_grad():
+        # Adapting and scoring run in full precision also where training is mixed: half a logit's digits tie scores.
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(self.device.type, enabled=False):
             here = {name: self._usable(x) for name, x in support.items()}
             labels = support_labels.to(self.device, copy=support_labels.is_inference())
             adapted = self._adapt_parameters(here, labels, "this support set", meta_gradient=False)
@@ -132,5 +136,6 @@ class AdaptedNetwork:
         """Logits ``(n,)``: the higher, the more anomalous."""
         reference = next(iter(self.parameters.values()))
         here = {name: x.to(reference.device, reference.dtype) for name, x in samples.items()}
-        scores: Tensor = functional_call(self.network, dict(self.parameters), (self.support, here))
+        with torch.autocast(reference.device.type, enabled=False):
+            scores: Tensor = functional_call(self.network, dict(self.parameters), (self.support, here))
         return scores

@@ -39,8 +39,9 @@ class EpisodeNetwork(nn.Module):
         if "image" in input_shapes:
             channels, height, width = input_shapes["image"]
             options.setdefault("in_channels", channels)
-            if height == width:
-                options.setdefault("image_size", height)
+            if height != width:
+                raise ValueError(f"backbones read square images, saw {height} x {width} pixels: set data.image_size")
+            options.setdefault("image_size", height)
         self.backbone = create_backbone(backbone, **options)
         self.modality = self.backbone.modality
         if self.modality not in input_shapes:

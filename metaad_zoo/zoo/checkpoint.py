@@ -38,6 +38,7 @@ class Checkpoint:
     Attributes:
         learner: with its weights, in eval mode.
         trained_on: names of the classes or domains that meta-training and validation have seen.
+        config: text of the training config, if there is one.
         tensors: further tensors by name: ``calibration`` (ascending scores of normal samples on the validation tasks)
             and, for an adapted detector, ``support_labels`` and ``support/<modality>``.
     """
@@ -45,20 +46,20 @@ class Checkpoint:
     learner: Learner
     trained_on: list[str]
     tensors: dict[str, Tensor]
+    config: str | None = None
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint, config: str | None = None) -> None:
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint folder; each file is written beside and renamed, the manifest last.
 
     Args:
         folder: made if it is not there.
         checkpoint: what to write.
-        config: text of the training config, kept as ``config.yaml``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {f"learner/{name}": x for name, x in checkpoint.learner.state_dict().items()}
     extra = {f"extra/{name}": x for name, x in checkpoint.tensors.items()}
-    content = to_safetensors({name: x.detach().cpu().contiguous() for name, x in {**weights, **extra}.items()})
+    content = to_safetensors({name: x.detach().cpu().contiguous().clone() for name, x in {**weights, **extra}.items()})
     manifest = {
         "format": FORMAT,
         "learner": checkpoint.learner.registered_name,
@@ -67,8 +68,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, config: str | None = N
         "sha256": {WEIGHTS: hashlib.sha256(content).hexdigest()},
     }
     _replace(folder / WEIGHTS, content)
-    if config is not None:
-        _replace(folder / CONFIG, config.encode())
+    (folder / CONFIG).unlink(missing_ok=True)  # of a checkpoint that was here before
+    if checkpoint.config is not None:
+        _replace(folder / CONFIG, checkpoint.config.encode())
     _replace(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
 
 
@@ -81,7 +83,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """
     manifest = _read_manifest(folder)
     tensors = _read_weights(folder, manifest)
-    learner = _build(folder, manifest)
+    learner = _build(folder, manifest, {name: x.shape for name, x in tensors.items()})
     weights = {name.removeprefix("learner/"): x for name, x in tensors.items() if name.startswith("learner/")}
     try:
         learner.load_state_dict(weights)
@@ -90,7 +92,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             f"the weights in {folder} do not fit the learner its manifest describes: {error}"
         ) from error
     extra = {name.removeprefix("extra/"): x for name, x in tensors.items() if name.startswith("extra/")}
-    return Checkpoint(learner.eval(), list(manifest["trained_on"]), extra)
+    config = folder / CONFIG
+    text = config.read_text(encoding="utf-8") if config.is_file() else None
+    return Checkpoint(learner.eval(), list(manifest["trained_on"]), extra, text)
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -114,6 +118,8 @@ def _read_manifest(folder: Path) -> Mapping[str, Any]:
         raise CheckpointError(f"{path} is damaged: {error}; fetch the checkpoint again") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
         raise CheckpointError(f"{path} is damaged: it names no format; fetch the checkpoint again")
+    if manifest["format"] < 1:
+        raise CheckpointError(f"{path} is damaged: it names format {manifest['format']}; fetch the checkpoint again")
     if manifest["format"] > FORMAT:
         raise CheckpointError(
             f"{path} has format {manifest['format']}, this version of metaad_zoo knows up to {FORMAT}: upgrade it with "
@@ -143,12 +149,23 @@ def _read_weights(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Tensor
         raise CheckpointError(f"{path} is no safetensors file ({error}); fetch the checkpoint again") from error
 
 
-def _build(folder: Path, manifest: Mapping[str, Any]) -> Learner:
-    arguments = dict(manifest["arguments"])
+def _build(folder: Path, manifest: Mapping[str, Any], shapes: Mapping[str, torch.Size]) -> Learner:
+    """The learner that the manifest describes, built without memory first, so that no forged size can ask for more than
+    the weights' own file."""
     try:
+        arguments = dict(manifest["arguments"])
         if "inner_loop" in arguments:
             arguments["inner_loop"] = InnerLoopConfig(**arguments["inner_loop"])
         with torch.random.fork_rng():
-            return learner_class(manifest["learner"])(**arguments)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / MANIFEST} describes a learner that can't be built: {error}") from error
+            with torch.device("meta"):
+                skeleton = learner_class(manifest["learner"])(**arguments)
+            wanted = {f"learner/{name}": x.shape for name, x in skeleton.state_dict().items()}
+            found = {name: shape for name, shape in shapes.items() if name.startswith("learner/")}
+            if wanted == found:
+                return learner_class(manifest["learner"])(**arguments)
+    except Exception as error:  # a forged manifest can make anything fail, which is all the same to the user
+        raise CheckpointError(
+            f"{folder / MANIFEST} describes a learner that can't be built ({type(error).__name__}: {error})"
+        ) from error
+    differing = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
+    raise CheckpointError(f"the weights in {folder} do not fit the learner its manifest describes: {differing[:5]}")

@@ -120,7 +120,7 @@ def test_a_timm_model_without_its_prefix_is_offered_with_it():
         ("resnet12", {"image_size": 8}, "at least 16, saw 8"),
         ("resnet12", {"widths": (1, 2)}, "four widths"),
         ("conv4", {"norm": "layer"}, "'batch', 'group' or 'none'"),
-        ("conv4", {"widht": 3}, "backbone 'conv4'.*widht"),
+        ("conv4", {"widht": 3}, "option of backbone 'conv4': 'widht'; did you mean 'width'"),
         ("timm/inception_v3", {"image_size": 16}, "timm/inception_v3 can.t take images of 16 x 16 pixels"),
     ],
 )

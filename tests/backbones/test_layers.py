@@ -35,6 +35,15 @@ def test_transductive_statistics_see_them():
         torch.testing.assert_close(episodic(x), bn.train()(x), rtol=1e-4, atol=1e-5)
 
 
+def test_half_precision_keeps_the_statistics_digits():
+    bn, episodic = layer("support")
+    x = 30 + torch.randn(8, 3, 6, 6)
+    expected = bn.train()(x)
+    assert (episodic(x.bfloat16()).float() - bn.train()(x.bfloat16()).float()).abs().max() < 0.05
+    torch.testing.assert_close(episodic(x), expected, rtol=1e-3, atol=1e-3)
+    assert episodic(x.bfloat16()).dtype == torch.bfloat16
+
+
 def test_the_context_ends():
     _, episodic = layer("support")
     x = torch.randn(6, 3, 4, 4)

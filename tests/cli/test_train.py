@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,14 +136,32 @@ def test_an_unknown_key_in_a_config_gets_one_too(tmp_path, capsys):
         ("--data.dataset=digit", "did you mean 'digits'"),
         ("--data.splits={train: ['0', '1'], test: ['1', '2']}", "in the train and in the test split"),
         ("--data.episode.support_normal=500", "normal samples but an episode draws"),
-        ("--ckpt_path=last", "no run in .* has one yet"),
+        ("--ckpt_path=last", "there is no run in .* yet"),
         ("--ckpt_path=nowhere.ckpt", "there is no such file"),
         ("--data.image_size=8", "at least 16, saw 8"),
+        ("--model.backbone=timm/resnt18", "did you mean 'timm/resnet18"),
+        ("--model.backbone_options={widht: 3}", "did you mean 'width'"),
+        ("--data.root=nowhere", "digits read no files"),
+        ("--data.splits={train: ['0', '1'], val: ['4', '5']}", "there is no test split"),
+        ("--alpha=2", "alpha is 2"),
+        ("--alpha=0.0001", "alpha is 0.0001; expected .* at least 1/41"),
+        ("--trainer.limit_test_batches=2", "set data.test_episodes"),
+        ("tset", "Did you mean test"),
     ],
 )
-def test_settings_that_cannot_work_end_in_a_plain_error(wrong, complaint, tmp_path):
-    with pytest.raises(SystemExit, match=complaint):
+def test_settings_that_cannot_work_end_in_a_plain_error_before_training(wrong, complaint, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
         run([*QUICKSTART, *SHORT, wrong, "--runs", str(tmp_path)])
+    message = f"{caught.value} {capsys.readouterr().err}"
+    assert re.search(complaint, message), message
+    assert "Namespace(" not in message
+    assert not list(tmp_path.glob("*/*/metrics.csv")), "no training has begun"
+
+
+@pytest.mark.parametrize("verb", ["test", "validate", "predict"])
+def test_verbs_that_need_a_trained_model_say_so(verb, tmp_path):
+    with pytest.raises(SystemExit, match=f"{verb} needs a trained model: add --ckpt_path"):
+        run([verb, *QUICKSTART, *SHORT, "--runs", str(tmp_path)])
 
 
 @pytest.mark.usefixtures("_real_data")
@@ -227,20 +247,91 @@ def test_a_runs_model_detects(finished):
     assert detector.fit(sixes[:5]).predict(sixes[5:25]).shape == (20,)
 
 
-def test_other_verbs_on_a_finished_run(finished, capsys):
-    folder, _ = finished
-    place = ["--config", str(folder / "config.yaml"), "--runs", str(folder.parent.parent), "--ckpt_path", "best"]
-    before = json.loads((folder / "results.json").read_text())
-    run(["test", *place])
-    after = json.loads((folder / "results.json").read_text())
-    assert after["methods"]["maml"]["mean"] == before["methods"]["maml"]["mean"]
-    cli = run([*place, "validate"])
-    assert 0 <= cli.trainer.callback_metrics["val/auroc"] <= 1
-    run(["predict", *place])
-    with (folder / "predictions.csv").open() as file:
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A finished run of one's own, and the arguments that name it."""
+    folder = tmp_path / "quickstart" / finished[0].name
+    shutil.copytree(finished[0], folder)
+    return folder, ["--config", str(folder / "config.yaml"), "--runs", str(tmp_path), "--ckpt_path"]
+
+
+def test_other_verbs_leave_a_finished_run_alone(copied):
+    folder, place = copied
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    results = json.loads((folder / "results.json").read_text())
+    tested = run(["test", *place, str(folder / "checkpoints" / "best.ckpt")])
+    again = json.loads((tested.run_dir / "results.json").read_text())
+    assert again["methods"]["maml"]["mean"] == pytest.approx(results["methods"]["maml"]["mean"], abs=0.1)
+    assert again["protocol"]["trained_or_chosen_on"] == [f"digits/{i}" for i in range(6)]
+    validated = run([*place, str(folder / "checkpoints" / "best.ckpt"), "validate"])
+    assert 0 <= validated.trainer.callback_metrics["val/auroc"] <= 1
+    predicted = run(["predict", *place, str(folder / "checkpoints" / "best.ckpt")])
+    with (predicted.run_dir / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 12 * 8
     assert {"episode", "task", "sample", "label", "score"} == set(rows[0])
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+
+
+def test_testing_on_classes_seen_in_training_is_refused(copied):
+    folder, place = copied
+    swapped = "--data.splits={train: ['6', '7'], val: ['4', '5'], test: ['0', '1']}"
+    with pytest.raises(SystemExit, match=r"trained or chosen on \['digits/0', 'digits/1'\]"):
+        run(["test", *place, str(folder / "checkpoints" / "best.ckpt"), swapped])
+
+
+def test_a_checkpoint_of_another_model_is_refused(copied):
+    folder, place = copied
+    with pytest.raises(SystemExit, match="belongs to a model with other settings"):
+        run(["test", *place, str(folder / "checkpoints" / "best.ckpt"), "--model.backbone_options={width: 6}"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        (["--data.seed=7"], "data.seed=0, this command 7"),
+        (["--model.inner_loop.steps=4"], "model.inner_loop.steps=1, this command 4"),
+        (["--model.backbone_options={width: 6}"], "model.backbone_options.width=4, this command 6"),
+    ],
+)
+def test_resuming_with_other_settings_is_refused(copied, changes, complaint):
+    with pytest.raises(SystemExit, match=complaint):
+        run(["fit", *copied[1], "last", *changes])
+
+
+def test_a_damaged_or_missing_checkpoint_is_named(copied):
+    folder, place = copied
+    last = folder / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:20000])
+    for verb in ("fit", "test"):
+        with pytest.raises(SystemExit, match=r"last\.ckpt can't be read as a training checkpoint"):
+            run([verb, *place, "last"])
+    (folder.parent / "2999-01-01_00-00-00").mkdir()
+    with pytest.raises(SystemExit, match=r"newest run .*2999.* has no last\.ckpt yet"):
+        run(["fit", *place, "last"])
+
+
+def test_fit_alone_leaves_a_model_and_runs_without_loggers(tmp_path):
+    cli = run(["fit", *QUICKSTART, *SHORT, "--trainer.max_steps=1", "--trainer.logger=false", "--runs", str(tmp_path)])
+    assert (cli.run_dir / "config.yaml").is_file()
+    assert not mz.load_detector(cli.run_dir).is_fitted
+
+
+def test_the_overfit_config_overfits(tmp_path):
+    configs = [*QUICKSTART, "--config", str(CONFIGS / "debug" / "overfit.yaml")]
+    cli = run(["fit", *configs, "--trainer.enable_progress_bar=false", "--runs", str(tmp_path)])
+    assert cli.trainer.callback_metrics["train/loss"] < 0.05
+
+
+@pytest.mark.slow
+def test_the_quickstart_keeps_its_promise(tmp_path):
+    """The whole of it: every row that it names is beaten, with intervals that do not overlap."""
+    line, environment = command(*QUICKSTART, "--trainer.enable_progress_bar=false", "--runs", tmp_path)
+    subprocess.run(line, env=environment, check=True, capture_output=True, timeout=1800)
+    results = json.loads(next(tmp_path.glob("quickstart/*/results.json")).read_text())
+    ours, *others = (results["methods"][name]["ci95"]["auroc"] for name in results["methods"])
+    beaten = {name: ours[0] > other[1] for name, other in zip(list(results["methods"])[1:], others, strict=True)}
+    assert all(won for name, won in beaten.items() if name != "1-NN on standardised pixels"), beaten
 
 
 def final_weights(folder):

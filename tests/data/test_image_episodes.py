@@ -30,7 +30,7 @@ def test_split_by_patterns_refuses_what_overlaps_or_misses():
         split_by_patterns(names, {"train": ["a/*"], "test": ["a/1"]})
     with pytest.raises(ValueError, match="pattern 'c' of the val split matches none"):
         split_by_patterns(names, {"val": ["c"]})
-    with pytest.raises(ValueError, match=r"unknown split \['valid'\]"):
+    with pytest.raises(ValueError, match="unknown split 'valid'; did you mean 'val'"):
         split_by_patterns(names, {"valid": ["a/*"]})
 
 
@@ -171,6 +171,9 @@ def test_a_small_class_is_named_before_any_work(tmp_path):
         ({"dataset": "digits", "root": ["a", "b"]}, "takes one"),
         ({"dataset": "digist"}, "did you mean 'digits'"),
         ({"finer_tasks": 2.0}, "expected a chance"),
+        ({"tasks_per_batch": 0}, "data.tasks_per_batch is 0"),
+        ({"test_episodes": 0}, "data.test_episodes is 0"),
+        ({"image_size": 0}, "data.image_size is 0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, complaint):

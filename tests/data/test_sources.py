@@ -76,7 +76,8 @@ def test_npz_with_classes_or_domains(tmp_path):
     np.savez(tmp_path / "b.npz", X=colour, y=np.array([0, 1, 0, 1]), t=np.array([0, 0, 2, 2]), names=["p", "q", "r"])
     source = read_npz(tmp_path / "b.npz")
     assert source.image_shape == (3, 5, 5)
-    assert source.labels.tolist() == [0, 0, 2, 2]
+    assert list(source.class_names) == ["p", "r"], "q has no sample"
+    assert source.labels.tolist() == [0, 0, 1, 1]
     assert source.anomalous.tolist() == [False, True, False, True]
 
 
@@ -130,7 +131,9 @@ def test_mixed_sizes_and_channels_are_named_and_mended(tmp_path):
     assert read_folder(tmp_path / "s", image_size=8).image_shape == (1, 8, 8)
     write(tmp_path / "k" / "a.png")
     write(tmp_path / "k" / "b.png", (255, 0, 0), mode="RGB")
-    with pytest.raises(ValueError, match=r"b\.png has another channels than .*a\.png.*set channels=1 or channels=3"):
+    with pytest.raises(
+        ValueError, match=r"b\.png has another number of channels than .*a\.png.*set channels=1 or channels=3"
+    ):
         read_folder(tmp_path / "k")
     assert read_folder(tmp_path / "k", channels=3).image_shape == (3, 5, 6)
     assert read_folder(tmp_path / "k", channels=1).image_shape == (1, 5, 6)
@@ -139,6 +142,15 @@ def test_mixed_sizes_and_channels_are_named_and_mended(tmp_path):
 def test_modes_come_out_as_grey_or_colour(tmp_path):
     for mode, value, channels in [("RGBA", (9, 8, 7, 255), 3), ("P", 3, 3), ("1", 1, 1), ("LA", (5, 255), 1)]:
         assert read_image(write(tmp_path / f"{mode}.png", value, mode=mode)).shape == (channels, 5, 6)
+    for name, pixels, expected in [
+        ("unit.tif", np.array([[0.0, 1.0], [0.5, 0.25]], np.float32), [[0, 255], [128, 64]]),
+        ("bytes.tif", np.array([[0, 255], [7, 9]], np.int32), [[0, 255], [7, 9]]),
+    ]:
+        Image.fromarray(pixels).save(tmp_path / name)
+        assert read_image(tmp_path / name).tolist() == [expected]
+    Image.fromarray(np.array([[-1.0, 0.0]], np.float32)).save(tmp_path / "negative.tif")
+    with pytest.raises(ValueError, match=r"negative\.tif holds grey values from -1"):
+        read_image(tmp_path / "negative.tif")
     deep = np.array([[0, 65535], [257, 514]], dtype=np.uint16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
     assert read_image(tmp_path / "deep.png").tolist() == [[[0, 255], [1, 2]]]
@@ -155,6 +167,12 @@ def test_empty_missing_and_ambiguous_folders(tmp_path):
     write(tmp_path / "inside" / "a.png")
     with pytest.raises(ValueError, match=r"both directly \(beside\.png, \.\.\.\) and in folders \(inside"):
         read_folder(tmp_path)
+    mvtec(tmp_path / "deep" / "group", "bottle")
+    mvtec(tmp_path / "stray", "bottle")
+    write(tmp_path / "stray" / "extra" / "a.png")
+    for name, other in (("deep", "group/bottle"), ("stray", "extra")):
+        with pytest.raises(ValueError, match=f"mixes the MVTec layout with other folders .*{other}"):
+            read_folder(tmp_path / name)
     mvtec(tmp_path, "bottle")
     (tmp_path / "bottle" / "test" / "hole").mkdir()
     with pytest.raises(ValueError, match=r"test/hole holds no images"):
@@ -179,6 +197,8 @@ def test_unknown_names_and_missing_folders(tmp_path, monkeypatch):
         read_known("digit")
     with pytest.raises(ValueError, match=r"set data\.root, or the environment variable METAAD_DATA"):
         read_known("omniglot28")
+    with pytest.raises(ValueError, match=r"digits read no files.*data\.dataset=own"):
+        read_known("digits", tmp_path)
     with pytest.raises(ValueError, match=r"omniglot28\.npz does not exist"):
         read_known("omniglot28", tmp_path)
 

@@ -59,6 +59,19 @@ def test_resumes_at_any_batch(stop):
     assert_same(before + after, expected)
 
 
+def test_a_pass_cut_short_is_not_taken_up_again():
+    """Lightning's sanity check looks at two validation batches; each validation must see all of them all the same."""
+    evaluation = EpisodeLoader(sampler(), 6, 2, advance=False)
+    expected = contents(EpisodeLoader(sampler(), 6, 2, advance=False))
+    list(islice(evaluation, 2))
+    assert_same(contents(evaluation), expected)
+    training = EpisodeLoader(sampler(), 6, 2, advance=True)
+    list(islice(training, 2))
+    second = EpisodeLoader(sampler(), 6, 2, advance=True)
+    list(second)
+    assert_same(contents(training), contents(second))
+
+
 def test_an_epoch_too_short_for_a_batch_is_refused():
     with pytest.raises(ValueError, match="3 episodes an epoch do not fill one batch of 4 tasks"):
         EpisodeLoader(sampler(), 3, 4, advance=True)

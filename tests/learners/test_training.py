@@ -165,6 +165,58 @@ def test_a_resumed_run_equals_a_straight_one_bit_for_bit(tmp_path, digits, stop,
         assert torch.equal(a, b), name
 
 
+def test_a_resumed_run_draws_the_same_dropout(tmp_path, digits):
+    ends = []
+    for stop in (None, 3):
+        for resume in [None] if stop is None else [None, str(tmp_path / "last.ckpt")]:
+            torch.manual_seed(3)
+            learner = small_learner()
+            learner.network.backbone.blocks.append(torch.nn.Dropout(0.5))
+            callbacks = [
+                ModelCheckpoint(tmp_path, filename="last", every_n_train_steps=1, enable_version_counter=False)
+            ]
+            callbacks += [_Stop(stop)] if stop and not resume else []
+            trainer = pl.Trainer(**QUIET, max_steps=6, callbacks=callbacks)
+            try:
+                trainer.fit(learner, datamodule=copy.deepcopy(digits), ckpt_path=resume, weights_only=True)
+            except KilledError:
+                continue
+            ends.append(learner.state_dict())
+    assert len(ends) == 2
+    for name, x in ends[0].items():
+        assert torch.equal(x, ends[1][name]), name
+
+
+def test_resuming_with_another_length_is_refused(tmp_path, digits):
+    train(tmp_path, digits, max_epochs=1)
+    with pytest.raises(ValueError, match="cosine schedule ends at step 4, this run at 8"):
+        train(tmp_path, digits, max_epochs=2, resume=str(tmp_path / "last.ckpt"))
+
+
+def test_each_validation_sees_the_same_episodes(digits):
+    seen = []
+
+    class Watch(pl.Callback):
+        def on_validation_batch_start(self, trainer, learner, batch, batch_idx, dataloader_idx=0):
+            if not trainer.sanity_checking:
+                seen.append((trainer.current_epoch, float(batch.query["image"].sum())))
+
+    pl.Trainer(**QUIET, max_epochs=2, callbacks=[Watch()], enable_checkpointing=False).fit(
+        small_learner(), datamodule=digits
+    )
+    epochs = [[total for epoch, total in seen if epoch == e] for e in (0, 1)]
+    assert len(epochs[0]) == digits.val_episodes
+    assert epochs[0] == epochs[1]
+
+
+def test_a_layer_without_second_derivative_is_named(digits):
+    learner = small_learner()
+    learner.network.backbone.blocks.append(torch.nn.Hardsigmoid())
+    trainer = pl.Trainer(**QUIET, max_steps=1, enable_checkpointing=False, limit_val_batches=0)
+    with pytest.raises(ValueError, match=r"no second derivative.*hardsigmoid.*inner_loop.order=1"):
+        trainer.fit(learner, datamodule=digits)
+
+
 def test_accumulating_two_batches_is_one_batch_of_both(tmp_path, digits):
     learners = []
     for tasks, accumulate in ((2, 2), (4, 1)):

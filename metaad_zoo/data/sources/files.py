@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
@@ -35,24 +35,30 @@ def read_image(path: Path, channels: int | None = None) -> Tensor:
     """
     try:
         with Image.open(path) as image:
-            grey = image.mode in ("1", "L", "LA", "I", "I;16", "F")
+            grey = image.mode in ("1", "L", "LA") or image.mode.startswith(("I", "F"))
             wanted = {None: "L" if grey else "RGB", 1: "L", 3: "RGB"}[channels]
-            if image.mode in ("I", "I;16", "F"):
-                return _from_deep_grey(path, np.asarray(image, dtype=np.float64), wanted)
-            return vision.pil_to_tensor(image.convert(wanted))
+            if image.mode.startswith(("I", "F")):
+                return _from_deep_grey(path, image, wanted)
+            return vision.pil_to_tensor(ImageOps.exif_transpose(image).convert(wanted))
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{path} can't be read as an image ({type(error).__name__}: {error}): replace or remove it"
         ) from error
 
 
-def _from_deep_grey(path: Path, pixels: np.ndarray, mode: str) -> Tensor:
-    """Grey images deeper than 8 bits: 16-bit files are brought to 8 bits; other ranges are refused."""
-    if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 65535:
+def _from_deep_grey(path: Path, image: Image.Image, mode: str) -> Tensor:
+    """Grey images of 16 bits, integers or floats, brought to 8 bits by the range that their kind says."""
+    pixels = np.asarray(image, dtype=np.float64)
+    high = pixels.max(initial=0.0)
+    if not np.isfinite(pixels).all() or pixels.min(initial=0.0) < 0 or high > 65535:
         raise ValueError(
-            f"{path} holds grey values from {pixels.min()} to {pixels.max()}: expected 8 or 16 bits; convert the file"
+            f"{path} holds grey values from {pixels.min()} to {high}: expected at most 16 bits; convert it"
         )
-    grey = torch.as_tensor(np.round(pixels / 257).astype(np.uint8))[None]
+    if image.mode.startswith("I;16") or high > 255:
+        pixels = pixels / 257
+    elif image.mode == "F" and high <= 1:
+        pixels = pixels * 255
+    grey = torch.as_tensor(np.round(pixels).astype(np.uint8))[None]
     return grey if mode == "L" else grey.expand(3, -1, -1).contiguous()
 
 
@@ -76,10 +82,11 @@ def read_images(paths: Sequence[Path], image_size: int | None = None, channels: 
         if image_size is not None:
             image = vision.resize(image, [image_size, image_size], antialias=True)
         if images and image.shape != images[0].shape:
-            what = "channels" if image.shape[0] != images[0].shape[0] else "size"
-            mend = "channels=1 or channels=3" if what == "channels" else "image_size, for instance image_size=64,"
+            channels_differ = image.shape[0] != images[0].shape[0]
+            what = "another number of channels" if channels_differ else "another size"
+            mend = "channels=1 or channels=3" if channels_differ else "image_size, such as --data.image_size 64,"
             raise ValueError(
-                f"{path} has another {what} than {paths[0]}: (C, H, W) is {tuple(image.shape)} against "
+                f"{path} has {what} than {paths[0]}: (C, H, W) is {tuple(image.shape)} against "
                 f"{tuple(images[0].shape)}; set {mend} to bring them together"
             )
         images.append(image)
@@ -98,6 +105,14 @@ def read_folder(root: Path, image_size: int | None = None, channels: int | None 
         ValueError: there are no images, or images lie both beside and inside folders; see also :func:`read_images`.
     """
     categories = [root] if (root / "train" / "good").is_dir() else _mvtec_categories(root)
+    inside = {c / part for c in categories for part in ("train", "test", "ground_truth")}
+    deeper = [f for f in _folders(root) if f.parts[-2:] == ("train", "good") and f.parent.parent not in categories]
+    stray = [f for f in _folders(root) if categories and list_images(f) and not inside & {f, *f.parents}]
+    if deeper or stray:
+        raise ValueError(
+            f"{root} mixes the MVTec layout with other folders ({(deeper or stray)[0]}): give the folder that holds "
+            "the categories (each with train/good and test/<defect>) and nothing else"
+        )
     if categories:
         return _read_mvtec(root, categories, image_size, channels)
     classes = {str(f.relative_to(root)) if f != root else root.resolve().name: list_images(f) for f in _folders(root)}

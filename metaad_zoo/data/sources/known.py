@@ -44,6 +44,8 @@ def read_digits(root: str | Path | None = None) -> ImageArrays:
     """
     from sklearn.datasets import load_digits  # imports scipy: slow, and needed by this set alone
 
+    if root is not None:
+        raise ValueError(f"data.root is {root} but the digits read no files: for your own files set data.dataset=own")
     digits = load_digits()
     images = torch.as_tensor(np.round(digits.images * (255 / 16)).astype(np.uint8))[:, None]
     return ImageArrays("digits", images, digits.target.astype(np.int64), [str(i) for i in range(10)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ def read_npz(path: Path) -> ImageArrays:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} can't be read as a numpy archive ({type(error).__name__}: {error})") from error
     x, y = arrays.get("x", arrays.get("X")), arrays.get("y")
     if x is None or y is None:
@@ -34,16 +35,22 @@ def read_npz(path: Path) -> ImageArrays:
         raise ValueError(f"{path}: expected 'y' as {len(images)} integers, saw {y.dtype} of shape {y.shape}")
     domains = arrays.get("t")
     labels = y if domains is None else domains
+    if labels.shape != y.shape or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"{path}: expected 't' as {len(y)} integers, saw {labels.dtype} of shape {labels.shape}")
     if len(labels) and labels.min() < 0:
         raise ValueError(f"{path}: classes must be numbered from 0, saw {labels.min()}")
     names = [str(n) for n in arrays.get("names", np.arange(labels.max(initial=-1) + 1))]
+    if len(labels) and labels.max() >= len(names):
+        raise ValueError(f"{path}: labels run from {labels.min()} to {labels.max()} but there are {len(names)} names")
+    present, labels = np.unique(labels, return_inverse=True)  # names may list classes of which there is no sample
+    names = [names[i] for i in present]
     if domains is None:
-        return ImageArrays(path.stem, torch.as_tensor(images), y.astype(np.int64), names)
+        return ImageArrays(path.stem, torch.as_tensor(images), labels, names)
     if not np.isin(y, (0, 1)).all():
         raise ValueError(
             f"{path}: beside 't' (domains), 'y' must be 0 (normal) or 1 (anomalous), saw {np.unique(y)[:9]}"
         )
-    return ImageArrays(path.stem, torch.as_tensor(images), domains.astype(np.int64), names, y == 1)
+    return ImageArrays(path.stem, torch.as_tensor(images), labels, names, y == 1)
 
 
 def _channels_first(path: Path, x: np.ndarray) -> np.ndarray:
@@ -54,6 +61,6 @@ def _channels_first(path: Path, x: np.ndarray) -> np.ndarray:
     if x.dtype == np.uint8 and x.ndim == 4 and x.shape[1] in (1, 3):
         return x
     raise ValueError(
-        f"{path}: expected 'x' as uint8 of shape (n, H, W), (n, H, W, C) or (n, C, H, W) with C 1 or 3, saw {x.dtype} "
-        f"of shape {x.shape}"
+        f"{path}: expected 'x' as uint8 (0 to 255), (n, H, W), (n, H, W, C) or (n, C, H, W) with C 1 or 3, saw "
+        f"{x.dtype} of shape {x.shape}"
     )

@@ -1,0 +1,93 @@
+"""Taking up a run or its weights again: which file is meant, and whether it fits."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from metaad_zoo.learners import Learner
+
+
+def find_checkpoint(wanted: str | None, folder: Path) -> Path | None:
+    """The checkpoint file that ``--ckpt_path`` means.
+
+    Args:
+        wanted: a file; ``"last"`` or ``"best"`` of the newest run in ``folder``; or None.
+        folder: ``<runs>/<name>``.
+
+    Raises:
+        SystemExit: there is no such file.
+    """
+    if wanted is None:
+        return None
+    if wanted not in ("last", "best"):
+        if not Path(wanted).is_file():
+            raise SystemExit(f"--ckpt_path {wanted}: there is no such file; give a .ckpt, or last or best")
+        return Path(wanted)
+    runs = sorted(p for p in folder.glob("*") if p.is_dir())
+    if not runs:
+        raise SystemExit(f"--ckpt_path {wanted}: there is no run in {folder} yet; start one without --ckpt_path")
+    found = runs[-1] / "checkpoints" / f"{wanted}.ckpt"
+    if not found.is_file():
+        raise SystemExit(
+            f"--ckpt_path {wanted}: the newest run {runs[-1]} has no {found.name} yet; start anew without --ckpt_path, "
+            "or name an older run's file"
+        )
+    return found
+
+
+def read_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
+    """A training checkpoint, refused where it is damaged or of another model.
+
+    Raises:
+        ValueError: as said; the file is named.
+    """
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        saved = {name: x.shape for name, x in checkpoint["state_dict"].items()}
+    except (RuntimeError, OSError, EOFError, KeyError, AttributeError, TypeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} can't be read as a training checkpoint ({type(error).__name__}: {error})") from error
+    here = {name: x.shape for name, x in learner.state_dict().items()}
+    differing = [n for n in sorted(saved.keys() | here.keys()) if saved.get(n) != here.get(n)]
+    if differing:
+        raise ValueError(
+            f"{path} belongs to a model with other settings: {differing[0]} has shape {saved.get(differing[0])} there, "
+            f"{here.get(differing[0])} here; take the config.yaml of its run"
+        )
+    return checkpoint
+
+
+def refuse_other_config(run_dir: Path, now: dict[str, Any]) -> None:
+    """Refuse to resume a run with another model, other data or another seed: it would be neither of the two.
+
+    Args:
+        run_dir: the run to resume, with its ``config.yaml``.
+        now: this command's resolved config.
+
+    Raises:
+        ValueError: names the first difference.
+    """
+    saved = run_dir / "config.yaml"
+    if not saved.is_file():
+        return
+    before = yaml.safe_load(saved.read_text(encoding="utf-8"))
+    for section in ("model", "data", "seed_everything"):
+        old, new = (_flat(part.get(section), section) for part in (before, now))
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) != new.get(key):
+                shown = key.replace(".init_args", "")
+                raise ValueError(
+                    f"the run in {run_dir} has {shown}={old.get(key)}, this command {new.get(key)}: resume with its "
+                    f"own settings (--config {saved}), or start anew without --ckpt_path"
+                )
+
+
+def _flat(value: Any, name: str) -> dict[str, Any]:
+    """A nested mapping as one level of dotted keys; keys without a value are left out."""
+    if isinstance(value, dict):
+        return {k: v for key, part in value.items() for k, v in _flat(part, f"{name}.{key}").items()}
+    return {} if value is None else {name: value}
