@@ -28,7 +28,7 @@ def find_checkpoint(wanted: str | None, folder: Path) -> Path | None:
         if not Path(wanted).is_file():
             raise SystemExit(f"--ckpt_path {wanted}: there is no such file; give a .ckpt, or last or best")
         return Path(wanted)
-    runs = sorted(p for p in folder.glob("*") if p.is_dir())
+    runs = sorted(p.parent for p in folder.glob("*/config.yaml"))  # trainings; a test has none of its own
     if not runs:
         raise SystemExit(f"--ckpt_path {wanted}: there is no run in {folder} yet; start one without --ckpt_path")
     found = runs[-1] / "checkpoints" / f"{wanted}.ckpt"

@@ -307,6 +307,7 @@ def test_a_damaged_or_missing_checkpoint_is_named(copied):
         with pytest.raises(SystemExit, match=r"last\.ckpt can't be read as a training checkpoint"):
             run([verb, *place, "last"])
     (folder.parent / "2999-01-01_00-00-00").mkdir()
+    (folder.parent / "2999-01-01_00-00-00" / "config.yaml").touch()
     with pytest.raises(SystemExit, match=r"newest run .*2999.* has no last\.ckpt yet"):
         run(["fit", *place, "last"])
 
