@@ -129,6 +129,10 @@ class EpisodeDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> EpisodeLoader:
         self._train_loader = self._loader("train", self.episodes_per_epoch, self.tasks_per_batch)
         limit = self.trainer.limit_train_batches if self.trainer is not None else None
+        if isinstance(limit, float) and limit < 1:
+            raise ValueError(
+                f"trainer.limit_train_batches is {limit}: give whole batches, or set data.episodes_per_epoch"
+            )
         if isinstance(limit, int):  # a shorter epoch ends there for the stream too, or a resumed run would go astray
             self._train_loader.n_batches = min(limit, self._train_loader.n_batches)
         if self._resume_at:

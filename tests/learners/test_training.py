@@ -193,6 +193,19 @@ def test_resuming_with_another_length_is_refused(tmp_path, digits):
         train(tmp_path, digits, max_epochs=2, resume=str(tmp_path / "last.ckpt"))
 
 
+@pytest.mark.parametrize("stop", [2, 3])
+def test_resuming_a_run_of_shortened_epochs(tmp_path, digits, stop):
+    length = {"max_epochs": 3, "limit_train_batches": 2}
+    straight, _ = train(tmp_path / "a", digits, **length)
+    with pytest.raises(KilledError):
+        train(tmp_path / "b", copy.deepcopy(digits), stop=stop, **length)
+    resumed, _ = train(tmp_path / "b", copy.deepcopy(digits), resume=str(tmp_path / "b" / "last.ckpt"), **length)
+    for (name, a), b in zip(straight.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    with pytest.raises(ValueError, match="give whole batches"):
+        train(tmp_path / "c", digits, max_epochs=1, limit_train_batches=0.5)
+
+
 def test_each_validation_sees_the_same_episodes(digits):
     seen = []
 
