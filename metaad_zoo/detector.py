@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from metaad_zoo.data.samples import as_labels, as_samples, refuse_anomalies_in
 from metaad_zoo.episodes import NORMAL, Adapted
 from metaad_zoo.evaluation.calibration import p_values
-from metaad_zoo.samples import as_labels, as_samples, refuse_anomalies_in
 from metaad_zoo.zoo import Checkpoint, CheckpointError, is_checkpoint, load_checkpoint, save_checkpoint
 
 SCORING_CHUNK = 256
@@ -62,7 +62,7 @@ class Detector:
         """Adapt to a new domain.
 
         Args:
-            support: a few samples: see :func:`metaad_zoo.samples.as_samples` for the forms they may have.
+            support: a few samples: see :func:`metaad_zoo.data.samples.as_samples` for the forms they may have.
             labels: ``(n,)`` of 0 normal, 1 anomalous, -1 unlabelled; None: all normal.
 
         Returns:

@@ -17,7 +17,6 @@ FLOORS = {
     "evaluation": 2,
     "learners": 3,
     "zoo": 4,
-    "samples": 4,
     "detector": 5,
     "cli": 7,
 }

@@ -210,7 +210,7 @@ def _run_verb(cli: TrainingCLI) -> None:
     if cli.verb == "validate":
         trainer.validate(learner, datamodule=data)
         return
-    seen = checkpoint.get(type(data).__qualname__, {}).get("seen", data.seen)
+    seen = data.seen if trains else _seen_by(checkpoint, data)
     if not trains:
         refuse_seen(data, seen)
     end = Conclusion(
@@ -223,6 +223,18 @@ def _run_verb(cli: TrainingCLI) -> None:
     elif "val" in data.pools:
         save_model(learner, data, end)
         print(f"The model: {cli.run_dir}")
+
+
+def _seen_by(checkpoint: dict[str, Any], data: EpisodeDataModule) -> list[str]:
+    """What a checkpoint was trained and chosen on, as its DataModule noted."""
+    try:
+        seen: list[str] = checkpoint[type(data).__qualname__]["seen"]
+    except KeyError as error:
+        raise ValueError(
+            f"the checkpoint does not say which classes it has seen in a {type(data).__name__}: no honest test; "
+            "take one that train.py wrote, with the same kind of data"
+        ) from error
+    return seen
 
 
 def _input_shapes(data: EpisodeDataModule) -> dict[str, tuple[int, ...]]:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from metaad_zoo.backbones import list_backbones
 from metaad_zoo.data import list_datasets
+from metaad_zoo.data.samples import image_files
 from metaad_zoo.detector import load_detector
 from metaad_zoo.learners import list_learners
-from metaad_zoo.samples import image_files
 
 
 def main(argv: Sequence[str] | None = None) -> int:
