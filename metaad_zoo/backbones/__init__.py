@@ -1,21 +1,41 @@
 """Backbones: pure modules from a sample to an embedding. They know nothing of episodes or learners."""
 
-from metaad_zoo.backbones import cnn as cnn  # registers its backbones
+from metaad_zoo.backbones import cnn as cnn  # each of these registers its backbones
+from metaad_zoo.backbones import rnn as rnn
+from metaad_zoo.backbones import tabular as tabular
+from metaad_zoo.backbones import transformer as transformer
 from metaad_zoo.backbones.layers import (
     BatchNormPolicy,
     EpisodicBatchNorm,
+    at_inner_step,
     episodic_batch_norm,
     statistics_from_first,
 )
-from metaad_zoo.backbones.registry import Backbone, create_backbone, list_backbones, register_backbone
+from metaad_zoo.backbones.registry import Backbone, create_backbone, list_backbones, modality_of, register_backbone
+from metaad_zoo.backbones.task_axis import (
+    TaskAxis,
+    carry_task_axis,
+    current_task_axis,
+    prefers_sample_major,
+    require_task_axis,
+    task_axis,
+)
 
 __all__ = [
     "Backbone",
     "BatchNormPolicy",
     "EpisodicBatchNorm",
+    "TaskAxis",
+    "at_inner_step",
+    "carry_task_axis",
     "create_backbone",
+    "current_task_axis",
     "episodic_batch_norm",
     "list_backbones",
+    "modality_of",
+    "prefers_sample_major",
     "register_backbone",
+    "require_task_axis",
     "statistics_from_first",
+    "task_axis",
 ]

@@ -11,12 +11,18 @@ from contextvars import ContextVar
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-BatchNormPolicy = Literal["support", "transductive", "running"]
+from metaad_zoo.backbones.task_axis import TaskAxis, current_task_axis
+
+BatchNormPolicy = Literal["support", "transductive", "running", "per_step"]
 BATCH_NORM_POLICIES: tuple[str, ...] = get_args(BatchNormPolicy)
+MOMENTUM = 0.1
+"""Share of the new statistics in a running average, as in ``torch.nn.BatchNorm2d``."""
 
 _reference_rows: ContextVar[int | None] = ContextVar("reference_rows", default=None)
+_inner_step: ContextVar[int] = ContextVar("inner_step", default=-1)
 
 
 @contextmanager
@@ -29,6 +35,16 @@ def statistics_from_first(rows: int) -> Iterator[None]:
         _reference_rows.reset(token)
 
 
+@contextmanager
+def at_inner_step(step: int) -> Iterator[None]:
+    """Within this context, weights are those before inner step ``step``; outside, those after the last one."""
+    token = _inner_step.set(step)
+    try:
+        yield
+    finally:
+        _inner_step.reset(token)
+
+
 class EpisodicBatchNorm(nn.Module):
     """Batch normalisation with statistics of a stated origin; takes the place of a ``torch.nn.BatchNorm``.
 
@@ -39,13 +55,27 @@ class EpisodicBatchNorm(nn.Module):
         layer: the layer to take over: its parameters, running statistics, eps and, for timm's layers, activation.
         policy: ``"support"``: statistics of the support set, also when queries are scored (see
             :func:`statistics_from_first`); ``"transductive"``: statistics of whatever batch passes, so that a score
-            depends on the other queries; ``"running"``: the layer's stored statistics, never changed (pretrained).
+            depends on the other queries; ``"running"``: the layer's stored statistics, never changed (pretrained);
+            ``"per_step"``: statistics of the support set in training, and of each inner step a running average, which
+            replaces them in evaluation (Antoniou et al., "How to train your MAML", ICLR 2019, section 4; there the
+            batch's own statistics are averaged, here the support's).
+        steps: inner steps, for ``"per_step"``: there is one average for each, and one for the queries.
+
+    Attributes:
+        observed: under ``"per_step"`` in training, the (step, mean, variance) that have passed since the last
+            :meth:`keep_observed`.
 
     Shape:
         ``(n, C, ...)`` to the same.
     """
 
-    def __init__(self, layer: nn.modules.batchnorm._BatchNorm, policy: BatchNormPolicy) -> None:
+    carries_task_axis = True
+    running_mean: Tensor
+    running_var: Tensor
+    step_mean: Tensor
+    step_var: Tensor
+
+    def __init__(self, layer: nn.modules.batchnorm._BatchNorm, policy: BatchNormPolicy, steps: int = 0) -> None:
         super().__init__()
         if policy == "running" and layer.running_mean is None:
             raise ValueError("batch_norm='running' needs stored statistics, but a layer of this backbone tracks none")
@@ -55,31 +85,85 @@ class EpisodicBatchNorm(nn.Module):
         self.register_buffer("running_var", layer.running_var)
         self.register_buffer("num_batches_tracked", layer.num_batches_tracked)
         self.activation = nn.Sequential(*(getattr(layer, part) for part in ("drop", "act") if hasattr(layer, part)))
-
-    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Variance and mean of each channel, ``(C,)``."""
-        if self.policy == "running":
-            return self.running_var, self.running_mean  # type: ignore[return-value]
-        rows = _reference_rows.get()
-        reference = x if rows is None or self.policy == "transductive" else x[:rows]
-        axes = [0, *range(2, x.ndim)]
-        # In half precision the mean of many values loses its digits.
-        wide = torch.promote_types(x.dtype, torch.float32)
-        return torch.var_mean(reference.to(wide), axes, correction=0)
+        self.observed: list[tuple[int, Tensor, Tensor]] = []
+        if policy == "per_step":
+            self.register_buffer("step_mean", torch.zeros(steps + 1, layer.num_features))
+            self.register_buffer("step_var", torch.ones(steps + 1, layer.num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        variance, mean = self._statistics(x)
-        scale = torch.rsqrt(variance + self.eps)
-        shift = -mean * scale
-        if self.weight is not None:
-            scale, shift = scale * self.weight, shift * self.weight + self.bias
+        axis = current_task_axis()
+        if axis is not None:
+            x = axis.to_channels(x)  # the tasks are channels apart
+        scale, shift = self._affine(x, axis)
         shape = (-1,) + (1,) * (x.ndim - 2)
-        out: Tensor = self.activation((x * scale.view(shape) + shift.view(shape)).to(x.dtype))
-        return out
+        stored, rows = self._stored(axis), self._rows(x)
+        if stored is None and rows == len(x) and x[:, 0].numel() > 1 and x.dtype.itemsize > 2:
+            self._record(x, axis)
+            normal = F.batch_norm(x, None, None, training=True, eps=self.eps)  # one fused pass, forward and backward
+            out = torch.addcmul(shift.view(shape), normal, scale.view(shape))
+        else:
+            if stored is None:
+                self._record(x[:rows], axis)
+            variance, mean = stored or _statistics(x[:rows])
+            scale = torch.rsqrt(variance + self.eps) * scale
+            out = torch.addcmul((shift - mean * scale).view(shape), x, scale.view(shape))
+        out = out.to(x.dtype)
+        activated: Tensor = self.activation(out if axis is None else axis.from_channels(out))
+        return activated
+
+    def _affine(self, x: Tensor, axis: TaskAxis | None) -> tuple[Tensor, Tensor]:
+        """What to multiply and to add by, for each channel (of each task)."""
+        if self.weight is None:
+            return x.new_ones(1), x.new_zeros(1)
+        if axis is None:
+            return self.weight, self.bias
+        return axis.per_task(self.weight, 1).flatten(), axis.per_task(self.bias, 1).flatten()
+
+    def _stored(self, axis: TaskAxis | None) -> tuple[Tensor, Tensor] | None:
+        """Variance and mean from the layer's own memory, or None where they come from the batch."""
+        if self.policy == "running":
+            variance, mean = self.running_var, self.running_mean
+        elif self.policy == "per_step" and not self.training:
+            variance, mean = self.step_var[_inner_step.get()], self.step_mean[_inner_step.get()]
+        else:
+            return None
+        repeats = 1 if axis is None else axis.tasks
+        return variance.repeat(repeats), mean.repeat(repeats)
+
+    def _rows(self, x: Tensor) -> int:
+        """How many of the first rows give the statistics."""
+        rows = _reference_rows.get()
+        return len(x) if rows is None or self.policy == "transductive" else rows
+
+    @torch.no_grad()
+    def _record(self, x: Tensor, axis: TaskAxis | None) -> None:
+        if self.policy == "per_step" and self.training:
+            tasks = 1 if axis is None else axis.tasks
+            variance, mean = (s.view(tasks, -1) for s in _statistics(x))
+            self.observed.append((_inner_step.get(), mean, variance))
+
+    @torch.no_grad()
+    def keep_observed(self) -> None:
+        """Move each step's running average towards the mean over the tasks observed, and forget these."""
+        for step in {step for step, *_ in self.observed}:
+            for average, i in ((self.step_mean, 1), (self.step_var, 2)):
+                new = torch.cat([seen[i] for seen in self.observed if seen[0] == step]).mean(0)  # type: ignore[misc]
+                average[step].lerp_(new.to(average.dtype), MOMENTUM)
+        self.observed.clear()
 
 
-def episodic_batch_norm(module: nn.Module, policy: BatchNormPolicy) -> nn.Module:
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Variance and mean of each channel; in half precision the mean of many values would lose its digits."""
+    return torch.var_mean(x.to(torch.promote_types(x.dtype, torch.float32)), [0, *range(2, x.ndim)], correction=0)
+
+
+def episodic_batch_norm(module: nn.Module, policy: BatchNormPolicy, steps: int = 0) -> nn.Module:
     """Replace, in place, every batch normalisation below ``module`` by one whose statistics follow ``policy``.
+
+    Args:
+        module: whose layers are replaced.
+        policy: see :class:`EpisodicBatchNorm`.
+        steps: inner steps, for ``"per_step"``.
 
     Raises:
         ValueError: the policy is unknown, or ``"running"`` meets a layer without stored statistics.
@@ -88,7 +172,7 @@ def episodic_batch_norm(module: nn.Module, policy: BatchNormPolicy) -> nn.Module
         raise ValueError(f"batch_norm is {policy!r}; expected one of {', '.join(BATCH_NORM_POLICIES)}")
     for name, child in module.named_children():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
-            setattr(module, name, EpisodicBatchNorm(child, policy))
+            setattr(module, name, EpisodicBatchNorm(child, policy, steps))
         else:
-            episodic_batch_norm(child, policy)
+            episodic_batch_norm(child, policy, steps)
     return module

@@ -71,6 +71,23 @@ def list_backbones(pattern: str = "*", *, modality: str | None = None) -> list[s
     return sorted(names, key=_natural)
 
 
+def modality_of(name: str) -> str:
+    """The modality that a backbone reads.
+
+    Raises:
+        ValueError: the name is unknown (the nearest known ones are named).
+    """
+    if name.startswith(TIMM_PREFIX):
+        return "image"
+    if name not in _MODALITIES:
+        raise _unknown(name)
+    return _MODALITIES[name]
+
+
+def _unknown(name: str) -> ValueError:
+    return unknown_name("backbone", name, [*_BUILDERS, *_timm_names(f"*{name}*")])
+
+
 def create_backbone(name: str, **options: Any) -> Backbone:
     """Build a backbone by its name.
 
@@ -93,7 +110,7 @@ def create_backbone(name: str, **options: Any) -> Backbone:
         _check_options(name, TimmBackbone, {"model": None, **options})
         return TimmBackbone(name.removeprefix(TIMM_PREFIX), **options)
     if name not in _BUILDERS:
-        raise unknown_name("backbone", name, [*_BUILDERS, *_timm_names(f"*{name}*")])
+        raise _unknown(name)
     _check_options(name, _BUILDERS[name], options)
     return _BUILDERS[name](**options)
 

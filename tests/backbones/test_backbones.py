@@ -8,32 +8,36 @@ import pytest
 import torch
 from torch import nn
 
-from metaad_zoo.backbones import Backbone, create_backbone, episodic_batch_norm, list_backbones, register_backbone
+from metaad_zoo.backbones import (
+    Backbone,
+    create_backbone,
+    episodic_batch_norm,
+    list_backbones,
+    modality_of,
+    register_backbone,
+)
+from tests.tiny import REGISTERED, TIMM, TINY, shape_options
 
-TINY = {
-    "conv4": {"image_size": 16, "width": 4},
-    "resnet12": {"image_size": 16, "widths": (4, 4, 8, 8)},
-    "timm/resnet18": {"image_size": 32},
-    "timm/tf_efficientnet_lite0": {"image_size": 64},
-    "timm/vit_tiny_patch16_224": {"image_size": 32},
-}
-NAMES = [*list_backbones(), *(n for n in TINY if n.startswith("timm/"))]
+NAMES = [*REGISTERED, *TIMM]
+
+
+def build(name: str, **options) -> Backbone:
+    return create_backbone(name, **shape_options(name), **{**TINY[name][0], **options})
 
 
 @pytest.mark.parametrize("name", NAMES)
 class TestEveryBackbone:
     @pytest.fixture
     def backbone(self, name) -> Backbone:
-        return create_backbone(name, in_channels=1, **TINY[name])
+        return build(name)
 
     @pytest.fixture
     def x(self, name) -> torch.Tensor:
-        size = TINY[name]["image_size"]
-        return torch.rand(3, 1, size, size)
+        return torch.rand(3, *TINY[name][1])
 
-    def test_gives_the_embedding_it_announces(self, backbone, x):
+    def test_gives_the_embedding_it_announces(self, name, backbone, x):
         assert backbone(x).shape == (3, backbone.embedding_dim)
-        assert backbone.modality == "image"
+        assert backbone.modality == modality_of(name)
 
     def test_every_parameter_gets_a_gradient(self, backbone, x):
         backbone(x).square().sum().backward()
@@ -42,7 +46,7 @@ class TestEveryBackbone:
             assert torch.isfinite(p.grad).all(), name
 
     def test_comes_back_from_its_weights(self, name, backbone, x):
-        twin = create_backbone(name, in_channels=1, **TINY[name])
+        twin = build(name)
         twin.load_state_dict(backbone.state_dict())
         assert torch.equal(twin.eval()(x), backbone.eval()(x))
 
@@ -52,11 +56,11 @@ class TestEveryBackbone:
         assert torch.isfinite(half).all()
         assert torch.nn.functional.cosine_similarity(half, backbone(x)).min() > 0.95
 
-    def test_refuses_other_channels_and_sizes(self, backbone, x):
-        with pytest.raises(ValueError, match=r"expected images of shape \(n, 1, .*saw \(3, 2,"):
-            backbone(x.expand(-1, 2, -1, -1))
-        with pytest.raises(ValueError, match="expected images of shape"):
-            backbone(x[..., :-1])
+    def test_refuses_other_shapes(self, name, backbone, x):
+        kind = {"image": "images", "sequence": "sequences", "tabular": "table rows"}[modality_of(name)]
+        for other in (x[..., :-1], torch.cat([x, x], 1) if modality_of(name) == "image" else x[:, None], x[0]):
+            with pytest.raises(ValueError, match=rf"expected {kind} of shape \(n, .*saw \({other.shape[0]},"):
+                backbone(other)
 
     def test_second_order_gradient_in_float64(self, name, backbone, x):
         """The derivative of an inner gradient's size along a direction, against finite differences."""
@@ -94,7 +98,7 @@ def test_conv4_is_the_published_one():
 
 def test_names_patterns_and_order():
     assert list_backbones("conv*") == ["conv4"]
-    assert list_backbones("*", modality="sequence") == []
+    assert list_backbones("*", modality="sequence") == ["gru", "transformer"]
     found = list_backbones("timm/resnet*")
     assert {"timm/resnet18", "timm/resnet50"} <= set(found)
     assert found.index("timm/resnet18") < found.index("timm/resnet101"), "natural order"
@@ -119,6 +123,8 @@ def test_a_timm_model_without_its_prefix_is_offered_with_it():
         ("conv4", {"image_size": 15}, "at least 16, saw 15"),
         ("resnet12", {"image_size": 8}, "at least 16, saw 8"),
         ("resnet12", {"widths": (1, 2)}, "four widths"),
+        ("mlp", {"widths": ()}, "at least one layer"),
+        ("transformer", {"width": 6, "heads": 4}, "heads=4 do not divide width=6"),
         ("conv4", {"norm": "layer"}, "'batch', 'group' or 'none'"),
         ("conv4", {"widht": 3}, "option of backbone 'conv4': 'widht'; did you mean 'width'"),
         ("timm/inception_v3", {"image_size": 16}, "timm/inception_v3 can.t take images of 16 x 16 pixels"),
@@ -136,8 +142,7 @@ def test_a_name_is_registered_once():
 
 @pytest.mark.parametrize("name", ["conv4", "timm/resnet18"])
 def test_running_policy_equals_the_backbone_in_eval_mode(name):
-    backbone = create_backbone(name, in_channels=1, **TINY[name])
-    x = torch.rand(5, 1, TINY[name]["image_size"], TINY[name]["image_size"])
+    backbone, x = build(name), torch.rand(5, *TINY[name][1])
     backbone.train()(x * 3)  # moves the running statistics
     episodic = episodic_batch_norm(copy.deepcopy(backbone), "running")
     assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in episodic.modules())

@@ -1,0 +1,127 @@
+"""Grouped convolution that stays fast at every order of differentiation.
+
+torch takes the second derivative of a grouped convolution group by group, by convolutions with kernels as large as the
+image: slower than no grouping at all. A convolution ``y = x * w`` is linear in both arguments, and so are its two
+gradients; the three are closed under differentiation, and torch has a fast kernel for each. Here each is a function
+whose derivative is made of the other two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+
+class _Geometry(NamedTuple):
+    stride: Sequence[int]
+    padding: Sequence[int]
+    dilation: Sequence[int]
+    groups: int
+
+
+def grouped_convolution(
+    x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
+) -> Tensor:
+    """A convolution without bias; differentiable as often as wanted.
+
+    Args:
+        x: ``(n, C, ...)``.
+        weight: ``(out, C / groups, ...)``.
+        stride: one number a spatial axis, and so are padding and dilation.
+        padding: zeros on both sides.
+        dilation: step inside the kernel.
+        groups: blocks of channels that do not see each other.
+
+    Returns:
+        ``(n, out, ...)``, in autocast's type where that is on.
+    """
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+        x, weight = x.to(dtype), weight.to(dtype)
+    geometry = _Geometry(list(stride), list(padding), list(dilation), groups)
+    with torch.autocast(kind, enabled=False):
+        y: Tensor = _Convolution.apply(x, weight, geometry)
+    return y
+
+
+def _backward(gy: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry, wanted: int) -> Tensor:
+    """Gradient of input (0) or weight (1); of the wanted one only the shape is read."""
+    stride, padding, dilation, groups = geometry
+    mask = [wanted == 0, wanted == 1, False]
+    gradients = torch.ops.aten.convolution_backward(
+        gy,
+        x,
+        weight,
+        None,
+        stride,
+        padding,
+        dilation,
+        False,
+        [0] * len(stride),
+        groups,
+        mask,
+    )
+    gradient: Tensor = gradients[wanted]
+    return gradient
+
+
+class _Convolution(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, geometry: _Geometry) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.geometry = geometry
+        stride, padding, dilation, groups = geometry
+        return torch.convolution(x, weight, None, stride, padding, dilation, False, [0] * len(stride), groups)
+
+    @staticmethod
+    def backward(ctx: Any, gy: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        need_x, need_weight, _ = ctx.needs_input_grad
+        return (
+            _InputGradient.apply(gy, weight, x.shape, ctx.geometry) if need_x else None,
+            _WeightGradient.apply(x, gy, weight.shape, ctx.geometry) if need_weight else None,
+            None,
+        )
+
+
+class _InputGradient(Function):
+    @staticmethod
+    def forward(ctx: Any, gy: Tensor, weight: Tensor, shape: torch.Size, geometry: _Geometry) -> Tensor:
+        ctx.save_for_backward(gy, weight)
+        ctx.geometry = geometry
+        return _backward(gy, gy.new_empty(()).expand(shape), weight, geometry, wanted=0)
+
+    @staticmethod
+    def backward(ctx: Any, ggx: Tensor) -> Any:
+        gy, weight = ctx.saved_tensors
+        need_gy, need_weight, *_ = ctx.needs_input_grad
+        return (
+            _Convolution.apply(ggx, weight, ctx.geometry) if need_gy else None,
+            _WeightGradient.apply(ggx, gy, weight.shape, ctx.geometry) if need_weight else None,
+            None,
+            None,
+        )
+
+
+class _WeightGradient(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gy: Tensor, shape: torch.Size, geometry: _Geometry) -> Tensor:
+        ctx.save_for_backward(x, gy)
+        ctx.geometry = geometry
+        return _backward(gy, x, x.new_empty(()).expand(shape), geometry, wanted=1)
+
+    @staticmethod
+    def backward(ctx: Any, ggw: Tensor) -> Any:
+        x, gy = ctx.saved_tensors
+        need_x, need_gy, *_ = ctx.needs_input_grad
+        return (
+            _InputGradient.apply(gy, ggw, x.shape, ctx.geometry) if need_x else None,
+            _Convolution.apply(x, ggw, ctx.geometry) if need_gy else None,
+            None,
+            None,
+        )

@@ -1,0 +1,267 @@
+"""Layers that can carry a leading task axis, so that one call runs many tasks, each with weights of its own.
+
+An adapted weight has one axis more than usual, ``(tasks, *shape)``; samples of all tasks are folded into the batch axis
+``(tasks * n, ...)``, so that activations, pooling and attention need not know. A layer whose weights are of the usual
+rank works on the folded batch as it always does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metaad_zoo.backbones.convolution import grouped_convolution
+
+
+@dataclass(frozen=True)
+class TaskAxis:
+    """How many tasks a batch holds and how they lie in its first axis.
+
+    Args:
+        tasks: their number.
+        sample_major: sample 0 of all tasks comes first, then sample 1, ...: free of copies for convolutions, which
+            see the tasks as groups of channels. Otherwise task after task: free of copies for matrix products.
+    """
+
+    tasks: int
+    sample_major: bool
+
+    def fold(self, x: Tensor) -> Tensor:
+        """``(tasks, n, ...)`` to ``(tasks * n, ...)``."""
+        return (x.transpose(0, 1) if self.sample_major else x).flatten(0, 1)
+
+    def split(self, x: Tensor) -> Tensor:
+        """``(tasks * n, ...)`` to ``(tasks, n, ...)``, the inverse of :meth:`fold`."""
+        if self.sample_major:
+            return x.unflatten(0, (-1, self.tasks)).transpose(0, 1)
+        return x.unflatten(0, (self.tasks, -1))
+
+    def to_channels(self, x: Tensor) -> Tensor:
+        """``(tasks * n, C, ...)`` to ``(n, tasks * C, ...)``."""
+        return self.split(x).transpose(0, 1).flatten(1, 2)
+
+    def from_channels(self, x: Tensor) -> Tensor:
+        """``(n, tasks * C, ...)`` to ``(tasks * n, C, ...)``."""
+        return self.fold(x.unflatten(1, (self.tasks, -1)).transpose(0, 1))
+
+    def per_task(self, weight: Tensor, rank: int) -> Tensor:
+        """A weight with its task axis; one of the usual ``rank`` is the same for all tasks."""
+        return weight if weight.ndim == rank + 1 else weight.expand(self.tasks, *weight.shape)
+
+
+_current: ContextVar[TaskAxis | None] = ContextVar("task_axis", default=None)
+
+
+@contextmanager
+def task_axis(axis: TaskAxis) -> Iterator[None]:
+    """Within this context, batches are folded and adapted weights carry a task axis."""
+    token = _current.set(axis)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def current_task_axis() -> TaskAxis | None:
+    """The task axis of the batch that is passing, if there is one."""
+    return _current.get()
+
+
+def _carried(*weights: tuple[Tensor | None, int]) -> TaskAxis | None:
+    """The task axis, where one of the weights is above its usual rank."""
+    axis = _current.get()
+    if axis is None or all(w is None or w.ndim == rank for w, rank in weights):
+        return None
+    return axis
+
+
+class TaskLinear(nn.Linear):
+    """``nn.Linear`` for weights ``(tasks, out, in)``: one batched matrix product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        axis = _carried((self.weight, 2), (self.bias, 1))
+        if axis is None:
+            return super().forward(x)
+        rows = axis.split(x)
+        weight = axis.per_task(self.weight, 2).transpose(1, 2)
+        flat = rows.flatten(1, -2)
+        if self.bias is None:
+            out = torch.bmm(flat, weight)
+        else:
+            out = torch.baddbmm(axis.per_task(self.bias, 1).unsqueeze(1), flat, weight)
+        return axis.fold(out.view(*rows.shape[:-1], -1))
+
+
+class _TaskConv(nn.modules.conv._ConvNd):
+    """A convolution for weights ``(tasks, out, in, ...)``: one convolution with the tasks as groups of channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rank = 2 + len(self.kernel_size)
+        axis = _carried((self.weight, rank), (self.bias, 1))
+        if axis is None:
+            return super().forward(x)
+        weight = axis.per_task(self.weight, rank).flatten(0, 1)
+        padding = self.padding
+        if self.padding_mode != "zeros" or isinstance(padding, str):
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            x = F.pad(x, self._reversed_padding_repeated_twice, mode=mode)
+            padding = (0,) * len(self.kernel_size)
+        y = grouped_convolution(
+            axis.to_channels(x), weight, self.stride, padding, self.dilation, axis.tasks * self.groups
+        )
+        if self.bias is not None:
+            bias = axis.per_task(self.bias, 1).flatten()
+            y = y + bias.view(-1, *(1 for _ in self.kernel_size)).to(y.dtype)
+        return axis.from_channels(y)
+
+
+class TaskConv1d(_TaskConv, nn.Conv1d):
+    """``nn.Conv1d`` for weights ``(tasks, out, in, k)``."""
+
+
+class TaskConv2d(_TaskConv, nn.Conv2d):
+    """``nn.Conv2d`` for weights ``(tasks, out, in, k, k)``."""
+
+
+class TaskLayerNorm(nn.LayerNorm):
+    """``nn.LayerNorm`` for weights ``(tasks, *shape)``: normalises, then multiplies and adds.
+
+    ``F.layer_norm`` with affine parameters gives wrong second-order gradients under ``vmap``; so it is not called with
+    any here.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        rank = len(self.normalized_shape)
+        axis = _carried((self.weight, rank), (self.bias, rank))
+        if axis is None:
+            return super().forward(x)
+        rows = axis.split(F.layer_norm(x, self.normalized_shape, None, None, self.eps))
+        between = (1,) * (rows.ndim - 1 - rank)
+        rows = rows * axis.per_task(self.weight, rank).view(axis.tasks, *between, *self.normalized_shape)
+        if self.bias is not None:
+            rows = rows + axis.per_task(self.bias, rank).view(axis.tasks, *between, *self.normalized_shape)
+        return axis.fold(rows)
+
+
+class TaskGroupNorm(nn.GroupNorm):
+    """``nn.GroupNorm`` for weights ``(tasks, C)``: normalises, then multiplies and adds."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        axis = _carried((self.weight, 1), (self.bias, 1))
+        if axis is None:
+            return super().forward(x)
+        rows = axis.split(F.group_norm(x, self.num_groups, None, None, self.eps))
+        shape = (axis.tasks, 1, -1, *(1 for _ in range(rows.ndim - 3)))
+        weight, bias = axis.per_task(self.weight, 1), axis.per_task(self.bias, 1)
+        return axis.fold(torch.addcmul(bias.view(shape), rows, weight.view(shape)))
+
+
+class TaskGRU(nn.GRU):
+    """``nn.GRU`` for weights ``(tasks, 3 * hidden, in)``: cells that step through time for all tasks at once.
+
+    Source: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP 2014, in the variant of
+    ``torch.nn.GRU`` (the reset gate acts behind the matrix product). Batch first, one direction.
+    """
+
+    def forward(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        axis = _carried(*((getattr(self, name), 2 if name.startswith("weight") else 1) for name in self._flat_names))
+        if axis is None:
+            out: tuple[Tensor, Tensor] = super().forward(x, hx)
+            return out
+        if hx is not None or self.bidirectional or not self.batch_first or self.dropout:
+            raise ValueError(
+                "engine 'vectorized' runs nn.GRU with batch_first=True, one direction, no dropout and no initial state "
+                "only: set inner_loop.engine=higher"
+            )
+        rows, last = axis.split(x), []
+        for layer in range(self.num_layers):
+            rows, h = self._layer(axis, rows, layer)
+            last.append(axis.fold(h))
+        return axis.fold(rows), torch.stack(last)
+
+    @property
+    def _flat_names(self) -> list[str]:
+        return [name for names in self._all_weights for name in names]
+
+    def _layer(self, axis: TaskAxis, rows: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """``(tasks, n, T, in)`` to ``(tasks, n, T, hidden)`` and the last state."""
+        w_in, w_state = (
+            axis.per_task(getattr(self, f"weight_{kind}_l{layer}"), 2).transpose(1, 2) for kind in ("ih", "hh")
+        )
+        b_in, b_state = (
+            axis.per_task(getattr(self, f"bias_{kind}_l{layer}"), 1).unsqueeze(1) if self.bias else None
+            for kind in ("ih", "hh")
+        )
+        tasks, n, length, _ = rows.shape
+        by_time = rows.transpose(1, 2).flatten(1, 2)  # a step's samples lie together
+        drive = torch.bmm(by_time, w_in) if b_in is None else torch.baddbmm(b_in, by_time, w_in)
+        h = drive.new_zeros(tasks, n, self.hidden_size)
+        states = []
+        for step in drive.unflatten(1, (length, n)).unbind(1):
+            recurrent = torch.bmm(h, w_state) if b_state is None else torch.baddbmm(b_state, h, w_state)
+            width = self.hidden_size
+            gates = torch.sigmoid(step[..., : 2 * width] + recurrent[..., : 2 * width])
+            reset, update = gates.chunk(2, -1)
+            new = torch.tanh(torch.addcmul(step[..., 2 * width :], reset, recurrent[..., 2 * width :]))
+            h = torch.lerp(new, h, update)
+            states.append(h)
+        return torch.stack(states, 2), h
+
+
+TASK_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: TaskLinear,
+    nn.Conv1d: TaskConv1d,
+    nn.Conv2d: TaskConv2d,
+    nn.LayerNorm: TaskLayerNorm,
+    nn.GroupNorm: TaskGroupNorm,
+    nn.GRU: TaskGRU,
+}
+"""By torch's own layer, the one that can carry a task axis."""
+
+
+def carry_task_axis(module: nn.Module) -> nn.Module:
+    """Let every layer of :data:`TASK_LAYERS` in ``module`` carry a task axis, in place; weights and names stay.
+
+    Without a task axis each still runs torch's own code.
+    """
+    for layer in module.modules():
+        if type(layer) in TASK_LAYERS:
+            layer.__class__ = TASK_LAYERS[type(layer)]
+    return module
+
+
+def prefers_sample_major(module: nn.Module) -> bool:
+    """Whether samples are best folded sample by sample: there are more convolutions than matrix products."""
+    layers = list(module.modules())
+    return sum(isinstance(m, _TaskConv) for m in layers) > sum(isinstance(m, TaskLinear) for m in layers)
+
+
+def require_task_axis(module: nn.Module, names: Iterable[str]) -> None:
+    """Refuse parameters whose layers can't carry a task axis.
+
+    Args:
+        module: after :func:`carry_task_axis`.
+        names: of its parameters that are to be adapted.
+
+    Raises:
+        ValueError: names the parameters, their layers, and the engine that can run them.
+    """
+    layers = dict(module.named_modules())
+    owners = {name: layers[name.rpartition(".")[0]] for name in names}
+    unable = [f"{name} ({type(layer).__name__})" for name, layer in owners.items() if not _carries(layer)]
+    if unable:
+        more = f" and {len(unable) - 5} more" if len(unable) > 5 else ""
+        raise ValueError(
+            f"inner_loop.engine='vectorized' can't adapt {', '.join(unable[:5])}{more}: these layers can't carry "
+            "a task axis; set inner_loop.engine=higher, or leave them out of inner_loop.adapt"
+        )
+
+
+def _carries(layer: nn.Module) -> bool:
+    return isinstance(layer, tuple(TASK_LAYERS.values())) or bool(getattr(layer, "carries_task_axis", False))

@@ -1,0 +1,105 @@
+"""Transformer backbones whose attention can be differentiated twice."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metaad_zoo.backbones.registry import Backbone, register_backbone
+from metaad_zoo.backbones.rnn import check_sequences
+
+
+class SelfAttention(nn.Module):
+    """Every position attends to every other.
+
+    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, section 3.2. A second derivative needs the plain
+    attention kernel: the inner loop sees to that.
+
+    Args:
+        width: of the positions.
+        heads: that share it.
+
+    Shape:
+        ``(n, T, width)`` to the same.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.into = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.into(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        y: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return y
+
+
+class TransformerBlock(nn.Module):
+    """Attention and a two-layer network, each behind a layer norm and beside an identity (pre-norm)."""
+
+    def __init__(self, width: int, heads: int, expansion: int) -> None:
+        super().__init__()
+        self.norm1, self.attention = nn.LayerNorm(width), SelfAttention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        y: Tensor = x + self.mlp(self.norm2(x))
+        return y
+
+
+def positions(length: int, width: int, like: Tensor) -> Tensor:
+    """Sines and cosines of position, ``(length, width)`` (Vaswani et al., 2017, section 3.5)."""
+    at = torch.arange(length, device=like.device, dtype=torch.float64).unsqueeze(1)
+    rates = torch.exp(torch.arange(0, width, 2, device=like.device, dtype=torch.float64) * (-math.log(1e4) / width))
+    table = torch.stack([torch.sin(at * rates), torch.cos(at * rates)], -1).flatten(1)
+    return table[:, :width].to(like.dtype)
+
+
+@register_backbone("transformer", modality="sequence")
+class Transformer(Backbone):
+    """A transformer encoder over the steps of a sequence; the embedding is the mean over steps.
+
+    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, with layer norm in front of each part (Xiong et
+    al., "On Layer Normalization in the Transformer Architecture", ICML 2020).
+
+    Args:
+        in_channels: of the sequences.
+        width: of the positions; a multiple of ``heads``.
+        layers: blocks of attention and network.
+        heads: of the attention.
+        expansion: hidden units of the network inside a block, in widths.
+
+    Shape:
+        ``(n, T, in_channels)`` to ``(n, width)``.
+
+    Raises:
+        ValueError: the heads do not divide the width, or later a batch has another shape.
+    """
+
+    modality = "sequence"
+
+    def __init__(
+        self, in_channels: int = 1, width: int = 64, layers: int = 2, heads: int = 4, expansion: int = 2
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"transformer: heads={heads} do not divide width={width}")
+        self.in_channels = in_channels
+        self.into = nn.Linear(in_channels, width)
+        self.blocks = nn.Sequential(*(TransformerBlock(width, heads, expansion) for _ in range(layers)))
+        self.norm = nn.LayerNorm(width)
+        self.embedding_dim = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_sequences(x, self.in_channels)
+        h = self.into(x)
+        h = h + positions(h.shape[1], h.shape[2], h)
+        embedding: Tensor = self.norm(self.blocks(h)).mean(1)
+        return embedding

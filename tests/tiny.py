@@ -1,0 +1,89 @@
+"""Every registered backbone (and three of timm's) at a size that tests can afford, and episodes that fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from metaad_zoo.backbones import list_backbones, modality_of
+from metaad_zoo.episodes import EpisodeBatch
+from metaad_zoo.inner_loop import InnerLoopConfig
+from metaad_zoo.learners import GradientLearner, learner_class
+
+TINY: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+    "conv4": ({"width": 4}, (1, 16, 16)),
+    "resnet12": ({"widths": (4, 4, 8, 8)}, (1, 16, 16)),
+    "gru": ({"width": 6, "layers": 2}, (7, 2)),
+    "transformer": ({"width": 8, "heads": 2}, (7, 2)),
+    "mlp": ({"widths": (8, 6)}, (5,)),
+    "timm/resnet18": ({}, (1, 32, 32)),
+    "timm/tf_efficientnet_lite0": ({}, (1, 64, 64)),
+    "timm/vit_tiny_patch16_224": ({}, (1, 32, 32)),
+}
+"""By backbone its options and the shape of one sample."""
+
+REGISTERED = list_backbones()
+TIMM = [name for name in TINY if name.startswith("timm/")]
+
+
+def shape_options(name: str) -> dict[str, int]:
+    """What the sample's shape tells the backbone."""
+    shape = TINY[name][1]
+    return {
+        "image": {"in_channels": shape[0], "image_size": shape[-1]},
+        "sequence": {"in_channels": shape[-1]},
+        "tabular": {"in_features": shape[0]},
+    }[modality_of(name)]
+
+
+def tiny_learner(learner: str, backbone: str, **inner_loop: Any) -> GradientLearner:
+    """A learner over a tiny backbone, away from the special points at which networks start (zeros, kinks)."""
+    options, shape = TINY[backbone]
+    settings: dict[str, Any] = {"steps": 2, "lr": 0.05, **inner_loop}
+    arguments: dict[str, Any] = {}
+    if learner == "imaml":
+        settings.setdefault("proximal", 1.0)
+    if learner == "maml_pp":  # its parts, at once and not in later epochs
+        settings = {"learn_lr": "parameter_and_step", "batch_norm": "per_step", **settings}
+        arguments["first_order_epochs"] = 0
+    torch.manual_seed(0)
+    built = learner_class(learner)(
+        backbone=backbone,
+        backbone_options=options,
+        input_shapes={modality_of(backbone): shape},
+        inner_loop=InnerLoopConfig(**settings),
+        **arguments,
+    )
+    assert isinstance(built, GradientLearner)
+    with torch.no_grad():
+        for p in built.network.parameters():
+            p += 0.05 * torch.randn_like(p)
+    return built
+
+
+def tiny_batch(backbone: str, tasks: int = 3, n_support: int = 4, n_query: int = 6) -> EpisodeBatch:
+    """One-class episodes of noise: normal supports, queries of both kinds."""
+    modality, shape = modality_of(backbone), TINY[backbone][1]
+    g = torch.Generator().manual_seed(1)
+    half = n_query // 2
+    return EpisodeBatch(
+        support={modality: torch.randn(tasks, n_support, *shape, generator=g)},
+        support_labels=torch.zeros(tasks, n_support, dtype=torch.long),
+        query={modality: torch.randn(tasks, n_query, *shape, generator=g)},
+        query_labels=torch.tensor([0] * (n_query - half) + [1] * half).expand(tasks, -1),
+        tasks=[f"task{i}" for i in range(tasks)],
+    )
+
+
+def meta_gradient(learner: GradientLearner, batch: EpisodeBatch) -> list[torch.Tensor]:
+    """Of every parameter of the learner; zeros where the loss does not depend on it."""
+    parameters = [p for p in learner.parameters() if p.requires_grad]
+    return list(torch.autograd.grad(learner.outer_loss(batch), parameters, materialize_grads=True))
+
+
+def relative_difference(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+    """Norm of the difference over the norm of what is expected."""
+    assert len(found) == len(expected)
+    difference = sum((a - b).double().square().sum() for a, b in zip(found, expected, strict=True))
+    return float((difference / sum(b.double().square().sum() for b in expected)).sqrt())
