@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -110,6 +111,11 @@ class EpisodeBatch:
                 task,
             )
 
+    def parts(self, tasks: int) -> list[EpisodeBatch]:
+        """The same batch in parts of at most ``tasks`` episodes."""
+        places = [slice(i, i + tasks) for i in range(0, len(self), tasks)]
+        return [self._map(itemgetter(place), itemgetter(place)) for place in places]
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> EpisodeBatch:
         """The same batch on another device."""
         return self._map(lambda x: x.to(device, non_blocking=non_blocking))
@@ -118,11 +124,11 @@ class EpisodeBatch:
         """The same batch in page-locked memory, for faster copies to a GPU; a DataLoader calls this."""
         return self._map(Tensor.pin_memory)
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> EpisodeBatch:
+    def _map(self, change: Callable[[Tensor], Tensor], choose: Callable[[list[str]], list[str]] = list) -> EpisodeBatch:
         return EpisodeBatch(
             support={name: change(x) for name, x in self.support.items()},
             support_labels=change(self.support_labels),
             query={name: change(x) for name, x in self.query.items()},
             query_labels=change(self.query_labels),
-            tasks=self.tasks,
+            tasks=choose(self.tasks),
         )

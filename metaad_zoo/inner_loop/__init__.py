@@ -2,33 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import nullcontext
+
 from torch import Tensor, nn
 
-from metaad_zoo.inner_loop.first_order import adapt_first_order
-from metaad_zoo.inner_loop.higher_engine import adapt_second_order
-from metaad_zoo.inner_loop.loop import ENGINES, InnerLoop, InnerLoopConfig, SupportLoss
-
-SECOND_ORDER = {"higher": adapt_second_order}
-"""By engine, the inner loop through which a second-order meta-gradient flows."""
+from metaad_zoo.inner_loop.descent import descend
+from metaad_zoo.inner_loop.higher_engine import adapt_through_higher
+from metaad_zoo.inner_loop.implicit import adapt_to_optimum
+from metaad_zoo.inner_loop.loop import (
+    ENGINES,
+    DivergenceError,
+    InnerLoop,
+    InnerLoopConfig,
+    Order,
+    StepContext,
+    SupportLoss,
+    Visit,
+)
+from metaad_zoo.inner_loop.precision import inner_precision, twice_differentiable
+from metaad_zoo.inner_loop.vectorized_engine import spread_over_tasks
 
 
 def adapt_parameters(
-    network: nn.Module, loop: InnerLoop, support_loss: SupportLoss, *, meta_gradient: bool
+    network: nn.Module,
+    loop: InnerLoop,
+    support_loss: SupportLoss,
+    *,
+    meta_gradient: bool,
+    order: Order | None = None,
+    start: Mapping[str, Tensor] | None = None,
+    tasks: int | None = None,
+    at_step: StepContext = lambda step: nullcontext(),
+    visit: Visit | None = None,
 ) -> dict[str, Tensor]:
-    """Run the inner loop of one task.
+    """Run the inner loop of one task, or of several at once.
 
     Args:
         network: whose parameters are the start; it is not changed.
         loop: what is adapted and how.
-        support_loss: the task's loss on its support set, given a network to call.
-        meta_gradient: keep what the outer loop needs to differentiate through the adaptation, to ``loop.config.order``;
-            False where the adapted network only has to score.
+        support_loss: the task's loss ``()`` on its support set, given a network to call; with ``tasks``, ``(tasks,)``.
+        meta_gradient: keep what the outer loop needs to differentiate through the adaptation; False where the adapted
+            network only has to score.
+        order: of the meta-gradient, where it is not that of ``loop.config``.
+        start: parameters that start elsewhere than the network's, by name; the meta-gradient flows into them.
+        tasks: how many tasks the network is called on at once; the adapted parameters get a leading task axis.
+        at_step: context that tells the network which inner step it is in.
+        visit: called with the number of steps taken, the parameters, and their support loss (None behind the last).
 
     Returns:
         All parameters by name, the adapted ones replaced, for :func:`torch.func.functional_call`.
 
     Raises:
-        FloatingPointError: the support loss is not finite.
+        DivergenceError: the support loss is not finite.
 
     Example:
         >>> import torch
@@ -39,10 +65,35 @@ def adapt_parameters(
         >>> round(adapted["weight"].item() / w, 4)  # w - 0.5 * x^2 * w
         -1.0
     """
-    if meta_gradient and loop.config.order == 2:
-        return SECOND_ORDER[loop.config.engine](network, loop, support_loss)
-    adapted = adapt_first_order(network, loop, support_loss)
-    return adapted if meta_gradient else {name: p.detach() for name, p in adapted.items()}
+    begin: dict[str, Tensor] = {**dict(network.named_parameters()), **(start or {})}
+    # Views, so that an inner gradient stops at the start, also where one parameter's start was computed from another.
+    begin.update({name: begin[name].view_as(begin[name]) for name in loop.names})
+    if tasks is not None:
+        begin = spread_over_tasks(network, loop.names, begin, tasks)
+    order = loop.config.order if order is None else order
+    with inner_precision(loop.config.precision, next(iter(begin.values())).device):
+        if not meta_gradient:
+            adapted = descend(network, loop, support_loss, begin, create_graph=False, at_step=at_step, visit=visit)
+            return {name: p.detach() for name, p in adapted.items()}
+        if order == "implicit":
+            with twice_differentiable(network):
+                return adapt_to_optimum(network, loop, support_loss, begin, at_step=at_step, visit=visit)
+        if order == 1:
+            return descend(network, loop, support_loss, begin, create_graph=False, at_step=at_step, visit=visit)
+        with twice_differentiable(network):
+            if tasks is None:
+                return adapt_through_higher(network, loop, support_loss, begin, at_step=at_step, visit=visit)
+            return descend(network, loop, support_loss, begin, create_graph=True, at_step=at_step, visit=visit)
 
 
-__all__ = ["ENGINES", "InnerLoop", "InnerLoopConfig", "SupportLoss", "adapt_parameters"]
+__all__ = [
+    "ENGINES",
+    "DivergenceError",
+    "InnerLoop",
+    "InnerLoopConfig",
+    "Order",
+    "StepContext",
+    "SupportLoss",
+    "Visit",
+    "adapt_parameters",
+]

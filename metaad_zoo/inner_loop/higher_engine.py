@@ -5,45 +5,72 @@ Source: Grefenstette et al., "Generalized Inner Loop Meta-Learning", 2019, https
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import higher
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from metaad_zoo.inner_loop.first_order import require_finite
-from metaad_zoo.inner_loop.loop import InnerLoop, SupportLoss
+from metaad_zoo.inner_loop.descent import require_finite
+from metaad_zoo.inner_loop.loop import InnerLoop, StepContext, SupportLoss, Visit
+from metaad_zoo.inner_loop.precision import safe_scale
 from metaad_zoo.inner_loop.rules import ADAM_BETAS, ADAM_EPS
 
 
-def adapt_second_order(network: nn.Module, loop: InnerLoop, support_loss: SupportLoss) -> dict[str, Tensor]:
-    """Adapt and keep the graph, so that a gradient flows back through every inner step.
+def adapt_through_higher(
+    network: nn.Module,
+    loop: InnerLoop,
+    support_loss: SupportLoss,
+    start: Mapping[str, Tensor],
+    *,
+    at_step: StepContext,
+    visit: Visit | None = None,
+) -> dict[str, Tensor]:
+    """Adapt to one task and keep the graph, so that a gradient flows back through every inner step.
 
     Args:
-        network: its parameters are the start, and part of the graph.
+        network: to be called with the parameters.
         loop: names, rates and rule.
-        support_loss: the task's loss.
+        support_loss: the task's loss ``()``.
+        start: all parameters by name.
+        at_step: context that tells the network which step it is in.
+        visit: see :func:`metaad_zoo.inner_loop.descent.descend`.
 
     Returns:
         All parameters by name, the adapted ones replaced.
 
     Raises:
-        FloatingPointError: the support loss is not finite.
+        DivergenceError: the support loss is not finite.
     """
-    parameters = dict(network.named_parameters())
-    optimiser = _optimiser(loop, parameters)
-    # Fused attention has no second derivative, the plain one has.
-    with (
-        sdpa_kernel(SDPBackend.MATH),
-        higher.innerloop_ctx(network, optimiser, copy_initial_weights=False) as (patched, differentiable),
-    ):
+    initial = dict(network.named_parameters())
+    optimiser = _optimiser(loop, initial)
+    losses: list[Tensor] = []
+    with higher.innerloop_ctx(network, optimiser, copy_initial_weights=False) as (patched, differentiable):
+        patched.update_params([start[name] for name in initial])
         for step in range(loop.config.steps):
-            loss = support_loss(patched)
-            require_finite(loss, step)
-            differentiable.step(loss, override={"lr": list(loop.rates_at(step).values())})
-        return dict(zip(parameters, patched.parameters(), strict=True))
+            before = dict(zip(initial, patched.parameters(), strict=True))
+            with at_step(step):
+                loss = support_loss(patched)
+            losses.append(loss.detach())
+            if visit is not None:
+                visit(step, before, losses[-1])
+            if loop.config.proximal:
+                distance = sum((before[name] - start[name]).square().sum() for name in loop.names)
+                loss = loss + loop.config.proximal / 2 * distance
+            scale = safe_scale(loss, [before[name] for name in loop.names])
+            differentiable.step(
+                loss * scale,
+                override={"lr": list(loop.rates_at(step).values())},
+                grad_callback=lambda all_grads, scale=scale: [None if g is None else g / scale for g in all_grads],
+            )
+        require_finite(losses)
+        adapted = dict(zip(initial, patched.parameters(), strict=True))
+    if visit is not None:
+        visit(loop.config.steps, adapted, None)
+    return adapted
 
 
-def _optimiser(loop: InnerLoop, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
+def _optimiser(loop: InnerLoop, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
     """The optimiser that ``higher`` takes its rule from; one group a parameter, so that each may have its own rate."""
     groups = [{"params": [parameters[name]]} for name in loop.names]
     if loop.config.rule == "adam":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
@@ -13,12 +14,34 @@ from torch import Tensor, nn
 from metaad_zoo.inner_loop.rules import RULES, Direction, RuleName, adam, sgd
 from metaad_zoo.names import unknown_name
 
-LearnLr = Literal["none", "parameter", "parameter_and_step"]
-EngineName = Literal["higher"]
+LearnLr = Literal["none", "parameter", "parameter_and_step", "element"]
+EngineName = Literal["higher", "vectorized"]
+Order = Literal[1, 2, "implicit"]
+Precision = Literal["full", "mixed"]
 ENGINES: tuple[str, ...] = get_args(EngineName)
 
 SupportLoss = Callable[[Callable[..., Tensor]], Tensor]
 """The task's loss on its support set, given a network to call: the one definition that every engine uses."""
+StepContext = Callable[[int], AbstractContextManager[None]]
+"""A context that tells a network which inner step it is called in."""
+Visit = Callable[[int, Mapping[str, Tensor], Tensor | None], None]
+"""Called with the number of steps taken, the parameters, and their support loss (None behind the last step)."""
+
+
+class DivergenceError(FloatingPointError):
+    """The support loss is not finite.
+
+    Attributes:
+        step: the first inner step, from 0, where it is not.
+        tasks: positions in the batch of the tasks that it happened to.
+    """
+
+    def __init__(self, step: int, loss: float, tasks: list[int]) -> None:
+        super().__init__(
+            f"the support loss is {loss} at inner step {step}: the inner loop diverged or the support holds NaN; lower "
+            "inner_loop.lr or inner_loop.steps"
+        )
+        self.step, self.tasks = step, tasks
 
 
 @dataclass(frozen=True)
@@ -29,45 +52,104 @@ class InnerLoopConfig:
         steps: gradient steps on the support set; 0 leaves the network as it is.
         lr: inner learning rate, or where it is learned, its start.
         learn_lr: ``"none"``: fixed; ``"parameter"``: one learned rate for each adapted parameter tensor;
-            ``"parameter_and_step"``: for each tensor and step (Antoniou et al., "How to train your MAML", ICLR 2019).
+            ``"parameter_and_step"``: for each tensor and step (Antoniou et al., "How to train your MAML", ICLR 2019);
+            ``"element"``: for each single weight (Li et al., "Meta-SGD", 2017).
+        lr_range: learned rates are brought back into this range after each outer step.
         rule: ``"sgd"`` or ``"adam"``.
         momentum: of SGD.
+        proximal: strength of the pull back to the start, ``proximal / 2 * |adapted - start|^2`` beside the support loss
+            (Rajeswaran et al., "Meta-Learning with Implicit Gradients", NeurIPS 2019, equation 3).
         adapt: fnmatch patterns of the parameters that are adapted, such as ``["head.*"]``; the others stay as they are
             in the inner loop and are meta-learned all the same.
-        order: 2 for the exact meta-gradient (Finn et al., "Model-Agnostic Meta-Learning", ICML 2017), 1 to leave out
-            second derivatives (section 5.2 there).
+        order: 2 for the exact meta-gradient (Finn et al., "Model-Agnostic Meta-Learning", ICML 2017); 1 to leave out
+            second derivatives (section 5.2 there); ``"implicit"`` for that of the inner loop's optimum, whose memory
+            does not grow with the steps (Rajeswaran et al., 2019, equation 6); it needs ``proximal``.
+        cg_steps: of conjugate gradients, for ``order="implicit"``.
         batch_norm: where the statistics of batch normalisation come from; see
             :class:`metaad_zoo.backbones.EpisodicBatchNorm`.
-        engine: ``"higher"``: one task after the other through the library ``higher``.
+        engine: ``"higher"``: one task after the other through the library ``higher``, the reference;
+            ``"vectorized"``: all tasks of a batch at once, faster, for networks of layers that can carry a task axis.
+        tasks_at_once: tasks whose graphs are in memory together; their meta-gradients are summed up one such part of
+            the batch after the other. None: one for ``higher``, all for ``vectorized`` (of a convolutional network on
+            the CPU eight, which is faster there).
+        checkpoint_steps: compute each inner step again in the backward pass instead of storing it: less memory, more
+            time. For ``engine="vectorized"`` at order 2.
+        precision: under mixed precision, ``"full"`` computes the inner loop in the parameters' own type, ``"mixed"`` in
+            the trainer's.
 
     Raises:
-        ValueError: a setting is out of its range.
+        ValueError: a setting is out of its range, or does not go with another.
     """
 
     steps: int = 5
     lr: float = 0.1
     learn_lr: LearnLr = "none"
+    lr_range: tuple[float, float] | None = None
     rule: RuleName = "sgd"
     momentum: float = 0.0
+    proximal: float = 0.0
     adapt: tuple[str, ...] = ("*",)
-    order: Literal[1, 2] = 2
-    batch_norm: Literal["support", "transductive", "running"] = "support"
+    order: Order = 2
+    cg_steps: int = 5
+    batch_norm: Literal["support", "transductive", "running", "per_step"] = "support"
     engine: EngineName = "higher"
+    tasks_at_once: int | None = None
+    checkpoint_steps: bool = False
+    precision: Precision = "full"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "adapt", tuple(self.adapt))
-        if not isinstance(self.steps, int) or self.steps < 0 or self.lr <= 0 or not 0 <= self.momentum < 1:
-            raise ValueError(
-                f"expected whole steps >= 0, lr > 0 and momentum in [0, 1), saw steps={self.steps}, lr={self.lr}, "
-                f"momentum={self.momentum}"
-            )
-        for name, known in {"rule": RULES, "engine": ENGINES, "learn_lr": get_args(LearnLr)}.items():
+        if self.lr_range is not None:
+            object.__setattr__(self, "lr_range", tuple(self.lr_range))
+        names = {"rule": RULES, "engine": ENGINES, "learn_lr": get_args(LearnLr), "precision": get_args(Precision)}
+        for name, known in names.items():
             if getattr(self, name) not in known:
                 raise unknown_name(f"inner_loop.{name}", getattr(self, name), known)
-        if self.momentum and self.rule != "sgd":
-            raise ValueError(f"momentum={self.momentum} is for rule='sgd'; {self.rule!r} takes none")
-        if self.order not in (1, 2):
-            raise ValueError(f"inner_loop.order is {self.order!r}; expected 1 or 2")
+        if self.order not in get_args(Order):
+            raise ValueError(f"inner_loop.order is {self.order!r}; expected 1, 2 or 'implicit'")
+        if complaint := next((text for bad, text in self._complaints() if bad), None):
+            raise ValueError(complaint)
+
+    def _complaints(self) -> list[tuple[bool, str]]:
+        """What can be wrong with the numbers, each with what to say then."""
+        low, high = self.lr_range or (0.0, self.lr)
+        return [
+            (
+                not isinstance(self.steps, int) or self.steps < 0 or self.lr <= 0 or not 0 <= self.momentum < 1,
+                f"expected whole steps >= 0, lr > 0 and momentum in [0, 1), saw steps={self.steps}, lr={self.lr}, "
+                f"momentum={self.momentum}",
+            ),
+            (
+                self.momentum > 0 and self.rule != "sgd",
+                f"momentum={self.momentum} is for rule='sgd'; {self.rule!r} takes none",
+            ),
+            (
+                not low <= self.lr <= high,
+                f"inner_loop.lr={self.lr} lies outside inner_loop.lr_range={self.lr_range}",
+            ),
+            (
+                self.lr_range is not None and self.learn_lr == "none",
+                "inner_loop.lr_range bounds learned rates: set inner_loop.learn_lr",
+            ),
+            (
+                self.proximal < 0 or (self.order == "implicit" and self.proximal == 0),
+                f"inner_loop.proximal is {self.proximal}; expected a number >= 0, and above 0 for order='implicit'",
+            ),
+            (
+                self.order == "implicit" and self.learn_lr != "none",
+                "order='implicit' has no gradient for learned rates: set inner_loop.learn_lr=none",
+            ),
+            (self.cg_steps < 1, f"inner_loop.cg_steps is {self.cg_steps}; expected at least 1"),
+            (
+                self.tasks_at_once is not None and self.tasks_at_once < 1,
+                f"inner_loop.tasks_at_once is {self.tasks_at_once}; expected at least 1, or null",
+            ),
+            (
+                self.checkpoint_steps and (self.engine != "vectorized" or self.order != 2),
+                "inner_loop.checkpoint_steps is for engine='vectorized' and order=2 (with tasks_at_once=1 it stores "
+                "one step of one task)",
+            ),
+        ]
 
 
 class InnerLoop(nn.Module):
@@ -79,13 +161,14 @@ class InnerLoop(nn.Module):
 
     Attributes:
         names: adapted parameters, in the network's order.
-        rates: ``(len(names), steps)``, or ``(len(names), 1)`` where all steps share them; a parameter where learned.
+        rates: ``(len(names), steps)``, or ``(len(names), 1)`` where all steps share them, a parameter where learned;
+            for ``learn_lr="element"`` a list of parameters of the adapted ones' shapes.
 
     Raises:
         ValueError: a pattern of ``config.adapt`` matches no trainable parameter; frozen ones are not adapted.
     """
 
-    rates: Tensor
+    rates: Tensor | nn.ParameterList
 
     def __init__(self, config: InnerLoopConfig, network: nn.Module) -> None:
         super().__init__()
@@ -101,13 +184,25 @@ class InnerLoop(nn.Module):
         rates = torch.full((len(self.names), columns), config.lr)
         if config.learn_lr == "none":
             self.register_buffer("rates", rates)
+        elif config.learn_lr == "element":
+            adapted = dict(network.named_parameters())
+            self.rates = nn.ParameterList(torch.full_like(adapted[name], config.lr) for name in self.names)
         else:
             self.rates = nn.Parameter(rates)
 
     def rates_at(self, step: int) -> dict[str, Tensor]:
-        """Each adapted parameter's learning rate ``()`` at a step, counted from 0."""
+        """Each adapted parameter's learning rate at a step, counted from 0: ``()``, or of the parameter's shape."""
+        if isinstance(self.rates, nn.ParameterList):
+            return dict(zip(self.names, self.rates, strict=True))
         column = self.rates[:, step if self.rates.shape[1] > 1 else 0]
         return dict(zip(self.names, column.unbind(), strict=True))
+
+    @torch.no_grad()
+    def bound_rates(self) -> None:
+        """Bring learned rates back into ``config.lr_range``."""
+        if self.config.lr_range is not None:
+            for rate in self.parameters():
+                rate.clamp_(*self.config.lr_range)
 
     def direction(self) -> Direction:
         """The rule as a function of a gradient."""

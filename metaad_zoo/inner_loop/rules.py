@@ -23,6 +23,10 @@ class RuleState:
     first: dict[str, Tensor] = field(default_factory=dict)
     second: dict[str, Tensor] = field(default_factory=dict)
 
+    def copy(self) -> RuleState:
+        """An equal state that can move on by itself."""
+        return RuleState(self.step, dict(self.first), dict(self.second))
+
 
 Direction = Callable[[str, Tensor, RuleState], Tensor]
 
@@ -63,7 +67,7 @@ def take_step(
     Args:
         parameters: all parameters by name.
         gradients: those of the adapted parameters, each of its parameter's shape.
-        rates: learning rate of each adapted parameter, ``()``.
+        rates: learning rate of each adapted parameter, ``()`` or of its shape.
         direction: the rule.
         state: the rule's memory, moved on by one step.
 
