@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from metaad_zoo.learners import list_learners
 from metaad_zoo.zoo import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from tests.conftest import small_learner
+from tests.tiny import tiny_learner
 
 
 @pytest.fixture
@@ -36,7 +37,10 @@ def forge(folder, content):
 
 @pytest.mark.parametrize("name", list_learners())
 def test_comes_back_as_it_was(name, tmp_path):
-    learner = small_learner(learn_lr="parameter_and_step", momentum=0.5, adapt=("head.*",))
+    settings = {"momentum": 0.5, "engine": "vectorized", "tasks_at_once": 2}
+    if name == "maml":
+        settings |= {"learn_lr": "parameter_and_step", "adapt": ("head.*",)}
+    learner = tiny_learner(name, "conv4", **settings)
     assert learner.registered_name == name
     save_checkpoint(tmp_path, Checkpoint(learner, ["a"], {"calibration": torch.rand(3)}))
     again = load_checkpoint(tmp_path)

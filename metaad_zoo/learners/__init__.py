@@ -2,13 +2,25 @@
 
 from metaad_zoo.learners.base import Learner
 from metaad_zoo.learners.controls import from_scratch, untrained
-from metaad_zoo.learners.gradient import AdaptedNetwork, GradientLearner
+from metaad_zoo.learners.gradient import GradientLearner
+from metaad_zoo.learners.maml_family import ANIL, BOIL, FirstOrderMAML, ImplicitMAML, MAMLPlusPlus, MetaSGD
+from metaad_zoo.learners.network import AdaptedNetwork
+from metaad_zoo.learners.proto_maml import ProtoMAML
 from metaad_zoo.learners.registry import learner_class, list_learners, register_learner
+from metaad_zoo.learners.reptile import Reptile
 
 __all__ = [
+    "ANIL",
+    "BOIL",
     "AdaptedNetwork",
+    "FirstOrderMAML",
     "GradientLearner",
+    "ImplicitMAML",
     "Learner",
+    "MAMLPlusPlus",
+    "MetaSGD",
+    "ProtoMAML",
+    "Reptile",
     "from_scratch",
     "learner_class",
     "list_learners",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
@@ -16,6 +17,24 @@ from metaad_zoo.episodes import Adapted, EpisodeBatch, Samples
 from metaad_zoo.evaluation.metrics import auroc
 
 Schedule = Literal["constant", "cosine"]
+
+
+@contextmanager
+def explain_missing_derivative() -> Iterator[None]:
+    """Say what to do where a layer has no second derivative.
+
+    Raises:
+        ValueError: in place of torch's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "derivative for" not in str(error):
+            raise
+        raise ValueError(
+            f"a layer of this backbone has no second derivative ({str(error).splitlines()[0]}): set "
+            "inner_loop.order=1, or take another backbone"
+        ) from error
 
 
 class Learner(pl.LightningModule):
@@ -80,7 +99,15 @@ class Learner(pl.LightningModule):
                 "outer learning rate or inner_loop.lr, or set trainer.gradient_clip_val"
             )
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
-        return loss
+        return loss * self._share(len(batch))
+
+    def _share(self, tasks: int) -> float:
+        """This process's weight: DDP takes the mean over processes, where we want the mean over all their tasks."""
+        if self.trainer.world_size == 1:
+            return 1.0
+        mine = torch.tensor(float(tasks), device=self.device)
+        all_tasks = self.trainer.strategy.reduce(mine, reduce_op="sum")
+        return tasks * self.trainer.world_size / float(all_tasks)
 
     def on_train_batch_end(self, outputs: Any, batch: EpisodeBatch, batch_idx: int) -> None:
         episodes = len(batch) * self.trainer.world_size
@@ -89,15 +116,8 @@ class Learner(pl.LightningModule):
         self.log("episodes/s", speed, prog_bar=True, batch_size=len(batch))
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        try:
+        with explain_missing_derivative():
             super().backward(loss, *args, **kwargs)
-        except RuntimeError as error:
-            if "derivative for" not in str(error):
-                raise
-            raise ValueError(
-                f"a layer of this backbone has no second derivative ({str(error).splitlines()[0]}): set "
-                "inner_loop.order=1, or take another backbone"
-            ) from error
 
     def validation_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
         self._log_auroc("val/auroc", batch)

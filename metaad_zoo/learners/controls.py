@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 
 import torch
 
@@ -19,7 +19,8 @@ def untrained(learner: GradientLearner, seed: int) -> GradientLearner:
         learner: the model to imitate; left as it is.
         seed: of the random weights.
     """
-    return _fresh(learner, learner.inner_loop.config, seed)
+    given = {**learner.arguments(), "inner_loop": learner.inner_loop.config}
+    return _seeded(seed, lambda: type(learner)(**given)).to(learner.device).eval()
 
 
 def from_scratch(
@@ -33,20 +34,20 @@ def from_scratch(
         steps: of Adam, on the same support loss, all parameters adapted.
         lr: Adam's learning rate.
     """
-    config = replace(
-        learner.inner_loop.config,
+    batch_norm = learner.inner_loop.config.batch_norm
+    config = InnerLoopConfig(
         steps=steps,
         lr=lr,
         rule="adam",
-        momentum=0.0,
-        learn_lr="none",
-        adapt=("*",),
+        order=1,
+        batch_norm="support" if batch_norm == "per_step" else batch_norm,  # it has no averages of so many steps
     )
-    return _fresh(learner, config, seed)
+    given = learner.arguments()
+    shared = {name: given[name] for name in ("backbone", "backbone_options", "input_shapes")}
+    return _seeded(seed, lambda: GradientLearner(**shared, inner_loop=config)).to(learner.device).eval()
 
 
-def _fresh(learner: GradientLearner, config: InnerLoopConfig, seed: int) -> GradientLearner:
+def _seeded(seed: int, build: Callable[[], GradientLearner]) -> GradientLearner:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        fresh = type(learner)(**{**learner.arguments(), "inner_loop": config})
-    return fresh.to(learner.device).eval()
+        return build()

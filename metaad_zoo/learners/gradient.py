@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from typing import Any, ClassVar, TypeVar
 
+import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.func import functional_call
 
+from metaad_zoo.backbones import (
+    EpisodicBatchNorm,
+    TaskAxis,
+    at_inner_step,
+    prefers_sample_major,
+    require_task_axis,
+    task_axis,
+)
 from metaad_zoo.episodes import EpisodeBatch, Samples
-from metaad_zoo.inner_loop import InnerLoop, InnerLoopConfig, adapt_parameters
+from metaad_zoo.inner_loop import DivergenceError, InnerLoop, InnerLoopConfig, Order, Visit, adapt_parameters
+from metaad_zoo.learners.accumulation import mean_part_by_part
 from metaad_zoo.learners.base import Learner, Schedule
-from metaad_zoo.learners.network import EpisodeNetwork, anomaly_loss
+from metaad_zoo.learners.diagnostics import InnerLoopDiagnostics
+from metaad_zoo.learners.network import AdaptedNetwork, EpisodeNetwork, anomaly_loss
 from metaad_zoo.learners.registry import register_learner
+
+Result = TypeVar("Result")
+
+CONVOLUTIONS_AT_ONCE = 8
+"""Tasks at once through a convolutional network on a CPU, where more overflow its caches (benchmarks/inner_loop.py)."""
 
 
 @register_learner("maml")
@@ -34,10 +50,19 @@ class GradientLearner(Learner):
         inner_loop: what is adapted, how and to which order.
         optimizer: builds the outer optimiser.
         schedule: of the outer learning rate, ``"constant"`` or ``"cosine"``.
+        multi_step_epochs: over so many epochs, the query loss behind every inner step counts, less and less but for
+            the last (see :func:`multi_step_weights`); 0: the last alone.
+        first_order_epochs: so many epochs are trained at order 1 before the inner loop's own order (Antoniou et al.,
+            "How to train your MAML", ICLR 2019, section 4, derivative-order annealing).
+        diagnose_every: outer steps between two looks into the inner loop; 0: none. See
+            :class:`metaad_zoo.learners.diagnostics.InnerLoopDiagnostics`.
 
     Raises:
-        ValueError: a name or a setting is unknown, or the backbone does not fit the data.
+        ValueError: a name or a setting is unknown, the backbone does not fit the data, or the engine can't run it.
     """
+
+    fixed: ClassVar[Mapping[str, Any]] = {}
+    """Settings of the inner loop that make the learner what its name says."""
 
     def __init__(
         self,
@@ -47,18 +72,51 @@ class GradientLearner(Learner):
         inner_loop: InnerLoopConfig = InnerLoopConfig(),  # noqa: B008 - frozen
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=1e-3),
         schedule: Schedule = "cosine",
+        multi_step_epochs: int = 0,
+        first_order_epochs: int = 0,
+        diagnose_every: int = 100,
     ) -> None:
         super().__init__(optimizer, schedule)
         if not input_shapes:
             raise ValueError("input_shapes is missing: give each modality's shape, such as {'image': (1, 28, 28)}")
+        inner_loop = self._with_fixed(inner_loop)
         self._arguments: dict[str, Any] = {
             "backbone": backbone,
             "backbone_options": dict(backbone_options or {}),
             "input_shapes": {name: list(shape) for name, shape in input_shapes.items()},
             "inner_loop": inner_loop,
+            "multi_step_epochs": multi_step_epochs,
+            "first_order_epochs": first_order_epochs,
+            "diagnose_every": diagnose_every,
         }
-        self.network = EpisodeNetwork(backbone, backbone_options or {}, input_shapes, inner_loop.batch_norm)
+        if min(multi_step_epochs, first_order_epochs, diagnose_every) < 0:
+            raise ValueError("multi_step_epochs, first_order_epochs and diagnose_every must be 0 or more")
+        if inner_loop.order == "implicit" and (multi_step_epochs or first_order_epochs):
+            raise ValueError("order='implicit' knows the last step alone: multi_step_epochs=0, first_order_epochs=0")
+        self.multi_step_epochs, self.first_order_epochs = multi_step_epochs, first_order_epochs
+        self.diagnose_every = diagnose_every
+        self.network = EpisodeNetwork(
+            backbone, backbone_options or {}, input_shapes, inner_loop.batch_norm, inner_loop.steps
+        )
         self.inner_loop = InnerLoop(inner_loop, self.network)
+        if inner_loop.engine == "vectorized":
+            require_task_axis(self.network, self.inner_loop.names)
+
+    @classmethod
+    def _with_fixed(cls, config: InnerLoopConfig) -> InnerLoopConfig:
+        """The inner loop with the settings that the learner's name stands for.
+
+        Raises:
+            ValueError: the config asks for something else.
+        """
+        usual = {f.name: f.default for f in fields(InnerLoopConfig)}
+        for name, value in cls.fixed.items():
+            if getattr(config, name) not in (usual[name], value):
+                raise ValueError(
+                    f"{cls.registered_name} is inner_loop.{name}={value!r}, saw {getattr(config, name)!r}: leave it "
+                    "out, or take the learner 'maml', which is free in it"
+                )
+        return replace(config, **cls.fixed)
 
     def arguments(self) -> dict[str, Any]:
         """As given, with the inner loop spelled out; a rebuilt learner is given its weights, it fetches none."""
@@ -73,13 +131,79 @@ class GradientLearner(Learner):
         rates = list(self.inner_loop.parameters())
         return [*groups, {"params": rates, "weight_decay": 0.0}] if rates else groups
 
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return [InnerLoopDiagnostics(self.diagnose_every)] if self.diagnose_every else []
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.inner_loop.bound_rates()
+
     def outer_loss(self, batch: EpisodeBatch) -> Tensor:
+        parameters = [p for group in self.outer_parameters() for p in group["params"]]
+        loss = mean_part_by_part(batch, self.tasks_at_once(len(batch)), self.task_losses, parameters, self._scale())
+        for layer in self.network.modules():
+            if isinstance(layer, EpisodicBatchNorm):
+                layer.keep_observed()
+        return loss
+
+    def tasks_at_once(self, tasks: int) -> int:
+        """How many of a batch's tasks have their graphs in memory together."""
+        config = self.inner_loop.config
+        if config.tasks_at_once is not None:
+            return config.tasks_at_once
+        if config.engine == "higher":
+            return 1
+        return CONVOLUTIONS_AT_ONCE if self.device.type == "cpu" and prefers_sample_major(self.network) else tasks
+
+    def _scale(self) -> float:
+        """The trainer's scale of the loss under 16-mixed."""
+        plugin = self._trainer.precision_plugin if self._trainer is not None else None
+        scaler = getattr(plugin, "scaler", None)
+        return 1.0 if scaler is None else float(scaler.get_scale())
+
+    def task_losses(self, batch: EpisodeBatch) -> Tensor:
+        """Each task's query loss after adaptation, ``(tasks,)``."""
+        return torch.cat([losses.view(-1) for losses in self._by_engine(batch, self._query_loss)])
+
+    def _by_engine(self, batch: EpisodeBatch, run: Callable[..., Result]) -> list[Result]:
+        """Run one task after the other, or all at once with a task axis, as the inner loop's engine says."""
+        if self.inner_loop.config.engine == "higher":
+            return [run(s, s_labels, q, q_labels, [task], None) for s, s_labels, q, q_labels, task in batch]
+        axis = TaskAxis(len(batch), prefers_sample_major(self.network))
+        with task_axis(axis):
+            return [run(batch.support, batch.support_labels, batch.query, batch.query_labels, batch.tasks, axis)]
+
+    def _query_loss(
+        self,
+        support: Samples,
+        support_labels: Tensor,
+        query: Samples,
+        query_labels: Tensor,
+        tasks: list[str],
+        axis: TaskAxis | None,
+    ) -> Tensor:
+        """The one definition of a task's outer loss: ``()``, or with a task axis ``(tasks,)``."""
+        weights = self._step_weights()
+        kept: dict[int, Mapping[str, Tensor]] = {}
+
+        def keep(step: int, parameters: Mapping[str, Tensor], loss: Tensor | None) -> None:
+            if step in weights:
+                kept[step] = parameters
+
+        self._adapt_parameters(support, support_labels, tasks, meta_gradient=True, axis=axis, visit=keep)
         losses = []
-        for support, support_labels, query, query_labels, task in batch:
-            adapted = self._adapt_parameters(support, support_labels, task, meta_gradient=True)
-            logits = functional_call(self.network, adapted, (support, query))
-            losses.append(anomaly_loss(logits, query_labels))
-        return torch.stack(losses).mean()
+        for step, weight in weights.items():
+            with at_inner_step(step):
+                logits = functional_call(self.network, dict(kept[step]), (support, query))
+            losses.append(weight * anomaly_loss(logits, query_labels))
+        return torch.stack(losses).sum(0)
+
+    def _step_weights(self) -> dict[int, float]:
+        """By number of steps taken, the weight of the query loss there."""
+        steps = self.inner_loop.config.steps
+        if steps == 0 or self.current_epoch >= self.multi_step_epochs:
+            return {steps: 1.0}
+        return dict(enumerate(multi_step_weights(steps, self.current_epoch, self.multi_step_epochs), start=1))
 
     def adapt(self, support: Samples, support_labels: Tensor) -> AdaptedNetwork:
         """Take the inner loop's steps on a support set.
@@ -96,46 +220,60 @@ class GradientLearner(Learner):
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(self.device.type, enabled=False):
             here = {name: self._usable(x) for name, x in support.items()}
             labels = support_labels.to(self.device, copy=support_labels.is_inference())
-            adapted = self._adapt_parameters(here, labels, "this support set", meta_gradient=False)
+            adapted = self._adapt_parameters(here, labels, ["this support set"], meta_gradient=False)
             return AdaptedNetwork(self.network, adapted, here)
 
     def _usable(self, x: Tensor) -> Tensor:
         reference = next(self.network.parameters())
         return x.to(reference.device, reference.dtype, copy=x.is_inference())
 
+    def _start(self, support: Samples, support_labels: Tensor, axis: TaskAxis | None) -> dict[str, Tensor]:
+        """Parameters from which a task starts elsewhere than at the meta-learned ones."""
+        return {}
+
     def _adapt_parameters(
-        self, support: Samples, support_labels: Tensor, task: str, *, meta_gradient: bool
+        self,
+        support: Samples,
+        support_labels: Tensor,
+        tasks: Sequence[str],
+        *,
+        meta_gradient: bool,
+        axis: TaskAxis | None = None,
+        visit: Visit | None = None,
     ) -> dict[str, Tensor]:
+        annealing = self.current_epoch < self.first_order_epochs
+        order: Order = 1 if annealing else self.inner_loop.config.order
         try:
             return adapt_parameters(
                 self.network,
                 self.inner_loop,
                 lambda network: anomaly_loss(network(support), support_labels),
                 meta_gradient=meta_gradient,
+                order=order,
+                start=self._start(support, support_labels, axis),
+                tasks=None if axis is None else axis.tasks,
+                at_step=at_inner_step,
+                visit=visit,
             )
-        except FloatingPointError as error:
-            raise FloatingPointError(f"{task}: {error}") from error
+        except DivergenceError as error:
+            raise FloatingPointError(f"{', '.join(tasks[i] for i in error.tasks)}: {error}") from error
 
 
-@dataclass(frozen=True)
-class AdaptedNetwork:
-    """A network with one task's weights.
+def multi_step_weights(steps: int, epoch: int, epochs: int) -> list[float]:
+    """Weights of the query losses behind each inner step (multi-step loss with annealing).
 
-    Attributes:
-        network: the learner's own; its weights are not changed.
-        parameters: the adapted ones by name.
-        support: kept, because batch normalisation may take its statistics from it.
+    Source: Antoniou et al., "How to train your MAML", ICLR 2019, section 4; the schedule is that of the authors' code:
+    all equal at first, then moving to the last step by equal amounts, of which each other step keeps 0.03 of its share.
+
+    Args:
+        steps: of the inner loop.
+        epoch: the current one, from 0.
+        epochs: that the schedule takes.
+
+    Example:
+        >>> [multi_step_weights(2, epoch, epochs=2) for epoch in (0, 1)]
+        [[0.5, 0.5], [0.25, 0.75]]
     """
-
-    network: EpisodeNetwork
-    parameters: Mapping[str, Tensor]
-    support: Samples
-
-    @torch.no_grad()
-    def score(self, samples: Samples) -> Tensor:
-        """Logits ``(n,)``: the higher, the more anomalous."""
-        reference = next(iter(self.parameters.values()))
-        here = {name: x.to(reference.device, reference.dtype) for name, x in samples.items()}
-        with torch.autocast(reference.device.type, enabled=False):
-            scores: Tensor = functional_call(self.network, dict(self.parameters), (self.support, here))
-        return scores
+    share = 1 / steps
+    early = max(share - epoch * share / epochs, 0.03 * share)
+    return [*[early] * (steps - 1), 1 - early * (steps - 1)]

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from metaad_zoo.backbones import BatchNormPolicy, create_backbone, episodic_batch_norm, statistics_from_first
-from metaad_zoo.episodes import ANOMALOUS, Samples, count
+from metaad_zoo.backbones import (
+    BatchNormPolicy,
+    carry_task_axis,
+    create_backbone,
+    current_task_axis,
+    episodic_batch_norm,
+    modality_of,
+    statistics_from_first,
+)
+from metaad_zoo.episodes import ANOMALOUS, Samples
 
 
 class EpisodeNetwork(nn.Module):
@@ -19,9 +29,10 @@ class EpisodeNetwork(nn.Module):
     Args:
         backbone: its registered name.
         backbone_options: for the backbone's builder.
-        input_shapes: shape of one sample by modality, such as ``{"image": (1, 28, 28)}``; gives an image backbone its
-            ``in_channels`` and ``image_size`` where the options do not.
+        input_shapes: shape of one sample by modality, such as ``{"image": (1, 28, 28)}``; gives the backbone its
+            ``in_channels``, ``image_size`` or ``in_features`` where the options do not.
         batch_norm: where batch normalisation takes its statistics from.
+        steps: of the inner loop, for ``batch_norm="per_step"``.
 
     Raises:
         ValueError: the backbone is unknown, refuses an option, or reads a modality that the data does not have.
@@ -33,44 +44,98 @@ class EpisodeNetwork(nn.Module):
         backbone_options: Mapping[str, Any],
         input_shapes: Mapping[str, Sequence[int]],
         batch_norm: BatchNormPolicy,
+        steps: int = 0,
     ) -> None:
         super().__init__()
-        options = dict(backbone_options)
-        if "image" in input_shapes:
-            channels, height, width = input_shapes["image"]
-            options.setdefault("in_channels", channels)
-            if height != width:
-                raise ValueError(f"backbones read square images, saw {height} x {width} pixels: set data.image_size")
-            options.setdefault("image_size", height)
-        self.backbone = create_backbone(backbone, **options)
-        self.modality = self.backbone.modality
+        self.modality = modality_of(backbone)
         if self.modality not in input_shapes:
             raise ValueError(
                 f"backbone {backbone!r} reads the modality {self.modality!r} but the data has {sorted(input_shapes)}: "
                 "choose another backbone (`metaad list --backbones`) or other data"
             )
-        episodic_batch_norm(self.backbone, batch_norm)
+        options = {**_options_from(self.modality, input_shapes[self.modality]), **backbone_options}
+        self.backbone = create_backbone(backbone, **options)
+        episodic_batch_norm(self.backbone, batch_norm, steps)
         self.head = nn.Linear(self.backbone.embedding_dim, 1)
+        carry_task_axis(self)
+
+    def embed(self, support: Samples, query: Samples | None = None) -> Tensor:
+        """Embeddings ``(n, embedding_dim)`` of the query, or without one of the support.
+
+        The support always comes along, because batch normalisation may take its statistics from it. Within a
+        :func:`metaad_zoo.backbones.task_axis`, everything has a leading task axis.
+        """
+        axis = current_task_axis()
+        samples_axis = 0 if axis is None else 1
+        x = support[self.modality]
+        rows = x.shape[samples_axis]
+        if query is not None:
+            x = torch.cat([x, query[self.modality]], samples_axis)
+        with statistics_from_first(rows):
+            embeddings: Tensor = self.backbone(x if axis is None else axis.fold(x))
+        if axis is not None:
+            embeddings = axis.split(embeddings)
+        return embeddings if query is None else embeddings.narrow(samples_axis, rows, x.shape[samples_axis] - rows)
 
     def forward(self, support: Samples, query: Samples | None = None) -> Tensor:
-        """Logits ``(n,)`` of the query, or without one of the support.
+        """Logits ``(n,)`` of the query, or without one of the support; see :meth:`embed`."""
+        axis, embeddings = current_task_axis(), self.embed(support, query)
+        if axis is None:
+            logits: Tensor = self.head(embeddings)
+        else:
+            logits = axis.split(self.head(axis.fold(embeddings)))
+        return logits.squeeze(-1)
 
-        The support always comes along, because batch normalisation may take its statistics from it.
-        """
-        rows = count(support)
-        x = support[self.modality]
-        if query is not None:
-            x = torch.cat([x, query[self.modality]])
-        with statistics_from_first(rows):
-            logits: Tensor = self.head(self.backbone(x)).squeeze(1)
-        return logits if query is None else logits[rows:]
+
+def _options_from(modality: str, shape: Sequence[int]) -> dict[str, Any]:
+    """What a sample's shape tells a backbone.
+
+    Raises:
+        ValueError: images are not square.
+    """
+    if modality == "image":
+        channels, height, width = shape
+        if height != width:
+            raise ValueError(f"backbones read square images, saw {height} x {width} pixels: set data.image_size")
+        return {"in_channels": channels, "image_size": height}
+    if modality == "sequence":
+        return {"in_channels": shape[-1]}
+    return {"in_features": shape[0]}
+
+
+@dataclass(frozen=True)
+class AdaptedNetwork:
+    """A network with one task's weights.
+
+    Attributes:
+        network: the learner's own; its weights are not changed.
+        parameters: the adapted ones by name.
+        support: kept, because batch normalisation may take its statistics from it.
+    """
+
+    network: EpisodeNetwork
+    parameters: Mapping[str, Tensor]
+    support: Samples
+
+    @torch.no_grad()
+    def score(self, samples: Samples) -> Tensor:
+        """Logits ``(n,)``: the higher, the more anomalous."""
+        reference = next(iter(self.parameters.values()))
+        here = {name: x.to(reference.device, reference.dtype) for name, x in samples.items()}
+        with torch.autocast(reference.device.type, enabled=False):
+            scores: Tensor = functional_call(self.network, dict(self.parameters), (self.support, here))
+        return scores
 
 
 def anomaly_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Binary cross-entropy, the mean over samples; unlabelled samples (-1) count as normal, as most of them are.
 
     Args:
-        logits: ``(n,)``.
-        labels: ``(n,)`` of 0, 1 and -1.
+        logits: ``(n,)``, or with a task axis ``(tasks, n)``.
+        labels: of 0, 1 and -1, in the same shape.
+
+    Returns:
+        ``()``, or ``(tasks,)``.
     """
-    return F.binary_cross_entropy_with_logits(logits, (labels == ANOMALOUS).to(logits.dtype))
+    targets = (labels == ANOMALOUS).to(logits.dtype)
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(-1)

@@ -37,8 +37,8 @@ def list_learners(pattern: str = "*") -> list[str]:
     """Names of the learners.
 
     Example:
-        >>> list_learners("m*")
-        ['maml']
+        >>> list_learners("maml*")
+        ['maml', 'maml_pp']
     """
     return sorted(n for n in _LEARNERS if fnmatchcase(n, pattern))
 

@@ -11,7 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from metaad_zoo.backbones import list_backbones
 from metaad_zoo.cli import main
+from metaad_zoo.learners import list_learners
 from metaad_zoo.zoo import Checkpoint, save_checkpoint
 from tests.conftest import small_learner
 
@@ -35,15 +37,15 @@ def test_the_command_is_installed():
         text=True,
         check=True,
     )
-    assert done.stdout == "maml\n"
+    assert done.stdout.split() == list_learners()
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--backbones"], ["conv4", "resnet12"]),
+        (["--backbones"], list_backbones()),
         (["--backbones", "res*"], ["resnet12"]),
-        (["--learners"], ["maml"]),
+        (["--learners", "maml*"], ["maml", "maml_pp"]),
         (["--datasets", "dig*"], ["digits"]),
     ],
 )

@@ -227,7 +227,7 @@ def test_divergence_is_told_with_its_step(order):
         ({"engine": "hihger"}, "did you mean 'higher'"),
         ({"learn_lr": "paramter"}, "did you mean 'parameter'"),
         ({"rule": "adam", "momentum": 0.9}, "momentum=0.9 is for rule='sgd'"),
-        ({"order": 3}, "expected 1 or 2"),
+        ({"order": 3}, "expected 1, 2 or 'implicit'"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, complaint):

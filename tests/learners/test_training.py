@@ -36,7 +36,7 @@ def batch(data: ImageEpisodes, n: int = 2) -> EpisodeBatch:
 
 
 def test_maml_is_listed():
-    assert list_learners() == ["maml"]
+    assert "maml" in list_learners()
 
 
 def test_outer_loss_is_the_mean_over_tasks_of_the_adapted_query_loss(digits):

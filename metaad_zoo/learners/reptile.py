@@ -1,0 +1,92 @@
+"""Reptile: the start moves towards where each task's descent ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metaad_zoo.backbones import EpisodicBatchNorm, TaskAxis
+from metaad_zoo.episodes import EpisodeBatch, Samples
+from metaad_zoo.inner_loop import DivergenceError, InnerLoop, adapt_parameters
+from metaad_zoo.learners.accumulation import loss_with_gradient
+from metaad_zoo.learners.gradient import GradientLearner
+from metaad_zoo.learners.network import anomaly_loss
+from metaad_zoo.learners.registry import register_learner
+
+
+@register_learner("reptile")
+class Reptile(GradientLearner):
+    """The outer gradient is ``start - end`` of a task's descent, the mean over tasks; nothing is differentiated twice.
+
+    Source: Nichol et al., "On First-Order Meta-Learning Algorithms", 2018, algorithm 2; ``start - end`` goes to the
+    outer optimiser as its gradient (section 2.3 of its first version; SGD with rate e gives ``start + e (end -
+    start)``). In meta-training the descent goes on to the query set, which holds both kinds: normal samples alone teach
+    a network to call everything normal, and the product of both gradients, Reptile's second-order effect, is what
+    brings one-class steps into line with balanced ones. A new task is adapted on its support alone.
+
+    Args:
+        query_steps: steps on the query set behind those on the support, in meta-training.
+        kwargs: as for ``maml``; learned rates have no gradient here.
+    """
+
+    fixed = {"order": 1, "learn_lr": "none"}  # noqa: RUF012
+
+    def __init__(self, *, query_steps: int = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if self.multi_step_epochs or self.first_order_epochs:
+            raise ValueError("reptile has no query loss to differentiate: multi_step_epochs=0, first_order_epochs=0")
+        self.query_steps = query_steps
+        self.query_loop = InnerLoop(replace(self.inner_loop.config, steps=query_steps), self.network)
+
+    def arguments(self) -> dict[str, Any]:
+        return {**super().arguments(), "query_steps": self.query_steps}
+
+    def outer_loss(self, batch: EpisodeBatch) -> Tensor:
+        """The mean query loss behind the support's steps; its gradient is ``start - end``."""
+        start = {name: p for name, p in self.network.named_parameters() if name in set(self.inner_loop.names)}
+        value = torch.zeros((), device=self.device)
+        moved = {name: torch.zeros_like(p) for name, p in start.items()}
+        for part in batch.parts(self.tasks_at_once(len(batch))):
+            for loss, end in self._by_engine(part, self._descent):
+                value = value + loss.sum() / len(batch)
+                for name, p in start.items():
+                    ends = end[name] if end[name].ndim > p.ndim else end[name].unsqueeze(0)
+                    moved[name] += (p.detach() - ends).sum(0) / len(batch)
+        for layer in self.network.modules():
+            if isinstance(layer, EpisodicBatchNorm):
+                layer.keep_observed()
+        return loss_with_gradient(value, list(start.values()), list(moved.values()))
+
+    def _descent(
+        self,
+        support: Samples,
+        support_labels: Tensor,
+        query: Samples,
+        query_labels: Tensor,
+        tasks: Sequence[str],
+        axis: TaskAxis | None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        behind_support = self._adapt_parameters(support, support_labels, tasks, meta_gradient=False, axis=axis)
+        losses: list[Tensor] = []
+
+        def keep(step: int, parameters: Any, loss: Tensor | None) -> None:
+            if loss is not None:
+                losses.append(loss)
+
+        try:
+            end = adapt_parameters(
+                self.network,
+                self.query_loop,
+                lambda network: anomaly_loss(network(support, query), query_labels),
+                meta_gradient=False,
+                start=behind_support,
+                tasks=None if axis is None else axis.tasks,
+                visit=keep,
+            )
+        except DivergenceError as error:
+            raise FloatingPointError(f"{', '.join(tasks[i] for i in error.tasks)}, on the query: {error}") from error
+        return losses[0], end
