@@ -40,7 +40,9 @@ def _norm(kind: Norm, channels: int) -> nn.Module:
 
 @register_backbone("conv4", modality="image")
 class Conv4(Backbone):
-    """Four blocks of 3x3 convolution, normalisation, ReLU and 2x2 max-pooling.
+    """Four blocks of 3x3 convolution, normalisation, 2x2 max-pooling and ReLU.
+
+    Published with ReLU in front of the pooling, which gives the same for four times the work.
 
     Source: Vinyals et al., "Matching Networks for One Shot Learning", NeurIPS 2016; as in Finn et al., "Model-Agnostic
     Meta-Learning", ICML 2017.
@@ -59,6 +61,7 @@ class Conv4(Backbone):
     """
 
     modality = "image"
+    cpu_tasks = 8
 
     def __init__(self, in_channels: int = 3, image_size: int = 28, width: int = 64, norm: Norm = "batch") -> None:
         super().__init__()
@@ -68,7 +71,7 @@ class Conv4(Backbone):
         channels = [in_channels, width, width, width, width]
         self.blocks = nn.Sequential(
             *(
-                nn.Sequential(nn.Conv2d(a, b, 3, padding=1), _norm(norm, b), nn.ReLU(), nn.MaxPool2d(2))
+                nn.Sequential(nn.Conv2d(a, b, 3, padding=1), _norm(norm, b), nn.MaxPool2d(2), nn.ReLU())
                 for a, b in pairwise(channels)
             )
         )
@@ -93,7 +96,7 @@ class _ResidualBlock(nn.Module):
         self.shortcut = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.max_pool2d(F.leaky_relu(self.body(x) + self.shortcut(x), 0.1), 2)
+        return F.leaky_relu(F.max_pool2d(self.body(x) + self.shortcut(x), 2), 0.1)
 
 
 @register_backbone("resnet12", modality="image")
@@ -115,6 +118,7 @@ class ResNet12(Backbone):
     """
 
     modality = "image"
+    cpu_tasks = 8
 
     def __init__(
         self,

@@ -24,13 +24,20 @@ class _Geometry(NamedTuple):
 
 
 def grouped_convolution(
-    x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
 ) -> Tensor:
-    """A convolution without bias; differentiable as often as wanted.
+    """A convolution, differentiable as often as wanted.
 
     Args:
         x: ``(n, C, ...)``.
         weight: ``(out, C / groups, ...)``.
+        bias: ``(out,)``.
         stride: one number a spatial axis, and so are padding and dilation.
         padding: zeros on both sides.
         dilation: step inside the kernel.
@@ -42,49 +49,40 @@ def grouped_convolution(
     kind = x.device.type
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
-        x, weight = x.to(dtype), weight.to(dtype)
+        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     geometry = _Geometry(list(stride), list(padding), list(dilation), groups)
     with torch.autocast(kind, enabled=False):
-        y: Tensor = _Convolution.apply(x, weight, geometry)
+        y: Tensor = _Convolution.apply(x, weight, bias, geometry)
     return y
 
 
-def _backward(gy: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry, wanted: int) -> Tensor:
-    """Gradient of input (0) or weight (1); of the wanted one only the shape is read."""
+def _gradients(gy: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry, wanted: Sequence[bool]) -> Sequence[Tensor]:
+    """Gradients of input, weight and bias, as far as wanted; of what is wanted alone only the shape is read."""
     stride, padding, dilation, groups = geometry
-    mask = [wanted == 0, wanted == 1, False]
-    gradients = torch.ops.aten.convolution_backward(
-        gy,
-        x,
-        weight,
-        None,
-        stride,
-        padding,
-        dilation,
-        False,
-        [0] * len(stride),
-        groups,
-        mask,
-    )
-    gradient: Tensor = gradients[wanted]
-    return gradient
+    places = (stride, padding, dilation, False, [0] * len(stride), groups)
+    gradients: Sequence[Tensor] = torch.ops.aten.convolution_backward(gy, x, weight, weight.shape[:1], *places, wanted)
+    return gradients
 
 
 class _Convolution(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, geometry: _Geometry) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.geometry = geometry
         stride, padding, dilation, groups = geometry
-        return torch.convolution(x, weight, None, stride, padding, dilation, False, [0] * len(stride), groups)
+        return torch.convolution(x, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor) -> Any:
         x, weight = ctx.saved_tensors
-        need_x, need_weight, _ = ctx.needs_input_grad
+        wanted = ctx.needs_input_grad[:3]
+        if not torch.is_grad_enabled():  # nobody will differentiate this again: one call for all three
+            found = _gradients(gy, x, weight, ctx.geometry, wanted)
+            return (*(g if want else None for g, want in zip(found, wanted, strict=True)), None)
         return (
-            _InputGradient.apply(gy, weight, x.shape, ctx.geometry) if need_x else None,
-            _WeightGradient.apply(x, gy, weight.shape, ctx.geometry) if need_weight else None,
+            _InputGradient.apply(gy, weight, x.shape, ctx.geometry) if wanted[0] else None,
+            _WeightGradient.apply(x, gy, weight.shape, ctx.geometry) if wanted[1] else None,
+            gy.sum([0, *range(2, gy.ndim)]) if wanted[2] else None,
             None,
         )
 
@@ -94,14 +92,14 @@ class _InputGradient(Function):
     def forward(ctx: Any, gy: Tensor, weight: Tensor, shape: torch.Size, geometry: _Geometry) -> Tensor:
         ctx.save_for_backward(gy, weight)
         ctx.geometry = geometry
-        return _backward(gy, gy.new_empty(()).expand(shape), weight, geometry, wanted=0)
+        return _gradients(gy, gy.new_empty(()).expand(shape), weight, geometry, [True, False, False])[0]
 
     @staticmethod
     def backward(ctx: Any, ggx: Tensor) -> Any:
         gy, weight = ctx.saved_tensors
         need_gy, need_weight, *_ = ctx.needs_input_grad
         return (
-            _Convolution.apply(ggx, weight, ctx.geometry) if need_gy else None,
+            _Convolution.apply(ggx, weight, None, ctx.geometry) if need_gy else None,
             _WeightGradient.apply(ggx, gy, weight.shape, ctx.geometry) if need_weight else None,
             None,
             None,
@@ -113,7 +111,7 @@ class _WeightGradient(Function):
     def forward(ctx: Any, x: Tensor, gy: Tensor, shape: torch.Size, geometry: _Geometry) -> Tensor:
         ctx.save_for_backward(x, gy)
         ctx.geometry = geometry
-        return _backward(gy, x, x.new_empty(()).expand(shape), geometry, wanted=1)
+        return _gradients(gy, x, x.new_empty(()).expand(shape), geometry, [False, True, False])[1]
 
     @staticmethod
     def backward(ctx: Any, ggw: Tensor) -> Any:
@@ -121,7 +119,7 @@ class _WeightGradient(Function):
         need_x, need_gy, *_ = ctx.needs_input_grad
         return (
             _InputGradient.apply(gy, ggw, x.shape, ctx.geometry) if need_x else None,
-            _Convolution.apply(x, ggw, ctx.geometry) if need_gy else None,
+            _Convolution.apply(x, ggw, None, ctx.geometry) if need_gy else None,
             None,
             None,
         )

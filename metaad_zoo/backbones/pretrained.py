@@ -34,6 +34,7 @@ class TimmBackbone(Backbone):
     """
 
     modality = "image"
+    cpu_tasks = 8
 
     def __init__(
         self, model: str, in_channels: int = 3, image_size: int | None = None, pretrained: bool = False

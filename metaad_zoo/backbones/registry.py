@@ -26,10 +26,13 @@ class Backbone(nn.Module):
     Attributes:
         modality: the modality it reads: ``"image"``, ``"sequence"``, ``"tabular"``.
         embedding_dim: length of the embedding.
+        cpu_tasks: how many tasks of a batch it best runs at once on a CPU, where larger activations overflow caches and
+            are paged in anew by each operation (``benchmarks/inner_loop.py``); None: any number.
     """
 
     modality: str
     embedding_dim: int
+    cpu_tasks: int | None = None
 
 
 def register_backbone(name: str, *, modality: str) -> Callable[[Builder], Builder]:

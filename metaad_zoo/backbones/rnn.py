@@ -49,6 +49,6 @@ class GRU(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         check_sequences(x, self.in_channels)
-        states, _ = self.cells(x)
-        last: Tensor = states[:, -1]
-        return last
+        _, last = self.cells(x)
+        embedding: Tensor = last[-1]
+        return embedding

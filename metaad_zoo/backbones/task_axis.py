@@ -112,12 +112,10 @@ class _TaskConv(nn.modules.conv._ConvNd):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             x = F.pad(x, self._reversed_padding_repeated_twice, mode=mode)
             padding = (0,) * len(self.kernel_size)
+        bias = None if self.bias is None else axis.per_task(self.bias, 1).flatten()
         y = grouped_convolution(
-            axis.to_channels(x), weight, self.stride, padding, self.dilation, axis.tasks * self.groups
+            axis.to_channels(x), weight, bias, self.stride, padding, self.dilation, axis.tasks * self.groups
         )
-        if self.bias is not None:
-            bias = axis.per_task(self.bias, 1).flatten()
-            y = y + bias.view(-1, *(1 for _ in self.kernel_size)).to(y.dtype)
         return axis.from_channels(y)
 
 
@@ -195,20 +193,28 @@ class TaskGRU(nn.GRU):
             axis.per_task(getattr(self, f"weight_{kind}_l{layer}"), 2).transpose(1, 2) for kind in ("ih", "hh")
         )
         b_in, b_state = (
-            axis.per_task(getattr(self, f"bias_{kind}_l{layer}"), 1).unsqueeze(1) if self.bias else None
+            axis.per_task(getattr(self, f"bias_{kind}_l{layer}"), 1) if self.bias else w_in.new_zeros(1, w_in.shape[2])
             for kind in ("ih", "hh")
         )
+        b_in = torch.cat(
+            [b_in[:, : -self.hidden_size] + b_state[:, : -self.hidden_size], b_in[:, -self.hidden_size :]], 1
+        )
+        # Gates and candidate apart: slicing them out of one product costs more, and twice so in its derivatives.
+        parts = [2 * self.hidden_size, self.hidden_size]
+        gates_from_state, new_from_state = w_state.split(parts, 2)
+        new_bias = b_state[:, -self.hidden_size :].unsqueeze(1)
         tasks, n, length, _ = rows.shape
         by_time = rows.transpose(1, 2).flatten(1, 2)  # a step's samples lie together
-        drive = torch.bmm(by_time, w_in) if b_in is None else torch.baddbmm(b_in, by_time, w_in)
-        h = drive.new_zeros(tasks, n, self.hidden_size)
+        drives = [
+            torch.baddbmm(bias.unsqueeze(1), by_time, weight).unflatten(1, (length, n)).unbind(1)
+            for weight, bias in zip(w_in.split(parts, 2), b_in.split(parts, 1), strict=True)
+        ]
+        h = by_time.new_zeros(tasks, n, self.hidden_size, dtype=drives[0][0].dtype)
         states = []
-        for step in drive.unflatten(1, (length, n)).unbind(1):
-            recurrent = torch.bmm(h, w_state) if b_state is None else torch.baddbmm(b_state, h, w_state)
-            width = self.hidden_size
-            gates = torch.sigmoid(step[..., : 2 * width] + recurrent[..., : 2 * width])
+        for gates_drive, new_drive in zip(*drives, strict=True):
+            gates = torch.sigmoid(torch.baddbmm(gates_drive, h, gates_from_state))
             reset, update = gates.chunk(2, -1)
-            new = torch.tanh(torch.addcmul(step[..., 2 * width :], reset, recurrent[..., 2 * width :]))
+            new = torch.tanh(torch.addcmul(new_drive, reset, torch.baddbmm(new_bias, h, new_from_state)))
             h = torch.lerp(new, h, update)
             states.append(h)
         return torch.stack(states, 2), h

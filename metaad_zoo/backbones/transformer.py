@@ -59,7 +59,7 @@ def positions(length: int, width: int, like: Tensor) -> Tensor:
     at = torch.arange(length, device=like.device, dtype=torch.float64).unsqueeze(1)
     rates = torch.exp(torch.arange(0, width, 2, device=like.device, dtype=torch.float64) * (-math.log(1e4) / width))
     table = torch.stack([torch.sin(at * rates), torch.cos(at * rates)], -1).flatten(1)
-    return table[:, :width].to(like.dtype)
+    return table[:, :width].to(torch.promote_types(like.dtype, torch.float32))
 
 
 @register_backbone("transformer", modality="sequence")
@@ -84,9 +84,10 @@ class Transformer(Backbone):
     """
 
     modality = "sequence"
+    cpu_tasks = 8
 
     def __init__(
-        self, in_channels: int = 1, width: int = 64, layers: int = 2, heads: int = 4, expansion: int = 2
+        self, in_channels: int = 1, width: int = 64, layers: int = 2, heads: int = 2, expansion: int = 2
     ) -> None:
         super().__init__()
         if width % heads:
@@ -100,6 +101,6 @@ class Transformer(Backbone):
     def forward(self, x: Tensor) -> Tensor:
         check_sequences(x, self.in_channels)
         h = self.into(x)
-        h = h + positions(h.shape[1], h.shape[2], h)
+        h = h + positions(h.shape[1], h.shape[2], h)  # in mixed precision the sum over layers stays in float32
         embedding: Tensor = self.norm(self.blocks(h)).mean(1)
         return embedding

@@ -71,7 +71,7 @@ def adapt_parameters(
     if tasks is not None:
         begin = spread_over_tasks(network, loop.names, begin, tasks)
     order = loop.config.order if order is None else order
-    with inner_precision(loop.config.precision, next(iter(begin.values())).device):
+    with inner_precision(loop.precision, next(iter(begin.values())).device):
         if not meta_gradient:
             adapted = descend(network, loop, support_loss, begin, create_graph=False, at_step=at_step, visit=visit)
             return {name: p.detach() for name, p in adapted.items()}

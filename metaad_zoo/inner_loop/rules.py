@@ -75,5 +75,8 @@ def take_step(
         All parameters, the adapted ones replaced.
     """
     state.step += 1
-    stepped = {name: parameters[name] - rates[name] * direction(name, g, state) for name, g in gradients.items()}
+    stepped = {
+        name: torch.addcmul(parameters[name], rates[name], direction(name, g, state), value=-1)
+        for name, g in gradients.items()
+    }
     return {**parameters, **stepped}

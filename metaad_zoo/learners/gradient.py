@@ -22,6 +22,7 @@ from metaad_zoo.backbones import (
 )
 from metaad_zoo.episodes import EpisodeBatch, Samples
 from metaad_zoo.inner_loop import DivergenceError, InnerLoop, InnerLoopConfig, Order, Visit, adapt_parameters
+from metaad_zoo.inner_loop.precision import inner_precision
 from metaad_zoo.learners.accumulation import mean_part_by_part
 from metaad_zoo.learners.base import Learner, Schedule
 from metaad_zoo.learners.diagnostics import InnerLoopDiagnostics
@@ -29,9 +30,6 @@ from metaad_zoo.learners.network import AdaptedNetwork, EpisodeNetwork, anomaly_
 from metaad_zoo.learners.registry import register_learner
 
 Result = TypeVar("Result")
-
-CONVOLUTIONS_AT_ONCE = 8
-"""Tasks at once through a convolutional network on a CPU, where more overflow its caches (benchmarks/inner_loop.py)."""
 
 
 @register_learner("maml")
@@ -153,7 +151,7 @@ class GradientLearner(Learner):
             return config.tasks_at_once
         if config.engine == "higher":
             return 1
-        return CONVOLUTIONS_AT_ONCE if self.device.type == "cpu" and prefers_sample_major(self.network) else tasks
+        return (self.network.backbone.cpu_tasks if self.device.type == "cpu" else None) or tasks
 
     def _scale(self) -> float:
         """The trainer's scale of the loss under 16-mixed."""
@@ -193,7 +191,7 @@ class GradientLearner(Learner):
         self._adapt_parameters(support, support_labels, tasks, meta_gradient=True, axis=axis, visit=keep)
         losses = []
         for step, weight in weights.items():
-            with at_inner_step(step):
+            with at_inner_step(step), inner_precision(self.inner_loop.precision, self.device):
                 logits = functional_call(self.network, dict(kept[step]), (support, query))
             losses.append(weight * anomaly_loss(logits, query_labels))
         return torch.stack(losses).sum(0)

@@ -34,7 +34,7 @@ class ProtoMAML(GradientLearner):
             nn.init.zeros_(self.network.head.bias)
 
     def _start(self, support: Samples, support_labels: Tensor, axis: TaskAxis | None) -> dict[str, Tensor]:
-        with inner_precision(self.inner_loop.config.precision, self.device):
+        with inner_precision(self.inner_loop.precision, self.device):
             embeddings = self.network.embed(support)
         anomalous = (support_labels == ANOMALOUS).unsqueeze(-1).to(embeddings.dtype)
         normal_centre = _mean(embeddings, 1 - anomalous)
