@@ -82,6 +82,28 @@ def meta_gradient(learner: GradientLearner, batch: EpisodeBatch) -> list[torch.T
     return list(torch.autograd.grad(learner.outer_loss(batch), parameters, materialize_grads=True))
 
 
+def bytes_kept(learner: GradientLearner, batch: EpisodeBatch) -> tuple[int, int]:
+    """What autograd stores for an outer loss: at most at any time, and when the loss is there."""
+    alive = peak = 0
+
+    class Kept:
+        def __init__(self, x: torch.Tensor) -> None:
+            nonlocal alive, peak
+            self.x, self.size = x, x.numel() * x.element_size()
+            alive += self.size
+            peak = max(peak, alive)
+
+        def __del__(self) -> None:
+            nonlocal alive
+            alive -= self.size
+
+    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda box: box.x):
+        loss = learner.outer_loss(batch)
+        at_the_end = alive
+    assert loss.requires_grad
+    return peak, at_the_end
+
+
 def relative_difference(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
     """Norm of the difference over the norm of what is expected."""
     assert len(found) == len(expected)

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._C._functorch import is_batchedtensor
 
 from metaad_zoo.backbones.task_axis import TaskAxis, current_task_axis
 
@@ -48,8 +49,7 @@ def at_inner_step(step: int) -> Iterator[None]:
 class EpisodicBatchNorm(nn.Module):
     """Batch normalisation with statistics of a stated origin; takes the place of a ``torch.nn.BatchNorm``.
 
-    It normalises first and then multiplies and adds: ``F.batch_norm`` with affine parameters gives wrong second-order
-    gradients under ``vmap``.
+    Under ``torch.vmap`` it refuses to run: there, ``F.batch_norm`` with affine parameters has a wrong second derivative.
 
     Args:
         layer: the layer to take over: its parameters, running statistics, eps and, for timm's layers, activation.
@@ -100,7 +100,7 @@ class EpisodicBatchNorm(nn.Module):
         stored, rows = self._stored(axis), self._rows(x)
         if stored is None and rows == len(x) and x[:, 0].numel() > 1 and x.dtype.itemsize > 2:
             self._record(x, axis)
-            # One fused pass, forward and backward. (Under vmap its second derivative would be wrong: see _no_vmap.)
+            _refuse_vmap(x)
             out = F.batch_norm(x, None, None, scale.expand(x.shape[1]), shift.expand(x.shape[1]), True, 0.0, self.eps)
         else:
             if stored is None:
@@ -151,6 +151,19 @@ class EpisodicBatchNorm(nn.Module):
                 new = torch.cat([seen[i] for seen in self.observed if seen[0] == step]).mean(0)  # type: ignore[misc]
                 average[step].lerp_(new.to(average.dtype), MOMENTUM)
         self.observed.clear()
+
+
+def _refuse_vmap(x: Tensor) -> None:
+    """Raise where a vmap is going on.
+
+    Raises:
+        ValueError: as said.
+    """
+    if is_batchedtensor(x):
+        raise ValueError(
+            "batch normalisation under torch.vmap has wrong second derivatives, without any error of torch's: run many "
+            "tasks at once by inner_loop.engine=vectorized, which does without vmap"
+        )
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:

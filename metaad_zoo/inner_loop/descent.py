@@ -7,6 +7,7 @@ batch at once (see :mod:`metaad_zoo.inner_loop.vectorized_engine`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextvars import copy_context
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from metaad_zoo.inner_loop.loop import DivergenceError, InnerLoop, StepContext, SupportLoss, Visit
-from metaad_zoo.inner_loop.precision import inner_gradients
+from metaad_zoo.inner_loop.precision import inner_gradients, twice_differentiable
 from metaad_zoo.inner_loop.rules import RuleState, take_step
 
 
@@ -56,7 +57,7 @@ def descend(
         one = _step_function(network, loop, support_loss, start, step, create_graph=create_graph, at_step=at_step)
         before = parameters
         if create_graph and loop.config.checkpoint_steps:
-            parameters, state, loss = checkpoint(one, parameters, state, use_reentrant=False)
+            parameters, state, loss = checkpoint(_in_this_context(one, network), parameters, state, use_reentrant=False)
         else:
             parameters, state, loss = one(parameters, state)
         losses.append(loss)
@@ -108,6 +109,17 @@ def _step_function(
         return taken, after, loss.detach()
 
     return one
+
+
+def _in_this_context(one: Step, network: nn.Module) -> Step:
+    """The same, also when it is run again in the backward pass, where the task axis and the rest are long gone."""
+    context = copy_context()
+
+    def run(parameters: dict[str, Tensor], state: RuleState) -> tuple[dict[str, Tensor], RuleState, Tensor]:
+        with twice_differentiable(network):
+            return context.copy().run(one, parameters, state)
+
+    return run
 
 
 def require_finite(losses: list[Tensor]) -> None:

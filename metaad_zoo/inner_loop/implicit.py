@@ -50,7 +50,13 @@ def adapt_to_optimum(
     Raises:
         DivergenceError: the support loss is not finite.
     """
-    found = descend(network, loop, support_loss, start, create_graph=False, at_step=at_step, visit=visit)
+    detached = {name: p.detach() for name, p in start.items()}  # the way to the optimum leaves nothing behind
+
+    def on_the_way(step: int, parameters: Mapping[str, Tensor], loss: Tensor | None) -> None:
+        if visit is not None and loss is not None:
+            visit(step, parameters, loss)
+
+    found = descend(network, loop, support_loss, detached, create_graph=False, at_step=at_step, visit=on_the_way)
     optimum = {name: found[name].detach().requires_grad_() for name in loop.names}
     buffers = dict(network.named_buffers())
 
@@ -75,7 +81,10 @@ def adapt_to_optimum(
         *(w.detach() for w in leaves),
         *residuals,
     )
-    return {**start, **dict(zip(loop.names, attached, strict=True))}
+    adapted = {**start, **dict(zip(loop.names, attached, strict=True))}
+    if visit is not None:
+        visit(loop.config.steps, adapted, None)
+    return adapted
 
 
 class _Optimum(Function):

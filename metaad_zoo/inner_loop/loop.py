@@ -75,9 +75,9 @@ class InnerLoopConfig:
         checkpoint_steps: compute each inner step again in the backward pass instead of storing it: less memory, more
             time. For ``engine="vectorized"`` at order 2.
         precision: what the inner loop and the query pass behind it compute in where the trainer's precision is
-            ``bf16-mixed`` or ``16-mixed``: ``"full"``: the parameters' own type; ``"mixed"``: the trainer's; ``"auto"``:
-            ``"full"`` for networks with batch normalisation, whose meta-gradient half precision bends (a cosine of 0.8
-            to 0.98 with float32's over five steps; others keep 0.998), else ``"mixed"``.
+            ``bf16-mixed`` or ``16-mixed``: ``"full"``: the parameters' own type; ``"mixed"``: the trainer's;
+            ``"auto"``: ``"full"`` for networks with batch normalisation, whose meta-gradient half precision bends, else
+            ``"mixed"``.
 
     Raises:
         ValueError: a setting is out of its range, or does not go with another.

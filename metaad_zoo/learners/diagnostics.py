@@ -40,12 +40,18 @@ class InnerLoopDiagnostics(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: EpisodeBatch, batch_idx: int) -> None:
         first = batch_idx % trainer.accumulate_grad_batches == 0
         if first and trainer.global_step % self.every == 0:
-            pl_module.log_dict(look_inside(pl_module, batch), batch_size=len(batch))
+            _log(trainer, look_inside(pl_module, batch))
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
         if trainer.global_step % self.every == 0:
             norms = meta_gradient_norms(pl_module)
-            pl_module.log_dict({f"meta_gradient/{block}": norm for block, norm in norms.items()})
+            _log(trainer, {f"meta_gradient/{block}": norm for block, norm in norms.items()})
+
+
+def _log(trainer: pl.Trainer, figures: dict[str, float]) -> None:
+    """To the loggers themselves: what a module logs, Lightning repeats until the epoch's end."""
+    for logger in trainer.loggers:
+        logger.log_metrics(figures, step=trainer.global_step)
 
 
 def look_inside(learner: GradientLearner, batch: EpisodeBatch) -> dict[str, float]:
