@@ -49,7 +49,7 @@ def at_inner_step(step: int) -> Iterator[None]:
 class EpisodicBatchNorm(nn.Module):
     """Batch normalisation with statistics of a stated origin; takes the place of a ``torch.nn.BatchNorm``.
 
-    Under ``torch.vmap`` it refuses to run: there, ``F.batch_norm`` with affine parameters has a wrong second derivative.
+    Under ``torch.vmap`` it refuses to run: there, ``F.batch_norm`` with affine parameters has wrong second derivatives.
 
     Args:
         layer: the layer to take over: its parameters, running statistics, eps and, for timm's layers, activation.

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-import os
-import subprocess
-import sys
 
 import lightning.pytorch as pl
 import pytest
@@ -16,10 +12,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.func import functional_call
 
 from metaad_zoo.data import ImageEpisodes
-from metaad_zoo.episodes import EpisodeBatch, EpisodeSpec
+from metaad_zoo.episodes import EpisodeBatch
 from metaad_zoo.inner_loop import InnerLoopConfig, adapt_parameters
 from metaad_zoo.learners import GradientLearner, from_scratch, list_learners, untrained
-from tests.conftest import REPOSITORY, SPLITS, small_learner
+from tests.conftest import small_learner
 
 QUIET = {
     "accelerator": "cpu",
@@ -263,27 +259,3 @@ def test_the_cosine_schedule_ends_at_zero(digits):
     trainer = pl.Trainer(**QUIET, max_epochs=2, enable_checkpointing=False)
     trainer.fit(learner, datamodule=digits)
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
-
-
-@pytest.mark.parametrize("order", [1, 2])
-def test_two_processes_give_the_meta_gradient_of_one(tmp_path, digits, order):
-    """Real processes under DDP, float64: the mean over two ranks is the gradient on the union of their tasks."""
-    script = REPOSITORY / "tests" / "learners" / "ddp_gradient.py"
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, str(script), str(tmp_path), str(order)], check=True, env=environment, timeout=300)
-    ranks = [torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(2)]
-    tasks = [json.loads((tmp_path / f"rank{r}.json").read_text()) for r in range(2)]
-
-    data = ImageEpisodes(
-        splits=SPLITS, image_size=16, episode=EpisodeSpec(3, query_normal=4, query_anomalous=4), tasks_per_batch=6
-    )
-    union = next(iter(data.train_dataloader()))
-    assert tasks == [union.tasks[0::2], union.tasks[1::2]]
-    torch.manual_seed(0)
-    learner = small_learner(order=order).double()
-    union.support = {n: x.double() for n, x in union.support.items()}
-    union.query = {n: x.double() for n, x in union.query.items()}
-    learner.outer_loss(union).backward()
-    for name, p in learner.named_parameters():
-        assert torch.equal(ranks[0][name], ranks[1][name]), "all processes hold the same gradient"
-        torch.testing.assert_close(ranks[0][name], p.grad, rtol=1e-9, atol=1e-12)

@@ -1,0 +1,36 @@
+"""Real processes under DDP: the meta-gradient of two is that of one on the union of their tasks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.conftest import REPOSITORY
+from tests.learners.ddp_gradient import batches
+from tests.tiny import tiny_learner
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize(("engine", "tasks_at_once"), [("higher", 1), ("vectorized", 9)])
+def test_two_processes_give_the_meta_gradient_of_one(tmp_path, engine, tasks_at_once, order):
+    """Float64; three tasks here and two there, accumulated over two batches, reduced once."""
+    settings = {"order": order, "engine": engine, "tasks_at_once": tasks_at_once}
+    script = REPOSITORY / "tests" / "learners" / "ddp_gradient.py"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), str(tmp_path), json.dumps(settings)]
+    subprocess.run(command, check=True, env=environment, timeout=300)
+    ranks = [torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(2)]
+    reductions = [json.loads((tmp_path / f"rank{r}.json").read_text()) for r in range(2)]
+
+    learner = tiny_learner("maml", "conv4", **settings).double()
+    for batch in batches():
+        (learner.outer_loss(batch) / 2).backward()
+    for name, p in learner.named_parameters():
+        assert torch.equal(ranks[0][name], ranks[1][name]), "all processes hold the same gradient"
+        torch.testing.assert_close(ranks[0][name], p.grad, rtol=1e-9, atol=1e-12)
+    assert reductions[0] == reductions[1] <= 2, "no_sync: the first batch's gradient stays at home"
