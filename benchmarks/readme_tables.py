@@ -34,6 +34,27 @@ def _cell(mean: float, interval: list[float]) -> str:
     return f"{100 * mean:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
 
 
+def speed_rows(measured: dict[str, Any]) -> list[str]:
+    """Speed over `higher` at 16 tasks, a row a case and order."""
+    rows = [row for row in measured["speed"] if row["tasks"] == 16]
+    names = [name for name in dict.fromkeys(n for row in rows for n in row["over_higher"]) if name != "higher"]
+    lines = [f"| 16 tasks | order | higher, s | {' | '.join(names)} |", "|---" * (len(names) + 3) + "|"]
+    for row in rows:
+        ratios = [f"{row['over_higher'][n]:.2f}x" if n in row["over_higher"] else "" for n in names]
+        lines.append(f"| {row['case']} | {row['order']} | {row['seconds']['higher']:.2f} | {' | '.join(ratios)} |")
+    return lines
+
+
+def memory_rows(measured: dict[str, Any]) -> list[str]:
+    """Peak memory of one outer step of Conv4, in MiB."""
+    lines = ["| Conv4-32, 16 tasks, second order unless said | 1 step | 5 steps | 10 steps |", "|---|---|---|---|"]
+    for row in measured["memory"]:
+        if row["case"].startswith("Conv4"):
+            peaks = (f"{row['mib_by_steps'][steps]:.0f}" for steps in ("1", "5", "10"))
+            lines.append(f"| {row['setting']} | {' | '.join(peaks)} |")
+    return lines
+
+
 def with_tables(text: str) -> str:
     """The text with what stands between each pair of `<!-- results: NAME -->` and `<!-- end -->` written anew."""
 
@@ -41,7 +62,13 @@ def with_tables(text: str) -> str:
         results = json.loads((RESULTS / f"{match[1]}.json").read_text(encoding="utf-8"))
         return f"<!-- results: {match[1]} -->\n{table(results)}\n<!-- end -->"
 
-    return re.sub(r"<!-- results: (\w+) -->.*?<!-- end -->", fill, text, flags=re.DOTALL)
+    def fill_timing(match: re.Match[str]) -> str:
+        measured = json.loads((RESULTS / "inner_loop.json").read_text(encoding="utf-8"))
+        rows = {"speed": speed_rows, "memory": memory_rows}[match[1]](measured)
+        return f"<!-- inner loop: {match[1]} -->\n" + "\n".join(rows) + "\n<!-- end -->"
+
+    text = re.sub(r"<!-- results: (\w+) -->.*?<!-- end -->", fill, text, flags=re.DOTALL)
+    return re.sub(r"<!-- inner loop: (\w+) -->.*?<!-- end -->", fill_timing, text, flags=re.DOTALL)
 
 
 def main() -> int:

@@ -13,6 +13,7 @@ from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
 RESULTS = sorted((REPOSITORY / "benchmarks" / "results").glob("*.json"))
+EVALUATIONS = [path for path in RESULTS if "methods" in json.loads(path.read_text())]
 
 
 def test_tables_are_what_the_result_files_say():
@@ -26,7 +27,7 @@ def test_every_file_named_is_there():
         assert (REPOSITORY / path).is_file(), path
 
 
-@pytest.mark.parametrize("path", RESULTS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", EVALUATIONS, ids=lambda p: p.stem)
 def test_result_files_are_honest(path):
     results = json.loads(path.read_text())
     assert path.stem in README

@@ -26,7 +26,7 @@ from metaad_zoo.inner_loop.precision import inner_precision
 from metaad_zoo.learners.accumulation import mean_part_by_part
 from metaad_zoo.learners.base import Learner, Schedule
 from metaad_zoo.learners.diagnostics import InnerLoopDiagnostics
-from metaad_zoo.learners.network import AdaptedNetwork, EpisodeNetwork, anomaly_loss
+from metaad_zoo.learners.network import AdaptedNetwork, EpisodeNetwork, anomaly_loss, require_independent_tasks
 from metaad_zoo.learners.registry import register_learner
 
 Result = TypeVar("Result")
@@ -97,6 +97,7 @@ class GradientLearner(Learner):
             backbone, backbone_options or {}, input_shapes, inner_loop.batch_norm, inner_loop.steps
         )
         self.inner_loop = InnerLoop(inner_loop, self.network)
+        self._tasks_are_independent = False  # not looked at yet
         if inner_loop.engine == "vectorized":
             require_task_axis(self.network, self.inner_loop.names)
 
@@ -168,6 +169,10 @@ class GradientLearner(Learner):
         if self.inner_loop.config.engine == "higher":
             return [run(s, s_labels, q, q_labels, [task], None) for s, s_labels, q, q_labels, task in batch]
         axis = TaskAxis(len(batch), prefers_sample_major(self.network))
+        if not self._tasks_are_independent:
+            with inner_precision("full", self.device):
+                require_independent_tasks(self.network, batch.support, axis, self.inner_loop.names)
+            self._tasks_are_independent = True
         with task_axis(axis):
             return [run(batch.support, batch.support_labels, batch.query, batch.query_labels, batch.tasks, axis)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +13,17 @@ from torch.func import functional_call
 
 from metaad_zoo.backbones import (
     BatchNormPolicy,
+    TaskAxis,
     carry_task_axis,
     create_backbone,
     current_task_axis,
     episodic_batch_norm,
     modality_of,
     statistics_from_first,
+    task_axis,
 )
 from metaad_zoo.episodes import ANOMALOUS, Samples
+from metaad_zoo.inner_loop.vectorized_engine import spread_over_tasks
 
 
 class EpisodeNetwork(nn.Module):
@@ -101,6 +104,40 @@ def _options_from(modality: str, shape: Sequence[int]) -> dict[str, Any]:
     if modality == "sequence":
         return {"in_channels": shape[-1]}
     return {"in_features": shape[0]}
+
+
+@torch.no_grad()
+def require_independent_tasks(network: EpisodeNetwork, support: Samples, axis: TaskAxis, names: Iterable[str]) -> None:
+    """Refuse a network in which a task's logits depend on the other tasks of the batch.
+
+    A layer that compares samples of a batch does so unseen. Looks at the support sets once, in evaluation mode.
+
+    Args:
+        network: as it is trained.
+        support: ``(tasks, n, ...)``.
+        axis: how the engine would fold them.
+        names: parameters that would be given a task axis.
+
+    Raises:
+        ValueError: as said.
+    """
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        spread = spread_over_tasks(network, names, dict(network.named_parameters()), axis.tasks)
+        with task_axis(axis):
+            together = functional_call(network, spread, (support,))
+        alone = torch.stack([network({m: x[i] for m, x in support.items()}) for i in range(axis.tasks)])
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    difference = float((together - alone).abs().max())
+    if difference > 0.01 * max(1.0, float(alone.abs().max())):
+        raise ValueError(
+            f"beside other tasks, a task gets other logits than alone (by up to {difference:.2g}): some layer of "
+            f"{type(network.backbone).__name__} mixes the samples of a batch, and inner_loop.engine='vectorized' can't "
+            "run it; set inner_loop.engine=higher"
+        )
 
 
 @dataclass(frozen=True)

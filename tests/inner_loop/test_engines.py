@@ -150,6 +150,18 @@ def test_what_is_not_adapted_may_be_of_any_kind():
     assert both("anil", "timm/vit_tiny_patch16_224", order=2) <= 1e-4
 
 
+class _Mixing(nn.Module):
+    def forward(self, x):
+        return x - x.mean(0)
+
+
+def test_a_layer_that_mixes_the_tasks_is_refused():
+    learner = tiny_learner("maml", "mlp", engine="vectorized")
+    learner.network.backbone.layers.append(_Mixing())
+    with pytest.raises(ValueError, match=r"some layer of MLP mixes the samples of a batch.*engine=higher"):
+        learner.outer_loss(tiny_batch("mlp"))
+
+
 def test_a_recurrent_net_beyond_the_cell_is_refused():
     learner = tiny_learner("maml", "gru", engine="vectorized")
     learner.network.backbone.cells.bidirectional = True
