@@ -20,7 +20,7 @@ from metaad_zoo.inner_loop.loop import (
     SupportLoss,
     Visit,
 )
-from metaad_zoo.inner_loop.precision import inner_precision, twice_differentiable
+from metaad_zoo.inner_loop.precision import inner_precision, twice_differentiable, without_cudnn_recurrence
 from metaad_zoo.inner_loop.vectorized_engine import spread_over_tasks
 
 
@@ -71,16 +71,16 @@ def adapt_parameters(
     if tasks is not None:
         begin = spread_over_tasks(network, loop.names, begin, tasks)
     order = loop.config.order if order is None else order
-    with inner_precision(loop.precision, next(iter(begin.values())).device):
+    with inner_precision(loop.precision, next(iter(begin.values())).device), without_cudnn_recurrence(network):
         if not meta_gradient:
             adapted = descend(network, loop, support_loss, begin, create_graph=False, at_step=at_step, visit=visit)
             return {name: p.detach() for name, p in adapted.items()}
         if order == "implicit":
-            with twice_differentiable(network):
+            with twice_differentiable():
                 return adapt_to_optimum(network, loop, support_loss, begin, at_step=at_step, visit=visit)
         if order == 1:
             return descend(network, loop, support_loss, begin, create_graph=False, at_step=at_step, visit=visit)
-        with twice_differentiable(network):
+        with twice_differentiable():
             if tasks is None:
                 return adapt_through_higher(network, loop, support_loss, begin, at_step=at_step, visit=visit)
             return descend(network, loop, support_loss, begin, create_graph=True, at_step=at_step, visit=visit)

@@ -15,7 +15,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from metaad_zoo.inner_loop.loop import DivergenceError, InnerLoop, StepContext, SupportLoss, Visit
-from metaad_zoo.inner_loop.precision import inner_gradients, twice_differentiable
+from metaad_zoo.inner_loop.precision import inner_gradients, twice_differentiable, without_cudnn_recurrence
 from metaad_zoo.inner_loop.rules import RuleState, take_step
 
 
@@ -116,7 +116,7 @@ def _in_this_context(one: Step, network: nn.Module) -> Step:
     context = copy_context()
 
     def run(parameters: dict[str, Tensor], state: RuleState) -> tuple[dict[str, Tensor], RuleState, Tensor]:
-        with twice_differentiable(network):
+        with twice_differentiable(), without_cudnn_recurrence(network):
             return context.copy().run(one, parameters, state)
 
     return run

@@ -100,7 +100,7 @@ class InnerLoopConfig:
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "adapt", tuple(self.adapt))
+        object.__setattr__(self, "adapt", (self.adapt,) if isinstance(self.adapt, str) else tuple(self.adapt))
         if self.lr_range is not None:
             object.__setattr__(self, "lr_range", tuple(self.lr_range))
         names = {"rule": RULES, "engine": ENGINES, "learn_lr": get_args(LearnLr), "precision": get_args(Precision)}

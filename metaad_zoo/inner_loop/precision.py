@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -61,11 +61,12 @@ def inner_gradients(loss: Tensor, at: Sequence[Tensor], *, create_graph: bool) -
     return gradients if scale == 1.0 else tuple(None if g is None else g / scale for g in gradients)
 
 
-@contextmanager
-def twice_differentiable(network: nn.Module) -> Iterator[None]:
-    """Only kernels that have a second derivative: plain attention, not fused; recurrent nets without cuDNN."""
-    with ExitStack() as stack:
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if any(isinstance(m, nn.RNNBase) for m in network.modules()):
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        yield
+def twice_differentiable() -> AbstractContextManager[None]:
+    """Plain attention, for the fused kernels have no second derivative."""
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+def without_cudnn_recurrence(network: nn.Module) -> AbstractContextManager[None]:
+    """No cuDNN where the network is recurrent: it has no second derivative, nor a first in evaluation mode."""
+    recurrent = any(isinstance(m, nn.RNNBase) for m in network.modules())
+    return torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -19,7 +20,10 @@ def untrained(learner: GradientLearner, seed: int) -> GradientLearner:
         learner: the model to imitate; left as it is.
         seed: of the random weights.
     """
-    given = {**learner.arguments(), "inner_loop": learner.inner_loop.config}
+    config = learner.inner_loop.config
+    if config.batch_norm == "per_step":  # its averages are meta-learned
+        config = replace(config, batch_norm="support")
+    given = {**learner.arguments(), "inner_loop": config}
     return _seeded(seed, lambda: type(learner)(**given)).to(learner.device).eval()
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import cosine_similarity
 
-from metaad_zoo.backbones import EpisodicBatchNorm
 from metaad_zoo.episodes import EpisodeBatch, Samples
 from metaad_zoo.learners.network import anomaly_loss
 
@@ -68,9 +67,7 @@ def look_inside(learner: GradientLearner, batch: EpisodeBatch) -> dict[str, floa
             figures = _one_task(learner, support, support_labels, query, query_labels, task)
             for name, value in figures.items():
                 sums[name] += value / len(batch)
-    for layer in learner.network.modules():
-        if isinstance(layer, EpisodicBatchNorm):
-            layer.observed.clear()
+    learner.forget_observed()
     return dict(sums)
 
 
@@ -78,10 +75,13 @@ def _one_task(
     learner: GradientLearner, support: Samples, support_labels: Tensor, query: Samples, query_labels: Tensor, task: str
 ) -> dict[str, float]:
     figures: dict[str, float] = {}
+    start: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def visit(step: int, parameters: Any, loss: Tensor | None) -> None:
         at = {name: p.detach() for name, p in parameters.items()}
+        if step == 0:
+            start.update(at)
         if loss is None:
             loss = anomaly_loss(functional_call(learner.network, at, (support,)), support_labels)
         figures[f"inner/support_loss/{step}"] = float(loss)
@@ -89,11 +89,10 @@ def _one_task(
         figures[f"inner/query_loss/{step}"] = float(anomaly_loss(logits, query_labels))
 
     learner._adapt_parameters(support, support_labels, [task], meta_gradient=False, visit=visit)
-    named = dict(learner.network.named_parameters())
-    adapted = [named[name] for name in learner.inner_loop.names]
+    adapted = [start[name].requires_grad_() for name in learner.inner_loop.names]
     losses = (
-        anomaly_loss(learner.network(support), support_labels),
-        anomaly_loss(learner.network(support, query), query_labels),
+        anomaly_loss(functional_call(learner.network, start, (support,)), support_labels),
+        anomaly_loss(functional_call(learner.network, start, (support, query)), query_labels),
     )
     one_class, balanced = (
         torch.cat([g.flatten() for g in torch.autograd.grad(loss, adapted, materialize_grads=True)]) for loss in losses

@@ -106,7 +106,7 @@ class GradientLearner(Learner):
         """The inner loop with the settings that the learner's name stands for.
 
         Raises:
-            ValueError: the config asks for something else.
+            ValueError: the config asks for something else (what is as by default counts as not asked for).
         """
         usual = {f.name: f.default for f in fields(InnerLoopConfig)}
         for name, value in cls.fixed.items():
@@ -139,11 +139,18 @@ class GradientLearner(Learner):
 
     def outer_loss(self, batch: EpisodeBatch) -> Tensor:
         parameters = [p for group in self.outer_parameters() for p in group["params"]]
+        self.forget_observed()
         loss = mean_part_by_part(batch, self.tasks_at_once(len(batch)), self.task_losses, parameters, self._scale())
         for layer in self.network.modules():
             if isinstance(layer, EpisodicBatchNorm):
                 layer.keep_observed()
         return loss
+
+    def forget_observed(self) -> None:
+        """Drop batch-norm statistics that came from no training step: from a look inside or a recomputation."""
+        for layer in self.network.modules():
+            if isinstance(layer, EpisodicBatchNorm):
+                layer.observed.clear()
 
     def tasks_at_once(self, tasks: int) -> int:
         """How many of a batch's tasks have their graphs in memory together."""

@@ -52,14 +52,15 @@ class MetaSGD(GradientLearner):
 
 @register_learner("maml_pp")
 class MAMLPlusPlus(GradientLearner):
-    """MAML++: its parts are all on; each is a setting of its own that ``maml`` takes too.
+    """MAML++: by default its parts are all on; each is a setting of its own that ``maml`` takes too.
 
     Source: Antoniou et al., "How to train your MAML", ICLR 2019, section 4. The parts: ``multi_step_epochs``,
     ``inner_loop.learn_lr=parameter_and_step``, ``inner_loop.batch_norm=per_step``, ``first_order_epochs`` and
     ``schedule=cosine``. Left out: batch normalisation weights of each step.
 
     Args:
-        inner_loop: as for ``maml``, with rates and batch-norm statistics of each step.
+        inner_loop: as for ``maml``, by default with rates and batch-norm statistics of each step; one that is given
+            whole in Python must ask for them itself.
         multi_step_epochs: as for ``maml``.
         first_order_epochs: as for ``maml``.
         kwargs: all else, as for ``maml``.

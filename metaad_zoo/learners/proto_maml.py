@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metaad_zoo.backbones import TaskAxis
+from metaad_zoo.backbones import TaskAxis, at_inner_step
 from metaad_zoo.episodes import ANOMALOUS, Samples
 from metaad_zoo.inner_loop.precision import inner_precision
 from metaad_zoo.learners.gradient import GradientLearner
@@ -34,7 +34,7 @@ class ProtoMAML(GradientLearner):
             nn.init.zeros_(self.network.head.bias)
 
     def _start(self, support: Samples, support_labels: Tensor, axis: TaskAxis | None) -> dict[str, Tensor]:
-        with inner_precision(self.inner_loop.precision, self.device):
+        with inner_precision(self.inner_loop.precision, self.device), at_inner_step(0):
             embeddings = self.network.embed(support)
         anomalous = (support_labels == ANOMALOUS).unsqueeze(-1).to(embeddings.dtype)
         normal_centre = _mean(embeddings, 1 - anomalous)

@@ -30,15 +30,17 @@ class Reptile(GradientLearner):
 
     Args:
         query_steps: steps on the query set behind those on the support, in meta-training.
-        kwargs: as for ``maml``; learned rates have no gradient here.
+        kwargs: as for ``maml``; learned rates, and parameters that are not adapted, have no gradient here.
     """
 
-    fixed = {"order": 1, "learn_lr": "none"}  # noqa: RUF012
+    fixed = {"order": 1, "learn_lr": "none", "adapt": ("*",)}  # noqa: RUF012
 
     def __init__(self, *, query_steps: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if self.multi_step_epochs or self.first_order_epochs:
             raise ValueError("reptile has no query loss to differentiate: multi_step_epochs=0, first_order_epochs=0")
+        if query_steps < 1:
+            raise ValueError(f"query_steps is {query_steps}: normal supports alone teach nothing, expected at least 1")
         self.query_steps = query_steps
         self.query_loop = InnerLoop(replace(self.inner_loop.config, steps=query_steps), self.network)
 

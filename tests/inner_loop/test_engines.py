@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import metaad_zoo
-from metaad_zoo.backbones import EpisodicBatchNorm
+from metaad_zoo.backbones import EpisodicBatchNorm, carry_task_axis
+from metaad_zoo.inner_loop import InnerLoop
 from metaad_zoo.learners import list_learners
 from tests.tiny import REGISTERED, bytes_kept, meta_gradient, relative_difference, tiny_batch, tiny_learner
 
@@ -158,6 +159,26 @@ class _Mixing(nn.Module):
 def test_a_layer_that_mixes_the_tasks_is_refused():
     learner = tiny_learner("maml", "mlp", engine="vectorized")
     learner.network.backbone.layers.append(_Mixing())
+    with pytest.raises(ValueError, match=r"some layer of MLP mixes the samples of a batch.*engine=higher"):
+        learner.outer_loss(tiny_batch("mlp"))
+
+
+class _Folding(nn.Module):
+    """Each column by itself through a convolution: columns are folded into the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv1d(1, 1, 3, padding=1)
+
+    def forward(self, x):
+        return self.convolution(x.reshape(-1, 1, 2)).reshape(x.shape)
+
+
+def test_a_layer_that_folds_another_axis_into_the_batch_is_refused():
+    learner = tiny_learner("maml", "mlp", engine="vectorized")
+    learner.network.backbone.layers = nn.Sequential(nn.Linear(5, 6), *(_Folding() for _ in range(4)))
+    carry_task_axis(learner.network)
+    learner.inner_loop = InnerLoop(learner.inner_loop.config, learner.network)
     with pytest.raises(ValueError, match=r"some layer of MLP mixes the samples of a batch.*engine=higher"):
         learner.outer_loss(tiny_batch("mlp"))
 

@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from metaad_zoo.backbones import EpisodicBatchNorm
 from metaad_zoo.inner_loop import InnerLoopConfig
-from metaad_zoo.learners import GradientLearner, learner_class, list_learners
+from metaad_zoo.learners import GradientLearner, learner_class, list_learners, untrained
 from metaad_zoo.learners.gradient import multi_step_weights
 from tests.learners.test_training import QUIET
 from tests.tiny import meta_gradient, relative_difference, tiny_batch, tiny_learner
@@ -268,6 +268,27 @@ def test_per_step_statistics_replace_the_supports_in_evaluation():
     assert not torch.allclose(one, other), "it still adapts to the support by its steps"
 
 
+@pytest.mark.parametrize("checkpoint_steps", [False, True])
+def test_recomputed_steps_leave_no_statistics_behind(checkpoint_steps):
+    means = []
+    for recompute in (False, checkpoint_steps):
+        settings = {"batch_norm": "per_step", "engine": "vectorized", "checkpoint_steps": recompute}
+        learner = tiny_learner("maml", "conv4", **settings, tasks_at_once=3)
+        for scale in (1, 2):
+            batch = tiny_batch("conv4")
+            batch.support["image"] *= scale
+            learner.outer_loss(batch).backward()
+        means.append(next(m for m in learner.network.modules() if isinstance(m, EpisodicBatchNorm)).step_mean)
+    torch.testing.assert_close(*means)
+
+
+def test_an_untrained_control_has_working_statistics():
+    control = untrained(tiny_learner("maml_pp", "conv4"), seed=0)
+    support, labels, query, _ = one_task(tiny_batch("conv4"))
+    assert control.inner_loop.config.batch_norm == "support"
+    assert control.adapt(support, labels).score(query).std() > 0
+
+
 def test_maml_pp_is_all_its_parts():
     learner = learner_class("maml_pp")(backbone="mlp", input_shapes={"tabular": (5,)})
     config = learner.inner_loop.config
@@ -281,5 +302,9 @@ def test_settings_that_do_not_go_together_are_refused():
         GradientLearner("mlp", {}, shape, multi_step_epochs=-1)
     with pytest.raises(ValueError, match="order='implicit' knows the last step alone"):
         GradientLearner("mlp", {}, shape, InnerLoopConfig(order="implicit", proximal=1.0), multi_step_epochs=3)
+    with pytest.raises(ValueError, match="query_steps is 0"):
+        learner_class("reptile")(backbone="mlp", input_shapes=shape, query_steps=0)
+    with pytest.raises(ValueError, match=r"reptile is inner_loop.adapt=\('\*',\), saw \('head.\*',\)"):
+        learner_class("reptile")(backbone="mlp", input_shapes=shape, inner_loop=InnerLoopConfig(adapt="head.*"))
     with pytest.raises(ValueError, match="reptile has no query loss"):
         learner_class("reptile")(backbone="mlp", input_shapes=shape, multi_step_epochs=3)
