@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -192,9 +191,16 @@ def peak_memory(case: str, setting: str, steps: int, tasks: int, device: str) ->
         before = torch.cuda.memory_allocated()
         outer_step(learner, batch)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # Linux forgets the peak so far; a child starts with its parent's
+    before = _resident("VmRSS")
     outer_step(learner, batch)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return _resident("VmHWM") - before
+
+
+def _resident(key: str) -> float:
+    """MiB of this process, as Linux counts them now (VmRSS) or at most (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(key)) / 1024
 
 
 def memory_rows(case: str, tasks: int, device: str) -> Iterator[dict[str, Any]]:
@@ -235,7 +241,7 @@ def main() -> None:
     parser.add_argument("--orders", nargs="+", type=int, default=[1, 2], choices=[1, 2])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--no-memory", action="store_true", help="speed only")
+    parser.add_argument("--only", choices=["speed", "memory"], help="of a result file that is there, the rest stays")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--peak", nargs=3, metavar=("CASE", "SETTING", "STEPS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -244,19 +250,21 @@ def main() -> None:
         return
     console = Console(width=None if sys.stdout.isatty() else 140)
     speed = []
-    for case in args.cases:
+    for case in args.cases if args.only != "memory" else []:
         for tasks in args.tasks:
             for order in args.orders:
                 speed.append(measure(case, tasks, order, args.rounds, args.device))
                 print(f"{case}, {tasks} tasks, order {order}: {speed[-1]['over_higher']}", file=sys.stderr, flush=True)
-    console.print(speed_table(speed))
-    memory = [] if args.no_memory else [row for c in args.cases for row in memory_rows(c, 16, args.device)]
-    if memory:
-        console.print(memory_table(memory))
+    memory = [] if args.only == "speed" else [row for c in args.cases for row in memory_rows(c, 16, args.device)]
+    for rows, table in ((speed, speed_table), (memory, memory_table)):
+        if rows:
+            console.print(table(rows))
     if args.json:
         versions = environment(args.device) | {"threads": torch.get_num_threads()}
         protocol = {"support": SUPPORT, "query": QUERY, "inner_steps": STEPS, "rounds": args.rounds}
         content = {"protocol": protocol, "speed": speed, "memory": memory, "environment": versions}
+        if args.only and args.json.is_file():
+            content = json.loads(args.json.read_text(encoding="utf-8")) | {args.only: content[args.only]}
         args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
