@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--tasks", nargs="+", type=int, default=[4, 8, 16, 32])
     parser.add_argument("--orders", nargs="+", type=int, default=[1, 2], choices=[1, 2])
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", choices=["speed", "memory"], help="of a result file that is there, the rest stays")
     parser.add_argument("--json", type=Path, help="write the figures to this file")

@@ -27,7 +27,7 @@ class Backbone(nn.Module):
         modality: the modality it reads: ``"image"``, ``"sequence"``, ``"tabular"``.
         embedding_dim: length of the embedding.
         cpu_tasks: how many tasks of a batch it best runs at once on a CPU, where larger activations overflow caches and
-            are paged in anew by each operation (``benchmarks/inner_loop.py``); None: any number.
+            are paged in anew by each operation; None: any number.
     """
 
     modality: str

@@ -83,7 +83,7 @@ def _step_function(
     at_step: StepContext,
 ) -> Step:
     """One step as a function without memory, so that it can be run again instead of being stored."""
-    buffers, proximal = dict(network.named_buffers()), loop.config.proximal
+    proximal = loop.config.proximal
 
     def one(parameters: dict[str, Tensor], state: RuleState) -> tuple[dict[str, Tensor], RuleState, Tensor]:
         here = parameters
@@ -93,7 +93,7 @@ def _step_function(
                 here[name].requires_grad_()
 
         def forward(*args: object, **kwargs: object) -> Tensor:
-            out: Tensor = functional_call(network, {**here, **buffers}, args, kwargs)
+            out: Tensor = functional_call(network, here, args, kwargs)
             return out
 
         with at_step(step):
@@ -102,8 +102,8 @@ def _step_function(
         gradients = inner_gradients(loss.sum(), leaves, create_graph=create_graph)
         found = {name: g for name, g in zip(loop.names, gradients, strict=True) if g is not None}
         if proximal:
-            anchor = start if create_graph else {name: p.detach() for name, p in start.items()}
-            found = {name: g + proximal * (here[name] - anchor[name]) for name, g in found.items()}
+            pulls = {name: proximal * (parameters[name] - start[name]) for name in found}
+            found = {name: g + (pulls[name] if create_graph else pulls[name].detach()) for name, g in found.items()}
         after = state.copy()
         taken = take_step(parameters, found, loop.rates_at(step), loop.direction(), after)
         return taken, after, loss.detach()

@@ -58,10 +58,9 @@ def adapt_to_optimum(
 
     found = descend(network, loop, support_loss, detached, create_graph=False, at_step=at_step, visit=on_the_way)
     optimum = {name: found[name].detach().requires_grad_() for name in loop.names}
-    buffers = dict(network.named_buffers())
 
     def forward(*args: object, **kwargs: object) -> Tensor:
-        out: Tensor = functional_call(network, {**start, **optimum, **buffers}, args, kwargs)
+        out: Tensor = functional_call(network, {**start, **optimum}, args, kwargs)
         return out
 
     with at_step(max(loop.config.steps - 1, 0)):

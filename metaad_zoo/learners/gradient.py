@@ -141,10 +141,14 @@ class GradientLearner(Learner):
         parameters = [p for group in self.outer_parameters() for p in group["params"]]
         self.forget_observed()
         loss = mean_part_by_part(batch, self.tasks_at_once(len(batch)), self.task_losses, parameters, self._scale())
+        self.keep_observed()
+        return loss
+
+    def keep_observed(self) -> None:
+        """Move the batch-norm averages of each inner step by what this training step has seen."""
         for layer in self.network.modules():
             if isinstance(layer, EpisodicBatchNorm):
                 layer.keep_observed()
-        return loss
 
     def forget_observed(self) -> None:
         """Drop batch-norm statistics that came from no training step: from a look inside or a recomputation."""

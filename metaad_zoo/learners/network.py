@@ -103,7 +103,7 @@ def _options_from(modality: str, shape: Sequence[int]) -> dict[str, Any]:
         return {"in_channels": channels, "image_size": height}
     if modality == "sequence":
         return {"in_channels": shape[-1]}
-    return {"in_features": shape[0]}
+    return {"in_features": shape[0]} if modality == "tabular" else {}
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metaad_zoo.backbones import EpisodicBatchNorm, TaskAxis
+from metaad_zoo.backbones import TaskAxis
 from metaad_zoo.episodes import EpisodeBatch, Samples
 from metaad_zoo.inner_loop import DivergenceError, InnerLoop, adapt_parameters
 from metaad_zoo.learners.accumulation import loss_with_gradient
@@ -23,10 +23,10 @@ class Reptile(GradientLearner):
     """The outer gradient is ``start - end`` of a task's descent, the mean over tasks; nothing is differentiated twice.
 
     Source: Nichol et al., "On First-Order Meta-Learning Algorithms", 2018, algorithm 2; ``start - end`` goes to the
-    outer optimiser as its gradient (section 2.3 of its first version; SGD with rate e gives ``start + e (end -
-    start)``). In meta-training the descent goes on to the query set, which holds both kinds: normal samples alone teach
-    a network to call everything normal, and the product of both gradients, Reptile's second-order effect, is what
-    brings one-class steps into line with balanced ones. A new task is adapted on its support alone.
+    outer optimiser as its gradient (SGD with rate e gives ``start + e (end - start)``). In meta-training the descent
+    goes on to the query set, which holds both kinds: normal samples alone teach a network to call everything normal,
+    and the product of both gradients, Reptile's second-order effect, is what brings one-class steps into line with
+    balanced ones. A new task is adapted on its support alone.
 
     Args:
         query_steps: steps on the query set behind those on the support, in meta-training.
@@ -58,9 +58,7 @@ class Reptile(GradientLearner):
                 for name, p in start.items():
                     ends = end[name] if end[name].ndim > p.ndim else end[name].unsqueeze(0)
                     moved[name] += (p.detach() - ends).sum(0) / len(batch)
-        for layer in self.network.modules():
-            if isinstance(layer, EpisodicBatchNorm):
-                layer.keep_observed()
+        self.keep_observed()
         return loss_with_gradient(value, list(start.values()), list(moved.values()))
 
     def _descent(

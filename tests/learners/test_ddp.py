@@ -33,4 +33,4 @@ def test_two_processes_give_the_meta_gradient_of_one(tmp_path, engine, tasks_at_
     for name, p in learner.named_parameters():
         assert torch.equal(ranks[0][name], ranks[1][name]), "all processes hold the same gradient"
         torch.testing.assert_close(ranks[0][name], p.grad, rtol=1e-9, atol=1e-12)
-    assert reductions[0] == reductions[1] <= 2, "no_sync: the first batch's gradient stays at home"
+    assert reductions == [1, 1], "no_sync: the first batch's gradient stays at home"
