@@ -84,7 +84,7 @@ class Transformer(Backbone):
     """
 
     modality = "sequence"
-    cpu_tasks = 8
+    cpu_tasks = 4
 
     def __init__(
         self, in_channels: int = 1, width: int = 64, layers: int = 2, heads: int = 2, expansion: int = 2
