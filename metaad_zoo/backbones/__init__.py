@@ -11,7 +11,15 @@ from metaad_zoo.backbones.layers import (
     episodic_batch_norm,
     statistics_from_first,
 )
-from metaad_zoo.backbones.registry import Backbone, create_backbone, list_backbones, modality_of, register_backbone
+from metaad_zoo.backbones.missing import ANY, split_missing
+from metaad_zoo.backbones.registry import (
+    MULTIMODAL,
+    Backbone,
+    create_backbone,
+    list_backbones,
+    modality_of,
+    register_backbone,
+)
 from metaad_zoo.backbones.task_axis import (
     TaskAxis,
     carry_task_axis,
@@ -22,6 +30,8 @@ from metaad_zoo.backbones.task_axis import (
 )
 
 __all__ = [
+    "ANY",
+    "MULTIMODAL",
     "Backbone",
     "BatchNormPolicy",
     "EpisodicBatchNorm",
@@ -36,6 +46,7 @@ __all__ = [
     "prefers_sample_major",
     "register_backbone",
     "require_task_axis",
+    "split_missing",
     "statistics_from_first",
     "task_axis",
 ]

@@ -15,6 +15,8 @@ from metaad_zoo.names import unknown_name
 Builder = TypeVar("Builder", bound=Callable[..., "Backbone"])
 
 TIMM_PREFIX = "timm/"
+MULTIMODAL = "multimodal"
+"""Modality of a backbone that reads several: it is given a dict of them."""
 
 _BUILDERS: dict[str, Callable[..., Backbone]] = {}
 _MODALITIES: dict[str, str] = {}
@@ -24,7 +26,8 @@ class Backbone(nn.Module):
     """A sample in, an embedding out: ``forward(x (n, ...)) -> (n, embedding_dim)``.
 
     Attributes:
-        modality: the modality it reads: ``"image"``, ``"sequence"``, ``"tabular"``.
+        modality: the modality it reads: ``"image"``, ``"sequence"``, ``"tabular"``; ``"multimodal"`` reads
+            several, as a dict by modality.
         embedding_dim: length of the embedding.
         cpu_tasks: how many tasks of a batch it best runs at once on a CPU, where larger activations overflow caches and
             are paged in anew by each operation; None: any number.

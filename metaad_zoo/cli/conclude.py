@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,8 +94,9 @@ def conclude(learner: Learner, data: EpisodeDataModule, end: Conclusion) -> dict
     _draw(end.run_dir, learner, data, results)
     wide = console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)
     wide.print(results_table(results))
-    camera = results["protocol"]["data"].get("camera")
-    console.print(f"Pictures seen through: {camera or 'no camera, as they are'}")
+    if "image" in data.input_shapes:
+        camera = results["protocol"]["data"].get("camera")
+        console.print(f"Pictures seen through: {camera or 'no camera, as they are'}")
     console.print(f"All figures, pictures and the model: {end.run_dir}", soft_wrap=True)
     if end.next_command:
         command = end.next_command.replace("{run}", str(end.run_dir))
@@ -103,14 +104,24 @@ def conclude(learner: Learner, data: EpisodeDataModule, end: Conclusion) -> dict
     return results
 
 
-def methods_for(learner: Learner, seed: int) -> dict[str, Method]:
-    """What is evaluated, ours first."""
+def methods_for(learner: Learner, modalities: Iterable[str], seed: int) -> dict[str, Method]:
+    """What is evaluated, ours first.
+
+    Args:
+        learner: trained.
+        modalities: of the data.
+        seed: of the untrained networks.
+    """
     methods: dict[str, Method] = {learner.registered_name: learner}
     if isinstance(learner, GradientLearner):
         methods["same network, untrained"] = untrained(learner, seed)
         methods["same network, from scratch"] = from_scratch(learner, seed)
-    methods["1-NN on pixels"] = NearestNeighbour()
-    methods["1-NN on standardised pixels"] = NearestNeighbour(standardise=True)
+    if set(modalities) == {"image"}:
+        methods["1-NN on pixels"] = NearestNeighbour()
+        methods["1-NN on standardised pixels"] = NearestNeighbour("sample")
+    else:
+        methods["1-NN on raw inputs"] = NearestNeighbour()
+        methods["1-NN on standardised inputs"] = NearestNeighbour("support")
     methods["flag everything"] = FlagEverything()
     return methods
 
@@ -124,7 +135,7 @@ def test_results(learner: Learner, data: EpisodeDataModule, end: Conclusion, con
         end: alpha, seed and what the protocol says of the training.
         console: shows progress.
     """
-    methods = methods_for(learner, end.seed)
+    methods = methods_for(learner, data.input_shapes, end.seed)
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("thresholds on validation tasks", total=len(methods))
         calibration = list(calibration_episodes(data))

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Pr
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from rich.console import Console
 
 from metaad_zoo.cli.conclude import (
     Conclusion,
@@ -192,6 +193,8 @@ def _run_verb(cli: TrainingCLI) -> None:
     if cli.config["trainer"]["limit_test_batches"] is not None:
         raise ValueError("trainer.limit_test_batches does not reach the test: set data.test_episodes")
     data.setup("fit" if trains else "test")
+    if trainer.is_global_zero:
+        Console().print(data.summary())
     if tests:
         check_before_training(data, cli.config["alpha"])
     if trains and cli.resume_from:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, get_args
 
 import lightning.pytorch as pl
+from rich.table import Table
 
 from metaad_zoo.episodes import (
     Episode,
@@ -18,6 +19,14 @@ from metaad_zoo.episodes import (
     TaskPool,
     require_disjoint,
 )
+
+ROWS_SHOWN = 12
+
+
+def _counts(normal: int, anomalous: int) -> tuple[str, str, str]:
+    """Cells of the summary; a class-as-normal set has no anomalies of its own."""
+    share = f"{anomalous / (normal + anomalous):.1%}" if anomalous else ""
+    return f"{normal:,}" if normal else "", f"{anomalous:,}" if anomalous else "", share
 
 
 class EpisodeDataModule(pl.LightningDataModule):
@@ -39,15 +48,15 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        episode: EpisodeSpec,
-        test_episode: EpisodeSpec | None,
-        episodes_per_epoch: int,
-        val_episodes: int,
-        test_episodes: int,
-        tasks_per_batch: int,
-        repeat_episodes: bool,
-        num_workers: int,
-        seed: int,
+        episode: EpisodeSpec = EpisodeSpec(),  # noqa: B008 - frozen
+        test_episode: EpisodeSpec | None = None,
+        episodes_per_epoch: int = 400,
+        val_episodes: int = 100,
+        test_episodes: int = 600,
+        tasks_per_batch: int = 4,
+        repeat_episodes: bool = False,
+        num_workers: int = 0,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         counts = {
@@ -78,11 +87,30 @@ class EpisodeDataModule(pl.LightningDataModule):
     @property
     @abstractmethod
     def input_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of one sample by modality, such as ``{"image": (1, 28, 28)}``."""
+        """Shape of one sample by modality, such as ``{"image": (1, 28, 28)}``; -1 where tasks differ."""
 
     @abstractmethod
     def description(self) -> dict[str, Any]:
         """Every choice of the data that fixes a result: for the protocol of a results file."""
+
+    @property
+    def skipped(self) -> list[str]:
+        """What of the data is left out, and why: a sentence each."""
+        return []
+
+    def summary(self) -> Table:
+        """What was found, split by split: domains or classes, samples, share of anomalies, and what was left out."""
+        table = Table("split", "domain or class", "normal", "anomalous", "share", title="What was found")
+        for split, pool in self.pools.items():
+            sizes = pool.sizes()
+            table.add_row(split, f"{len(pool)} tasks", *_counts(sum(s[1] for s in sizes), sum(s[2] for s in sizes)))
+            for name, normal, anomalous in sizes[:ROWS_SHOWN]:
+                table.add_row("", name, *_counts(normal, anomalous))
+            if len(sizes) > ROWS_SHOWN:
+                table.add_row("", f"and {len(sizes) - ROWS_SHOWN} more")
+        for reason in self.skipped:
+            table.add_row("left out", reason)
+        return table
 
     def sampler(self, split: Split) -> EpisodeSampler:
         """The episodes of a split.

@@ -128,7 +128,7 @@ class ImageEpisodes(EpisodeDataModule):
                 f"data.finer_tasks={self.finer_tasks} is for classes; {source.name} has domains: set it to 0"
             )
         if self.images.anomalous is not None:
-            return DomainTaskPool(source, names, self.images.anomalous)
+            return DomainTaskPool.from_source(source, names, self.images.anomalous)
         pool = ClassTaskPool(source, names, self.anomalies)
         if split == "train" and self.finer_tasks:
             return NeighbourhoodTaskPool(pool, self.images.images.flatten(1).numpy(), self.finer_tasks)

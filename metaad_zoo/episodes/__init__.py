@@ -1,11 +1,12 @@
 """Episodes: few-shot anomaly-detection tasks and where they come from. Knows no modality and no Lightning."""
 
-from metaad_zoo.episodes.draw import Source
+from metaad_zoo.episodes.draw import Corruption, Domain, Reader, Source
 from metaad_zoo.episodes.episode import ANOMALOUS, NORMAL, UNLABELLED, Episode, EpisodeBatch, Samples, count
 from metaad_zoo.episodes.method import Adapted, Method
 from metaad_zoo.episodes.neighbourhoods import NeighbourhoodTaskPool
 from metaad_zoo.episodes.pool import ClassTaskPool, DomainTaskPool, TaskPool, require_disjoint
 from metaad_zoo.episodes.sampler import SPLITS, EpisodeLoader, EpisodeSampler, Split
+from metaad_zoo.episodes.scaling import USUAL_SCALING, Scaling, SupportScaling
 from metaad_zoo.episodes.spec import EpisodeSpec
 
 __all__ = [
@@ -13,8 +14,11 @@ __all__ = [
     "NORMAL",
     "SPLITS",
     "UNLABELLED",
+    "USUAL_SCALING",
     "Adapted",
     "ClassTaskPool",
+    "Corruption",
+    "Domain",
     "DomainTaskPool",
     "Episode",
     "EpisodeBatch",
@@ -23,9 +27,12 @@ __all__ = [
     "EpisodeSpec",
     "Method",
     "NeighbourhoodTaskPool",
+    "Reader",
     "Samples",
+    "Scaling",
     "Source",
     "Split",
+    "SupportScaling",
     "TaskPool",
     "count",
     "require_disjoint",

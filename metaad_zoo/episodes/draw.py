@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -13,8 +14,16 @@ from metaad_zoo.episodes.episode import ANOMALOUS, NORMAL, UNLABELLED, Episode
 from metaad_zoo.episodes.spec import EpisodeSpec
 
 
-class Source(Protocol):
-    """Samples with a class each, read by position."""
+class Reader(Protocol):
+    """Samples read by position."""
+
+    def read(self, ids: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
+        """The samples at ``ids`` ``(n,)`` by modality, each ``(n, ...)``; all randomness comes from ``rng``."""
+        ...
+
+
+class Source(Reader, Protocol):
+    """Samples with a class each."""
 
     @property
     def name(self) -> str:
@@ -31,9 +40,77 @@ class Source(Protocol):
         """Readable, stable names of the classes."""
         ...
 
-    def read(self, ids: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
-        """The samples at ``ids`` ``(n,)`` by modality, each ``(n, ...)``; all randomness comes from ``rng``."""
-        ...
+
+Corruption = Callable[[dict[str, Tensor], dict[str, Tensor], np.random.Generator], dict[str, Tensor]]
+"""Makes anomalies of normal samples: given those to corrupt and others of the same task to borrow from, each by
+modality with a leading sample axis, it returns the corrupted ones; all randomness comes from the generator."""
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A task whose data itself says which samples are anomalous: a machine, an inspection line, a table.
+
+    Args:
+        name: the task's name, readable and stable, such as ``smd/machine-1-6``.
+        reader: reads its samples.
+        normal: positions of normal samples, which may be query and, unless ``support`` is given, support.
+        anomalous: positions of anomalous samples; may be empty.
+        support: positions of the normal samples that alone may be support, such as the earlier part of a recording;
+            disjoint from ``normal``. None: any normal sample may.
+    """
+
+    name: str
+    reader: Reader
+    normal: np.ndarray
+    anomalous: np.ndarray
+    support: np.ndarray | None = None
+
+    def check(self, spec: EpisodeSpec, synthetic: bool = False) -> None:
+        """Refuse a domain that is too small for an episode.
+
+        Args:
+            spec: the episode.
+            synthetic: anomalies are made of normal samples.
+
+        Raises:
+            ValueError: tells what is missing and what to lower.
+        """
+        support = spec.normal_needed - spec.query_normal
+        if self.support is not None and len(self.support) < support:
+            raise ValueError(
+                f"{self.name} has {len(self.support)} normal samples that may be support but an episode draws "
+                f"{support}: lower support_normal or support_unlabelled, or leave it out"
+            )
+        wanted = spec.normal_needed if self.support is None else spec.query_normal
+        wanted += spec.anomalous_needed if synthetic else 0
+        _require(self.name, "normal", len(self.normal), wanted)
+        if not synthetic:
+            _require(self.name, "anomalous", len(self.anomalous), spec.anomalous_needed)
+
+    def draw(self, spec: EpisodeSpec, rng: np.random.Generator, corrupt: Corruption | None = None) -> Episode:
+        """An episode, drawn without replacement; with ``corrupt``, its anomalies are made of normal samples."""
+        self.check(spec, corrupt is not None)
+        made = spec.anomalous_needed if corrupt else 0
+        if self.support is None:
+            normals = rng.choice(self.normal, spec.normal_needed + made, replace=False)
+        else:
+            support = rng.choice(self.support, spec.normal_needed - spec.query_normal, replace=False)
+            normals = np.concatenate([support, rng.choice(self.normal, spec.query_normal + made, replace=False)])
+        normals, anomalies = normals[: spec.normal_needed], normals[spec.normal_needed :]
+        if corrupt is None:
+            anomalies = rng.choice(self.anomalous, spec.anomalous_needed, replace=False)
+        return assemble(self.reader, self.name, spec, normals, anomalies, rng, corrupt)
+
+
+def _require(where: str, kind: str, there: int, wanted: int) -> None:
+    if there < wanted:
+        lower = "support_normal, support_unlabelled or query_normal"
+        if kind == "anomalous":
+            lower = "support_anomalous, contamination or query_anomalous"
+        raise ValueError(
+            f"{where} has {there} {kind} samples but an episode draws {wanted} (support and query together): lower "
+            f"{lower}, or leave it out"
+        )
 
 
 def require_enough(where: str, spec: EpisodeSpec, normal: np.ndarray, anomalous: np.ndarray) -> None:
@@ -42,16 +119,8 @@ def require_enough(where: str, spec: EpisodeSpec, normal: np.ndarray, anomalous:
     Raises:
         ValueError: tells what is missing and what to lower.
     """
-    if len(normal) < spec.normal_needed:
-        raise ValueError(
-            f"{where} has {len(normal)} normal samples but an episode draws {spec.normal_needed} (support and query "
-            "together): lower support_normal, support_unlabelled or query_normal, or leave it out"
-        )
-    if len(anomalous) < spec.anomalous_needed:
-        raise ValueError(
-            f"{where} has {len(anomalous)} anomalous samples but an episode draws {spec.anomalous_needed}: lower "
-            "support_anomalous, contamination or query_anomalous, or leave it out"
-        )
+    _require(where, "normal", len(normal), spec.normal_needed)
+    _require(where, "anomalous", len(anomalous), spec.anomalous_needed)
 
 
 def draw_episode(
@@ -70,22 +139,24 @@ def draw_episode(
 
 
 def assemble(
-    source: Source,
+    reader: Reader,
     task: str,
     spec: EpisodeSpec,
     normals: np.ndarray,
     anomalies: np.ndarray,
     rng: np.random.Generator,
+    corrupt: Corruption | None = None,
 ) -> Episode:
     """An episode from the positions of its normal and anomalous samples.
 
     Args:
-        source: reads the samples.
+        reader: reads the samples.
         task: the task's name.
         spec: how many go where.
         normals: ``(spec.normal_needed,)`` distinct positions.
         anomalies: ``(spec.anomalous_needed,)`` distinct positions, disjoint from ``normals``.
         rng: shuffles and augments.
+        corrupt: makes the samples at ``anomalies`` anomalous, where they are normal ones.
     """
     hidden = spec.unlabelled_anomalous
     normal_parts = np.split(normals, np.cumsum([spec.support_normal, spec.support_unlabelled - hidden]))
@@ -101,7 +172,12 @@ def assemble(
     query_ids = np.concatenate([normal_parts[2], anomalous_parts[2]])[order]
     query_labels = np.repeat([NORMAL, ANOMALOUS], [spec.query_normal, spec.query_anomalous])[order]
 
-    samples = source.read(np.concatenate([support_ids, query_ids]), rng)
+    ids = np.concatenate([support_ids, query_ids])
+    samples = reader.read(ids, rng)
+    if corrupt is not None:
+        chosen = torch.as_tensor(np.isin(ids, anomalies))
+        made = corrupt({m: x[chosen] for m, x in samples.items()}, {m: x[~chosen] for m, x in samples.items()}, rng)
+        samples = {m: x.index_put((chosen.nonzero().flatten(),), made[m]) for m, x in samples.items()}
     n = spec.n_support
     return Episode(
         support={name: x[:n] for name, x in samples.items()},

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 Samples = Mapping[str, Tensor]
-"""Samples by modality, stacked on a leading axis: ``{"image": (n, C, H, W)}``, ``{"sequence": (n, T, C)}``, ..."""
+"""Samples by modality, stacked on a leading axis: ``{"image": (n, C, H, W)}``, ``{"sequence": (n, T, C)}``,
+``{"tabular": (n, D)}``, or several of them. NaN stands for what is not there: a missing value, a step, channel or
+column that only pads, a modality that a sample lacks (all of it NaN)."""
 
 NORMAL, ANOMALOUS, UNLABELLED = 0, 1, -1
 
@@ -25,6 +27,17 @@ def count(samples: Samples) -> int:
     if len(set(sizes.values())) != 1:
         raise ValueError(f"expected one number of samples for all modalities, saw {sizes or 'no modality at all'}")
     return next(iter(sizes.values()))
+
+
+def _stack(parts: Sequence[Tensor]) -> Tensor:
+    """Stack; what is smaller is padded with NaN at the end of each axis."""
+    if len({x.shape for x in parts}) == 1:
+        return torch.stack(list(parts))
+    largest = [max(sizes) for sizes in zip(*(x.shape for x in parts), strict=True)]
+    out = torch.full((len(parts), *largest), torch.nan, dtype=parts[0].dtype)
+    for row, x in zip(out, parts, strict=True):
+        row[tuple(slice(size) for size in x.shape)] = x
+    return out
 
 
 @dataclass
@@ -70,24 +83,28 @@ class EpisodeBatch:
 
     @classmethod
     def collate(cls, episodes: Sequence[Episode]) -> EpisodeBatch:
-        """Stack episodes of equal size.
+        """Stack episodes with equal numbers of samples.
+
+        Tasks may have samples of different size, such as tables of different width: all are padded at their ends to the
+        largest, with NaN, which stands for what is not there.
 
         Raises:
-            ValueError: there are none, or their sizes differ.
+            ValueError: there are none, or their modalities, numbers of samples or of axes differ.
         """
         if not episodes:
             raise ValueError("expected at least one episode to collate, saw none")
-        shapes = {
-            tuple((name, tuple(x.shape)) for part in (e.support, e.query) for name, x in sorted(part.items()))
+        sizes = {
+            tuple((name, len(x), x.ndim) for part in (e.support, e.query) for name, x in sorted(part.items()))
             for e in episodes
         }
-        if len(shapes) > 1:
-            raise ValueError(f"episodes of one batch must have one shape, saw {sorted(shapes)}")
+        if len(sizes) > 1:
+            raise ValueError(
+                "episodes of one batch must have the same modalities, numbers of samples and of axes, saw "
+                f"{sorted(sizes)}"
+            )
 
         def stack(part: str) -> dict[str, Tensor]:
-            return {
-                name: torch.stack([getattr(e, part)[name] for e in episodes]) for name in getattr(episodes[0], part)
-            }
+            return {name: _stack([getattr(e, part)[name] for e in episodes]) for name in getattr(episodes[0], part)}
 
         return cls(
             support=stack("support"),

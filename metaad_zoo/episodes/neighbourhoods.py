@@ -45,6 +45,9 @@ class NeighbourhoodTaskPool(TaskPool):
     def members(self) -> frozenset[str]:
         return self.pool.members
 
+    def sizes(self) -> list[tuple[str, int, int]]:
+        return self.pool.sizes()
+
     def check(self, spec: EpisodeSpec) -> None:
         self.pool.check(spec)
         together = spec.normal_needed + spec.anomalous_needed

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from metaad_zoo.episodes.draw import Source, draw_episode, require_enough
+from metaad_zoo.episodes.draw import Corruption, Domain, Source, draw_episode, require_enough
 from metaad_zoo.episodes.episode import Episode
 from metaad_zoo.episodes.spec import EpisodeSpec
 
@@ -36,6 +36,10 @@ class TaskPool(ABC):
     @abstractmethod
     def check(self, spec: EpisodeSpec) -> None:
         """Raise a ValueError where some task can't fill ``spec``, before any work is lost."""
+
+    def sizes(self) -> list[tuple[str, int, int]]:
+        """Name, normal and anomalous samples of each thing the tasks are made of; empty where there is no such list."""
+        return []
 
 
 class ClassTaskPool(TaskPool):
@@ -98,6 +102,9 @@ class ClassTaskPool(TaskPool):
             anomalous = ids if self.anomalies == "pair" else np.setdiff1d(np.concatenate(self._ids), ids)
             require_enough(f"class {name!r} of {self.source.name}", spec, ids, anomalous)
 
+    def sizes(self) -> list[tuple[str, int, int]]:
+        return [(f"{self.source.name}/{c}", len(ids), 0) for c, ids in zip(self.classes, self._ids, strict=True)]
+
     def ids_of(self, task: int) -> tuple[np.ndarray, np.ndarray]:
         """Positions of a task's normal samples and of its anomalous ones."""
         normal, other = self._classes_of(task)
@@ -111,43 +118,81 @@ class ClassTaskPool(TaskPool):
 
 
 class DomainTaskPool(TaskPool):
-    """One task a domain, where the data itself says which samples are anomalous: the categories of an inspection set.
+    """One task a domain, where the data itself says which samples are anomalous: an inspection line, a machine.
 
     Args:
-        source: the samples; its classes are the domains.
-        domains: names of the domains this pool owns.
-        anomalous: ``(n,)`` booleans over the source's samples.
+        domains: with distinct names.
+        corrupt: for meta-training alone: makes anomalies of normal samples, in every episode of a domain that has no
+            anomalies of its own, and in a share of the others'.
+        share: that share, in [0, 1].
 
     Raises:
-        ValueError: a domain is unknown or named twice, or there is none.
+        ValueError: there is no domain, two have one name, or the share is out of range.
     """
 
-    def __init__(self, source: Source, domains: Sequence[str], anomalous: np.ndarray) -> None:
+    def __init__(self, domains: Sequence[Domain], corrupt: Corruption | None = None, share: float = 0.0) -> None:
+        names = [d.name for d in domains]
+        if not domains or len(set(names)) != len(names):
+            raise ValueError(f"expected domains with distinct names, saw {names[:30]}")
+        if not 0 <= share <= 1:
+            raise ValueError(f"the share of episodes with synthetic anomalies is {share}; expected it in [0, 1]")
+        self.domains, self.corrupt, self.share = list(domains), corrupt, share
+
+    @classmethod
+    def from_source(cls, source: Source, names: Sequence[str], anomalous: np.ndarray, **options: Any) -> DomainTaskPool:
+        """Domains out of a source whose classes they are.
+
+        Args:
+            source: the samples.
+            names: of the domains, as in ``source.class_names``.
+            anomalous: ``(n,)`` booleans over the source's samples.
+            options: as for the class.
+
+        Raises:
+            ValueError: a domain is unknown or named twice, or there is none.
+        """
         known = {name: i for i, name in enumerate(source.class_names)}
-        unknown = [d for d in domains if d not in known]
-        if unknown or len(set(domains)) != len(domains) or not domains:
-            raise ValueError(f"expected distinct domains out of {list(known)[:30]}, saw {list(domains)}")
-        self.source, self.domains = source, list(domains)
-        inside = [source.labels == known[d] for d in domains]
-        self._normal = [np.flatnonzero(here & ~anomalous) for here in inside]
-        self._anomalous = [np.flatnonzero(here & anomalous) for here in inside]
+        unknown = [n for n in names if n not in known]
+        if unknown or len(set(names)) != len(names) or not names:
+            raise ValueError(f"expected distinct domains out of {list(known)[:30]}, saw {list(names)}")
+        inside = [source.labels == known[n] for n in names]
+        domains = [
+            Domain(f"{source.name}/{n}", source, np.flatnonzero(here & ~anomalous), np.flatnonzero(here & anomalous))
+            for n, here in zip(names, inside, strict=True)
+        ]
+        return cls(domains, **options)
 
     def __len__(self) -> int:
         return len(self.domains)
 
     def task_name(self, task: int) -> str:
-        return f"{self.source.name}/{self.domains[task]}"
+        return self.domains[task].name
 
     @property
     def members(self) -> frozenset[str]:
-        return frozenset(f"{self.source.name}/{d}" for d in self.domains)
+        return frozenset(d.name for d in self.domains)
 
     def check(self, spec: EpisodeSpec) -> None:
-        for task, name in enumerate(self.domains):
-            require_enough(f"domain {name!r} of {self.source.name}", spec, self._normal[task], self._anomalous[task])
+        for domain in self.domains:
+            own = self._has_own(domain, spec)
+            if own or self.corrupt is None:
+                domain.check(spec)
+            if self.corrupt is not None and (self.share or not own):
+                domain.check(spec, synthetic=True)
+
+    def _has_own(self, domain: Domain, spec: EpisodeSpec) -> bool:
+        return len(domain.anomalous) >= spec.anomalous_needed
 
     def draw(self, task: int, spec: EpisodeSpec, rng: np.random.Generator) -> Episode:
-        return draw_episode(self.source, self.task_name(task), spec, self._normal[task], self._anomalous[task], rng)
+        domain = self.domains[task]
+        synthetic = self.corrupt is not None and (not self._has_own(domain, spec) or rng.random() < self.share)
+        return domain.draw(spec, rng, self.corrupt if synthetic else None)
+
+    def sizes(self) -> list[tuple[str, int, int]]:
+        return [
+            (d.name, len(d.normal) + (0 if d.support is None else len(d.support)), len(d.anomalous))
+            for d in self.domains
+        ]
 
 
 def require_disjoint(**pools: TaskPool) -> None:

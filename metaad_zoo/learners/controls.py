@@ -47,7 +47,7 @@ def from_scratch(
         batch_norm="support" if batch_norm == "per_step" else batch_norm,  # it has no averages of so many steps
     )
     given = learner.arguments()
-    shared = {name: given[name] for name in ("backbone", "backbone_options", "input_shapes")}
+    shared = {name: given[name] for name in ("backbone", "backbone_options", "input_shapes", "scaling")}
     return _seeded(seed, lambda: GradientLearner(**shared, inner_loop=config)).to(learner.device).eval()
 
 

@@ -63,7 +63,7 @@ def look_inside(learner: GradientLearner, batch: EpisodeBatch) -> dict[str, floa
     sums: defaultdict[str, float] = defaultdict(float)
     devices = [learner.device] if learner.device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.autocast(learner.device.type, enabled=False):
-        for support, support_labels, query, query_labels, task in batch:
+        for support, support_labels, query, query_labels, task in learner.network.scaled(batch):
             figures = _one_task(learner, support, support_labels, query, query_labels, task)
             for name, value in figures.items():
                 sums[name] += value / len(batch)

@@ -20,13 +20,13 @@ from metaad_zoo.backbones import (
     require_task_axis,
     task_axis,
 )
-from metaad_zoo.episodes import EpisodeBatch, Samples
+from metaad_zoo.episodes import EpisodeBatch, Samples, Scaling
 from metaad_zoo.inner_loop import DivergenceError, InnerLoop, InnerLoopConfig, Order, Visit, adapt_parameters
 from metaad_zoo.inner_loop.precision import inner_precision
 from metaad_zoo.learners.accumulation import mean_part_by_part
 from metaad_zoo.learners.base import Learner, Schedule
 from metaad_zoo.learners.diagnostics import InnerLoopDiagnostics
-from metaad_zoo.learners.network import AdaptedNetwork, EpisodeNetwork, anomaly_loss, require_independent_tasks
+from metaad_zoo.learners.network import AdaptedNetwork, EpisodeNetwork, anomaly_loss, require_independent_tasks, scaled
 from metaad_zoo.learners.registry import register_learner
 
 Result = TypeVar("Result")
@@ -46,6 +46,9 @@ class GradientLearner(Learner):
         input_shapes: shape of one sample by modality, such as ``{"image": [1, 28, 28]}``; ``train.py`` takes it from
             the data.
         inner_loop: what is adapted, how and to which order.
+        scaling: by modality, how the support set scales values: ``none``, ``standard`` or ``robust``; see
+            :class:`metaad_zoo.episodes.SupportScaling`; what is left out: images none, sequences standard, tables
+            robust.
         optimizer: builds the outer optimiser.
         schedule: of the outer learning rate, ``"constant"`` or ``"cosine"``.
         multi_step_epochs: over so many epochs, the query loss behind every inner step counts, less and less but for
@@ -68,6 +71,7 @@ class GradientLearner(Learner):
         backbone_options: dict[str, Any] | None = None,
         input_shapes: dict[str, Sequence[int]] | None = None,
         inner_loop: InnerLoopConfig = InnerLoopConfig(),  # noqa: B008 - frozen
+        scaling: dict[str, Scaling] | None = None,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=1e-3),
         schedule: Schedule = "cosine",
         multi_step_epochs: int = 0,
@@ -83,6 +87,7 @@ class GradientLearner(Learner):
             "backbone_options": dict(backbone_options or {}),
             "input_shapes": {name: list(shape) for name, shape in input_shapes.items()},
             "inner_loop": inner_loop,
+            "scaling": dict(scaling or {}),
             "multi_step_epochs": multi_step_epochs,
             "first_order_epochs": first_order_epochs,
             "diagnose_every": diagnose_every,
@@ -94,7 +99,7 @@ class GradientLearner(Learner):
         self.multi_step_epochs, self.first_order_epochs = multi_step_epochs, first_order_epochs
         self.diagnose_every = diagnose_every
         self.network = EpisodeNetwork(
-            backbone, backbone_options or {}, input_shapes, inner_loop.batch_norm, inner_loop.steps
+            backbone, backbone_options or {}, input_shapes, inner_loop.batch_norm, inner_loop.steps, scaling
         )
         self.inner_loop = InnerLoop(inner_loop, self.network)
         self._tasks_are_independent = False  # not looked at yet
@@ -177,6 +182,7 @@ class GradientLearner(Learner):
 
     def _by_engine(self, batch: EpisodeBatch, run: Callable[..., Result]) -> list[Result]:
         """Run one task after the other, or all at once with a task axis, as the inner loop's engine says."""
+        batch = self.network.scaled(batch)
         if self.inner_loop.config.engine == "higher":
             return [run(s, s_labels, q, q_labels, [task], None) for s, s_labels, q, q_labels, task in batch]
         axis = TaskAxis(len(batch), prefers_sample_major(self.network))
@@ -234,8 +240,10 @@ class GradientLearner(Learner):
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(self.device.type, enabled=False):
             here = {name: self._usable(x) for name, x in support.items()}
             labels = support_labels.to(self.device, copy=support_labels.is_inference())
+            scalings = self.network.scalings(here)
+            here = scaled(here, scalings)
             adapted = self._adapt_parameters(here, labels, ["this support set"], meta_gradient=False)
-            return AdaptedNetwork(self.network, adapted, here)
+            return AdaptedNetwork(self.network, adapted, here, scalings)
 
     def _usable(self, x: Tensor) -> Tensor:
         reference = next(self.network.parameters())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metaad_zoo.backbones import (
+    MULTIMODAL,
     BatchNormPolicy,
     TaskAxis,
     carry_task_axis,
@@ -22,8 +23,9 @@ from metaad_zoo.backbones import (
     statistics_from_first,
     task_axis,
 )
-from metaad_zoo.episodes import ANOMALOUS, Samples
+from metaad_zoo.episodes import ANOMALOUS, USUAL_SCALING, EpisodeBatch, Samples, Scaling, SupportScaling
 from metaad_zoo.inner_loop.vectorized_engine import spread_over_tasks
+from metaad_zoo.names import unknown_name
 
 
 class EpisodeNetwork(nn.Module):
@@ -36,9 +38,12 @@ class EpisodeNetwork(nn.Module):
             ``in_channels``, ``image_size`` or ``in_features`` where the options do not.
         batch_norm: where batch normalisation takes its statistics from.
         steps: of the inner loop, for ``batch_norm="per_step"``.
+        scaling: by modality, how its values are brought to common units by the support set; what is left out is done as
+            in :data:`metaad_zoo.episodes.USUAL_SCALING`.
 
     Raises:
-        ValueError: the backbone is unknown, refuses an option, or reads a modality that the data does not have.
+        ValueError: the backbone is unknown, refuses an option, or reads a modality that the data does not have; or a
+            scaling is unknown.
     """
 
     def __init__(
@@ -48,37 +53,56 @@ class EpisodeNetwork(nn.Module):
         input_shapes: Mapping[str, Sequence[int]],
         batch_norm: BatchNormPolicy,
         steps: int = 0,
+        scaling: Mapping[str, Scaling] | None = None,
     ) -> None:
         super().__init__()
         self.modality = modality_of(backbone)
-        if self.modality not in input_shapes:
+        self.modalities = sorted(input_shapes) if self.modality == MULTIMODAL else [self.modality]
+        if self.modality not in input_shapes and self.modality != MULTIMODAL:
             raise ValueError(
                 f"backbone {backbone!r} reads the modality {self.modality!r} but the data has {sorted(input_shapes)}: "
                 "choose another backbone (`metaad list --backbones`) or other data"
             )
-        options = {**_options_from(self.modality, input_shapes[self.modality]), **backbone_options}
+        self.scaling = _complete(scaling or {}, self.modalities)
+        options = {**_options_from(self.modality, input_shapes), **backbone_options}
         self.backbone = create_backbone(backbone, **options)
         episodic_batch_norm(self.backbone, batch_norm, steps)
         self.head = nn.Linear(self.backbone.embedding_dim, 1)
         carry_task_axis(self)
 
+    def scalings(self, support: Samples, axis: int = 0) -> dict[str, SupportScaling]:
+        """By modality, what brings this support set's domain to common units.
+
+        Args:
+            support: by modality, the samples along ``axis``.
+            axis: 1 where there is a leading task axis.
+        """
+        return {name: SupportScaling.fit(support[name], kind, axis) for name, kind in self.scaling.items()}
+
+    def scaled(self, batch: EpisodeBatch) -> EpisodeBatch:
+        """A batch with each task's samples scaled by its support set."""
+        by = self.scalings(batch.support, 1)
+        return replace(batch, support=scaled(batch.support, by), query=scaled(batch.query, by))
+
     def embed(self, support: Samples, query: Samples | None = None) -> Tensor:
         """Embeddings ``(n, embedding_dim)`` of the query, or without one of the support.
 
-        The support always comes along, because batch normalisation may take its statistics from it. Within a
-        :func:`metaad_zoo.backbones.task_axis`, everything has a leading task axis.
+        The support always comes along, because batch normalisation may take its statistics from it. Both are scaled
+        already (:meth:`scalings`). Within a :func:`metaad_zoo.backbones.task_axis`, everything has a leading task axis.
         """
         axis = current_task_axis()
         samples_axis = 0 if axis is None else 1
-        x = support[self.modality]
-        rows = x.shape[samples_axis]
-        if query is not None:
-            x = torch.cat([x, query[self.modality]], samples_axis)
+        rows = support[self.modalities[0]].shape[samples_axis]
+        samples = {}
+        for name in self.modalities:
+            x = support[name] if query is None else torch.cat([support[name], query[name]], samples_axis)
+            samples[name] = x if axis is None else axis.fold(x)
         with statistics_from_first(rows):
-            embeddings: Tensor = self.backbone(x if axis is None else axis.fold(x))
+            embeddings: Tensor = self.backbone(samples if self.modality == MULTIMODAL else samples[self.modality])
         if axis is not None:
             embeddings = axis.split(embeddings)
-        return embeddings if query is None else embeddings.narrow(samples_axis, rows, x.shape[samples_axis] - rows)
+        n = embeddings.shape[samples_axis]
+        return embeddings if query is None else embeddings.narrow(samples_axis, rows, n - rows)
 
     def forward(self, support: Samples, query: Samples | None = None) -> Tensor:
         """Logits ``(n,)`` of the query, or without one of the support; see :meth:`embed`."""
@@ -90,12 +114,29 @@ class EpisodeNetwork(nn.Module):
         return logits.squeeze(-1)
 
 
-def _options_from(modality: str, shape: Sequence[int]) -> dict[str, Any]:
-    """What a sample's shape tells a backbone.
+def scaled(samples: Samples, by: Mapping[str, SupportScaling]) -> dict[str, Tensor]:
+    """Samples in the units of a support set; a modality that is not in ``by`` stays as it is."""
+    return {name: by[name].apply(x) if name in by else x for name, x in samples.items()}
+
+
+def _complete(scaling: Mapping[str, Scaling], modalities: Sequence[str]) -> dict[str, Scaling]:
+    for name, kind in scaling.items():
+        if name not in modalities:
+            raise unknown_name("modality in scaling:", name, modalities)
+        if kind not in get_args(Scaling):
+            raise unknown_name(f"scaling of {name}:", kind, get_args(Scaling))
+    return {name: scaling.get(name, USUAL_SCALING[name]) for name in modalities}
+
+
+def _options_from(modality: str, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """What the samples' shapes tell a backbone.
 
     Raises:
         ValueError: images are not square.
     """
+    if modality == MULTIMODAL:
+        return {"input_shapes": {name: tuple(shape) for name, shape in shapes.items()}}
+    shape = shapes[modality]
     if modality == "image":
         channels, height, width = shape
         if height != width:
@@ -153,18 +194,21 @@ class AdaptedNetwork:
     Attributes:
         network: the learner's own; its weights are not changed.
         parameters: the adapted ones by name.
-        support: kept, because batch normalisation may take its statistics from it.
+        support: scaled; kept, because batch normalisation may take its statistics from it.
+        scalings: what brings new samples to the support's units.
     """
 
     network: EpisodeNetwork
     parameters: Mapping[str, Tensor]
     support: Samples
+    scalings: Mapping[str, SupportScaling] = field(default_factory=dict)
 
     @torch.no_grad()
     def score(self, samples: Samples) -> Tensor:
         """Logits ``(n,)``: the higher, the more anomalous."""
         reference = next(iter(self.parameters.values()))
         here = {name: x.to(reference.device, reference.dtype) for name, x in samples.items()}
+        here = scaled(here, self.scalings)
         with torch.autocast(reference.device.type, enabled=False):
             scores: Tensor = functional_call(self.network, dict(self.parameters), (self.support, here))
         return scores

@@ -49,7 +49,11 @@ def every_pool(source, classes):
     pools = [ClassTaskPool(source, classes, kind) for kind in ("pair", "rest")]
     features = np.random.default_rng(0).normal(size=(len(source.labels), 2))
     anomalous = np.arange(len(source.labels)) % 2 == 1
-    return [*pools, NeighbourhoodTaskPool(pools[0], features, 1.0), DomainTaskPool(source, classes, anomalous)]
+    return [
+        *pools,
+        NeighbourhoodTaskPool(pools[0], features, 1.0),
+        DomainTaskPool.from_source(source, classes, anomalous),
+    ]
 
 
 @settings(max_examples=60, deadline=None)
