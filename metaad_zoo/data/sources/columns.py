@@ -141,8 +141,8 @@ def _numbers(path: Path, name: str, column: pa.ChunkedArray) -> np.ndarray:
         return texts
     if wrong:
         raise ValueError(
-            f"{path}, column {name!r}: expected numbers, saw {str(texts[wrong[0]])!r} in row {wrong[0] + 1} ({len(wrong)} "
-            "such rows): mend them, or leave the cells empty where the value is missing"
+            f"{path}, column {name!r}: expected numbers, saw {str(texts[wrong[0]])!r} in row {wrong[0] + 1} "
+            f"({len(wrong)} such rows): mend them, or leave the cells empty where the value is missing"
         )
     return parsed
 
