@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from metaad_zoo.backbones import MULTIMODAL, create_backbone, list_backbones
-from metaad_zoo.backbones.fusion import Fusion, JointPart
+from metaad_zoo.backbones.multimodal import Fusion, JointPart
 from metaad_zoo.learners.network import anomaly_loss
 from tests.tiny import ENCODERS, TRIPLE, tiny_batch, tiny_learner
 
@@ -87,15 +87,15 @@ class TestAnAbsentModality:
 
 def test_gates_of_those_present_average_one():
     fusion, there = build("fusion_gated"), torch.tensor([[True, True, True], [True, False, True], [False, False, True]])
-    ones = torch.ones(3, 3, 1, 6, dtype=torch.float64) * there.view(3, 3, 1, 1)
+    ones = torch.ones(3, 3, 6, dtype=torch.float64) * there.view(3, 3, 1)
     gated = fusion.meet(ones, there)
     torch.testing.assert_close(gated.sum(1), there.sum(1, keepdim=True).expand(3, 6).double())
     assert not gated[~there].any()
     two = build("fusion_gated", ("image", "tabular"))
-    common = torch.randn(5, 2, 1, 6, dtype=torch.float64)
+    common = torch.randn(5, 2, 6, dtype=torch.float64)
     scores = two.gates(torch.cat([common.flatten(1), torch.ones(5, 2, dtype=torch.float64)], 1)).view(5, 2, 6)
     published = torch.sigmoid(scores[:, 0] - scores[:, 1])
-    expected = 2 * torch.stack([published, 1 - published], 1) * common.squeeze(2)
+    expected = 2 * torch.stack([published, 1 - published], 1) * common
     torch.testing.assert_close(two.meet(common, torch.ones(5, 2, dtype=torch.bool)), expected)
 
 
@@ -103,18 +103,18 @@ def test_attention_equals_a_loop_over_the_others():
     """Against torch's own attention, given only the tokens of the other modalities that are there."""
     fusion = build("fusion_attention", tokens=2)
     there = torch.tensor([[True, True, True], [True, True, False], [False, True, False]])
-    common = torch.randn(3, 3, 2, 6, dtype=torch.float64) * there.view(3, 3, 1, 1)
+    common = torch.randn(3, 3, 6, dtype=torch.float64) * there.view(3, 3, 1)
     reference = nn.MultiheadAttention(6, fusion.heads, batch_first=True).double()
     with torch.no_grad():
         reference.in_proj_weight.copy_(fusion.into.weight)
         reference.in_proj_bias.copy_(fusion.into.bias)
         reference.out_proj.weight.copy_(fusion.out.weight)
         reference.out_proj.bias.copy_(fusion.out.bias)
-    found = fusion.meet(common, there)
+    found, tokens = fusion.meet(common, there), fusion.spread(common).view(3, 3, 2, 6)
     for sample in range(3):
         for i in there[sample].nonzero().flatten().tolist():
-            x = common[sample, i]
-            others = [common[sample, j] for j in range(3) if j != i and there[sample, j]]
+            x = tokens[sample, i]
+            others = [tokens[sample, j] for j in range(3) if j != i and there[sample, j]]
             if others:
                 keys = fusion.norm(torch.cat(others))
                 x = x + reference(fusion.norm(x), keys, keys)[0]
