@@ -1,6 +1,7 @@
 """Backbones: pure modules from a sample to an embedding. They know nothing of episodes or learners."""
 
 from metaad_zoo.backbones import cnn as cnn  # each of these registers its backbones
+from metaad_zoo.backbones import fusion as fusion
 from metaad_zoo.backbones import rnn as rnn
 from metaad_zoo.backbones import tabular as tabular
 from metaad_zoo.backbones import transformer as transformer
@@ -18,6 +19,7 @@ from metaad_zoo.backbones.registry import (
     create_backbone,
     list_backbones,
     modality_of,
+    options_from_shapes,
     register_backbone,
 )
 from metaad_zoo.backbones.task_axis import (
@@ -43,6 +45,7 @@ __all__ = [
     "episodic_batch_norm",
     "list_backbones",
     "modality_of",
+    "options_from_shapes",
     "prefers_sample_major",
     "register_backbone",
     "require_task_axis",

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from metaad_zoo.backbones import (
+    MULTIMODAL,
     Backbone,
     create_backbone,
     episodic_batch_norm,
@@ -16,13 +17,19 @@ from metaad_zoo.backbones import (
     modality_of,
     register_backbone,
 )
-from tests.tiny import REGISTERED, TIMM, TINY, shape_options
+from tests.tiny import REGISTERED, TIMM, TINY, shape_options, shapes_of
 
 NAMES = [*REGISTERED, *TIMM]
 
 
 def build(name: str, **options) -> Backbone:
     return create_backbone(name, **shape_options(name), **{**TINY[name][0], **options})
+
+
+def samples(name: str) -> torch.Tensor | dict[str, torch.Tensor]:
+    """Three of them; by modality for a backbone that reads several."""
+    by_modality = {modality: torch.rand(3, *shape) for modality, shape in shapes_of(name).items()}
+    return by_modality if modality_of(name) == MULTIMODAL else by_modality[modality_of(name)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -32,8 +39,8 @@ class TestEveryBackbone:
         return build(name)
 
     @pytest.fixture
-    def x(self, name) -> torch.Tensor:
-        return torch.rand(3, *TINY[name][1])
+    def x(self, name) -> torch.Tensor | dict[str, torch.Tensor]:
+        return samples(name)
 
     def test_gives_the_embedding_it_announces(self, name, backbone, x):
         assert backbone(x).shape == (3, backbone.embedding_dim)
@@ -57,15 +64,22 @@ class TestEveryBackbone:
         assert torch.nn.functional.cosine_similarity(half, backbone(x)).min() > 0.95
 
     def test_refuses_other_shapes(self, name, backbone, x):
-        kind = {"image": "images", "sequence": "sequences", "tabular": "table rows"}[modality_of(name)]
-        for other in (x[..., :-1], torch.cat([x, x], 1) if modality_of(name) == "image" else x[:, None], x[0]):
-            with pytest.raises(ValueError, match=rf"expected {kind} of shape \(n, .*saw \({other.shape[0]},"):
-                backbone(other)
+        kinds = {"image": "images", "sequence": "sequences", "tabular": "table rows"}
+        for modality in shapes_of(name):
+            one = x[modality] if isinstance(x, dict) else x
+            for other in (one[..., :-1], torch.cat([one, one], 1) if modality == "image" else one[:, None], one[0]):
+                given = other
+                if isinstance(x, dict):
+                    given = {m: v[:1].expand(len(other), *v.shape[1:]) for m, v in x.items()} | {modality: other}
+                seen = rf"expected {kinds[modality]} of shape \(n, .*saw \({other.shape[0]},"
+                with pytest.raises(ValueError, match=seen):
+                    backbone(given)
 
     def test_second_order_gradient_in_float64(self, name, backbone, x):
         """The derivative of an inner gradient's size along a direction, against finite differences."""
         backbone = episodic_batch_norm(backbone, "support").double().eval()
-        x, p = x.double(), next(p for n, p in backbone.named_parameters() if p.ndim > 1)
+        x = {m: v.double() for m, v in x.items()} if isinstance(x, dict) else x.double()
+        p = next(p for n, p in backbone.named_parameters() if p.ndim > 1)
         g = torch.Generator().manual_seed(0)
         weights = torch.randn(backbone.embedding_dim, generator=g, dtype=torch.float64)
 
