@@ -29,6 +29,7 @@ def _fusion(shapes: dict[str, Shape], **options: Any) -> tuple[dict[str, Any], d
 TINY: dict[str, tuple[dict[str, Any], Shape | dict[str, Shape]]] = {
     "conv4": ({"width": 4}, (1, 16, 16)),
     "resnet12": ({"widths": (4, 4, 8, 8)}, (1, 16, 16)),
+    "vit": ({"width": 8, "layers": 2, "heads": 2}, (1, 12, 12)),
     "gru": ({"width": 6, "layers": 2}, (7, 2)),
     "transformer": ({"width": 8, "heads": 2}, (7, 2)),
     "mlp": ({"widths": (8, 6)}, (5,)),

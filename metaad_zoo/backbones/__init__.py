@@ -5,6 +5,8 @@ from metaad_zoo.backbones import fusion as fusion
 from metaad_zoo.backbones import rnn as rnn
 from metaad_zoo.backbones import tabular as tabular
 from metaad_zoo.backbones import transformer as transformer
+from metaad_zoo.backbones import vit as vit
+from metaad_zoo.backbones.cnn import ImageBackbone
 from metaad_zoo.backbones.layers import (
     BatchNormPolicy,
     EpisodicBatchNorm,
@@ -37,6 +39,7 @@ __all__ = [
     "Backbone",
     "BatchNormPolicy",
     "EpisodicBatchNorm",
+    "ImageBackbone",
     "TaskAxis",
     "at_inner_step",
     "carry_task_axis",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from metaad_zoo.backbones import (
     MULTIMODAL,
     Backbone,
+    ImageBackbone,
     create_backbone,
     episodic_batch_norm,
     list_backbones,
@@ -110,6 +112,73 @@ def test_conv4_is_the_published_one():
     assert backbone(torch.zeros(1, 1, 28, 28)).shape == (1, 64)
 
 
+def test_vit_reads_patches_and_knows_their_places():
+    """Against a convolution with stride, and the position table of Beyer et al. written out with numpy."""
+    backbone, x = (
+        create_backbone("vit", in_channels=2, image_size=12, patch=4, width=8, heads=2),
+        torch.rand(3, 2, 12, 12),
+    )
+    seen = {}
+    backbone.into.register_forward_hook(lambda module, inputs, out: seen.update(patches=out))
+    backbone.blocks[0].register_forward_hook(lambda module, inputs, out: seen.update(tokens=inputs[0]))
+    backbone(x)
+    kernel = backbone.into.weight.view(8, 2, 4, 4)
+    expected = torch.nn.functional.conv2d(x, kernel, backbone.into.bias, stride=4).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(seen["patches"], expected)
+    y, x = np.mgrid[:3, :3]
+    omega = 1 / 10000 ** (np.arange(2) / 1)
+    y, x = (at.flatten()[:, None] * omega[None] for at in (y, x))
+    table = np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1)
+    torch.testing.assert_close(seen["tokens"] - seen["patches"], torch.tensor(table).float().expand(3, -1, -1))
+
+
+POOLED = {
+    "conv4": lambda last: last.flatten(1),
+    "resnet12": lambda last: last.mean((2, 3)),
+    "vit": lambda last: last.mean((2, 3)),
+    "timm/resnet18": lambda last: last.mean((2, 3)),
+}
+IMAGE = [name for name in NAMES if modality_of(name) == "image"]
+
+
+@pytest.mark.parametrize("name", IMAGE)
+def test_feature_maps_go_from_fine_to_coarse_and_end_in_the_embedding(name):
+    backbone, x = build(name).eval(), torch.rand(3, *TINY[name][1])
+    assert isinstance(backbone, ImageBackbone)
+    maps = backbone.feature_maps(x)
+    sizes = [one.shape[-1] for one in maps]
+    assert len(maps) > 1
+    assert sizes == sorted(sizes, reverse=True)
+    for one in maps:
+        assert one.ndim == 4
+        assert len(one) == 3
+        assert one.shape[2] == one.shape[3] <= x.shape[-1]
+    assert len({tuple(one.shape[1:]) for one in maps}) > 1 or "vit" in name, "a transformer keeps its resolution"
+    if name in POOLED:
+        torch.testing.assert_close(POOLED[name](maps[-1]), backbone(x))
+    with pytest.raises(ValueError, match="expected images of shape"):
+        backbone.feature_maps(x[0])
+
+
+def test_a_token_lies_on_the_map_where_its_patch_lies_in_the_image():
+    """With one black image and one with a bright patch in row 0, column 2, layers that do not attend tell where."""
+    backbone = build("vit").eval()
+    for block in backbone.blocks:
+        torch.nn.init.zeros_(block.attention.out.weight)
+    x = torch.zeros(2, 1, 12, 12)
+    x[1, :, :4, 8:] = 1
+    black, bright = backbone.feature_maps(x)[-1]
+    differs = (black - bright).abs().sum(0) > 1e-4
+    assert differs.nonzero().tolist() == [[0, 2]]
+
+
+def test_a_model_without_feature_maps_is_named():
+    backbone = build("timm/resnet18")
+    backbone.body = nn.Flatten()
+    with pytest.raises(ValueError, match=r"timm/resnet18 has no intermediate feature maps"):
+        backbone.feature_maps(torch.rand(2, 1, 32, 32))
+
+
 def test_names_patterns_and_order():
     assert list_backbones("conv*") == ["conv4"]
     assert list_backbones("*", modality="sequence") == ["gru", "transformer"]
@@ -139,6 +208,14 @@ def test_a_timm_model_without_its_prefix_is_offered_with_it():
         ("resnet12", {"widths": (1, 2)}, "four widths"),
         ("mlp", {"widths": ()}, "at least one layer"),
         ("transformer", {"width": 6, "heads": 4}, "heads=4 do not divide width=6"),
+        (
+            "vit",
+            {"patch": 5, "image_size": 28},
+            "patch=5 does not divide image_size=28: take one of 1, 2, 4, 7, 14, 28",
+        ),
+        ("vit", {"width": 64, "heads": 3}, "width=64 must be a multiple of 4 .* and of heads=3"),
+        ("vit", {"width": 6, "heads": 3}, "width=6 must be a multiple of 4"),
+        ("vit", {"layers": 0}, "must be at least 1"),
         ("conv4", {"norm": "layer"}, "'batch', 'group' or 'none'"),
         ("conv4", {"widht": 3}, "option of backbone 'conv4': 'widht'; did you mean 'width'"),
         ("timm/inception_v3", {"image_size": 16}, "timm/inception_v3 can.t take images of 16 x 16 pixels"),
