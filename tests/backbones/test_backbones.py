@@ -16,7 +16,7 @@ from metaad_zoo.backbones import (
     modality_of,
     register_backbone,
 )
-from tests.tiny import REGISTERED, TIMM, TINY, shape_options
+from tests.tiny import READS_ANY, REGISTERED, TIMM, TINY, shape_options
 
 NAMES = [*REGISTERED, *TIMM]
 
@@ -58,7 +58,11 @@ class TestEveryBackbone:
 
     def test_refuses_other_shapes(self, name, backbone, x):
         kind = {"image": "images", "sequence": "sequences", "tabular": "table rows"}[modality_of(name)]
-        for other in (x[..., :-1], torch.cat([x, x], 1) if modality_of(name) == "image" else x[:, None], x[0]):
+        others = [x[..., :-1], torch.cat([x, x], 1) if modality_of(name) == "image" else x[:, None], x[0]]
+        if name in READS_ANY:
+            others[0] = x[..., :0]
+            backbone(x[..., :-1])
+        for other in others:
             with pytest.raises(ValueError, match=rf"expected {kind} of shape \(n, .*saw \({other.shape[0]},"):
                 backbone(other)
 
@@ -124,6 +128,9 @@ def test_a_timm_model_without_its_prefix_is_offered_with_it():
         ("resnet12", {"image_size": 8}, "at least 16, saw 8"),
         ("resnet12", {"widths": (1, 2)}, "four widths"),
         ("mlp", {"widths": ()}, "at least one layer"),
+        ("mlp", {"activation": "sigmiod"}, "activation of mlp: 'sigmiod'; did you mean 'sigmoid'"),
+        ("resnet_mlp", {"norm": "group"}, "norm of resnet_mlp: 'group'.*Known: batch, layer"),
+        ("ft_transformer", {"width": 6, "heads": 4}, "heads=4 do not divide width=6"),
         ("transformer", {"width": 6, "heads": 4}, "heads=4 do not divide width=6"),
         ("conv4", {"norm": "layer"}, "'batch', 'group' or 'none'"),
         ("conv4", {"widht": 3}, "option of backbone 'conv4': 'widht'; did you mean 'width'"),
