@@ -36,11 +36,17 @@ TINY: dict[str, tuple[dict[str, Any], Shape | dict[str, Shape]]] = {
     "fusion_concat": _fusion(PAIR),
     "fusion_gated": _fusion(TRIPLE),
     "fusion_attention": _fusion(TRIPLE, tokens=2),
+    "resnet_mlp": ({"width": 6}, (5,)),
+    "ft_transformer": ({"width": 8, "heads": 2}, (5,)),
+    "columns": ({"width": 6}, (5,)),
     "timm/resnet18": ({}, (1, 32, 32)),
     "timm/tf_efficientnet_lite0": ({}, (1, 64, 64)),
     "timm/vit_tiny_patch16_224": ({}, (1, 32, 32)),
 }
 """By backbone its options and the shape of one sample; a multimodal one has a shape by modality."""
+
+READS_ANY = ("columns",)
+"""Backbones for which the last axis of a sample may have any length."""
 
 REGISTERED = list_backbones()
 TIMM = [name for name in TINY if name.startswith("timm/")]

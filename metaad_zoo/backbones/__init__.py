@@ -1,6 +1,8 @@
 """Backbones: pure modules from a sample to an embedding. They know nothing of episodes or learners."""
 
 from metaad_zoo.backbones import cnn as cnn  # each of these registers its backbones
+from metaad_zoo.backbones import columns as columns
+from metaad_zoo.backbones import ft_transformer as ft_transformer
 from metaad_zoo.backbones import fusion as fusion
 from metaad_zoo.backbones import rnn as rnn
 from metaad_zoo.backbones import tabular as tabular

@@ -19,7 +19,7 @@ from metaad_zoo.backbones import (
     modality_of,
     register_backbone,
 )
-from tests.tiny import REGISTERED, TIMM, TINY, shape_options, shapes_of
+from tests.tiny import READS_ANY, REGISTERED, TIMM, TINY, shape_options, shapes_of
 
 NAMES = [*REGISTERED, *TIMM]
 
@@ -69,7 +69,11 @@ class TestEveryBackbone:
         kinds = {"image": "images", "sequence": "sequences", "tabular": "table rows"}
         for modality in shapes_of(name):
             one = x[modality] if isinstance(x, dict) else x
-            for other in (one[..., :-1], torch.cat([one, one], 1) if modality == "image" else one[:, None], one[0]):
+            others = [one[..., :-1], torch.cat([one, one], 1) if modality == "image" else one[:, None], one[0]]
+            if name in READS_ANY:
+                others[0] = one[..., :0]
+                backbone(one[..., :-1])
+            for other in others:
                 given = other
                 if isinstance(x, dict):
                     given = {m: v[:1].expand(len(other), *v.shape[1:]) for m, v in x.items()} | {modality: other}
@@ -207,6 +211,9 @@ def test_a_timm_model_without_its_prefix_is_offered_with_it():
         ("resnet12", {"image_size": 8}, "at least 16, saw 8"),
         ("resnet12", {"widths": (1, 2)}, "four widths"),
         ("mlp", {"widths": ()}, "at least one layer"),
+        ("mlp", {"activation": "sigmiod"}, "activation of mlp: 'sigmiod'; did you mean 'sigmoid'"),
+        ("resnet_mlp", {"norm": "group"}, "norm of resnet_mlp: 'group'.*Known: batch, layer"),
+        ("ft_transformer", {"width": 6, "heads": 4}, "heads=4 do not divide width=6"),
         ("transformer", {"width": 6, "heads": 4}, "heads=4 do not divide width=6"),
         (
             "vit",
