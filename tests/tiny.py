@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from metaad_zoo.backbones import list_backbones, modality_of
+from metaad_zoo.backbones import ANY, list_backbones, modality_of
 from metaad_zoo.episodes import EpisodeBatch
 from metaad_zoo.inner_loop import InnerLoopConfig
 from metaad_zoo.learners import GradientLearner, learner_class
@@ -15,16 +15,32 @@ TINY: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "conv4": ({"width": 4}, (1, 16, 16)),
     "resnet12": ({"widths": (4, 4, 8, 8)}, (1, 16, 16)),
     "gru": ({"width": 6, "layers": 2}, (7, 2)),
+    "gru:any": ({"width": 6, "in_channels": ANY}, (7, 3)),
+    "lstm": ({"width": 6, "layers": 2}, (7, 2)),
+    "lstm:any": ({"width": 6, "in_channels": ANY}, (7, 3)),
+    "tcn": ({"width": 6, "layers": 2}, (7, 2)),
+    "tcn:any": ({"width": 6, "layers": 1, "in_channels": ANY}, (7, 3)),
     "transformer": ({"width": 8, "heads": 2}, (7, 2)),
+    "transformer:any": ({"width": 8, "heads": 2, "patch": 3, "in_channels": ANY}, (7, 3)),
     "mlp": ({"widths": (8, 6)}, (5,)),
     "timm/resnet18": ({}, (1, 32, 32)),
     "timm/tf_efficientnet_lite0": ({}, (1, 64, 64)),
     "timm/vit_tiny_patch16_224": ({}, (1, 32, 32)),
 }
-"""By backbone its options and the shape of one sample."""
+"""By backbone its options and the shape of one sample; ``name:variant`` is the same backbone with other options."""
 
-REGISTERED = list_backbones()
+REGISTERED = [*list_backbones(), *(name for name in TINY if ":" in name)]
 TIMM = [name for name in TINY if name.startswith("timm/")]
+
+
+def registered_name(name: str) -> str:
+    """Of a backbone in :data:`TINY`, the name without its variant."""
+    return name.partition(":")[0]
+
+
+def tiny_modality(name: str) -> str:
+    """That a backbone in :data:`TINY` reads."""
+    return modality_of(registered_name(name))
 
 
 def shape_options(name: str) -> dict[str, int]:
@@ -34,7 +50,7 @@ def shape_options(name: str) -> dict[str, int]:
         "image": {"in_channels": shape[0], "image_size": shape[-1]},
         "sequence": {"in_channels": shape[-1]},
         "tabular": {"in_features": shape[0]},
-    }[modality_of(name)]
+    }[tiny_modality(name)]
 
 
 def tiny_learner(learner: str, backbone: str, **inner_loop: Any) -> GradientLearner:
@@ -49,9 +65,9 @@ def tiny_learner(learner: str, backbone: str, **inner_loop: Any) -> GradientLear
         arguments["first_order_epochs"] = 0
     torch.manual_seed(0)
     built = learner_class(learner)(
-        backbone=backbone,
+        backbone=registered_name(backbone),
         backbone_options=options,
-        input_shapes={modality_of(backbone): shape},
+        input_shapes={tiny_modality(backbone): shape},
         inner_loop=InnerLoopConfig(**settings),
         **arguments,
     )
@@ -64,7 +80,7 @@ def tiny_learner(learner: str, backbone: str, **inner_loop: Any) -> GradientLear
 
 def tiny_batch(backbone: str, tasks: int = 3, n_support: int = 4, n_query: int = 6) -> EpisodeBatch:
     """One-class episodes of noise: normal supports, queries of both kinds."""
-    modality, shape = modality_of(backbone), TINY[backbone][1]
+    modality, shape = tiny_modality(backbone), TINY[backbone][1]
     g = torch.Generator().manual_seed(1)
     half = n_query // 2
     return EpisodeBatch(

@@ -3,6 +3,8 @@
 from metaad_zoo.backbones import cnn as cnn  # each of these registers its backbones
 from metaad_zoo.backbones import rnn as rnn
 from metaad_zoo.backbones import tabular as tabular
+from metaad_zoo.backbones import task_recurrent as task_recurrent  # adds its layers to TASK_LAYERS
+from metaad_zoo.backbones import tcn as tcn
 from metaad_zoo.backbones import transformer as transformer
 from metaad_zoo.backbones.layers import (
     BatchNormPolicy,

@@ -9,20 +9,20 @@ import torch
 from torch import nn
 
 from metaad_zoo.backbones import (
+    ANY,
     Backbone,
     create_backbone,
     episodic_batch_norm,
     list_backbones,
-    modality_of,
     register_backbone,
 )
-from tests.tiny import REGISTERED, TIMM, TINY, shape_options
+from tests.tiny import REGISTERED, TIMM, TINY, registered_name, shape_options, tiny_modality
 
 NAMES = [*REGISTERED, *TIMM]
 
 
 def build(name: str, **options) -> Backbone:
-    return create_backbone(name, **shape_options(name), **{**TINY[name][0], **options})
+    return create_backbone(registered_name(name), **{**shape_options(name), **TINY[name][0], **options})
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -37,7 +37,7 @@ class TestEveryBackbone:
 
     def test_gives_the_embedding_it_announces(self, name, backbone, x):
         assert backbone(x).shape == (3, backbone.embedding_dim)
-        assert backbone.modality == modality_of(name)
+        assert backbone.modality == tiny_modality(name)
 
     def test_every_parameter_gets_a_gradient(self, backbone, x):
         backbone(x).square().sum().backward()
@@ -57,8 +57,9 @@ class TestEveryBackbone:
         assert torch.nn.functional.cosine_similarity(half, backbone(x)).min() > 0.95
 
     def test_refuses_other_shapes(self, name, backbone, x):
-        kind = {"image": "images", "sequence": "sequences", "tabular": "table rows"}[modality_of(name)]
-        for other in (x[..., :-1], torch.cat([x, x], 1) if modality_of(name) == "image" else x[:, None], x[0]):
+        kind = {"image": "images", "sequence": "sequences", "tabular": "table rows"}[tiny_modality(name)]
+        others = [x[0], torch.cat([x, x], 1) if tiny_modality(name) == "image" else x[:, None]]
+        for other in others if ANY in TINY[name][0].values() else [*others, x[..., :-1]]:
             with pytest.raises(ValueError, match=rf"expected {kind} of shape \(n, .*saw \({other.shape[0]},"):
                 backbone(other)
 
@@ -98,7 +99,7 @@ def test_conv4_is_the_published_one():
 
 def test_names_patterns_and_order():
     assert list_backbones("conv*") == ["conv4"]
-    assert list_backbones("*", modality="sequence") == ["gru", "transformer"]
+    assert list_backbones("*", modality="sequence") == ["gru", "lstm", "tcn", "transformer"]
     found = list_backbones("timm/resnet*")
     assert {"timm/resnet18", "timm/resnet50"} <= set(found)
     assert found.index("timm/resnet18") < found.index("timm/resnet101"), "natural order"
@@ -125,6 +126,9 @@ def test_a_timm_model_without_its_prefix_is_offered_with_it():
         ("resnet12", {"widths": (1, 2)}, "four widths"),
         ("mlp", {"widths": ()}, "at least one layer"),
         ("transformer", {"width": 6, "heads": 4}, "heads=4 do not divide width=6"),
+        ("transformer", {"patch": 0}, "at least one step, saw patch=0"),
+        ("tcn", {"layers": 0}, "at least one block, saw layers=0"),
+        ("gru", {"in_channels": 0}, "in_channels of 1 or more, or -1 for any number, saw 0"),
         ("conv4", {"norm": "layer"}, "'batch', 'group' or 'none'"),
         ("conv4", {"widht": 3}, "option of backbone 'conv4': 'widht'; did you mean 'width'"),
         ("timm/inception_v3", {"image_size": 16}, "timm/inception_v3 can.t take images of 16 x 16 pixels"),
