@@ -18,7 +18,7 @@ TINY: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "gru:any": ({"width": 6, "in_channels": ANY}, (7, 3)),
     "lstm": ({"width": 6, "layers": 2}, (7, 2)),
     "lstm:any": ({"width": 6, "in_channels": ANY}, (7, 3)),
-    "tcn": ({"width": 6, "layers": 2}, (7, 2)),
+    "tcn": ({"width": 12, "layers": 2}, (7, 2)),
     "tcn:any": ({"width": 6, "layers": 1, "in_channels": ANY}, (7, 3)),
     "transformer": ({"width": 8, "heads": 2}, (7, 2)),
     "transformer:any": ({"width": 8, "heads": 2, "patch": 3, "in_channels": ANY}, (7, 3)),

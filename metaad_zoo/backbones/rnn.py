@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
 from torch import Tensor, nn
 
 from metaad_zoo.backbones.registry import register_backbone
@@ -59,8 +62,16 @@ class LSTM(SequenceBackbone):
         self.cells = nn.LSTM(self.channels, width, num_layers=layers, batch_first=True)
 
     def encode(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        states, (last, _) = self.cells(x)
+        with _without_float16_on_cpu(x):
+            states, (last, _) = self.cells(x)
         return _last_state(states, last, lengths)
+
+
+def _without_float16_on_cpu(x: Tensor) -> AbstractContextManager[object]:
+    """On most CPUs, oneDNN has an LSTM for float32 and bfloat16 but none for float16: it is run in float32 there."""
+    half = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    half = half and torch.get_autocast_dtype("cpu") == torch.float16
+    return torch.autocast("cpu", enabled=False) if half else nullcontext()
 
 
 def _last_state(states: Tensor, last: Tensor, lengths: Tensor | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -23,8 +24,9 @@ class CausalConvolution(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.convolution(F.pad(x.transpose(1, 2), (self.before, 0)))
-        return F.relu(self.norm(h.transpose(1, 2)))
+        h = self.convolution(F.pad(x.transpose(1, 2), (self.before, 0))).transpose(1, 2)
+        h = h.to(torch.promote_types(h.dtype, torch.float32))  # a half-precision norm bends the second derivative
+        return F.relu(self.norm(h))
 
 
 class TemporalBlock(nn.Module):
