@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from metaad_zoo.backbones import list_backbones, modality_of
+from metaad_zoo.backbones import ANY, list_backbones, modality_of
 from metaad_zoo.episodes import EpisodeBatch
 from metaad_zoo.inner_loop import InnerLoopConfig
 from metaad_zoo.learners import GradientLearner, learner_class
@@ -31,7 +31,13 @@ TINY: dict[str, tuple[dict[str, Any], Shape | dict[str, Shape]]] = {
     "resnet12": ({"widths": (4, 4, 8, 8)}, (1, 16, 16)),
     "vit": ({"width": 8, "layers": 2, "heads": 2}, (1, 12, 12)),
     "gru": ({"width": 6, "layers": 2}, (7, 2)),
+    "gru:any": ({"width": 6, "in_channels": ANY}, (7, 3)),
+    "lstm": ({"width": 6, "layers": 2}, (7, 2)),
+    "lstm:any": ({"width": 6, "in_channels": ANY}, (7, 3)),
+    "tcn": ({"width": 12, "layers": 2}, (7, 2)),
+    "tcn:any": ({"width": 6, "layers": 1, "in_channels": ANY}, (7, 3)),
     "transformer": ({"width": 8, "heads": 2}, (7, 2)),
+    "transformer:any": ({"width": 8, "heads": 2, "patch": 3, "in_channels": ANY}, (7, 3)),
     "mlp": ({"widths": (8, 6)}, (5,)),
     "fusion_concat": _fusion(PAIR),
     "fusion_gated": _fusion(TRIPLE),
@@ -43,19 +49,33 @@ TINY: dict[str, tuple[dict[str, Any], Shape | dict[str, Shape]]] = {
     "timm/tf_efficientnet_lite0": ({}, (1, 64, 64)),
     "timm/vit_tiny_patch16_224": ({}, (1, 32, 32)),
 }
-"""By backbone its options and the shape of one sample; a multimodal one has a shape by modality."""
+"""By backbone its options and the shape of one sample, by modality for a multimodal one; ``name:variant`` is the same
+backbone with other options."""
 
-READS_ANY = ("columns",)
-"""Backbones for which the last axis of a sample may have any length."""
 
-REGISTERED = list_backbones()
+REGISTERED = [*list_backbones(), *(name for name in TINY if ":" in name)]
 TIMM = [name for name in TINY if name.startswith("timm/")]
+
+
+def registered_name(name: str) -> str:
+    """Of a backbone in :data:`TINY`, the name without its variant."""
+    return name.partition(":")[0]
+
+
+def tiny_modality(name: str) -> str:
+    """That a backbone in :data:`TINY` reads."""
+    return modality_of(registered_name(name))
+
+
+def reads_any(name: str) -> bool:
+    """Whether the last axis of its samples may have any length."""
+    return name == "columns" or name.endswith(":any")
 
 
 def shapes_of(name: str) -> dict[str, Shape]:
     """Shape of one sample by modality."""
     shape = TINY[name][1]
-    return shape if isinstance(shape, dict) else {modality_of(name): shape}
+    return shape if isinstance(shape, dict) else {tiny_modality(name): shape}
 
 
 def shape_options(name: str) -> dict[str, Any]:
@@ -67,7 +87,7 @@ def shape_options(name: str) -> dict[str, Any]:
         "image": {"in_channels": shape[0], "image_size": shape[-1]},
         "sequence": {"in_channels": shape[-1]},
         "tabular": {"in_features": shape[0]},
-    }[modality_of(name)]
+    }[tiny_modality(name)]
 
 
 def tiny_learner(learner: str, backbone: str, **inner_loop: Any) -> GradientLearner:
@@ -82,7 +102,7 @@ def tiny_learner(learner: str, backbone: str, **inner_loop: Any) -> GradientLear
         arguments["first_order_epochs"] = 0
     torch.manual_seed(0)
     built = learner_class(learner)(
-        backbone=backbone,
+        backbone=registered_name(backbone),
         backbone_options=options,
         input_shapes=shapes_of(backbone),
         inner_loop=InnerLoopConfig(**settings),

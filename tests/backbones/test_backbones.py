@@ -16,22 +16,21 @@ from metaad_zoo.backbones import (
     create_backbone,
     episodic_batch_norm,
     list_backbones,
-    modality_of,
     register_backbone,
 )
-from tests.tiny import READS_ANY, REGISTERED, TIMM, TINY, shape_options, shapes_of
+from tests.tiny import REGISTERED, TIMM, TINY, reads_any, registered_name, shape_options, shapes_of, tiny_modality
 
 NAMES = [*REGISTERED, *TIMM]
 
 
 def build(name: str, **options) -> Backbone:
-    return create_backbone(name, **shape_options(name), **{**TINY[name][0], **options})
+    return create_backbone(registered_name(name), **{**shape_options(name), **TINY[name][0], **options})
 
 
 def samples(name: str) -> torch.Tensor | dict[str, torch.Tensor]:
     """Three of them; by modality for a backbone that reads several."""
     by_modality = {modality: torch.rand(3, *shape) for modality, shape in shapes_of(name).items()}
-    return by_modality if modality_of(name) == MULTIMODAL else by_modality[modality_of(name)]
+    return by_modality if tiny_modality(name) == MULTIMODAL else by_modality[tiny_modality(name)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -46,7 +45,7 @@ class TestEveryBackbone:
 
     def test_gives_the_embedding_it_announces(self, name, backbone, x):
         assert backbone(x).shape == (3, backbone.embedding_dim)
-        assert backbone.modality == modality_of(name)
+        assert backbone.modality == tiny_modality(name)
 
     def test_every_parameter_gets_a_gradient(self, backbone, x):
         backbone(x).square().sum().backward()
@@ -70,8 +69,8 @@ class TestEveryBackbone:
         for modality in shapes_of(name):
             one = x[modality] if isinstance(x, dict) else x
             others = [one[..., :-1], torch.cat([one, one], 1) if modality == "image" else one[:, None], one[0]]
-            if name in READS_ANY:
-                others[0] = one[..., :0]
+            if reads_any(name):
+                others.pop(0)  # of the last axis, none is too long or too short
                 backbone(one[..., :-1])
             for other in others:
                 given = other
@@ -142,7 +141,7 @@ POOLED = {
     "vit": lambda last: last.mean((2, 3)),
     "timm/resnet18": lambda last: last.mean((2, 3)),
 }
-IMAGE = [name for name in NAMES if modality_of(name) == "image"]
+IMAGE = [name for name in NAMES if tiny_modality(name) == "image"]
 
 
 @pytest.mark.parametrize("name", IMAGE)
@@ -185,7 +184,7 @@ def test_a_model_without_feature_maps_is_named():
 
 def test_names_patterns_and_order():
     assert list_backbones("conv*") == ["conv4"]
-    assert list_backbones("*", modality="sequence") == ["gru", "transformer"]
+    assert list_backbones("*", modality="sequence") == ["gru", "lstm", "tcn", "transformer"]
     found = list_backbones("timm/resnet*")
     assert {"timm/resnet18", "timm/resnet50"} <= set(found)
     assert found.index("timm/resnet18") < found.index("timm/resnet101"), "natural order"
@@ -223,6 +222,9 @@ def test_a_timm_model_without_its_prefix_is_offered_with_it():
         ("vit", {"width": 64, "heads": 3}, "width=64 must be a multiple of 4 .* and of heads=3"),
         ("vit", {"width": 6, "heads": 3}, "width=6 must be a multiple of 4"),
         ("vit", {"layers": 0}, "must be at least 1"),
+        ("transformer", {"patch": 0}, "at least one step, saw patch=0"),
+        ("tcn", {"layers": 0}, "at least one block, saw layers=0"),
+        ("gru", {"in_channels": 0}, "in_channels of 1 or more, or -1 for any number, saw 0"),
         ("conv4", {"norm": "layer"}, "'batch', 'group' or 'none'"),
         ("conv4", {"widht": 3}, "option of backbone 'conv4': 'widht'; did you mean 'width'"),
         ("timm/inception_v3", {"image_size": 16}, "timm/inception_v3 can.t take images of 16 x 16 pixels"),
