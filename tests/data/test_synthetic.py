@@ -114,7 +114,7 @@ def test_a_scar_is_long_thin_and_turned():
 
 
 def test_patch_swap_blends_a_donor_in():
-    made = one("patch_swap", np.zeros((20, 1, 40, 40)), np.ones((3, 1, 40, 40)))
+    made = one("patch_swap", np.zeros((20, 1, 64, 64)), np.ones((3, 1, 64, 64)))
     for image in made[:, 0]:
         middle = np.argwhere(image == 1)
         assert len(middle), "the middle of the patch is the donor's"

@@ -106,8 +106,8 @@ def _centre(size: int, half: float, rng: np.random.Generator) -> int:
 
 
 def _ramp(distance: np.ndarray, half: float) -> np.ndarray:
-    """Weights from 1 in the middle half of a side down to almost 0 at its ends."""
-    return np.clip(2 * (1 - np.abs(distance) / (half + 0.5)), 0, 1)
+    """Weights of whole pixels from 1 in the middle half of an upright side down towards 0 at its ends."""
+    return np.clip(2 * (1 - np.abs(distance) / (math.floor(half) + 1)), 0, 1)
 
 
 def _jittered(patch: Tensor, rng: np.random.Generator) -> Tensor:
