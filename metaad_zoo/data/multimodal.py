@@ -173,6 +173,6 @@ def _usual_counts(names: Sequence[str], by: str, least: int) -> list[int]:
     if groups - 2 * held < needed:
         raise ValueError(
             f"data.splits is not set, and {groups} classes or domains do not make three splits of {needed} or more: "
-            "give more, or say which go where with data.splits; to adapt a trained model on few samples use `metaad adapt`"
+            "give more, or say which go where with data.splits; a trained model is adapted with `metaad adapt`"
         )
     return [groups - 2 * held, held, held]
