@@ -21,7 +21,7 @@ def log_mel(
     """Log-mel spectrogram, a row a frame.
 
     Args:
-        sound: ``(samples,)``, integers of 16 bits or floats in [-1, 1]; at least one.
+        sound: ``(..., samples)``, integers of 16 bits or floats in [-1, 1]; at least one sample.
         rate: samples a second.
         bands: mel bands, from 0 to half the rate.
         frames: a longer sound is cut here, the frames behind the end of a shorter one are NaN; None keeps all.
@@ -29,10 +29,10 @@ def log_mel(
         hop: samples from a frame to the next.
 
     Returns:
-        ``(frames, bands)`` float32: the natural logarithm of each band's energy.
+        ``(..., frames, bands)`` float32: the natural logarithm of each band's energy.
 
     Raises:
-        ValueError: the sound is empty, no vector, or of another type.
+        ValueError: the sound is empty or of another type, or there are no frames.
 
     Source: Davis and Mermelstein, "Comparison of Parametric Representations for Monosyllabic Word Recognition in
     Continuously Spoken Sentences", IEEE TASSP 1980.
@@ -43,22 +43,22 @@ def log_mel(
         >>> spectrum.shape, int(np.nanargmax(spectrum[0])), bool(np.isnan(spectrum[-1]).all())
         ((40, 32), 14, True)
     """
-    if sound.ndim != 1 or len(sound) == 0 or not (sound.dtype == np.int16 or np.issubdtype(sound.dtype, np.floating)):
+    if sound.ndim == 0 or sound.size == 0 or not (sound.dtype == np.int16 or np.issubdtype(sound.dtype, np.floating)):
         raise ValueError(
-            f"expected a sound as a vector of 16-bit integers or floats, saw {sound.dtype} of shape {sound.shape}"
+            f"expected a sound of samples as 16-bit integers or floats, saw {sound.dtype} of shape {sound.shape}"
         )
+    if frames is not None and frames < 1:
+        raise ValueError(f"expected at least one frame, saw {frames}")
     x = sound / 32768 if sound.dtype == np.int16 else sound.astype(np.float64)
-    x = np.pad(x, (0, max(window - len(x), 0)))
-    framed = np.lib.stride_tricks.sliding_window_view(x, window)[::hop]
+    short = max(window - x.shape[-1], 0)
+    x = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, short)])
+    framed = np.lib.stride_tricks.sliding_window_view(x, window, axis=-1)[..., ::hop, :][..., :frames, :]
     fft = 2 * window  # padded with zeros: the lowest bands are narrower than the window's own resolution
     taper = np.hanning(window)
     energy = np.abs(np.fft.rfft(framed * taper, fft)) ** 2 / (taper.sum() / 2) ** 2
-    found = np.log(energy @ mel_filters(rate, bands, fft).T + QUIET)
-    if frames is None:
-        return found.astype(np.float32)
-    out = np.full((frames, bands), np.nan, np.float32)
-    out[: len(found)] = found[:frames]
-    return out
+    found = np.log(energy @ mel_filters(rate, bands, fft).T + QUIET).astype(np.float32)
+    behind = 0 if frames is None else frames - found.shape[-2]
+    return np.pad(found, [(0, 0)] * (x.ndim - 1) + [(0, behind), (0, 0)], constant_values=np.nan)
 
 
 @cache

@@ -58,7 +58,7 @@ def read_digits_tones(root: str | Path | None, image_size: int | None, length: i
     The tones are the same ones every time (:func:`metaad_zoo.data.generated_tones.make_tones`).
     """
     images = read_digits(root).converted(image_size, None)
-    tones = make_tones(images.labels, np.random.default_rng(0), 96 if length is None else length)
+    tones = make_tones(images.labels, np.random.default_rng(0), 32 if length is None else length)
     parts = {"image": image_part(images), "sequence": array_part("sequence", tones, images.labels)}
     return SeparateModalities("digits_tones", DIGITS, parts)
 
