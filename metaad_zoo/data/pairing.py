@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Literal, get_args
 
 import numpy as np
+import torch
 
+from metaad_zoo.data.new_classes import as_new_classes
 from metaad_zoo.data.sources.modalities import SeparateModalities
 from metaad_zoo.episodes import Episode, EpisodeSpec, TaskPool
 from metaad_zoo.episodes.draw import assemble
@@ -31,12 +34,14 @@ class AgreementPool(TaskPool):
         pairing: ``"labelled"``: what belongs together has the same class; ``"any"``: each episode draws anew which
             class of one modality goes with which of another, so that a model can't learn the pairs by heart and must
             read them from the support set. For meta-training.
+        new_classes: share of episodes whose classes are made new ones
+            (:func:`metaad_zoo.data.new_classes.as_new_classes`). For meta-training.
 
     Raises:
         ValueError: a class is unknown or named twice, there are fewer than a task needs, or a setting is out of range.
 
     A task is named ``<source>/<a>,<b>``; with ``"any"`` an episode's name adds what goes with what, as in
-    ``<source>/<a>~<c>,<b>~<d>``.
+    ``<source>/<a>~<c>,<b>~<d>``, and `` new`` where classes were made new.
 
     Source: for ``"any"``: Rajendran et al., "Meta-Learning Requires Meta-Augmentation", NeurIPS 2020.
     """
@@ -47,6 +52,7 @@ class AgreementPool(TaskPool):
         classes: Sequence[str],
         classes_per_task: int = 2,
         pairing: Pairing = "labelled",
+        new_classes: float = 0.0,
     ) -> None:
         known = {name: i for i, name in enumerate(source.class_names)}
         for name in classes:
@@ -66,7 +72,9 @@ class AgreementPool(TaskPool):
                 f"has {len(classes)}: {list(classes)[:20]}; give it more classes, or lower data.classes_per_task"
             )
         self.source, self.classes, self.pairing = source, list(classes), pairing
-        self.classes_per_task = classes_per_task
+        if not 0 <= new_classes <= 1:
+            raise ValueError(f"data.new_classes is {new_classes}; expected a share of episodes, in [0, 1]")
+        self.classes_per_task, self.new_classes = classes_per_task, new_classes
         self._tasks = list(combinations(range(len(classes)), classes_per_task))
         self._ids = [[np.flatnonzero(part.labels == known[c]) for c in classes] for part in source.parts.values()]
 
@@ -111,7 +119,17 @@ class AgreementPool(TaskPool):
                 chosen[here] = rng.choice(by_class[c], int(here.sum()), replace=False)
             positions.append(chosen)
         ids, n = self.source.combine(positions), spec.normal_needed
-        return assemble(self.source, self._episode_name(task, goes), spec, ids[:n], ids[n:], rng)
+        episode = assemble(self.source, self._episode_name(task, goes), spec, ids[:n], ids[n:], rng)
+        return self._with_new_classes(episode, rng) if rng.random() < self.new_classes else episode
+
+    def _with_new_classes(self, episode: Episode, rng: np.random.Generator) -> Episode:
+        positions = self.source.positions(torch.cat([episode.support_ids, episode.query_ids]).numpy())
+        parts = zip(self.source.parts.items(), positions, strict=True)
+        classes = {modality: part.labels[at] for (modality, part), at in parts}
+        together = {m: torch.cat([x, episode.query[m]]) for m, x in episode.support.items()}
+        changed, n = as_new_classes(together, classes, rng), len(episode.support_ids)
+        support, query = ({m: x[part] for m, x in changed.items()} for part in (slice(n), slice(n, None)))
+        return replace(episode, support=support, query=query, task=f"{episode.task} new")
 
     def _goes_with(self, task: int, rng: np.random.Generator) -> np.ndarray:
         """``(modalities, classes_per_task)``: the classes in each modality; one column belongs together."""

@@ -245,9 +245,32 @@ class TestDigitsTones:
         assert hidden["image"] / hidden["sequence"] == pytest.approx(1, abs=0.3)
         assert not any(x.flatten(1).isnan().all(1).any() for e in data.episodes("test", 20) for x in e.query.values())
 
+    def test_new_classes_are_one_change_for_all_samples_of_a_class(self):
+        old, new, one = (
+            MultimodalEpisodes(**TONES, new_classes=share, modalities=m)
+            for share, m in ((0.0, None), (1.0, None), (1.0, ["sequence"]))
+        )
+        changes = Counter()
+        for a, b, c in zip(*(d.episodes("train", 20) for d in (old, new, one)), strict=True):
+            assert b.task == f"{a.task} new"
+            assert torch.equal(b.query["sequence"].nan_to_num(7), c.query["sequence"].nan_to_num(7))
+            classes = new.source.parts["image"].labels[new.source.positions(a.query_ids.numpy())[0]]
+            found = {}
+            for x, y, label in zip(a.query["image"], b.query["image"], classes, strict=True):
+                candidates = [torch.rot90(z, k, (1, 2)) for z in (x, x.flip(-1)) for k in range(4)]
+                same = {i for i, z in enumerate(candidates) if torch.allclose(z, y)}
+                assert found.setdefault(label, same) & same
+                changes.update(same)
+            for x, y in zip(a.query["sequence"], b.query["sequence"], strict=True):
+                assert any(torch.equal(x.roll(i, -1).nan_to_num(7), y.nan_to_num(7)) for i in range(16))
+        assert len(changes) == 8
+        for a, b in zip(old.episodes("test", 3), new.episodes("test", 3), strict=True):
+            assert torch.equal(a.query["image"], b.query["image"]), "in training alone"
+
     @pytest.mark.parametrize(
         ("settings", "complaint"),
         [
+            ({"new_classes": 2.0}, "data.new_classes is 2.0"),
             ({"dataset": "digits_tone"}, "did you mean 'digits_tones'"),
             ({"dataset": "own"}, "data.root names no manifest"),
             ({"anomalies": "mismatched"}, "did you mean 'mismatch'"),
