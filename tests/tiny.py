@@ -106,6 +106,7 @@ def tiny_learner(learner: str, backbone: str, **inner_loop: Any) -> GradientLear
         backbone_options=options,
         input_shapes=shapes_of(backbone),
         inner_loop=InnerLoopConfig(**settings),
+        scaling=dict.fromkeys(shapes_of(backbone), "none"),  # closed forms are told in the inputs' own units
         **arguments,
     )
     assert isinstance(built, GradientLearner)
