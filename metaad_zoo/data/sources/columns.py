@@ -1,0 +1,171 @@
+"""Tables with named columns out of CSV and Parquet files, the form in which tables and series lie on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv, parquet
+
+from metaad_zoo.names import unknown_name
+
+Missing = Literal["refuse", "drop", "impute"]
+COLUMN_SUFFIXES = frozenset({".csv", ".parquet", ".pq"})
+LABEL_NAMES = ("anomaly", "is_anomaly", "label", "is_outlier", "outlier", "attack")
+"""Columns that are taken as labels where none is named, without regard to case."""
+
+MOSTLY_NUMBERS = 0.5
+"""A column of which at least this share are numbers is a column of numbers, in which text is a mistake."""
+
+
+@dataclass
+class Columns:
+    """Rows of a file.
+
+    Attributes:
+        path: of the file.
+        names: of the columns of numbers.
+        values: ``(rows, len(names))`` float32; NaN where a value is missing.
+        labels: ``(rows,)`` uint8 of 0 and 1, or None where the file has no label column.
+        text: columns of text by name, each ``(rows,)`` of str, ``""`` where missing: categories, times, paths.
+        skipped: what was left out, and why.
+    """
+
+    path: Path
+    names: list[str]
+    values: np.ndarray
+    labels: np.ndarray | None = None
+    text: dict[str, np.ndarray] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+
+
+def read_columns(path: Path, label: str | None = None, missing: Missing = "impute") -> Columns:
+    """Read a CSV or Parquet file with a header.
+
+    Args:
+        path: the file.
+        label: the label column's name; None looks for one of :data:`LABEL_NAMES`.
+        missing: what to do about empty cells, NaN and infinities in columns of numbers: ``"refuse"``; ``"drop"`` the
+            rows; ``"impute"``: keep them as NaN, which networks read as the support's centre.
+
+    Raises:
+        ValueError: the file is missing, empty, damaged or has no column of numbers; the label column is not there or
+            holds something else than 0 and 1; there is text in a column of numbers; or a value is missing and was to be
+            refused. File, row (from 1, below the header) and column are named.
+    """
+    if missing not in get_args(Missing):
+        raise unknown_name("policy for missing values:", missing, get_args(Missing))
+    table = _read(path)
+    if table.num_rows == 0 or table.num_columns == 0:
+        raise ValueError(f"{path} is empty: expected a header and at least one row")
+    doubled = sorted({n for n in table.column_names if table.column_names.count(n) > 1})
+    if doubled:
+        raise ValueError(f"{path} has several columns named {doubled}: rename them")
+    label = _label_column(path, table.column_names, label)
+    labels = None if label is None else _labels(path, label, table.column(label))
+    numbers: dict[str, np.ndarray] = {}
+    text: dict[str, np.ndarray] = {}
+    for name in table.column_names:
+        if name != label:
+            found = _numbers(path, name, table.column(name))
+            (text if found.dtype.kind == "U" else numbers)[name] = found
+    values = np.stack(list(numbers.values()), 1) if numbers else np.zeros((table.num_rows, 0), np.float32)
+    return _without_missing(Columns(path, list(numbers), values, labels, text), missing)
+
+
+def _read(path: Path) -> pa.Table:
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: expected a .csv or .parquet file")
+    if path.suffix.lower() not in COLUMN_SUFFIXES:
+        raise ValueError(f"{path} ends in {path.suffix!r}: expected one of {', '.join(sorted(COLUMN_SUFFIXES))}")
+    try:
+        if path.suffix.lower() != ".csv":
+            return parquet.read_table(path)
+        try:
+            return csv.read_csv(path)
+        except pa.ArrowInvalid as error:
+            if "conversion error" not in str(error):
+                raise
+            # A column changes its kind behind the first block: read it all as text, to say where.
+            with csv.open_csv(path) as reader:
+                names = reader.schema.names
+            as_text = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True)
+            return csv.read_csv(path, convert_options=as_text)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, UnicodeDecodeError) as error:
+        empty = path.stat().st_size == 0
+        why = "is empty" if empty else f"can't be read ({type(error).__name__}: {error})"
+        raise ValueError(f"{path} {why}: expected a header and rows of equal length, in UTF-8") from error
+
+
+def _label_column(path: Path, names: Sequence[str], label: str | None) -> str | None:
+    if label is not None and label not in names:
+        raise unknown_name(f"label column of {path}:", label, names)
+    if label is not None:
+        return label
+    by_lower = {n.lower(): n for n in names}
+    return next((by_lower[n] for n in LABEL_NAMES if n in by_lower), None)
+
+
+def _labels(path: Path, name: str, column: pa.ChunkedArray) -> np.ndarray:
+    values = np.asarray(column.to_pylist(), dtype=object)
+    named = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
+    found = np.array([named.get(str(v).strip().lower(), 2) for v in values], np.uint8)
+    wrong = np.flatnonzero(found == 2)
+    if len(wrong):
+        raise ValueError(
+            f"{path}, column {name!r}: expected labels 0 (normal) and 1 (anomalous), saw {values[wrong[0]]!r} in row "
+            f"{wrong[0] + 1} ({len(wrong)} such rows): mend them, or name another label column"
+        )
+    return found
+
+
+def _numbers(path: Path, name: str, column: pa.ChunkedArray) -> np.ndarray:
+    """A column as float32, or as str where it holds text (categories, times)."""
+    kind = column.type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind):
+        return np.asarray(column.cast(pa.float64()).to_numpy(), np.float64).astype(np.float32)
+    texts = np.array(["" if v is None else str(v) for v in column.to_pylist()], dtype=str)
+    filled = np.flatnonzero(texts != "")
+    parsed = np.full(len(texts), np.nan, np.float32)
+    wrong = []
+    for i in filled:
+        try:
+            parsed[i] = float(texts[i])
+        except ValueError:
+            wrong.append(i)
+    if len(filled) and len(wrong) > (1 - MOSTLY_NUMBERS) * len(filled):
+        return texts
+    if wrong:
+        raise ValueError(
+            f"{path}, column {name!r}: expected numbers, saw {str(texts[wrong[0]])!r} in row {wrong[0] + 1} "
+            f"({len(wrong)} such rows): mend them, or leave the cells empty where the value is missing"
+        )
+    return parsed
+
+
+def _without_missing(columns: Columns, missing: Missing) -> Columns:
+    """Apply the policy; infinities count as missing."""
+    bad = ~np.isfinite(columns.values)
+    if not bad.any():
+        return columns
+    rows, first = np.flatnonzero(bad.any(1)), np.argwhere(bad)[0]
+    if missing == "refuse":
+        raise ValueError(
+            f"{columns.path}, row {first[0] + 1}, column {columns.names[first[1]]!r}: the value is missing or infinite "
+            f"({len(rows)} such rows): mend them, or set data.missing to drop or impute"
+        )
+    if missing == "impute":
+        columns.values[bad] = np.nan
+        columns.skipped.append(f"{columns.path.name}: {int(bad.sum())} values missing or infinite, imputed")
+        return columns
+    kept = ~bad.any(1)
+    if not kept.any():
+        raise ValueError(f"{columns.path}: every row has a missing value, nothing is left: set data.missing=impute")
+    labels = None if columns.labels is None else columns.labels[kept]
+    text = {name: x[kept] for name, x in columns.text.items()}
+    reason = f"{columns.path.name}: {len(rows)} rows dropped for a missing or infinite value"
+    return Columns(columns.path, columns.names, columns.values[kept], labels, text, [reason])
