@@ -3,6 +3,7 @@
 from metaad_zoo.data.base import EpisodeDataModule
 from metaad_zoo.data.camera import CarelessCamera
 from metaad_zoo.data.image import ImageEpisodes
+from metaad_zoo.data.sequence import SequenceEpisodes
 from metaad_zoo.data.sources import list_datasets
 
-__all__ = ["CarelessCamera", "EpisodeDataModule", "ImageEpisodes", "list_datasets"]
+__all__ = ["CarelessCamera", "EpisodeDataModule", "ImageEpisodes", "SequenceEpisodes", "list_datasets"]
