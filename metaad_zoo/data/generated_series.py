@@ -93,7 +93,7 @@ def _drift(law: Law, time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _frequency(law: Law, time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """From some point on, the signal runs faster or slower; it does not jump."""
     onset = rng.uniform(0, 0.5) * len(time)
-    factor = rng.uniform(1.2, 1.8) ** _sign(rng)
+    factor = rng.uniform(1.1, 1.5) ** _sign(rng)
     after = (np.arange(len(time)) - onset).clip(min=0)
     return law.wave(time + (factor - 1) * after)
 
