@@ -84,5 +84,5 @@ def test_test_kinds_are_never_seen_in_training():
 def test_options_that_cannot_work_are_refused(given, complaint):
     with pytest.raises(ValueError, match=complaint):
         GeneratedOptions(**given)
-    with pytest.raises(ValueError, match="a window of at least 8 steps, saw 1 and data.window=4"):
+    with pytest.raises(ValueError, match=r"a window of at least 8 steps, saw 1 and data.window=4"):
         GeneratedSeries("test", 1, 4, ["level"])
