@@ -17,7 +17,7 @@ from metaad_zoo.names import unknown_name
 HARMONICS = 3
 """Overtones of a law beside its first wave."""
 
-LEVEL_VARIES, SWING_VARIES = 0.3, 0.15
+LEVEL_VARIES, SWING_VARIES = 0.5, 0.15
 """From stretch to stretch of one law: standard deviation of the level in amplitudes, and of the swing's logarithm."""
 
 
