@@ -4,6 +4,14 @@ from metaad_zoo.data.base import EpisodeDataModule
 from metaad_zoo.data.camera import CarelessCamera
 from metaad_zoo.data.image import ImageEpisodes
 from metaad_zoo.data.multimodal import MultimodalEpisodes
+from metaad_zoo.data.sequence import SequenceEpisodes
 from metaad_zoo.data.sources import list_datasets
 
-__all__ = ["CarelessCamera", "EpisodeDataModule", "ImageEpisodes", "MultimodalEpisodes", "list_datasets"]
+__all__ = [
+    "CarelessCamera",
+    "EpisodeDataModule",
+    "ImageEpisodes",
+    "MultimodalEpisodes",
+    "SequenceEpisodes",
+    "list_datasets",
+]
