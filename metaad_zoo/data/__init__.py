@@ -2,7 +2,16 @@
 
 from metaad_zoo.data.base import EpisodeDataModule
 from metaad_zoo.data.camera import CarelessCamera
+from metaad_zoo.data.generated_tables import TablePrior
 from metaad_zoo.data.image import ImageEpisodes
 from metaad_zoo.data.sources import list_datasets
+from metaad_zoo.data.tabular import TabularEpisodes
 
-__all__ = ["CarelessCamera", "EpisodeDataModule", "ImageEpisodes", "list_datasets"]
+__all__ = [
+    "CarelessCamera",
+    "EpisodeDataModule",
+    "ImageEpisodes",
+    "TablePrior",
+    "TabularEpisodes",
+    "list_datasets",
+]
