@@ -137,15 +137,15 @@ class TabularEpisodes(EpisodeDataModule):
         for table in self.tables:
             here = [n for n in _names(table) if n in names]
             reader = _reader(table, self.max_columns)
-            if here and (isinstance(table, BigTable) or table.class_names is None):
+            if isinstance(table, Table) and table.class_names is not None:
+                domains += _class_domains(table, reader, here, self.anomalies) if here else []
+            elif here:
                 if not table.labelled and corrupt is None:
                     raise ValueError(
                         f"{table.name} has no label column, and the {split} split needs to know its anomalies: set "
                         "data.label=COLUMN (0 normal, 1 anomalous), or train on it with data.synthetic"
                     )
                 domains.append(Domain(table.name, reader, table.normal, table.anomalous))
-            elif here:
-                domains += _class_domains(table, reader, here, self.anomalies)
         return _TablePool(domains, names, corrupt, self.synthetic_share if corrupt else 0.0)
 
     def _corruption(self) -> Corruption | None:

@@ -107,7 +107,7 @@ def memory_needed(path: Path) -> int:
         if path.suffix.lower() in (".parquet", ".pq"):
             about = parquet.read_metadata(path)
             return max(path.stat().st_size, 4 * about.num_rows * about.num_columns)
-    except (OSError, zipfile.BadZipFile) as error:  # pyarrow's errors derive from ValueError and tell the file
+    except (OSError, zipfile.BadZipFile, pa.ArrowInvalid) as error:
         raise ValueError(f"{path} can't be read ({type(error).__name__}: {error})") from error
     return path.stat().st_size
 
