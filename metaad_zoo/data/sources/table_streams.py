@@ -178,11 +178,13 @@ class TableStream:
                 yield batch, min(1.0, (i + 1) * CSV_BYTES / size)
 
     def _parquet(self) -> Blocks:
-        with parquet.ParquetFile(self.path) as file:
+        # Without a buffer of its own, or over several row groups in one go, pyarrow keeps what it has read.
+        with parquet.ParquetFile(self.path, pre_buffer=False, buffer_size=1 << 20) as file:
             total, done = max(1, file.metadata.num_rows), 0
-            for batch in file.iter_batches(batch_size=ROWS):
-                done += batch.num_rows
-                yield batch, done / total
+            for group in range(file.num_row_groups):
+                for batch in file.iter_batches(batch_size=ROWS, row_groups=[group], use_threads=False):
+                    done += batch.num_rows
+                    yield batch, done / total
 
     def _npz(self) -> Blocks:
         arrays = {}
