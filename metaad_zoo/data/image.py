@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -31,8 +31,10 @@ class ImageEpisodes(EpisodeDataModule):
         root: for ``"own"``: a folder of one folder a class, the MVTec layout (one or many categories), an ``.npz``, or
             several plain folders of images, each a class. For a known name: where its files lie (default
             ``METAAD_DATA``).
-        splits: which classes or domains go where: for each of ``train``, ``val``, ``test`` a list of fnmatch patterns,
-            or three counts, drawn at random by ``seed``.
+        splits: which classes or categories go where: for each of ``train``, ``val``, ``test`` a list of fnmatch
+            patterns, or three counts, drawn at random by ``seed``. None, for own files alone: about 60, 20 and 20 %,
+            at least two classes or one category each; of two categories one is tested and the other's images are
+            halved, one half for training, one for validation.
         split_by: what the counts count: ``"class"``, or ``"parent"``: all before the last ``/`` of a class name.
         anomalies: ``"pair"``: the anomalies of a task come from one other class; ``"rest"``: from all others.
         image_size: height and width in pixels; None keeps the images' own, which must then be one size.
@@ -112,17 +114,46 @@ class ImageEpisodes(EpisodeDataModule):
             raise ValueError("data.dataset is 'own' but data.root names no files: set data.root=PATH")
         roots = [self.root] if isinstance(self.root, str) else self.root
         parts = [read_path(Path(r).expanduser(), self.image_size, self.channels) for r in roots]
-        return parts[0] if len(parts) == 1 else _joined(parts)
+        found = parts[0] if len(parts) == 1 else _joined(parts)
+        return halved(found, self.seed) if self.splits is None and _is_pair_of_categories(found) else found
 
     @cached_property
     def class_splits(self) -> dict[str, list[str]]:
         """Names of the classes or domains of each split."""
         names = self.images.class_names
         if self.splits is None:
-            raise ValueError(f"data.splits is not set: say which of {list(names)[:20]} go to train, val and test")
+            if self.dataset != "own":
+                raise ValueError(f"data.splits is not set: say which of {list(names)[:20]} go to train, val and test")
+            return self._usual_splits(names)
         if isinstance(self.splits, dict):
             return split_by_patterns(names, self.splits)
         return split_by_counts(names, self.splits, self.split_by, self.seed)
+
+    def _usual_splits(self, names: Sequence[str]) -> dict[str, list[str]]:
+        """About 60, 20 and 20 % of the classes or categories.
+
+        Raises:
+            ValueError: there are too few.
+        """
+        if any(n.endswith(HALVES) for n in names):  # a pair of categories, see halved
+            one, other = (next(n for n in names if n.endswith(half)) for half in HALVES)
+            return {"train": [one], "val": [other], "test": [n for n in names if not n.endswith(HALVES)]}
+        least = 2 if self.images.anomalous is None else 1
+        held_out = max(least, round(len(names) / 5))
+        if len(names) < 2 * held_out + least:
+            what = "classes, two for each of train, val and test" if least == 2 else "categories, at least two"
+            raise ValueError(
+                f"{self.images.name} holds {list(names)[:20]}: meta-training takes more {what}, for what is tested is "
+                "never trained on; adapt a model that is trained already instead (`metaad adapt`), or join folders "
+                "with data.root=[a, b, ...]"
+            )
+        return split_by_counts(names, [len(names) - 2 * held_out, held_out, held_out], "class", self.seed)
+
+    @property
+    def skipped(self) -> list[str]:
+        if any(n.endswith(HALVES) for n in self.images.class_names):
+            return ["nothing, but one of two categories serves training and validation by a half of its images each"]
+        return []
 
     @cached_property
     def pools(self) -> Mapping[str, TaskPool]:
@@ -140,8 +171,8 @@ class ImageEpisodes(EpisodeDataModule):
             return DomainTaskPool.from_source(source, names, self.images.anomalous, corrupt=corrupt, share=share)
         if self.synthetic:
             raise ValueError(
-                f"data.synthetic={self.synthetic} is for categories; {source.name} has classes, of which others give the "
-                "anomalies: set it to null"
+                f"data.synthetic={self.synthetic} is for categories; {source.name} has classes, of which others give "
+                "the anomalies: set it to null"
             )
         pool = ClassTaskPool(source, names, self.anomalies)
         if split == "train" and self.finer_tasks:
@@ -165,6 +196,29 @@ class ImageEpisodes(EpisodeDataModule):
             "test_episode": self.test_episode.as_dict(),
             "seed": self.seed,
         }
+
+
+HALVES = (" (first half)", " (second half)")
+
+
+def _is_pair_of_categories(images: ImageArrays) -> bool:
+    return images.anomalous is not None and len(images.class_names) == 2
+
+
+def halved(images: ImageArrays, seed: int) -> ImageArrays:
+    """Two categories made three: the larger one's images are dealt out to two halves, named by :data:`HALVES`.
+
+    Training and validation then share a category, though no image; the test's is seen by neither.
+    """
+    assert images.anomalous is not None
+    largest = int(np.bincount(images.labels).argmax())
+    rng, labels = np.random.default_rng(seed), images.labels.copy()
+    for kind in (False, True):
+        ids = rng.permutation(np.flatnonzero((labels == largest) & (images.anomalous == kind)))
+        labels[ids[len(ids) // 2 :]] = 2
+    names = [*images.class_names, f"{images.class_names[largest]}{HALVES[1]}"]
+    names[largest] += HALVES[0]
+    return replace(images, labels=labels, class_names=names)
 
 
 class _Photographed:

@@ -198,3 +198,58 @@ def test_the_description_holds_what_fixes_a_result():
     assert described["camera"]["rotation"] == 25
     assert described["seed"] == 5
     assert described["test_episode"]["support_normal"] == 5
+
+
+def write_categories(root, n: int, good: int = 12, bad: int = 8):
+    rng = np.random.default_rng(0)
+    for c in range(n):
+        for part, count in (("train/good", good), ("test/good", good), ("test/hole", bad)):
+            folder = root / f"line{c}" / part
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(rng.integers(0, 255, (16, 16), np.uint8)).save(folder / f"{i}.png")
+
+
+SMALL = EpisodeSpec(support_normal=2, query_normal=2, query_anomalous=2)
+
+
+def test_of_two_categories_one_is_tested_and_the_other_halved(tmp_path):
+    write_categories(tmp_path, 2)
+    data = ImageEpisodes("own", str(tmp_path), episode=SMALL)
+    data.setup("fit")
+    sizes = {split: pool.sizes() for split, pool in data.pools.items()}
+    name = tmp_path.name
+    assert sizes == {
+        "train": [(f"{name}/line0 (first half)", 12, 4)],
+        "val": [(f"{name}/line0 (second half)", 12, 4)],
+        "test": [(f"{name}/line1", 24, 8)],
+    }
+    of = [set(np.concatenate([d.normal, d.anomalous])) for pool in data.pools.values() for d in pool.domains]
+    assert sum(map(len, of)) == len(set.union(*of)), "no image in two splits"
+    assert "a half of its images each" in data.skipped[0]
+
+
+def test_own_categories_are_split_without_being_told_and_one_alone_is_refused(tmp_path):
+    write_categories(tmp_path / "five", 5)
+    data = ImageEpisodes("own", str(tmp_path / "five"), episode=SMALL)
+    assert [len(names) for names in data.class_splits.values()] == [3, 1, 1]
+    write_categories(tmp_path / "one", 1)
+    with pytest.raises(ValueError, match=r"more categories, at least two.*metaad adapt"):
+        ImageEpisodes("own", str(tmp_path / "one"), episode=SMALL).setup("fit")
+
+
+def test_synthetic_anomalies_reach_training_alone(tmp_path):
+    write_categories(tmp_path, 5, bad=2)
+    plain, made = (
+        ImageEpisodes("own", str(tmp_path), episode=SMALL, synthetic=synthetic, synthetic_share=1.0)
+        for synthetic in (None, ["cut_paste"])
+    )
+    for split in ("val", "test"):
+        for a, b in zip(plain.episodes(split, 3), made.episodes(split, 3), strict=True):
+            assert torch.equal(a.query["image"], b.query["image"])
+    episode = next(made.episodes("train", 1))
+    own = made.images.images[episode.query_ids].float() / 255
+    changed = (episode.query["image"] != own).flatten(1).any(1)
+    assert torch.equal(changed, episode.query_labels == 1)
+    with pytest.raises(ValueError, match="is for categories; digits has classes"):
+        ImageEpisodes(splits=[4, 2, 4], synthetic=["cut_paste"]).setup("fit")
