@@ -99,6 +99,10 @@ class Detector:
         if self._adapted is None:
             raise RuntimeError("this detector is not fitted: call detector.fit(support) with a few samples first")
         here = as_samples(samples, self.input_shapes)
+        for name, x in here.items():
+            columns, known = x.shape[-1], self._checkpoint.tensors[f"support/{name}"].shape[-1]
+            if columns != known:
+                raise ValueError(f"{name!r} has {columns} columns or channels, but the support set had {known}")
         n = len(next(iter(here.values())))
         chunks = [
             self._adapted.score({name: x[i : i + SCORING_CHUNK] for name, x in here.items()})

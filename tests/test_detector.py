@@ -154,7 +154,7 @@ def test_refitting_forgets_the_former_domain(detector, pictures):
         (np.zeros((3, 16), np.uint8), None, r"saw \(3, 16\)"),
         (np.zeros((3, 16, 16), np.int64), None, "saw torch.int64"),
         (np.full((3, 16, 16), 255.0, np.float32), None, "divide by 255"),
-        ({"sequence": torch.zeros(3, 9)}, None, "expected 'image' of shape"),
+        ({"sequence": torch.zeros(3, 9)}, None, r"expected samples of \['image'\], saw \['sequence'\]"),
         ({"image": torch.zeros(3, 1, 8, 8)}, None, r"\(n, 1, 16, 16\), saw"),
         ("nowhere", None, "nowhere does not exist"),
         (object(), None, "expected images as an array"),

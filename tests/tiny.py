@@ -6,40 +6,93 @@ from typing import Any
 
 import torch
 
-from metaad_zoo.backbones import list_backbones, modality_of
+from metaad_zoo.backbones import ANY, list_backbones, modality_of
 from metaad_zoo.episodes import EpisodeBatch
 from metaad_zoo.inner_loop import InnerLoopConfig
 from metaad_zoo.learners import GradientLearner, learner_class
 
-TINY: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+Shape = tuple[int, ...]
+
+ENCODERS = {
+    "image": {"name": "conv4", "width": 4},
+    "sequence": {"name": "gru", "width": 5},
+    "tabular": {"name": "mlp", "widths": (6,)},
+}
+PAIR: dict[str, Shape] = {"image": (1, 16, 16), "sequence": (7, 2)}
+TRIPLE: dict[str, Shape] = {**PAIR, "tabular": (5,)}
+
+
+def _fusion(shapes: dict[str, Shape], **options: Any) -> tuple[dict[str, Any], dict[str, Shape]]:
+    return {"width": 6, "encoders": {name: ENCODERS[name] for name in shapes}, **options}, shapes
+
+
+TINY: dict[str, tuple[dict[str, Any], Shape | dict[str, Shape]]] = {
     "conv4": ({"width": 4}, (1, 16, 16)),
     "resnet12": ({"widths": (4, 4, 8, 8)}, (1, 16, 16)),
+    "vit": ({"width": 8, "layers": 2, "heads": 2}, (1, 12, 12)),
     "gru": ({"width": 6, "layers": 2}, (7, 2)),
+    "gru:any": ({"width": 6, "in_channels": ANY}, (7, 3)),
+    "lstm": ({"width": 6, "layers": 2}, (7, 2)),
+    "lstm:any": ({"width": 6, "in_channels": ANY}, (7, 3)),
+    "tcn": ({"width": 12, "layers": 2}, (7, 2)),
+    "tcn:any": ({"width": 6, "layers": 1, "in_channels": ANY}, (7, 3)),
     "transformer": ({"width": 8, "heads": 2}, (7, 2)),
+    "transformer:any": ({"width": 8, "heads": 2, "patch": 3, "in_channels": ANY}, (7, 3)),
     "mlp": ({"widths": (8, 6)}, (5,)),
+    "fusion_concat": _fusion(PAIR),
+    "fusion_gated": _fusion(TRIPLE),
+    "fusion_attention": _fusion(TRIPLE, tokens=2),
+    "resnet_mlp": ({"width": 6}, (5,)),
+    "ft_transformer": ({"width": 8, "heads": 2}, (5,)),
+    "columns": ({"width": 6}, (5,)),
     "timm/resnet18": ({}, (1, 32, 32)),
     "timm/tf_efficientnet_lite0": ({}, (1, 64, 64)),
     "timm/vit_tiny_patch16_224": ({}, (1, 32, 32)),
 }
-"""By backbone its options and the shape of one sample."""
+"""By backbone its options and the shape of one sample, by modality for a multimodal one; ``name:variant`` is the same
+backbone with other options."""
 
-REGISTERED = list_backbones()
+
+REGISTERED = [*list_backbones(), *(name for name in TINY if ":" in name)]
 TIMM = [name for name in TINY if name.startswith("timm/")]
 
 
-def shape_options(name: str) -> dict[str, int]:
+def registered_name(name: str) -> str:
+    """Of a backbone in :data:`TINY`, the name without its variant."""
+    return name.partition(":")[0]
+
+
+def tiny_modality(name: str) -> str:
+    """That a backbone in :data:`TINY` reads."""
+    return modality_of(registered_name(name))
+
+
+def reads_any(name: str) -> bool:
+    """Whether the last axis of its samples may have any length."""
+    return name == "columns" or name.endswith(":any")
+
+
+def shapes_of(name: str) -> dict[str, Shape]:
+    """Shape of one sample by modality."""
+    shape = TINY[name][1]
+    return shape if isinstance(shape, dict) else {tiny_modality(name): shape}
+
+
+def shape_options(name: str) -> dict[str, Any]:
     """What the sample's shape tells the backbone."""
     shape = TINY[name][1]
+    if isinstance(shape, dict):
+        return {"input_shapes": shape}
     return {
         "image": {"in_channels": shape[0], "image_size": shape[-1]},
         "sequence": {"in_channels": shape[-1]},
         "tabular": {"in_features": shape[0]},
-    }[modality_of(name)]
+    }[tiny_modality(name)]
 
 
 def tiny_learner(learner: str, backbone: str, **inner_loop: Any) -> GradientLearner:
     """A learner over a tiny backbone, away from the special points at which networks start (zeros, kinks)."""
-    options, shape = TINY[backbone]
+    options, _ = TINY[backbone]
     settings: dict[str, Any] = {"steps": 2, "lr": 0.05, **inner_loop}
     arguments: dict[str, Any] = {}
     if learner == "imaml":
@@ -49,10 +102,11 @@ def tiny_learner(learner: str, backbone: str, **inner_loop: Any) -> GradientLear
         arguments["first_order_epochs"] = 0
     torch.manual_seed(0)
     built = learner_class(learner)(
-        backbone=backbone,
+        backbone=registered_name(backbone),
         backbone_options=options,
-        input_shapes={modality_of(backbone): shape},
+        input_shapes=shapes_of(backbone),
         inner_loop=InnerLoopConfig(**settings),
+        scaling=dict.fromkeys(shapes_of(backbone), "none"),  # closed forms are told in the inputs' own units
         **arguments,
     )
     assert isinstance(built, GradientLearner)
@@ -63,14 +117,21 @@ def tiny_learner(learner: str, backbone: str, **inner_loop: Any) -> GradientLear
 
 
 def tiny_batch(backbone: str, tasks: int = 3, n_support: int = 4, n_query: int = 6) -> EpisodeBatch:
-    """One-class episodes of noise: normal supports, queries of both kinds."""
-    modality, shape = modality_of(backbone), TINY[backbone][1]
+    """One-class episodes of noise: normal supports, queries of both kinds; of several modalities, some are absent."""
+    shapes = shapes_of(backbone)
     g = torch.Generator().manual_seed(1)
     half = n_query // 2
+    support, query = (
+        {name: torch.randn(tasks, n, *shape, generator=g) for name, shape in shapes.items()}
+        for n in (n_support, n_query)
+    )
+    if len(shapes) > 1:
+        for i, name in enumerate(shapes):  # in sample i of a task, modality i; in the first task, none
+            support[name][1:, i] = query[name][1:, i] = torch.nan
     return EpisodeBatch(
-        support={modality: torch.randn(tasks, n_support, *shape, generator=g)},
+        support=support,
         support_labels=torch.zeros(tasks, n_support, dtype=torch.long),
-        query={modality: torch.randn(tasks, n_query, *shape, generator=g)},
+        query=query,
         query_labels=torch.tensor([0] * (n_query - half) + [1] * half).expand(tasks, -1),
         tasks=[f"task{i}" for i in range(tasks)],
     )

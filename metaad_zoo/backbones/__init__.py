@@ -1,9 +1,16 @@
 """Backbones: pure modules from a sample to an embedding. They know nothing of episodes or learners."""
 
 from metaad_zoo.backbones import cnn as cnn  # each of these registers its backbones
+from metaad_zoo.backbones import columns as columns
+from metaad_zoo.backbones import ft_transformer as ft_transformer
+from metaad_zoo.backbones import fusion as fusion
 from metaad_zoo.backbones import rnn as rnn
 from metaad_zoo.backbones import tabular as tabular
+from metaad_zoo.backbones import task_recurrent as task_recurrent  # adds its layers to TASK_LAYERS
+from metaad_zoo.backbones import tcn as tcn
 from metaad_zoo.backbones import transformer as transformer
+from metaad_zoo.backbones import vit as vit
+from metaad_zoo.backbones.cnn import ImageBackbone
 from metaad_zoo.backbones.layers import (
     BatchNormPolicy,
     EpisodicBatchNorm,
@@ -18,6 +25,7 @@ from metaad_zoo.backbones.registry import (
     create_backbone,
     list_backbones,
     modality_of,
+    options_from_shapes,
     register_backbone,
 )
 from metaad_zoo.backbones.task_axis import (
@@ -35,6 +43,7 @@ __all__ = [
     "Backbone",
     "BatchNormPolicy",
     "EpisodicBatchNorm",
+    "ImageBackbone",
     "TaskAxis",
     "at_inner_step",
     "carry_task_axis",
@@ -43,6 +52,7 @@ __all__ = [
     "episodic_batch_norm",
     "list_backbones",
     "modality_of",
+    "options_from_shapes",
     "prefers_sample_major",
     "register_backbone",
     "require_task_axis",

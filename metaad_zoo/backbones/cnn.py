@@ -28,6 +28,26 @@ def check_images(x: Tensor, channels: int, size: int | None = None) -> None:
         )
 
 
+class ImageBackbone(Backbone):
+    """A backbone of images ``(n, C, H, W)`` that shows its intermediate features on request."""
+
+    modality = "image"
+
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
+        """Features of an image's places, from fine to coarse; where resolutions are equal, from shallow to deep.
+
+        Args:
+            x: as for ``forward``.
+
+        Returns:
+            Maps ``(n, C_i, H_i, W_i)``. They keep the graph, and within an inner loop follow the adapted weights.
+
+        Raises:
+            ValueError: the backbone has none, or the batch has another shape.
+        """
+        raise ValueError(f"{type(self).__name__} has no intermediate feature maps: take another image backbone")
+
+
 def _norm(kind: Norm, channels: int) -> nn.Module:
     if kind == "batch":
         return nn.BatchNorm2d(channels)
@@ -39,7 +59,7 @@ def _norm(kind: Norm, channels: int) -> nn.Module:
 
 
 @register_backbone("conv4", modality="image")
-class Conv4(Backbone):
+class Conv4(ImageBackbone):
     """Four blocks of 3x3 convolution, normalisation, 2x2 max-pooling and ReLU.
 
     Published with ReLU in front of the pooling, which gives the same for four times the work.
@@ -60,7 +80,6 @@ class Conv4(Backbone):
         ValueError: the size is too small, or later a batch has another shape.
     """
 
-    modality = "image"
     cpu_tasks = 8
 
     def __init__(self, in_channels: int = 3, image_size: int = 28, width: int = 64, norm: Norm = "batch") -> None:
@@ -82,6 +101,11 @@ class Conv4(Backbone):
         embedding: Tensor = self.blocks(x).flatten(1)
         return embedding
 
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
+        """The output of each block; the last, flattened, is the embedding."""
+        check_images(x, self.in_channels, self.image_size)
+        return _one_by_one(self.blocks, x)
+
 
 class _ResidualBlock(nn.Module):
     """Three 3x3 convolutions beside a 1x1 shortcut, then 2x2 max-pooling."""
@@ -100,7 +124,7 @@ class _ResidualBlock(nn.Module):
 
 
 @register_backbone("resnet12", modality="image")
-class ResNet12(Backbone):
+class ResNet12(ImageBackbone):
     """Four residual blocks of three convolutions each, averaged over space; without DropBlock.
 
     Source: Lee et al., "Meta-Learning with Differentiable Convex Optimization", CVPR 2019 (widths 64, 160, 320, 640).
@@ -117,7 +141,6 @@ class ResNet12(Backbone):
         ValueError: the size is too small, there are not four widths, or later a batch has another shape.
     """
 
-    modality = "image"
     cpu_tasks = 8
 
     def __init__(
@@ -140,3 +163,16 @@ class ResNet12(Backbone):
     def forward(self, x: Tensor) -> Tensor:
         check_images(x, self.in_channels, self.image_size)
         return torch.mean(self.blocks(x), dim=(2, 3))
+
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
+        """The output of each block; the last one's mean over space is the embedding."""
+        check_images(x, self.in_channels, self.image_size)
+        return _one_by_one(self.blocks, x)
+
+
+def _one_by_one(blocks: nn.Sequential, x: Tensor) -> list[Tensor]:
+    outputs = []
+    for block in blocks:
+        x = block(x)
+        outputs.append(x)
+    return outputs

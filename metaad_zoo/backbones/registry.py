@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
@@ -119,6 +119,33 @@ def create_backbone(name: str, **options: Any) -> Backbone:
         raise _unknown(name)
     _check_options(name, _BUILDERS[name], options)
     return _BUILDERS[name](**options)
+
+
+def options_from_shapes(modality: str, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """What the samples' shapes tell a backbone that reads a modality.
+
+    Args:
+        modality: of the backbone; ``"multimodal"`` gets all shapes as its ``input_shapes``.
+        shapes: shape of one sample by modality.
+
+    Raises:
+        ValueError: images are not square.
+
+    Example:
+        >>> options_from_shapes("image", {"image": (1, 28, 28)})
+        {'in_channels': 1, 'image_size': 28}
+    """
+    if modality == MULTIMODAL:
+        return {"input_shapes": {name: tuple(shape) for name, shape in shapes.items()}}
+    shape = shapes[modality]
+    if modality == "image":
+        channels, height, width = shape
+        if height != width:
+            raise ValueError(f"backbones read square images, saw {height} x {width} pixels: set data.image_size")
+        return {"in_channels": channels, "image_size": height}
+    if modality == "sequence":
+        return {"in_channels": shape[-1]}
+    return {"in_features": shape[0]} if modality == "tabular" else {}
 
 
 def _check_options(name: str, builder: Callable[..., Backbone], options: Mapping[str, Any]) -> None:

@@ -2,53 +2,81 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
 from torch import Tensor, nn
 
-from metaad_zoo.backbones.registry import Backbone, register_backbone
-
-
-def check_sequences(x: Tensor, channels: int) -> None:
-    """Refuse a batch that is not ``(n, T, channels)`` with at least one step.
-
-    Raises:
-        ValueError: tells what was seen and what was expected.
-    """
-    if x.ndim != 3 or x.shape[2] != channels or x.shape[1] == 0:
-        raise ValueError(
-            f"expected sequences of shape (n, T, {channels}), saw {tuple(x.shape)}: let the backbone's in_channels "
-            "agree with the data's channels"
-        )
+from metaad_zoo.backbones.registry import register_backbone
+from metaad_zoo.backbones.sequences import SequenceBackbone
 
 
 @register_backbone("gru", modality="sequence")
-class GRU(Backbone):
-    """Gated recurrent units; the embedding is the last state.
+class GRU(SequenceBackbone):
+    """Gated recurrent units; the embedding is the state at the last step that is there.
 
     Source: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder for Statistical Machine Translation",
     EMNLP 2014.
 
     Args:
-        in_channels: of the sequences.
+        in_channels: of the sequences; -1: any number, each read by itself (:class:`SequenceBackbone`).
         width: units of each layer.
         layers: stacked on each other.
 
     Shape:
-        ``(n, T, in_channels)`` to ``(n, width)``.
+        ``(n, T, in_channels)`` to ``(n, width)``, or ``(n, 2 * width)`` with ``in_channels=-1``.
 
     Raises:
         ValueError: a batch has another shape.
     """
 
-    modality = "sequence"
+    def __init__(self, in_channels: int = 1, width: int = 64, layers: int = 1) -> None:
+        super().__init__(in_channels, width)
+        self.cells = nn.GRU(self.channels, width, num_layers=layers, batch_first=True)
+
+    def encode(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        states, last = self.cells(x)
+        return _last_state(states, last, lengths)
+
+
+@register_backbone("lstm", modality="sequence")
+class LSTM(SequenceBackbone):
+    """Long short-term memory; the embedding is the state at the last step that is there.
+
+    Source: Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural Computation 1997.
+
+    Args:
+        in_channels: of the sequences; -1: any number, each read by itself (:class:`SequenceBackbone`).
+        width: units of each layer.
+        layers: stacked on each other.
+
+    Shape:
+        ``(n, T, in_channels)`` to ``(n, width)``, or ``(n, 2 * width)`` with ``in_channels=-1``.
+
+    Raises:
+        ValueError: a batch has another shape.
+    """
 
     def __init__(self, in_channels: int = 1, width: int = 64, layers: int = 1) -> None:
-        super().__init__()
-        self.in_channels = in_channels
-        self.cells = nn.GRU(in_channels, width, num_layers=layers, batch_first=True)
-        self.embedding_dim = width
+        super().__init__(in_channels, width)
+        self.cells = nn.LSTM(self.channels, width, num_layers=layers, batch_first=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        check_sequences(x, self.in_channels)
-        _, last = self.cells(x)
-        embedding: Tensor = last[-1]
-        return embedding
+    def encode(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        with _without_float16_on_cpu(x):
+            states, (last, _) = self.cells(x)
+        return _last_state(states, last, lengths)
+
+
+def _without_float16_on_cpu(x: Tensor) -> AbstractContextManager[object]:
+    """On most CPUs, oneDNN has an LSTM for float32 and bfloat16 but none for float16: it is run in float32 there."""
+    half = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    half = half and torch.get_autocast_dtype("cpu") == torch.float16
+    return torch.autocast("cpu", enabled=False) if half else nullcontext()
+
+
+def _last_state(states: Tensor, last: Tensor, lengths: Tensor | None) -> Tensor:
+    """Of the top layer: from its states ``(n, T, width)``, or where no step is padding from all layers' last ones."""
+    if lengths is None:
+        return last[-1]
+    at = (lengths - 1).view(-1, 1, 1).expand(-1, 1, states.shape[2])
+    return states.gather(1, at).squeeze(1)

@@ -73,8 +73,8 @@ def current_task_axis() -> TaskAxis | None:
     return _current.get()
 
 
-def _carried(*weights: tuple[Tensor | None, int]) -> TaskAxis | None:
-    """The task axis, where one of the weights is above its usual rank."""
+def carried_task_axis(*weights: tuple[Tensor | None, int]) -> TaskAxis | None:
+    """The task axis, where one of the weights (each beside its usual rank) is above that rank."""
     axis = _current.get()
     if axis is None or all(w is None or w.ndim == rank for w, rank in weights):
         return None
@@ -85,7 +85,7 @@ class TaskLinear(nn.Linear):
     """``nn.Linear`` for weights ``(tasks, out, in)``: one batched matrix product."""
 
     def forward(self, x: Tensor) -> Tensor:
-        axis = _carried((self.weight, 2), (self.bias, 1))
+        axis = carried_task_axis((self.weight, 2), (self.bias, 1))
         if axis is None:
             return super().forward(x)
         rows = axis.split(x)
@@ -103,7 +103,7 @@ class _TaskConv(nn.modules.conv._ConvNd):
 
     def forward(self, x: Tensor) -> Tensor:
         rank = 2 + len(self.kernel_size)
-        axis = _carried((self.weight, rank), (self.bias, 1))
+        axis = carried_task_axis((self.weight, rank), (self.bias, 1))
         if axis is None:
             return super().forward(x)
         weight = axis.per_task(self.weight, rank).flatten(0, 1)
@@ -136,7 +136,7 @@ class TaskLayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         rank = len(self.normalized_shape)
-        axis = _carried((self.weight, rank), (self.bias, rank))
+        axis = carried_task_axis((self.weight, rank), (self.bias, rank))
         if axis is None:
             return super().forward(x)
         rows = axis.split(F.layer_norm(x, self.normalized_shape, None, None, self.eps))
@@ -151,7 +151,7 @@ class TaskGroupNorm(nn.GroupNorm):
     """``nn.GroupNorm`` for weights ``(tasks, C)``: normalises, then multiplies and adds."""
 
     def forward(self, x: Tensor) -> Tensor:
-        axis = _carried((self.weight, 1), (self.bias, 1))
+        axis = carried_task_axis((self.weight, 1), (self.bias, 1))
         if axis is None:
             return super().forward(x)
         rows = axis.split(F.group_norm(x, self.num_groups, None, None, self.eps))
@@ -160,75 +160,14 @@ class TaskGroupNorm(nn.GroupNorm):
         return axis.fold(torch.addcmul(bias.view(shape), rows, weight.view(shape)))
 
 
-class TaskGRU(nn.GRU):
-    """``nn.GRU`` for weights ``(tasks, 3 * hidden, in)``: cells that step through time for all tasks at once.
-
-    Source: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP 2014, in the variant of
-    ``torch.nn.GRU`` (the reset gate acts behind the matrix product). Batch first, one direction.
-    """
-
-    def forward(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        axis = _carried(*((getattr(self, name), 2 if name.startswith("weight") else 1) for name in self._flat_names))
-        if axis is None:
-            out: tuple[Tensor, Tensor] = super().forward(x, hx)
-            return out
-        if hx is not None or self.bidirectional or not self.batch_first or self.dropout:
-            raise ValueError(
-                "engine 'vectorized' runs nn.GRU with batch_first=True, one direction, no dropout and no initial state "
-                "only: set inner_loop.engine=higher"
-            )
-        rows, last = axis.split(x), []
-        for layer in range(self.num_layers):
-            rows, h = self._layer(axis, rows, layer)
-            last.append(axis.fold(h))
-        return axis.fold(rows), torch.stack(last)
-
-    @property
-    def _flat_names(self) -> list[str]:
-        return [name for names in self._all_weights for name in names]
-
-    def _layer(self, axis: TaskAxis, rows: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """``(tasks, n, T, in)`` to ``(tasks, n, T, hidden)`` and the last state."""
-        w_in, w_state = (
-            axis.per_task(getattr(self, f"weight_{kind}_l{layer}"), 2).transpose(1, 2) for kind in ("ih", "hh")
-        )
-        b_in, b_state = (
-            axis.per_task(getattr(self, f"bias_{kind}_l{layer}"), 1) if self.bias else w_in.new_zeros(1, w_in.shape[2])
-            for kind in ("ih", "hh")
-        )
-        b_in = torch.cat(
-            [b_in[:, : -self.hidden_size] + b_state[:, : -self.hidden_size], b_in[:, -self.hidden_size :]], 1
-        )
-        # Gates and candidate apart: slicing them out of one product costs more, and twice so in its derivatives.
-        parts = [2 * self.hidden_size, self.hidden_size]
-        gates_from_state, new_from_state = w_state.split(parts, 2)
-        new_bias = b_state[:, -self.hidden_size :].unsqueeze(1)
-        tasks, n, length, _ = rows.shape
-        by_time = rows.transpose(1, 2).flatten(1, 2)  # a step's samples lie together
-        drives = [
-            torch.baddbmm(bias.unsqueeze(1), by_time, weight).unflatten(1, (length, n)).unbind(1)
-            for weight, bias in zip(w_in.split(parts, 2), b_in.split(parts, 1), strict=True)
-        ]
-        h = by_time.new_zeros(tasks, n, self.hidden_size, dtype=drives[0][0].dtype)
-        states = []
-        for gates_drive, new_drive in zip(*drives, strict=True):
-            gates = torch.sigmoid(torch.baddbmm(gates_drive, h, gates_from_state))
-            reset, update = gates.chunk(2, -1)
-            new = torch.tanh(torch.addcmul(new_drive, reset, torch.baddbmm(new_bias, h, new_from_state)))
-            h = torch.lerp(new, h, update)
-            states.append(h)
-        return torch.stack(states, 2), h
-
-
 TASK_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: TaskLinear,
     nn.Conv1d: TaskConv1d,
     nn.Conv2d: TaskConv2d,
     nn.LayerNorm: TaskLayerNorm,
     nn.GroupNorm: TaskGroupNorm,
-    nn.GRU: TaskGRU,
 }
-"""By torch's own layer, the one that can carry a task axis."""
+"""By torch's own layer, the one that can carry a task axis; task_recurrent.py adds the recurrent ones."""
 
 
 def carry_task_axis(module: nn.Module) -> nn.Module:

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metaad_zoo.backbones.registry import Backbone, register_backbone
-from metaad_zoo.backbones.rnn import check_sequences
+from metaad_zoo.backbones.registry import register_backbone
+from metaad_zoo.backbones.sequences import SequenceBackbone, mean_over_steps, step_mask
 
 
 class SelfAttention(nn.Module):
@@ -23,7 +23,8 @@ class SelfAttention(nn.Module):
         heads: that share it.
 
     Shape:
-        ``(n, T, width)`` to the same.
+        ``(n, T, width)`` to the same; ``attended``, which positions are looked at: booleans ``(n, 1, 1, T)``, or None
+        for all.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -32,9 +33,9 @@ class SelfAttention(nn.Module):
         self.into = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, attended: Tensor | None = None) -> Tensor:
         q, k, v = self.into(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attended)
         y: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return y
 
@@ -48,8 +49,8 @@ class TransformerBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x))
+    def forward(self, x: Tensor, attended: Tensor | None = None) -> Tensor:
+        x = x + self.attention(self.norm1(x), attended)
         y: Tensor = x + self.mlp(self.norm2(x))
         return y
 
@@ -63,44 +64,56 @@ def positions(length: int, width: int, like: Tensor) -> Tensor:
 
 
 @register_backbone("transformer", modality="sequence")
-class Transformer(Backbone):
-    """A transformer encoder over the steps of a sequence; the embedding is the mean over steps.
+class Transformer(SequenceBackbone):
+    """A transformer encoder over the steps of a sequence, or over patches of them; the embedding is the mean over them.
 
     Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, with layer norm in front of each part (Xiong et
-    al., "On Layer Normalization in the Transformer Architecture", ICML 2020).
+    al., "On Layer Normalization in the Transformer Architecture", ICML 2020). Patches: Nie et al., "A Time Series is
+    Worth 64 Words", ICLR 2023, here without overlap.
 
     Args:
-        in_channels: of the sequences.
+        in_channels: of the sequences; -1: any number, each read by itself (:class:`SequenceBackbone`).
         width: of the positions; a multiple of ``heads``.
         layers: blocks of attention and network.
         heads: of the attention.
         expansion: hidden units of the network inside a block, in widths.
+        patch: steps of one token; a last one that is not full is filled with zeros.
 
     Shape:
-        ``(n, T, in_channels)`` to ``(n, width)``.
+        ``(n, T, in_channels)`` to ``(n, width)``, or ``(n, 2 * width)`` with ``in_channels=-1``.
 
     Raises:
-        ValueError: the heads do not divide the width, or later a batch has another shape.
+        ValueError: the heads do not divide the width, the patch has no step, or later a batch has another shape.
     """
 
-    modality = "sequence"
     cpu_tasks = 4
 
     def __init__(
-        self, in_channels: int = 1, width: int = 64, layers: int = 2, heads: int = 2, expansion: int = 2
+        self,
+        in_channels: int = 1,
+        width: int = 64,
+        layers: int = 2,
+        heads: int = 2,
+        expansion: int = 2,
+        patch: int = 1,
     ) -> None:
-        super().__init__()
+        super().__init__(in_channels, width)
         if width % heads:
             raise ValueError(f"transformer: heads={heads} do not divide width={width}")
-        self.in_channels = in_channels
-        self.into = nn.Linear(in_channels, width)
-        self.blocks = nn.Sequential(*(TransformerBlock(width, heads, expansion) for _ in range(layers)))
+        if patch < 1:
+            raise ValueError(f"transformer: a token holds at least one step, saw patch={patch}")
+        self.patch = patch
+        self.into = nn.Linear(patch * self.channels, width)
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads, expansion) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        self.embedding_dim = width
 
-    def forward(self, x: Tensor) -> Tensor:
-        check_sequences(x, self.in_channels)
+    def encode(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        if self.patch > 1:
+            x = F.pad(x, (0, 0, 0, -x.shape[1] % self.patch)).unflatten(1, (-1, self.patch)).flatten(2)
+            lengths = None if lengths is None else (lengths + self.patch - 1) // self.patch
         h = self.into(x)
         h = h + positions(h.shape[1], h.shape[2], h)  # in mixed precision the sum over layers stays in float32
-        embedding: Tensor = self.norm(self.blocks(h)).mean(1)
-        return embedding
+        attended = None if lengths is None else step_mask(lengths, h.shape[1])[:, None, None]
+        for block in self.blocks:
+            h = block(h, attended)
+        return mean_over_steps(self.norm(h), lengths)

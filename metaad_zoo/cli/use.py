@@ -11,7 +11,8 @@ from pathlib import Path
 
 from metaad_zoo.backbones import list_backbones
 from metaad_zoo.data import list_datasets
-from metaad_zoo.data.samples import image_files
+from metaad_zoo.data.samples import named_samples, refuse_anomalies_in
+from metaad_zoo.data.sources.columns import read_columns
 from metaad_zoo.detector import load_detector
 from metaad_zoo.learners import list_learners
 
@@ -24,9 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.command == "list":
             _list(options.kind, options.pattern, options.json)
         elif options.command == "adapt":
-            _adapt(options.name, options.support, options.out)
+            _adapt(options.name, options.support, options.label, options.out)
         else:
-            _score(options.folder, options.data, options.out, options.alpha)
+            _score(options.folder, options.data, options.label, options.out, options.alpha)
     except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -44,11 +45,15 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--json", action="store_true", help="for machines")
     adapt = commands.add_parser("adapt", help="make a detector for your own domain from a few samples")
     adapt.add_argument("name", help="a finished run, such as runs/quickstart/<time>, or a model folder")
-    adapt.add_argument("--support", type=Path, required=True, help="a folder of normal images")
+    adapt.add_argument(
+        "--support", type=Path, required=True, help="normal samples: a folder of images, a table, series"
+    )
+    adapt.add_argument("--label", help="a table's column of labels: 0 normal, 1 anomalous; without, all are normal")
     adapt.add_argument("--out", type=Path, required=True, help="folder for the detector")
     score = commands.add_parser("score", help="score samples by a detector")
     score.add_argument("folder", help="what `metaad adapt` wrote")
-    score.add_argument("--data", type=Path, required=True, help="a folder of images, or one image")
+    score.add_argument("--data", type=Path, required=True, help="a folder of images, a table, series; or one of them")
+    score.add_argument("--label", help="a table's column of labels, to be left out")
     score.add_argument("--out", type=Path, required=True, help="CSV file: sample, score, p_value, anomaly")
     score.add_argument("--alpha", type=float, default=0.1, help="false-alarm rate of the column anomaly")
     return parser
@@ -59,20 +64,27 @@ def _list(kind: str, pattern: str, as_json: bool) -> None:
     print(json.dumps(found) if as_json else "\n".join(found))
 
 
-def _adapt(name: str, support: Path, out: Path) -> None:
-    files = image_files(support)
-    load_detector(name).fit(files).save(out)
-    print(f"Adapted to {len(files)} normal images. Next, try:  metaad score {out} --data FOLDER --out scores.csv")
+def _adapt(name: str, support: Path, label: str | None, out: Path) -> None:
+    detector = load_detector(name)
+    if label is None:
+        refuse_anomalies_in(support)
+    elif set(detector.input_shapes) != {"tabular"}:
+        seen = list(detector.input_shapes)
+        raise ValueError(f"--label {label} names a column of a table, but this model reads {seen}")
+    names, samples = named_samples(support, detector.input_shapes, label)
+    labels = None if label is None else read_columns(support, label).labels
+    detector.fit(samples, labels).save(out)
+    print(f"Adapted to {len(names)} samples. Next, try:  metaad score {out} --data PATH --out scores.csv")
 
 
-def _score(folder: str, data: Path, out: Path, alpha: float) -> None:
+def _score(folder: str, data: Path, label: str | None, out: Path, alpha: float) -> None:
     if not out.parent.is_dir():
         raise ValueError(f"--out {out}: the folder {out.parent} does not exist; make it first")
-    files = image_files(data)
     detector = load_detector(folder)
-    scores, p, decisions = detector.judge(files, alpha)
+    names, samples = named_samples(data, detector.input_shapes, label)
+    scores, p, decisions = detector.judge(samples, alpha)
     with out.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["sample", "score", "p_value", "anomaly"])
-        writer.writerows(zip(map(str, files), scores, p, decisions, strict=True))
-    print(f"{int(decisions.sum())} of {len(files)} samples called anomalous at alpha={alpha}: {out}")
+        writer.writerows(zip(names, scores, p, decisions, strict=True))
+    print(f"{int(decisions.sum())} of {len(names)} samples called anomalous at alpha={alpha}: {out}")

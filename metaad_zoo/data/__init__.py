@@ -4,6 +4,8 @@ from metaad_zoo.data.base import EpisodeDataModule
 from metaad_zoo.data.camera import CarelessCamera
 from metaad_zoo.data.generated_tables import TablePrior
 from metaad_zoo.data.image import ImageEpisodes
+from metaad_zoo.data.multimodal import MultimodalEpisodes
+from metaad_zoo.data.sequence import SequenceEpisodes
 from metaad_zoo.data.sources import list_datasets
 from metaad_zoo.data.tabular import TabularEpisodes
 
@@ -11,6 +13,8 @@ __all__ = [
     "CarelessCamera",
     "EpisodeDataModule",
     "ImageEpisodes",
+    "MultimodalEpisodes",
+    "SequenceEpisodes",
     "TablePrior",
     "TabularEpisodes",
     "list_datasets",

@@ -2,48 +2,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as vision
 
-from metaad_zoo.data.sources import list_images, read_images, read_path
-from metaad_zoo.episodes import ANOMALOUS, NORMAL, UNLABELLED
+from metaad_zoo.backbones import ANY
+from metaad_zoo.data.image_samples import as_images, image_files
+from metaad_zoo.data.row_samples import as_rows, as_windows, series_files
+from metaad_zoo.data.sources import read_path
+from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
+from metaad_zoo.episodes import ANOMALOUS, NORMAL, UNLABELLED, count
+
+_FORMS: Mapping[str, Callable[[Any, Sequence[int]], Tensor]] = {
+    "image": as_images,
+    "sequence": as_windows,
+    "tabular": as_rows,
+}
 
 
 def as_samples(data: Any, input_shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
     """Samples by modality, float32, in the shape that a model was trained on.
 
     Args:
-        data: images as a numpy array or tensor (uint8, or floats in about [0, 1]) of shape ``(n, H, W)``,
-            ``(n, H, W, C)`` or ``(n, C, H, W)``; a folder of images; one image file; an ``.npz``; a list of files; or a
-            dict from modality to a tensor that has the model's own shape already, which is taken as it is.
-        input_shapes: shape of one sample by modality.
+        data: for a model of one modality, what :func:`metaad_zoo.data.image_samples.as_images` (arrays, tensors, files,
+            a folder, an ``.npz``), :func:`metaad_zoo.data.row_samples.as_rows` (arrays, DataFrames, CSV, Parquet,
+            ``.npz``) or :func:`metaad_zoo.data.row_samples.as_windows` (arrays, lists of series, files) take. For any
+            model, a dict from modality to one of these; a tensor that has the model's own shape already is taken as it
+            is. Of several modalities all but one may be missing (left out or None): the samples then lack them.
+        input_shapes: shape of one sample by modality; -1 for an axis of any length.
 
     Raises:
-        ValueError: the form, shape, range or a value (NaN) can't be used; files are named.
+        ValueError: the form, shape, range or a value can't be used (infinite; missing, in images); files are named.
     """
-    if isinstance(data, Mapping):
-        samples = {name: torch.as_tensor(x).float() for name, x in data.items()}
-        for name, shape in input_shapes.items():
-            if name not in samples or tuple(samples[name].shape[1:]) != tuple(shape):
-                seen = {key: tuple(x.shape) for key, x in samples.items()}
-                raise ValueError(f"expected {name!r} of shape (n, {', '.join(map(str, shape))}), saw {seen}")
-    elif "image" in input_shapes and len(input_shapes) == 1:
-        samples = {"image": _as_images(data, input_shapes["image"])}
-    else:
-        raise ValueError(f"this model reads {sorted(input_shapes)}: give a dict from modality to tensor")
+    if not isinstance(data, Mapping):
+        if len(input_shapes) > 1:
+            raise ValueError(f"this model reads {sorted(input_shapes)}: give a dict from modality to samples")
+        ((name, shape),) = input_shapes.items()
+        data = {name: _FORMS[name](data, shape)}
+    given = {name: x for name, x in data.items() if x is not None}
+    if set(given) - set(input_shapes) or not given or (len(given) < len(input_shapes) == 1):
+        raise ValueError(f"expected samples of {sorted(input_shapes)}, saw {sorted(given)}")
+    samples = {name: _one_modality(name, x, input_shapes[name]) for name, x in given.items()}
+    n = count(samples)
+    if n == 0:
+        raise ValueError(f"expected at least one sample, saw { {name: tuple(x.shape) for name, x in samples.items()} }")
     for name, x in samples.items():
-        if len(x) == 0:
-            raise ValueError(f"expected at least one sample, saw {name!r} of shape {tuple(x.shape)}")
-        bad = (~torch.isfinite(x.flatten(1))).any(1).nonzero().flatten().tolist()
+        missing_may_be = name != "image" or len(input_shapes) > 1
+        bad = (x.isinf() if missing_may_be else ~x.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
         if bad:
-            raise ValueError(f"{name!r} holds NaN or infinity in sample {bad[:10]}: remove or mend these samples")
+            what = "infinity" if missing_may_be else "NaN or infinity"
+            raise ValueError(f"{name!r} holds {what} in sample {bad[:10]}: remove or mend these samples")
+    for name, shape in input_shapes.items():
+        if name not in samples:
+            samples[name] = torch.full((n, *(max(size, 1) for size in shape)), torch.nan)
     return samples
+
+
+def named_samples(
+    path: Path, input_shapes: Mapping[str, Sequence[int]], label: str | None = None
+) -> tuple[list[str], dict[str, Tensor]]:
+    """What lies at a path as samples, and a name for each: a file, a row (from 1), or a file and a window's start.
+
+    Args:
+        path: images (a folder or a file), table rows (a file), or series (a file, or a folder of them).
+        input_shapes: of the model, of one modality.
+        label: a table's column that is not data; see :func:`metaad_zoo.data.sources.columns.read_columns`.
+
+    Raises:
+        ValueError: there is nothing of the kind, or it can't be used; see :func:`as_samples`.
+    """
+    (modality, shape), *others = input_shapes.items()
+    if others:
+        raise ValueError(f"this model reads {sorted(input_shapes)}: score such samples through Python, as a dict")
+    if modality == "image":
+        files = image_files(path)
+        return [str(f) for f in files], as_samples(files, input_shapes)
+    if modality == "tabular":
+        samples = as_samples(as_rows(path, shape, label), input_shapes)
+        return [str(i + 1) for i in range(count(samples))], samples
+    files = series_files(path)
+    windows = {f: as_windows(f, shape) for f in files}
+    names = [f"{f}:{i * len(w[0])}" for f, w in windows.items() for i in range(len(w))]
+    return names, as_samples(torch.cat(list(windows.values())), input_shapes)
+
+
+def _one_modality(name: str, x: Any, shape: Sequence[int]) -> Tensor:
+    if isinstance(x, Tensor) and x.ndim == len(shape) + 1:
+        if not fits(x.shape[1:], shape):
+            raise ValueError(f"expected {name!r} of shape (n, {', '.join(map(str, shape))}), saw {tuple(x.shape)}")
+        return x.detach().float()
+    if name in _FORMS:
+        return _FORMS[name](x, shape)
+    raise ValueError(
+        f"expected {name!r} as a tensor of shape (n, {', '.join(map(str, shape))}), saw {type(x).__name__}"
+    )
+
+
+def fits(found: Sequence[int], shape: Sequence[int]) -> bool:
+    """Whether one sample's shape is a model's; -1 there stands for any length.
+
+    Example:
+        >>> fits((64, 3), (64, -1)), fits((63, 3), (64, -1))
+        (True, False)
+    """
+    return len(found) == len(shape) and all(b in (a, ANY) for a, b in zip(found, shape, strict=True))
 
 
 def as_labels(labels: Any, n: int) -> Tensor:
@@ -65,13 +131,23 @@ def as_labels(labels: Any, n: int) -> Tensor:
 
 
 def refuse_anomalies_in(support: Any) -> None:
-    """Refuse an ``.npz`` of several classes, or with anomalies, as a support set without labels.
+    """Refuse a file of several classes, or with labelled anomalies, as a support set without labels.
 
     Raises:
         ValueError: as said; the file is named.
     """
-    if isinstance(support, (str, Path)) and Path(support).suffix == ".npz":
-        source = read_path(Path(support).expanduser())
+    if not isinstance(support, (str, Path)):
+        return
+    path = Path(support).expanduser()
+    if path.suffix.lower() in COLUMN_SUFFIXES and path.is_file():
+        labels = read_columns(path).labels
+        if labels is not None and labels.any():
+            raise ValueError(
+                f"{path} labels {int(labels.sum())} of {len(labels)} rows as anomalous, all of which would count as "
+                "normal support; give the normal rows alone, or labels (`metaad adapt --label COLUMN`)"
+            )
+    if path.suffix == ".npz" and _holds_images(path):
+        source = read_path(path)
         if len(source.class_names) > 1 or (source.anomalous is not None and source.anomalous.any()):
             raise ValueError(
                 f"{support} holds {len(source.class_names)} classes or anomalies, all of which would count "
@@ -79,77 +155,7 @@ def refuse_anomalies_in(support: Any) -> None:
             )
 
 
-def image_files(path: Path) -> list[Path]:
-    """The image files that a path stands for: itself, or those directly inside a folder.
-
-    Raises:
-        ValueError: the path does not exist, or the folder holds none.
-    """
-    if path.is_file():
-        return [path]
-    files = list_images(path) if path.is_dir() else []
-    if not files:
-        what = "holds no images directly in it" if path.is_dir() else "does not exist"
-        raise ValueError(f"{path} {what}: expected a folder of images, such as the normal samples, or an image file")
-    return files
-
-
-def _as_images(data: Any, shape: Sequence[int]) -> Tensor:
-    channels, height, width = shape
-    if isinstance(data, (str, Path)):
-        path = Path(data).expanduser()
-        if path.suffix == ".npz":
-            return _fitted(read_path(path).images.float() / 255, shape)
-        data = image_files(path)
-    if isinstance(data, (list, tuple)) and data and all(isinstance(p, (str, Path)) for p in data):
-        files = [Path(p).expanduser() for p in data]
-        if height != width:
-            raise ValueError(f"image files are brought to squares, but this model reads {height} x {width} pixels")
-        return read_images(files, image_size=height, channels=channels).float() / 255
-    return _fitted(_array_of_images(data, channels), shape)
-
-
-def _array_of_images(data: Any, channels: int) -> Tensor:
-    """Floats ``(n, C, H, W)`` from an array in one of the usual layouts."""
-    try:
-        # A copy also straightens negative strides and read-only memory, which torch does not take.
-        x = data.detach().cpu() if isinstance(data, Tensor) else torch.as_tensor(np.array(data))
-    except (TypeError, ValueError) as error:
-        seen = f"{type(data).__name__} ({error})"
-        raise ValueError(f"expected images as an array, a tensor, files or a folder, saw {seen}") from error
-    if x.ndim == 3 and (x.shape[2] in (1, 3) or x.shape[0] == channels == 3):
-        raise ValueError(
-            f"shape {tuple(x.shape)} looks like one colour image where several are expected: give it as images[None]"
-        )
-    if x.ndim == 3:
-        x = x[:, None]
-    elif x.ndim == 4 and x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):
-        x = x.movedim(3, 1)
-    if x.ndim != 4 or x.shape[1] not in (1, 3):
-        raise ValueError(
-            f"expected images of shape (n, H, W), (n, H, W, C) or (n, C, H, W) with C 1 or 3, saw {tuple(x.shape)}"
-        )
-    if 0 in x.shape[1:]:
-        raise ValueError(f"expected images with pixels, saw shape {tuple(x.shape)}")
-    if x.dtype == torch.uint8:
-        return x.float() / 255
-    if not x.is_floating_point():
-        raise ValueError(
-            f"expected images as uint8 (0 to 255) or as floats in about [0, 1], saw {x.dtype}: convert them"
-        )
-    finite = x[torch.isfinite(x)]
-    if len(finite) and (finite.min() < -1 or finite.max() > 2):
-        raise ValueError(
-            f"expected floats in about [0, 1], saw them from {finite.min():.3g} to {finite.max():.3g}: divide by 255, "
-            "or give uint8"
-        )
-    return x.float()
-
-
-def _fitted(images: Tensor, shape: Sequence[int]) -> Tensor:
-    channels, height, width = shape
-    if images.shape[1] != channels:
-        images = vision.rgb_to_grayscale(images) if channels == 1 else images.expand(-1, 3, -1, -1)
-    if tuple(images.shape[2:]) != (height, width):
-        images = vision.resize(images, [height, width], antialias=True)
-    return images
+def _holds_images(path: Path) -> bool:
+    with np.load(path, allow_pickle=False) as archive:
+        x = next((archive[n] for n in ("x", "X") if n in archive.files), None)
+    return x is not None and x.dtype == np.uint8 and x.ndim > 2

@@ -20,6 +20,7 @@ from metaad_zoo.backbones import (
     current_task_axis,
     episodic_batch_norm,
     modality_of,
+    options_from_shapes,
     statistics_from_first,
     task_axis,
 )
@@ -64,7 +65,7 @@ class EpisodeNetwork(nn.Module):
                 "choose another backbone (`metaad list --backbones`) or other data"
             )
         self.scaling = _complete(scaling or {}, self.modalities)
-        options = {**_options_from(self.modality, input_shapes), **backbone_options}
+        options = {**options_from_shapes(self.modality, input_shapes), **backbone_options}
         self.backbone = create_backbone(backbone, **options)
         episodic_batch_norm(self.backbone, batch_norm, steps)
         self.head = nn.Linear(self.backbone.embedding_dim, 1)
@@ -126,25 +127,6 @@ def _complete(scaling: Mapping[str, Scaling], modalities: Sequence[str]) -> dict
         if kind not in get_args(Scaling):
             raise unknown_name(f"scaling of {name}:", kind, get_args(Scaling))
     return {name: scaling.get(name, USUAL_SCALING[name]) for name in modalities}
-
-
-def _options_from(modality: str, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """What the samples' shapes tell a backbone.
-
-    Raises:
-        ValueError: images are not square.
-    """
-    if modality == MULTIMODAL:
-        return {"input_shapes": {name: tuple(shape) for name, shape in shapes.items()}}
-    shape = shapes[modality]
-    if modality == "image":
-        channels, height, width = shape
-        if height != width:
-            raise ValueError(f"backbones read square images, saw {height} x {width} pixels: set data.image_size")
-        return {"in_channels": channels, "image_size": height}
-    if modality == "sequence":
-        return {"in_channels": shape[-1]}
-    return {"in_features": shape[0]} if modality == "tabular" else {}
 
 
 @torch.no_grad()

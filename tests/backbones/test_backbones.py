@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from metaad_zoo.backbones import (
+    MULTIMODAL,
     Backbone,
+    ImageBackbone,
     create_backbone,
     episodic_batch_norm,
     list_backbones,
-    modality_of,
     register_backbone,
 )
-from tests.tiny import REGISTERED, TIMM, TINY, shape_options
+from tests.tiny import REGISTERED, TIMM, TINY, reads_any, registered_name, shape_options, shapes_of, tiny_modality
 
 NAMES = [*REGISTERED, *TIMM]
 
 
 def build(name: str, **options) -> Backbone:
-    return create_backbone(name, **shape_options(name), **{**TINY[name][0], **options})
+    return create_backbone(registered_name(name), **{**shape_options(name), **TINY[name][0], **options})
+
+
+def samples(name: str) -> torch.Tensor | dict[str, torch.Tensor]:
+    """Three of them; by modality for a backbone that reads several."""
+    by_modality = {modality: torch.rand(3, *shape) for modality, shape in shapes_of(name).items()}
+    return by_modality if tiny_modality(name) == MULTIMODAL else by_modality[tiny_modality(name)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -32,12 +40,12 @@ class TestEveryBackbone:
         return build(name)
 
     @pytest.fixture
-    def x(self, name) -> torch.Tensor:
-        return torch.rand(3, *TINY[name][1])
+    def x(self, name) -> torch.Tensor | dict[str, torch.Tensor]:
+        return samples(name)
 
     def test_gives_the_embedding_it_announces(self, name, backbone, x):
         assert backbone(x).shape == (3, backbone.embedding_dim)
-        assert backbone.modality == modality_of(name)
+        assert backbone.modality == tiny_modality(name)
 
     def test_every_parameter_gets_a_gradient(self, backbone, x):
         backbone(x).square().sum().backward()
@@ -57,15 +65,26 @@ class TestEveryBackbone:
         assert torch.nn.functional.cosine_similarity(half, backbone(x)).min() > 0.95
 
     def test_refuses_other_shapes(self, name, backbone, x):
-        kind = {"image": "images", "sequence": "sequences", "tabular": "table rows"}[modality_of(name)]
-        for other in (x[..., :-1], torch.cat([x, x], 1) if modality_of(name) == "image" else x[:, None], x[0]):
-            with pytest.raises(ValueError, match=rf"expected {kind} of shape \(n, .*saw \({other.shape[0]},"):
-                backbone(other)
+        kinds = {"image": "images", "sequence": "sequences", "tabular": "table rows"}
+        for modality in shapes_of(name):
+            one = x[modality] if isinstance(x, dict) else x
+            others = [one[..., :-1], torch.cat([one, one], 1) if modality == "image" else one[:, None], one[0]]
+            if reads_any(name):
+                others.pop(0)  # of the last axis, none is too long or too short
+                backbone(one[..., :-1])
+            for other in others:
+                given = other
+                if isinstance(x, dict):
+                    given = {m: v[:1].expand(len(other), *v.shape[1:]) for m, v in x.items()} | {modality: other}
+                seen = rf"expected {kinds[modality]} of shape \(n, .*saw \({other.shape[0]},"
+                with pytest.raises(ValueError, match=seen):
+                    backbone(given)
 
     def test_second_order_gradient_in_float64(self, name, backbone, x):
         """The derivative of an inner gradient's size along a direction, against finite differences."""
         backbone = episodic_batch_norm(backbone, "support").double().eval()
-        x, p = x.double(), next(p for n, p in backbone.named_parameters() if p.ndim > 1)
+        x = {m: v.double() for m, v in x.items()} if isinstance(x, dict) else x.double()
+        p = next(p for n, p in backbone.named_parameters() if p.ndim > 1)
         g = torch.Generator().manual_seed(0)
         weights = torch.randn(backbone.embedding_dim, generator=g, dtype=torch.float64)
 
@@ -96,9 +115,76 @@ def test_conv4_is_the_published_one():
     assert backbone(torch.zeros(1, 1, 28, 28)).shape == (1, 64)
 
 
+def test_vit_reads_patches_and_knows_their_places():
+    """Against a convolution with stride, and the position table of Beyer et al. written out with numpy."""
+    backbone, x = (
+        create_backbone("vit", in_channels=2, image_size=12, patch=4, width=8, heads=2),
+        torch.rand(3, 2, 12, 12),
+    )
+    seen = {}
+    backbone.into.register_forward_hook(lambda module, inputs, out: seen.update(patches=out))
+    backbone.blocks[0].register_forward_hook(lambda module, inputs, out: seen.update(tokens=inputs[0]))
+    backbone(x)
+    kernel = backbone.into.weight.view(8, 2, 4, 4)
+    expected = torch.nn.functional.conv2d(x, kernel, backbone.into.bias, stride=4).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(seen["patches"], expected)
+    y, x = np.mgrid[:3, :3]
+    omega = 1 / 10000 ** (np.arange(2) / 1)
+    y, x = (at.flatten()[:, None] * omega[None] for at in (y, x))
+    table = np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1)
+    torch.testing.assert_close(seen["tokens"] - seen["patches"], torch.tensor(table).float().expand(3, -1, -1))
+
+
+POOLED = {
+    "conv4": lambda last: last.flatten(1),
+    "resnet12": lambda last: last.mean((2, 3)),
+    "vit": lambda last: last.mean((2, 3)),
+    "timm/resnet18": lambda last: last.mean((2, 3)),
+}
+IMAGE = [name for name in NAMES if tiny_modality(name) == "image"]
+
+
+@pytest.mark.parametrize("name", IMAGE)
+def test_feature_maps_go_from_fine_to_coarse_and_end_in_the_embedding(name):
+    backbone, x = build(name).eval(), torch.rand(3, *TINY[name][1])
+    assert isinstance(backbone, ImageBackbone)
+    maps = backbone.feature_maps(x)
+    sizes = [one.shape[-1] for one in maps]
+    assert len(maps) > 1
+    assert sizes == sorted(sizes, reverse=True)
+    for one in maps:
+        assert one.ndim == 4
+        assert len(one) == 3
+        assert one.shape[2] == one.shape[3] <= x.shape[-1]
+    assert len({tuple(one.shape[1:]) for one in maps}) > 1 or "vit" in name, "a transformer keeps its resolution"
+    if name in POOLED:
+        torch.testing.assert_close(POOLED[name](maps[-1]), backbone(x))
+    with pytest.raises(ValueError, match="expected images of shape"):
+        backbone.feature_maps(x[0])
+
+
+def test_a_token_lies_on_the_map_where_its_patch_lies_in_the_image():
+    """With one black image and one with a bright patch in row 0, column 2, layers that do not attend tell where."""
+    backbone = build("vit").eval()
+    for block in backbone.blocks:
+        torch.nn.init.zeros_(block.attention.out.weight)
+    x = torch.zeros(2, 1, 12, 12)
+    x[1, :, :4, 8:] = 1
+    black, bright = backbone.feature_maps(x)[-1]
+    differs = (black - bright).abs().sum(0) > 1e-4
+    assert differs.nonzero().tolist() == [[0, 2]]
+
+
+def test_a_model_without_feature_maps_is_named():
+    backbone = build("timm/resnet18")
+    backbone.body = nn.Flatten()
+    with pytest.raises(ValueError, match=r"timm/resnet18 has no intermediate feature maps"):
+        backbone.feature_maps(torch.rand(2, 1, 32, 32))
+
+
 def test_names_patterns_and_order():
     assert list_backbones("conv*") == ["conv4"]
-    assert list_backbones("*", modality="sequence") == ["gru", "transformer"]
+    assert list_backbones("*", modality="sequence") == ["gru", "lstm", "tcn", "transformer"]
     found = list_backbones("timm/resnet*")
     assert {"timm/resnet18", "timm/resnet50"} <= set(found)
     assert found.index("timm/resnet18") < found.index("timm/resnet101"), "natural order"
@@ -124,7 +210,21 @@ def test_a_timm_model_without_its_prefix_is_offered_with_it():
         ("resnet12", {"image_size": 8}, "at least 16, saw 8"),
         ("resnet12", {"widths": (1, 2)}, "four widths"),
         ("mlp", {"widths": ()}, "at least one layer"),
+        ("mlp", {"activation": "sigmiod"}, "activation of mlp: 'sigmiod'; did you mean 'sigmoid'"),
+        ("resnet_mlp", {"norm": "group"}, "norm of resnet_mlp: 'group'.*Known: batch, layer"),
+        ("ft_transformer", {"width": 6, "heads": 4}, "heads=4 do not divide width=6"),
         ("transformer", {"width": 6, "heads": 4}, "heads=4 do not divide width=6"),
+        (
+            "vit",
+            {"patch": 5, "image_size": 28},
+            "patch=5 does not divide image_size=28: take one of 1, 2, 4, 7, 14, 28",
+        ),
+        ("vit", {"width": 64, "heads": 3}, "width=64 must be a multiple of 4 .* and of heads=3"),
+        ("vit", {"width": 6, "heads": 3}, "width=6 must be a multiple of 4"),
+        ("vit", {"layers": 0}, "must be at least 1"),
+        ("transformer", {"patch": 0}, "at least one step, saw patch=0"),
+        ("tcn", {"layers": 0}, "at least one block, saw layers=0"),
+        ("gru", {"in_channels": 0}, "in_channels of 1 or more, or -1 for any number, saw 0"),
         ("conv4", {"norm": "layer"}, "'batch', 'group' or 'none'"),
         ("conv4", {"widht": 3}, "option of backbone 'conv4': 'widht'; did you mean 'width'"),
         ("timm/inception_v3", {"image_size": 16}, "timm/inception_v3 can.t take images of 16 x 16 pixels"),

@@ -59,7 +59,7 @@ def test_list(arguments, expected, capsys):
 def test_adapt_then_score(place, capsys):
     support, mine = str(place / "good"), str(place / "mine")
     assert main(["adapt", str(place / "model"), "--support", support, "--out", mine]) == 0
-    assert "Adapted to 5 normal images" in capsys.readouterr().out
+    assert "Adapted to 5 samples" in capsys.readouterr().out
     out = place / "scores.csv"
     assert main(["score", mine, "--data", str(place / "new"), "--out", str(out), "--alpha", "0.2"]) == 0
     with out.open() as file:

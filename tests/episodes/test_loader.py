@@ -80,7 +80,7 @@ def test_an_epoch_too_short_for_a_batch_is_refused():
 def test_collate_refuses_mixed_sizes():
     small = sampler().episode(0, 0)
     large = EpisodeSampler(sampler().pool, EpisodeSpec(4), "train", 0).episode(0, 0)
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="same modalities, numbers of samples"):
         EpisodeBatch.collate([small, large])
 
 

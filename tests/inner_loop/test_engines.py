@@ -12,9 +12,18 @@ from torch import nn
 
 import metaad_zoo
 from metaad_zoo.backbones import EpisodicBatchNorm, carry_task_axis
+from metaad_zoo.episodes import EpisodeBatch
 from metaad_zoo.inner_loop import InnerLoop
-from metaad_zoo.learners import list_learners
-from tests.tiny import REGISTERED, bytes_kept, meta_gradient, relative_difference, tiny_batch, tiny_learner
+from metaad_zoo.learners import GradientLearner, list_learners
+from tests.tiny import (
+    REGISTERED,
+    bytes_kept,
+    meta_gradient,
+    relative_difference,
+    tiny_batch,
+    tiny_learner,
+    tiny_modality,
+)
 
 ENGINES = ("higher", "vectorized")
 ORDERS = {
@@ -45,6 +54,22 @@ def both(learner: str, backbone: str, **inner_loop) -> float:
 @pytest.mark.parametrize("backbone", REGISTERED)
 def test_meta_gradients_agree_in_float64(learner, order, backbone):
     assert both(learner, backbone, order=order) <= 1e-8
+
+
+@pytest.mark.usefixtures("_float64")
+@pytest.mark.parametrize("backbone", [name for name in REGISTERED if tiny_modality(name) == "sequence"])
+def test_they_agree_and_equal_finite_differences_where_values_are_missing(backbone):
+    """Second order; every sample has its own length, each task lacks a channel somewhere or as a whole."""
+    batch = tiny_batch(backbone)
+    for x in (batch.support["sequence"], batch.query["sequence"]):
+        tasks, n, length, channels = x.shape
+        for task in range(tasks):
+            x[task, 0, :, task % channels] = x[task, 1, 2, 0] = x[0, :, :, 1] = float("nan")
+            for i in range(n):
+                x[task, i, length - (i + task) % length :] = float("nan")
+    higher, vectorized = (tiny_learner("maml", backbone, engine=engine, lr=0.01) for engine in ENGINES)
+    assert relative_difference(meta_gradient(vectorized, batch), meta_gradient(higher, batch)) <= 1e-8
+    assert_equals_finite_differences(vectorized, batch)
 
 
 @pytest.mark.usefixtures("_float64")
@@ -122,7 +147,11 @@ def test_checkpointed_steps_give_the_same_gradient(backbone, settings):
 @pytest.mark.usefixtures("_float64")
 @pytest.mark.parametrize("backbone", REGISTERED)
 def test_the_vectorized_engine_equals_finite_differences(backbone):
-    learner, batch = tiny_learner("maml", backbone, engine="vectorized", lr=0.01), tiny_batch(backbone)
+    assert_equals_finite_differences(tiny_learner("maml", backbone, engine="vectorized", lr=0.01), tiny_batch(backbone))
+
+
+def assert_equals_finite_differences(learner: GradientLearner, batch: EpisodeBatch) -> None:
+    """The meta-gradient, along a random direction."""
     parameters = list(learner.parameters())
     g = torch.Generator().manual_seed(2)
     direction = [torch.randn(p.shape, generator=g) for p in parameters]
@@ -183,11 +212,12 @@ def test_a_layer_that_folds_another_axis_into_the_batch_is_refused():
         learner.outer_loss(tiny_batch("mlp"))
 
 
-def test_a_recurrent_net_beyond_the_cell_is_refused():
-    learner = tiny_learner("maml", "gru", engine="vectorized")
+@pytest.mark.parametrize("backbone", ["gru", "lstm"])
+def test_a_recurrent_net_beyond_the_cell_is_refused(backbone):
+    learner = tiny_learner("maml", backbone, engine="vectorized")
     learner.network.backbone.cells.bidirectional = True
-    with pytest.raises(ValueError, match=r"nn.GRU with batch_first=True, one direction.*engine=higher"):
-        learner.outer_loss(tiny_batch("gru"))
+    with pytest.raises(ValueError, match=rf"nn.{backbone.upper()} with batch_first=True, one direction.*engine=higher"):
+        learner.outer_loss(tiny_batch(backbone))
 
 
 def test_nothing_in_the_package_calls_vmap():

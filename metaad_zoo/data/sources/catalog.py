@@ -6,10 +6,17 @@ from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 
 from metaad_zoo.data.sources.known import IMAGE_READERS
+from metaad_zoo.data.sources.known_multimodal import MULTIMODAL_READERS
+from metaad_zoo.data.sources.known_series import SERIES_READERS
 from metaad_zoo.data.sources.known_tables import TABLE_READERS
 from metaad_zoo.names import unknown_name
 
-_DATASETS: Mapping[str, Collection[str]] = {"image": IMAGE_READERS, "tabular": TABLE_READERS}
+_DATASETS: Mapping[str, Collection[str]] = {
+    "image": IMAGE_READERS,
+    "multimodal": MULTIMODAL_READERS,
+    "sequence": SERIES_READERS,
+    "tabular": TABLE_READERS,
+}
 
 
 def list_datasets(pattern: str = "*", modality: str | None = None) -> list[str]:

@@ -1,0 +1,91 @@
+"""A transformer over the columns of a table."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metaad_zoo.backbones.registry import Backbone, register_backbone
+from metaad_zoo.backbones.tabular import centre_missing, check_rows, require_width
+from metaad_zoo.backbones.task_axis import current_task_axis
+from metaad_zoo.backbones.transformer import TransformerBlock
+
+
+class FeatureTokenizer(nn.Module):
+    """Each column's value times a vector of its own, plus a bias of its own; in front of them a [CLS] token.
+
+    Source: Gorishniy et al., "Revisiting Deep Learning Models for Tabular Data", NeurIPS 2021, section 3.3.
+
+    Args:
+        in_features: columns of the table.
+        width: of the tokens.
+
+    Attributes:
+        weight: ``(in_features, width)``, or with a task axis ``(tasks, in_features, width)``.
+        bias: ``(1 + in_features, width)``, or with a task axis in front; the first row is the [CLS] token.
+
+    Shape:
+        ``(n, in_features)`` to ``(n, 1 + in_features, width)``.
+    """
+
+    carries_task_axis = True
+
+    def __init__(self, in_features: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(in_features, width).uniform_(-(width**-0.5), width**-0.5))
+        self.bias = nn.Parameter(torch.empty(1 + in_features, width).uniform_(-(width**-0.5), width**-0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        axis = current_task_axis()
+        if axis is None:
+            return F.pad(x.unsqueeze(-1) * self.weight, (0, 0, 1, 0)) + self.bias
+        weight, bias = (axis.per_task(p, 2).unsqueeze(1) for p in (self.weight, self.bias))
+        return axis.fold(F.pad(axis.split(x).unsqueeze(-1) * weight, (0, 0, 1, 0)) + bias)
+
+
+@register_backbone("ft_transformer", modality="tabular")
+class FTTransformer(Backbone):
+    """FT-Transformer: columns become tokens that attend to each other; the embedding is read off a [CLS] token.
+
+    The token of a missing value is its column's bias alone, as it is for a value at the centre of the support set.
+
+    Source: Gorishniy et al., "Revisiting Deep Learning Models for Tabular Data", NeurIPS 2021, section 3.3.
+    Differences: the blocks are those of ``transformer`` (GELU in place of ReGLU, a norm in front of the first attention
+    too), and there is no dropout.
+
+    Args:
+        in_features: columns of the table; memory and time grow with their square.
+        width: of the tokens; a multiple of ``heads``.
+        layers: blocks of attention and network.
+        heads: of the attention.
+        expansion: hidden units of the network inside a block, in widths.
+
+    Shape:
+        ``(n, in_features)`` to ``(n, width)``.
+
+    Raises:
+        ValueError: the number of columns is unknown, the heads do not divide the width, or later a batch has another
+            shape.
+    """
+
+    modality = "tabular"
+
+    def __init__(
+        self, in_features: int = 32, width: int = 64, layers: int = 2, heads: int = 4, expansion: int = 2
+    ) -> None:
+        super().__init__()
+        require_width("ft_transformer", in_features)
+        if width % heads:
+            raise ValueError(f"ft_transformer: heads={heads} do not divide width={width}")
+        self.in_features = in_features
+        self.tokenizer = FeatureTokenizer(in_features, width)
+        self.blocks = nn.Sequential(*(TransformerBlock(width, heads, expansion) for _ in range(layers)))
+        self.out = nn.Sequential(nn.LayerNorm(width), nn.ReLU())
+        self.embedding_dim = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_rows(x, self.in_features)
+        tokens = self.blocks(self.tokenizer(centre_missing(x)))
+        embedding: Tensor = self.out(tokens[:, 0])
+        return embedding

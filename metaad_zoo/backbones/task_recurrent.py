@@ -1,0 +1,117 @@
+"""Recurrent layers that can carry a leading task axis (see :mod:`metaad_zoo.backbones.task_axis`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metaad_zoo.backbones.task_axis import TASK_LAYERS, TaskAxis, carried_task_axis
+
+
+class _TaskRecurrence(nn.RNNBase):
+    """Cells that step through time for all tasks at once, for weights ``(tasks, gates * hidden, in)``.
+
+    Batch first, one direction, without dropout and initial state.
+    """
+
+    def forward(self, x: Tensor, hx: Any = None) -> Any:
+        ranks = {name: 2 if name.startswith("weight") else 1 for names in self._all_weights for name in names}
+        axis = carried_task_axis(*((getattr(self, name), rank) for name, rank in ranks.items()))
+        if axis is None:
+            return super().forward(x, hx)
+        if hx is not None or self.bidirectional or not self.batch_first or self.dropout or self.proj_size:
+            raise ValueError(
+                f"engine 'vectorized' runs nn.{self.mode} with batch_first=True, one direction, no dropout, no "
+                "projection and no initial state only: set inner_loop.engine=higher"
+            )
+        rows, last = axis.split(x), []
+        for layer in range(self.num_layers):
+            rows, *memory = self._layer(axis, rows, layer)
+            last.append([axis.fold(m) for m in memory])
+        memories = tuple(torch.stack(of_layers) for of_layers in zip(*last, strict=True))
+        return axis.fold(rows), memories[0] if len(memories) == 1 else memories
+
+    def _layer(self, axis: TaskAxis, rows: Tensor, layer: int) -> tuple[Tensor, ...]:
+        """``(tasks, n, T, in)`` to ``(tasks, n, T, hidden)``, the last state and whatever else the cells remember."""
+        raise NotImplementedError
+
+    def _weights(self, axis: TaskAxis, layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Weights ``(tasks, in, gates)`` for input and state, and their biases ``(tasks or 1, gates)``."""
+        w_in, w_state = (
+            axis.per_task(getattr(self, f"weight_{kind}_l{layer}"), 2).transpose(1, 2) for kind in ("ih", "hh")
+        )
+        b_in, b_state = (
+            axis.per_task(getattr(self, f"bias_{kind}_l{layer}"), 1) if self.bias else w_in.new_zeros(1, w_in.shape[2])
+            for kind in ("ih", "hh")
+        )
+        return w_in, w_state, b_in, b_state
+
+
+def _drives(rows: Tensor, parts: Iterable[tuple[Tensor, Tensor]]) -> list[Sequence[Tensor]]:
+    """What the input adds to each part of the gates, by time step.
+
+    Args:
+        rows: ``(tasks, n, T, in)``.
+        parts: weights ``(tasks, in, gates)`` and bias ``(tasks, gates)`` of each.
+
+    Returns:
+        For each part ``T`` tensors ``(tasks, n, gates)``.
+    """
+    by_time = rows.transpose(1, 2).flatten(1, 2)  # a step's samples lie together
+    return [
+        torch.baddbmm(bias.unsqueeze(1), by_time, weight).unflatten(1, (rows.shape[2], rows.shape[1])).unbind(1)
+        for weight, bias in parts
+    ]
+
+
+class TaskGRU(_TaskRecurrence, nn.GRU):  # type: ignore[misc]
+    """``nn.GRU`` for weights ``(tasks, 3 * hidden, in)``.
+
+    Source: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP 2014, in the variant of
+    ``torch.nn.GRU`` (the reset gate acts behind the matrix product).
+    """
+
+    def _layer(self, axis: TaskAxis, rows: Tensor, layer: int) -> tuple[Tensor, ...]:
+        w_in, w_state, b_in, b_state = self._weights(axis, layer)
+        # Gates and candidate apart: slicing them out of one product costs more, and twice so in its derivatives.
+        parts = [2 * self.hidden_size, self.hidden_size]
+        gates_from_state, new_from_state = w_state.split(parts, 2)
+        (gates_bias, new_bias_in), (gates_bias_state, new_bias) = b_in.split(parts, 1), b_state.split(parts, 1)
+        biases = (gates_bias + gates_bias_state, new_bias_in)
+        drives = _drives(rows, zip(w_in.split(parts, 2), biases, strict=True))
+        new_bias = new_bias.unsqueeze(1)
+        h = rows.new_zeros(axis.tasks, rows.shape[1], self.hidden_size, dtype=drives[0][0].dtype)
+        states = []
+        for gates_drive, new_drive in zip(*drives, strict=True):
+            gates = torch.sigmoid(torch.baddbmm(gates_drive, h, gates_from_state))
+            reset, update = gates.chunk(2, -1)
+            new = torch.tanh(torch.addcmul(new_drive, reset, torch.baddbmm(new_bias, h, new_from_state)))
+            h = torch.lerp(new, h, update)
+            states.append(h)
+        return torch.stack(states, 2), h
+
+
+class TaskLSTM(_TaskRecurrence, nn.LSTM):  # type: ignore[misc]
+    """``nn.LSTM`` for weights ``(tasks, 4 * hidden, in)``.
+
+    Source: Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural Computation 1997, with the forget gate of
+    ``torch.nn.LSTM``.
+    """
+
+    def _layer(self, axis: TaskAxis, rows: Tensor, layer: int) -> tuple[Tensor, ...]:
+        w_in, w_state, b_in, b_state = self._weights(axis, layer)
+        (drives,) = _drives(rows, [(w_in, b_in + b_state)])
+        h = c = rows.new_zeros(axis.tasks, rows.shape[1], self.hidden_size, dtype=drives[0].dtype)
+        states = []
+        for drive in drives:
+            i, f, g, o = torch.baddbmm(drive, h, w_state).chunk(4, -1)
+            c = torch.addcmul(torch.sigmoid(f) * c, torch.sigmoid(i), torch.tanh(g))
+            h = torch.sigmoid(o) * torch.tanh(c)
+            states.append(h)
+        return torch.stack(states, 2), h, c
+
+
+TASK_LAYERS.update({nn.GRU: TaskGRU, nn.LSTM: TaskLSTM})

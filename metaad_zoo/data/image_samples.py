@@ -1,0 +1,95 @@
+"""A user's own images, in any of the forms they come in, as samples of a model's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as vision
+
+from metaad_zoo.data.sources import list_images, read_images, read_path
+
+
+def image_files(path: Path) -> list[Path]:
+    """The image files that a path stands for: itself, or those directly inside a folder.
+
+    Raises:
+        ValueError: the path does not exist, or the folder holds none.
+    """
+    if path.is_file():
+        return [path]
+    files = list_images(path) if path.is_dir() else []
+    if not files:
+        what = "holds no images directly in it" if path.is_dir() else "does not exist"
+        raise ValueError(f"{path} {what}: expected a folder of images, such as the normal samples, or an image file")
+    return files
+
+
+def as_images(data: Any, shape: Sequence[int]) -> Tensor:
+    """Images ``(n, C, H, W)`` float32 in about [0, 1] from arrays, tensors, files or a folder.
+
+    Raises:
+        ValueError: the form, shape or range can't be used.
+    """
+    channels, height, width = shape
+    if isinstance(data, (str, Path)):
+        path = Path(data).expanduser()
+        if path.suffix == ".npz":
+            return _fitted(read_path(path).images.float() / 255, shape)
+        data = image_files(path)
+    if isinstance(data, (list, tuple)) and data and all(isinstance(p, (str, Path)) for p in data):
+        files = [Path(p).expanduser() for p in data]
+        if height != width:
+            raise ValueError(f"image files are brought to squares, but this model reads {height} x {width} pixels")
+        return read_images(files, image_size=height, channels=channels).float() / 255
+    return _fitted(_array_of_images(data, channels), shape)
+
+
+def _array_of_images(data: Any, channels: int) -> Tensor:
+    """Floats ``(n, C, H, W)`` from an array in one of the usual layouts."""
+    try:
+        # A copy also straightens negative strides and read-only memory, which torch does not take.
+        x = data.detach().cpu() if isinstance(data, Tensor) else torch.as_tensor(np.array(data))
+    except (TypeError, ValueError) as error:
+        seen = f"{type(data).__name__} ({error})"
+        raise ValueError(f"expected images as an array, a tensor, files or a folder, saw {seen}") from error
+    if x.ndim == 3 and (x.shape[2] in (1, 3) or x.shape[0] == channels == 3):
+        raise ValueError(
+            f"shape {tuple(x.shape)} looks like one colour image where several are expected: give it as images[None]"
+        )
+    if x.ndim == 3:
+        x = x[:, None]
+    elif x.ndim == 4 and x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):
+        x = x.movedim(3, 1)
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise ValueError(
+            f"expected images of shape (n, H, W), (n, H, W, C) or (n, C, H, W) with C 1 or 3, saw {tuple(x.shape)}"
+        )
+    if 0 in x.shape[1:]:
+        raise ValueError(f"expected images with pixels, saw shape {tuple(x.shape)}")
+    if x.dtype == torch.uint8:
+        return x.float() / 255
+    if not x.is_floating_point():
+        raise ValueError(
+            f"expected images as uint8 (0 to 255) or as floats in about [0, 1], saw {x.dtype}: convert them"
+        )
+    finite = x[torch.isfinite(x)]
+    if len(finite) and (finite.min() < -1 or finite.max() > 2):
+        raise ValueError(
+            f"expected floats in about [0, 1], saw them from {finite.min():.3g} to {finite.max():.3g}: divide by 255, "
+            "or give uint8"
+        )
+    return x.float()
+
+
+def _fitted(images: Tensor, shape: Sequence[int]) -> Tensor:
+    channels, height, width = shape
+    if images.shape[1] != channels:
+        images = vision.rgb_to_grayscale(images) if channels == 1 else images.expand(-1, 3, -1, -1)
+    if tuple(images.shape[2:]) != (height, width):
+        images = vision.resize(images, [height, width], antialias=True)
+    return images

@@ -1,0 +1,183 @@
+"""Multimodal episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from metaad_zoo.data.base import EpisodeDataModule
+from metaad_zoo.data.pairing import AgreementPool, Pairing
+from metaad_zoo.data.sources.known_multimodal import read_known_multimodal
+from metaad_zoo.data.sources.manifest import read_manifest
+from metaad_zoo.data.sources.modalities import JoinedModalities, Modalities
+from metaad_zoo.data.splits import split_by_counts, split_by_patterns
+from metaad_zoo.episodes import ClassTaskPool, DomainTaskPool, TaskPool
+from metaad_zoo.names import unknown_name
+
+Anomalies = Literal["mismatch", "pair", "rest", "own"]
+
+
+class MultimodalEpisodes(EpisodeDataModule):
+    """Few-shot anomaly-detection tasks over samples of several modalities, such as a picture and a sound.
+
+    Args:
+        dataset: a known name, as in :func:`metaad_zoo.list_datasets`, or ``"own"`` for the manifest at ``root``.
+        root: for ``"own"``: a manifest, see :func:`metaad_zoo.data.sources.manifest.read_manifest`. For a known name:
+            where its files lie (default ``METAAD_DATA``).
+        splits: which classes or domains go where: for each of ``train``, ``val``, ``test`` a list of fnmatch patterns,
+            or three counts, drawn at random by ``seed``. None: a fifth each to val and test, at least what a task
+            needs, and the others to train.
+        split_by: what the counts count: ``"class"``, or ``"parent"``: all before the last ``/`` of a class name.
+        anomalies: ``"mismatch"``: samples whose modalities do not belong together
+            (:class:`metaad_zoo.data.pairing.AgreementPool`); ``"pair"``: samples of one other class; ``"rest"``: of all
+            other classes; ``"own"``: what the data itself says. None: ``"own"`` where there are labels, ``"mismatch"``
+            where the modalities are separate sets, else ``"pair"``.
+        classes_per_task: for ``"mismatch"``: how many classes make a task.
+        pairing: for ``"mismatch"``, of the training tasks alone: ``"any"`` draws anew for each episode which classes
+            belong together, so that this must be read from the support set; ``"labelled"`` takes the same class.
+        new_classes: for ``"mismatch"``: share of the training episodes whose classes are made new ones, by turned
+            pictures and shifted channels (:func:`metaad_zoo.data.new_classes.as_new_classes`).
+        modalities: what is given out; None gives all. The episodes are the same ones, so that a backbone of one
+            modality can be compared with fusion.
+        absent: share of the training samples in which one modality, chosen at random, is hidden (NaN). A sample that
+            has nothing else given out is left alone.
+        image_size: height and width in pixels; None keeps the images' own.
+        channels: 1 or 3, for ``"own"``; None keeps the images' own.
+        length: steps of the sequences; None takes the data set's usual number, for ``"own"`` the longest.
+        kwargs: of :class:`metaad_zoo.data.EpisodeDataModule`.
+
+    Raises:
+        ValueError: a name is unknown, files are missing or damaged, a setting does not fit the data, or a split is too
+            small; before any training.
+
+    Memory: images are held as bytes, sequences and tables as float32.
+    """
+
+    def __init__(
+        self,
+        dataset: str = "digits_tones",
+        root: str | None = None,
+        splits: dict[str, list[str]] | list[int] | None = None,
+        split_by: Literal["class", "parent"] = "class",
+        anomalies: Anomalies | None = None,
+        classes_per_task: int = 2,
+        pairing: Pairing = "any",
+        new_classes: float = 0.0,
+        modalities: list[str] | None = None,
+        absent: float = 0.0,
+        image_size: int | None = None,
+        channels: Literal[1, 3] | None = None,
+        length: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if image_size is not None and image_size < 1:
+            raise ValueError(f"data.image_size is {image_size}; expected pixels, at least 1")
+        for name, value, known in (("anomalies", anomalies, Anomalies), ("pairing", pairing, Pairing)):
+            if value is not None and value not in get_args(known):
+                raise unknown_name(f"data.{name}", value, get_args(known))
+        if channels is not None and dataset != "own":
+            raise ValueError(f"data.channels is {channels} but is for your own images: leave it out for {dataset!r}")
+        self.dataset, self.root, self.splits, self.split_by = dataset, root, splits, split_by
+        self.wanted_anomalies, self.classes_per_task, self.pairing = anomalies, classes_per_task, pairing
+        self.new_classes, self.modalities, self.absent = new_classes, modalities, absent
+        self.image_size, self.channels, self.length = image_size, channels, length
+
+    @cached_property
+    def source(self) -> Modalities:
+        """All samples, with the modalities that are given out."""
+        if self.dataset != "own":
+            source = read_known_multimodal(self.dataset, self.root, self.image_size, self.length)
+        elif not self.root:
+            raise ValueError("data.dataset is 'own' but data.root names no manifest: set data.root=MANIFEST.csv")
+        else:
+            source = read_manifest(Path(self.root).expanduser(), self.image_size, self.length, self.channels)
+        return source.giving(self.modalities)
+
+    @property
+    def anomalies(self) -> Anomalies:
+        """Where anomalies come from.
+
+        Raises:
+            ValueError: the data can't give those that were asked for.
+        """
+        joined = isinstance(self.source, JoinedModalities)
+        labelled = isinstance(self.source, JoinedModalities) and self.source.anomalous is not None
+        wanted = self.wanted_anomalies or ("own" if labelled else "pair" if joined else "mismatch")
+        possible = ["mismatch"] if not joined else ["own"] if labelled else ["mismatch", "pair", "rest"]
+        if wanted not in possible:
+            why = "labels" if labelled else "classes without labels" if joined else "modalities that are separate sets"
+            raise ValueError(f"data.anomalies is {wanted!r} but {self.source.name} has {why}: set one of {possible}")
+        return wanted
+
+    @cached_property
+    def class_splits(self) -> dict[str, list[str]]:
+        """Names of the classes or domains of each split."""
+        names = self.source.class_names
+        if isinstance(self.splits, dict):
+            return split_by_patterns(names, self.splits)
+        least = {"own": 1, "mismatch": self.classes_per_task}.get(self.anomalies, 2)
+        counts = _usual_counts(names, self.split_by, least) if self.splits is None else self.splits
+        return split_by_counts(names, counts, self.split_by, self.seed)
+
+    @cached_property
+    def pools(self) -> Mapping[str, TaskPool]:
+        return {split: self._pool(split, names) for split, names in self.class_splits.items() if names}
+
+    def _pool(self, split: str, names: Sequence[str]) -> TaskPool:
+        source = self.source.giving(self.modalities, self.absent if split == "train" else 0.0)
+        if self.anomalies == "mismatch":
+            settings = (self.pairing, self.new_classes) if split == "train" else ()
+            return AgreementPool(source.separate(), names, self.classes_per_task, *settings)
+        if self.new_classes:
+            raise ValueError(f"data.new_classes={self.new_classes} is for data.anomalies=mismatch: set it to 0")
+        assert isinstance(source, JoinedModalities)
+        if source.anomalous is not None:
+            return DomainTaskPool.from_source(source, names, source.anomalous)
+        return ClassTaskPool(source, names, "rest" if self.anomalies == "rest" else "pair")
+
+    @property
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        return self.source.shapes
+
+    @property
+    def skipped(self) -> list[str]:
+        return self.source.skipped
+
+    def description(self) -> dict[str, Any]:
+        mismatch = {name: getattr(self, name) for name in ("classes_per_task", "pairing", "new_classes")}
+        return {
+            "dataset": self.source.name,
+            "splits": self.class_splits,
+            "anomalies": self.anomalies,
+            **(mismatch if self.anomalies == "mismatch" else {}),
+            "shapes": {name: list(shape) for name, shape in self.input_shapes.items()},
+            "absent": self.absent,
+            "train_episode": self.episode.as_dict(),
+            "test_episode": self.test_episode.as_dict(),
+            "seed": self.seed,
+        }
+
+
+def _usual_counts(names: Sequence[str], by: str, least: int) -> list[int]:
+    """Groups for train, val and test where nothing is asked for: a fifth each to val and test, the others to train.
+
+    Raises:
+        ValueError: there are not enough for three splits.
+
+    Example:
+        >>> _usual_counts("abcdefghij", "class", 2)
+        [6, 2, 2]
+    """
+    groups, needed = len(set(names)), least
+    if by == "parent":  # a group may hold many classes; what a split lacks is told by its pool
+        groups, needed = len({n.rpartition("/")[0] for n in names}), 1
+    held = max(groups // 5, needed)
+    if groups - 2 * held < needed:
+        raise ValueError(
+            f"data.splits is not set, and {groups} classes or domains do not make three splits of {needed} or more: "
+            "give more, or say which go where with data.splits; a trained model is adapted with `metaad adapt`"
+        )
+    return [groups - 2 * held, held, held]

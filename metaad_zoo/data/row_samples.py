@@ -1,0 +1,132 @@
+"""A user's own table rows and series, in any of the forms they come in, as samples of a model's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metaad_zoo.backbones import ANY
+from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
+
+
+def as_rows(data: Any, shape: Sequence[int], label: str | None = None) -> Tensor:
+    """Table rows ``(n, D)``.
+
+    Args:
+        data: an array or tensor ``(n, D)``, a DataFrame of numbers, a CSV or Parquet file (its label column is left
+            out), or an ``.npz`` with ``X``. NaN is a missing value.
+        shape: ``(D,)`` of the model, -1 for any.
+        label: a file's label column, where it is not one of the usual names.
+
+    Raises:
+        ValueError: the form, a value or the number of columns can't be used.
+    """
+    x = _numbers(data, label)
+    if x.ndim != 2 or (shape[0] != ANY and x.shape[1] != shape[0]):
+        columns = "D" if shape[0] == ANY else shape[0]
+        raise ValueError(f"expected table rows of shape (n, {columns}), saw {tuple(x.shape)}")
+    return torch.as_tensor(x)
+
+
+def as_windows(data: Any, shape: Sequence[int]) -> Tensor:
+    """Windows ``(n, T, C)`` of series.
+
+    Args:
+        data: windows as an array or tensor ``(n, T, C)``, or ``(n, T)`` for one channel; or files, which hold one long
+            series each, a row a time step: a CSV, Parquet or ``.npz`` (``x``) file or a list of them, cut into windows
+            one behind the other (what is left at the end is not used). NaN is a missing value.
+        shape: ``(T, C)`` of the model, -1 for any.
+
+    Raises:
+        ValueError: the form, a value or the number of channels can't be used, or a series is shorter than a window.
+    """
+    length, channels = shape
+    if isinstance(data, (str, Path)):
+        data = [data]
+    if isinstance(data, (list, tuple)) and data and all(isinstance(p, (str, Path)) for p in data):
+        x = np.concatenate([cut_windows(_series(Path(p).expanduser()), length, str(p)) for p in data])
+    else:
+        x = _numbers(data)
+        x = x[:, :, None] if x.ndim == 2 else x
+    if x.ndim != 3 or (length != ANY and x.shape[1] != length) or (channels != ANY and x.shape[2] != channels):
+        wanted = ", ".join("any" if size == ANY else str(size) for size in shape)
+        raise ValueError(f"expected windows of shape (n, {wanted}), saw {tuple(x.shape)}")
+    return torch.as_tensor(x)
+
+
+def series_files(path: Path) -> list[Path]:
+    """The series that a path stands for: itself, or the CSV, Parquet and ``.npz`` files directly inside a folder.
+
+    Raises:
+        ValueError: the path does not exist, or the folder holds none.
+    """
+    if path.is_file():
+        return [path]
+    kinds = COLUMN_SUFFIXES | {".npz"}
+    files = sorted(p for p in path.iterdir() if p.suffix.lower() in kinds) if path.is_dir() else []
+    if not files:
+        what = "holds no series directly in it" if path.is_dir() else "does not exist"
+        raise ValueError(f"{path} {what}: expected files ending in {', '.join(sorted(kinds))}")
+    return files
+
+
+def cut_windows(series: np.ndarray, length: int, name: str = "the series") -> np.ndarray:
+    """``(T, C)`` to ``(T // length, length, C)``: windows one behind the other; with length -1 the whole as one.
+
+    Raises:
+        ValueError: the series is shorter than a window.
+    """
+    if length == ANY:
+        return series[None]
+    if len(series) < length:
+        raise ValueError(f"{name} has {len(series)} steps, but this model reads windows of {length}: give a longer one")
+    n = len(series) // length
+    return series[: n * length].reshape(n, length, -1)
+
+
+def _series(path: Path) -> np.ndarray:
+    x = _numbers(path)
+    if x.ndim == 1:
+        x = x[:, None]
+    if x.ndim != 2:
+        raise ValueError(f"{path}: expected a series of shape (T,) or (T, C), saw {x.shape}")
+    return x
+
+
+def _numbers(data: Any, label: str | None = None) -> np.ndarray:
+    """float32 from an array, a tensor, a DataFrame or a file."""
+    if isinstance(data, (str, Path)):
+        return _from_file(Path(data).expanduser(), label)
+    if isinstance(data, Tensor):
+        data = data.detach().cpu().numpy()
+    try:
+        # A copy: a tensor must not share memory that the caller may change, nor read-only memory.
+        return np.array(data, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"expected numbers, saw {type(data).__name__} that can't be read as such ({error}): leave out columns of "
+            "text, or turn them into numbers"
+        ) from error
+
+
+def _from_file(path: Path, label: str | None) -> np.ndarray:
+    if path.suffix.lower() in COLUMN_SUFFIXES:
+        columns = read_columns(path, label)
+        if not columns.names:
+            raise ValueError(f"{path} has no column of numbers: it holds {sorted(columns.text)}")
+        return columns.values
+    if path.suffix.lower() != ".npz":
+        raise ValueError(f"{path}: expected a .csv, .parquet or .npz file")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            name = next((n for n in ("X", "x") if n in archive.files), None)
+            if name is None:
+                raise ValueError(f"it holds {sorted(archive.files)}, expected 'X' or 'x'")
+            return np.asarray(archive[name], np.float32)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} can't be read as a numpy archive of numbers: {error}") from error

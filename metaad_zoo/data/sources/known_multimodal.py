@@ -1,0 +1,159 @@
+"""Multimodal data sets known by name."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from metaad_zoo.data.generated_tones import make_tones
+from metaad_zoo.data.sources.arrays import ImageArrays
+from metaad_zoo.data.sources.audio import log_mel
+from metaad_zoo.data.sources.known import DATA_VARIABLE, data_folder, read_digits
+from metaad_zoo.data.sources.modalities import (
+    JoinedModalities,
+    Modalities,
+    SeparateModalities,
+    array_part,
+    image_part,
+)
+from metaad_zoo.names import unknown_name
+
+MultimodalReader = Callable[[str | Path | None, int | None, int | None], Modalities]
+"""Reads a set: ``(root, image_size, length)``; None keeps the usual size or length."""
+
+DIGITS = [str(i) for i in range(10)]
+
+
+def read_known_multimodal(
+    name: str, root: str | Path | None = None, image_size: int | None = None, length: int | None = None
+) -> Modalities:
+    """Read a multimodal data set by its name.
+
+    Args:
+        name: one of :data:`MULTIMODAL_READERS`.
+        root: folder (or the npz file itself) to read from; by default ``METAAD_DATA``.
+        image_size: height and width of its images; None keeps their own.
+        length: steps of its sequences; None takes the set's usual number.
+
+    Raises:
+        ValueError: the name is unknown (the nearest known ones are named), the files are missing or damaged, or the set
+            has nothing to which ``length`` would apply.
+    """
+    if name not in MULTIMODAL_READERS:
+        raise unknown_name("multimodal dataset", name, MULTIMODAL_READERS)
+    source = MULTIMODAL_READERS[name](root, image_size, length)
+    if length is not None and "sequence" not in source.parts:
+        raise ValueError(f"data.length is {length} but {name} has no sequences: leave it out")
+    return source
+
+
+def read_digits_tones(root: str | Path | None, image_size: int | None, length: int | None) -> SeparateModalities:
+    """scikit-learn's digits and as many generated tones, of the pitch and timbre of their digit; no files.
+
+    The tones are the same ones every time (:func:`metaad_zoo.data.generated_tones.make_tones`).
+    """
+    images = read_digits(root).converted(image_size, None)
+    tones = make_tones(images.labels, np.random.default_rng(0), 32 if length is None else length)
+    parts = {"image": image_part(images), "sequence": array_part("sequence", tones, images.labels)}
+    return SeparateModalities("digits_tones", DIGITS, parts)
+
+
+def _read_digits_audio(root: str | Path | None, image_size: int | None, length: int | None) -> SeparateModalities:
+    """Handwritten and spoken digits, as log-mel frames."""
+    arrays = _arrays("digits_audio_image", root, ("audio", "lens", "digit", "img", "img_y"))
+    sounds = np.split(arrays["audio"], np.cumsum(arrays["lens"])[:-1])
+    spectra = np.stack([log_mel(sound, frames=40 if length is None else length) for sound in sounds])
+    images = ImageArrays("digits", torch.as_tensor(arrays["img"])[:, None], arrays["img_y"].astype(np.int64), DIGITS)
+    parts = {
+        "image": image_part(images.converted(image_size, None)),
+        "sequence": array_part("sequence", spectra, arrays["digit"].astype(np.int64)),
+    }
+    return SeparateModalities("digits_audio_image", DIGITS, parts)
+
+
+def _read_omniglot_strokes(root: str | Path | None, image_size: int | None, length: int | None) -> JoinedModalities:
+    """Omniglot's characters as a picture and as the track of the pen.
+
+    Source: Lake et al., "Human-level concept learning through probabilistic program induction", Science 2015.
+    """
+    arrays = _arrays("omniglot_image_stroke", root, ("img", "seq", "seqlen", "keys"))
+    characters = [str(key).rpartition("/")[0] for key in arrays["keys"]]
+    names, labels = np.unique(characters, return_inverse=True)
+    tracks = np.split(arrays["seq"].astype(np.float64), np.cumsum(arrays["seqlen"])[:-1])
+    steps = np.stack([pen_steps(t[:, :2], t[:, 3] == 1, 64 if length is None else length) for t in tracks])
+    images = ImageArrays("omniglot", torch.as_tensor(arrays["img"])[:, None], labels, names.tolist())
+    parts = {
+        "image": image_part(images.converted(image_size, None)),
+        "sequence": array_part("sequence", steps, labels),
+    }
+    return JoinedModalities("omniglot_image_stroke", images.class_names, parts)
+
+
+def pen_steps(points: np.ndarray, lifted: np.ndarray, length: int) -> np.ndarray:
+    """A pen's track as equally long steps along its way.
+
+    Args:
+        points: ``(n, 2)`` places, in the order of time.
+        lifted: ``(n,)`` booleans: the pen was in the air on the way to this point.
+        length: steps.
+
+    Returns:
+        ``(length, 3)`` float32: dx and dy, as shares of the track's larger extent, and 1 where the pen is down, else 0.
+
+    Example:
+        >>> pen_steps(np.array([[0, 0], [2, 0], [2, 2]]), np.array([False, False, True]), 4)[:, 2]
+        array([1., 1., 0., 0.], dtype=float32)
+    """
+    if length < 1:
+        raise ValueError(f"data.length is {length}; expected steps, at least 1")
+    way = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
+    marks = np.linspace(0, way[-1], length + 1)
+    places = np.stack([np.interp(marks, way, points[:, i]) for i in range(2)], 1)
+    extent = max(float(np.ptp(points, axis=0).max()), 1e-9)
+    into = np.searchsorted(way, (marks[1:] + marks[:-1]) / 2).clip(1, len(points) - 1)
+    return np.concatenate([np.diff(places, axis=0) / extent, ~lifted[into, None]], 1).astype(np.float32)
+
+
+def _read_leaves(root: str | Path | None, image_size: int | None, length: int | None) -> JoinedModalities:
+    """Leaves of 61 species as a silhouette and as 192 measures of margin, shape and texture.
+
+    Source: Mallah et al., "Plant Leaf Classification using Probabilistic Integration of Shape, Texture and Margin
+    Features", SPPRA 2013.
+    """
+    arrays = _arrays("leaf_image_table", root, ("img", "tab", "y", "names"))
+    labels, names = arrays["y"].astype(np.int64), [str(n) for n in arrays["names"]]
+    images = ImageArrays("leaves", torch.as_tensor(arrays["img"])[:, None], labels, names)
+    parts = {
+        "image": image_part(images.converted(image_size, None)),
+        "tabular": array_part("tabular", arrays["tab"], labels),
+    }
+    return JoinedModalities("leaf_image_table", names, parts)
+
+
+def _arrays(name: str, root: str | Path | None, needed: tuple[str, ...]) -> Mapping[str, np.ndarray]:
+    path = data_folder(root)
+    path = path if path.is_file() else path / f"{name}.npz"
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: put it there, or set data.root or {DATA_VARIABLE}")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            missing = sorted(set(needed) - set(archive.files))
+            arrays = {} if missing else {n: archive[n] for n in needed}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} can't be read as a numpy archive ({type(error).__name__}: {error})") from error
+    if missing:
+        raise ValueError(f"{path} lacks the arrays {missing} of {name}: is it another file?")
+    return arrays
+
+
+MULTIMODAL_READERS: dict[str, MultimodalReader] = {
+    "digits_tones": read_digits_tones,
+    "digits_audio_image": _read_digits_audio,
+    "leaf_image_table": _read_leaves,
+    "omniglot_image_stroke": _read_omniglot_strokes,
+}

@@ -1,0 +1,126 @@
+"""Sequence data sets known by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from metaad_zoo.data.sources.series import SequenceArrays, Series, SeriesSet
+from metaad_zoo.data.sources.series_npz import read_series_npz
+
+RATE = 8000
+"""Samples a second of the spoken digits."""
+FRAME, HOP, BANDS = 256, 100, 32
+"""Of the spectrogram: samples of a frame, samples from one to the next (80 frames a second), mel bands."""
+
+FAULT_ROW = 160
+"""Row of a Tennessee Eastman test run in which its fault starts."""
+
+
+def _file(name: str, root: str | Path | None) -> Path:
+    from metaad_zoo.data.sources.known import data_folder  # which lists the names of this module
+
+    path = data_folder(root)
+    path = path if path.is_file() else path / f"{name}.npz"
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: put it there, or set data.root or METAAD_DATA to where it lies")
+    return path
+
+
+def _arrays(name: str, root: str | Path | None, wanted: tuple[str, ...]) -> list[np.ndarray]:
+    path = _file(name, root)
+    with np.load(path, allow_pickle=False) as archive:
+        if not set(wanted) <= set(archive.files):
+            raise ValueError(f"{path} holds {archive.files[:20]}; expected {list(wanted)}")
+        return [archive[n] for n in wanted]
+
+
+def _npz_reader(name: str) -> Callable[[str | Path | None], SeriesSet]:
+    """An archive of long series as :func:`read_series_npz` reads them; domains are named ``<set>/<series>``."""
+
+    def read(root: str | Path | None = None) -> SeriesSet:
+        found = cast(SeriesSet, read_series_npz(_file(name, root)))
+        for series in found.series:
+            series.name = f"{name}/{series.name}"
+        return SeriesSet(name, found.series)
+
+    return read
+
+
+def read_tep(root: str | Path | None = None) -> SeriesSet:
+    """The Tennessee Eastman process: 21 domains, each normal operation followed by a test run with one fault.
+
+    Source: Downs and Vogel, "A plant-wide industrial process control problem", Computers & Chemical Engineering, 1993.
+    """
+    runs = [f"d{i:02d}" for i in range(22)]
+    normal, *tests = _arrays("tep", root, ("d00", *(f"{n}_te" for n in runs[1:])))
+    series = []
+    for name, test in zip(runs[1:], tests, strict=True):
+        labels = np.zeros(len(normal) + len(test), np.uint8)
+        labels[len(normal) + FAULT_ROW :] = 1
+        series.append(Series(f"tep/{name}", np.concatenate([normal, test]), labels, len(normal)))
+    return SeriesSet("tep", series)
+
+
+def read_omniglot_strokes(root: str | Path | None = None) -> SequenceArrays:
+    """Pen tracks of handwritten characters: dx, dy, and whether the pen was lifted on the way to the point.
+
+    Source: Lake et al., "Human-level concept learning through probabilistic program induction", Science 2015.
+    """
+    points, lengths, keys = _arrays("omniglot_image_stroke", root, ("seq", "seqlen", "keys"))
+    tracks = np.split(points[:, [0, 1, 3]].astype(np.float32), np.cumsum(lengths)[:-1])
+    for track in tracks:
+        track[:, :2] = np.diff(track[:, :2], axis=0, prepend=track[:1, :2])
+    names, labels = np.unique([k.rpartition("/")[0] for k in keys], return_inverse=True)
+    return SequenceArrays("omniglot_strokes", tracks, labels, [str(n) for n in names], increments=(0, 1))
+
+
+def read_spoken_digits(root: str | Path | None = None) -> SequenceArrays:
+    """Spoken digits as log-mel frames; ``about["speaker"]`` tells who speaks.
+
+    Source: Jackson et al., "Free Spoken Digit Dataset", 2018 (CC BY-SA 4.0).
+    """
+    wanted = ("audio", "lens", "digit", "speaker")
+    audio, lengths, digits, speakers = _arrays("digits_audio_image", root, wanted)
+    filters = mel_filters(BANDS, FRAME, RATE)
+    clips = np.split(audio.astype(np.float32) / 32768, np.cumsum(lengths)[:-1])
+    frames = [log_mel(clip, filters) for clip in clips]
+    names = [str(i) for i in range(10)]
+    return SequenceArrays("spoken_digits", frames, digits.astype(np.int64), names, about={"speaker": speakers})
+
+
+def mel_filters(bands: int, frame: int, rate: int) -> np.ndarray:
+    """Triangular filters evenly spaced on the mel scale, ``(frame // 2 + 1, bands)``.
+
+    Source: Davis and Mermelstein, "Comparison of parametric representations for monosyllabic word recognition in
+    continuously spoken sentences", IEEE TASSP 1980; mel = 2595 log10(1 + f / 700).
+    """
+    highest = 2595 * np.log10(1 + rate / 2 / 700)
+    edges = 700 * (10 ** (np.linspace(0, highest, bands + 2) / 2595) - 1)
+    at = np.fft.rfftfreq(frame, 1 / rate)[:, None]
+    rising = (at - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - at) / (edges[2:] - edges[1:-1])
+    weights: np.ndarray = np.minimum(rising, falling).clip(min=0)
+    return weights
+
+
+def log_mel(clip: np.ndarray, filters: np.ndarray, hop: int = HOP) -> np.ndarray:
+    """Log energies of mel bands, ``(frames, bands)`` float32, out of a sound ``(samples,)``."""
+    frame = 2 * (len(filters) - 1)
+    padded = np.pad(clip, (0, max(0, frame - len(clip))))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, frame)[::hop] * np.hanning(frame)
+    power = np.abs(np.fft.rfft(frames, axis=1)) ** 2
+    energies: np.ndarray = np.log(power @ filters + 1e-8).astype(np.float32)
+    return energies
+
+
+SERIES_READERS: dict[str, Callable[[str | Path | None], SeriesSet | SequenceArrays]] = {
+    **{name: _npz_reader(name) for name in ("asd", "nab", "smap", "smd")},
+    "tep": read_tep,
+    "omniglot_strokes": read_omniglot_strokes,
+    "spoken_digits": read_spoken_digits,
+}
+"""Readers of known sequence sets by name; each takes the folder or file to read from, None for ``METAAD_DATA``."""

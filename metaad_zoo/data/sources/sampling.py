@@ -1,0 +1,88 @@
+"""When a series was sampled: times out of text, and series brought to even steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timezone
+
+import numpy as np
+
+GAP_STEPS = 5
+"""Between two known values that lie further apart than this many steps, nothing is made up: NaN."""
+
+LARGEST = 10_000_000
+"""Steps of a resampled series; more are taken for a mistake."""
+
+
+def as_seconds(texts: Iterable[str]) -> np.ndarray:
+    """Times in ISO 8601 (``2014-04-01 00:05:00``, also with a zone; UTC where none is told) as seconds since 1970.
+
+    Raises:
+        ValueError: one is not a time; it is named.
+    """
+    seconds = []
+    for text in texts:
+        time = datetime.fromisoformat(f"{text[:-1]}+00:00" if text.endswith("Z") else text)
+        seconds.append((time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp())
+    return np.asarray(seconds, np.float64)
+
+
+def usual_step(times: np.ndarray) -> float:
+    """Median distance of successive times that differ, in seconds; NaN where there are none."""
+    steps = np.diff(times)
+    steps = steps[steps > 0]
+    return float(np.median(steps)) if len(steps) else float("nan")
+
+
+def resampled(
+    times: np.ndarray, values: np.ndarray, labels: np.ndarray | None, step: float
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """A series at even steps, by linear interpolation of each channel between its known values.
+
+    Args:
+        times: ``(T,)`` seconds, in order.
+        values: ``(T, C)``; NaN where missing.
+        labels: ``(T,)`` of 0 and 1, or None. A new point is anomalous if the nearest old one is, or if it is the
+            nearest new one to an anomalous old one: no short anomaly gets lost between coarse steps.
+        step: seconds from one new point to the next; the first lies on the first old one.
+
+    Returns:
+        Values and labels. A value is NaN where the known values around it lie further apart than :data:`GAP_STEPS`
+        steps (old or new ones, whichever are longer).
+
+    Raises:
+        ValueError: the step is not above 0, or so short that more than :data:`LARGEST` points arise.
+    """
+    if not step > 0:
+        raise ValueError(f"data.resample is {step}; expected seconds a step, above 0")
+    points = int((times[-1] - times[0]) / step + 1e-9) + 1
+    if points > LARGEST:
+        raise ValueError(f"data.resample={step} seconds makes {points:,} steps of {len(times):,}: take longer steps")
+    grid = times[0] + step * np.arange(points)
+    longest = GAP_STEPS * max(step, np.nan_to_num(usual_step(times)))
+    made = np.stack([_interpolated(grid, times, column, longest) for column in values.T], 1)
+    if labels is None:
+        return made.astype(np.float32), None
+    marked = labels[_nearest(times, grid)].copy()
+    marked[_nearest(grid, times[labels == 1])] = 1
+    return made.astype(np.float32), marked
+
+
+def _interpolated(grid: np.ndarray, times: np.ndarray, column: np.ndarray, longest: float) -> np.ndarray:
+    there = ~np.isnan(column)
+    if not there.any():
+        return np.full(len(grid), np.nan)
+    known = times[there]
+    made = np.interp(grid, known, column[there].astype(np.float64), left=np.nan, right=np.nan)
+    after = np.searchsorted(known, grid).clip(max=len(known) - 1)
+    before = np.where(known[after] == grid, after, (after - 1).clip(min=0))
+    made[known[after] - known[before] > longest] = np.nan
+    return made
+
+
+def _nearest(of: np.ndarray, to: np.ndarray) -> np.ndarray:
+    """Positions in ``of``, which is in order, of the values nearest to each of ``to``."""
+    after = np.searchsorted(of, to).clip(max=len(of) - 1)
+    before = (after - 1).clip(min=0)
+    nearest: np.ndarray = np.where(np.abs(of[before] - to) <= np.abs(of[after] - to), before, after)
+    return nearest

@@ -1,0 +1,130 @@
+"""Kinds of synthetic anomalies by name, and their random mixture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metaad_zoo.episodes import Corruption, count
+from metaad_zoo.names import unknown_name
+
+Kind = Callable[[Tensor, Tensor, np.random.Generator], Tensor]
+"""Samples of one modality ``(n, ...)`` and normal donors of the same task ``(m, ...)``, to corrupted samples."""
+
+_KINDS: dict[str, Kind] = {}
+_MODALITIES: dict[str, str] = {}
+
+
+def register_synthetic(name: str, *, modality: str) -> Callable[[Kind], Kind]:
+    """Make a kind of synthetic anomaly known by a name.
+
+    The decorated function is given samples and donors of which each has at least one value, and all randomness by a
+    generator. It returns new samples of the same shape and dtype, each truly different from its origin, NaN where and
+    only where the origin is, and leaves its arguments as they are.
+
+    Args:
+        name: what users type; unique over all modalities.
+        modality: what it corrupts.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def register(kind: Kind) -> Kind:
+        if name in _KINDS:
+            raise ValueError(f"a synthetic anomaly named {name!r} is registered already")
+        _KINDS[name], _MODALITIES[name] = kind, modality
+        return kind
+
+    return register
+
+
+def list_synthetic(pattern: str = "*", *, modality: str | None = None) -> list[str]:
+    """Names of the synthetic anomalies.
+
+    Args:
+        pattern: fnmatch pattern.
+        modality: only those that corrupt this modality.
+
+    Example:
+        >>> list_synthetic(modality="image")
+        ['cut_paste', 'patch_swap', 'scar']
+    """
+    return sorted(n for n in _KINDS if fnmatchcase(n, pattern) and modality in (None, _MODALITIES[n]))
+
+
+def create_synthetic(names: Sequence[str]) -> Corruption:
+    """Anomalies of one or several kinds, for meta-training only.
+
+    Each sample is corrupted by one of the kinds, drawn at random from those whose modality it has; its other modalities
+    stay as they are.
+
+    Args:
+        names: out of :func:`list_synthetic`.
+
+    Raises:
+        ValueError: there is no name, one is named twice or unknown (the nearest known ones are named).
+
+    Example:
+        >>> corrupt = create_synthetic(["outlier"])
+        >>> rows = {"tabular": torch.tensor([[1.0, 2.0], [3.0, 5.0]])}
+        >>> made = corrupt(rows, rows, np.random.default_rng(0))
+        >>> (made["tabular"] != rows["tabular"]).any(1)
+        tensor([True, True])
+    """
+    if isinstance(names, str):
+        raise ValueError(f"expected a list of synthetic anomalies, saw {names!r}: write [{names}]")
+    for name in names:
+        if name not in _KINDS:
+            raise unknown_name("synthetic anomaly", name, _KINDS)
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"expected distinct synthetic anomalies out of {list_synthetic()}, saw {list(names)}")
+    return _Mixture(tuple(names))
+
+
+@dataclass(frozen=True)
+class _Mixture:
+    """A :data:`Corruption` by one of the named kinds for each sample; worker processes can be handed it."""
+
+    names: tuple[str, ...]
+
+    def __call__(
+        self, samples: dict[str, Tensor], donors: dict[str, Tensor], rng: np.random.Generator
+    ) -> dict[str, Tensor]:
+        out = {modality: x.clone() for modality, x in samples.items()}
+        drawn = self._draw(samples, rng)
+        for i, name in enumerate(self.names):
+            chosen = np.flatnonzero(drawn == i)
+            if len(chosen):
+                modality = _MODALITIES[name]
+                lenders = donors[modality][_there(donors[modality])]
+                if not len(lenders):
+                    raise ValueError(f"the synthetic anomaly {name!r} needs a normal sample with {modality}, saw none")
+                ids = torch.as_tensor(chosen)
+                out[modality][ids] = _KINDS[name](samples[modality][ids], lenders, rng)
+        return out
+
+    def _draw(self, samples: dict[str, Tensor], rng: np.random.Generator) -> np.ndarray:
+        """Which of the names corrupts each sample, ``(n,)``."""
+        n = count(samples)
+        fits = np.zeros((n, len(self.names)), bool)
+        for i, name in enumerate(self.names):
+            if _MODALITIES[name] in samples:
+                fits[:, i] = _there(samples[_MODALITIES[name]]).numpy()
+        if not fits.any(1).all():
+            raise ValueError(
+                f"the synthetic anomalies {list(self.names)} corrupt {sorted({_MODALITIES[k] for k in self.names})}, "
+                f"but {int((~fits.any(1)).sum())} of {n} samples have no such values; the samples' modalities are "
+                f"{sorted(samples)}: name kinds that fit, as list_synthetic(modality=...) lists them"
+            )
+        return np.where(fits, rng.random(fits.shape), -1).argmax(1)
+
+
+def _there(x: Tensor) -> Tensor:
+    """Which samples have any finite value, ``(n,)`` booleans."""
+    return x.isfinite().flatten(1).any(1)

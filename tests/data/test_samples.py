@@ -1,0 +1,142 @@
+"""Table rows and series in the forms users have them, up to a detector and the command line."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+
+import metaad_zoo as mz
+from metaad_zoo.cli import main
+from metaad_zoo.data.samples import as_samples
+from metaad_zoo.inner_loop import InnerLoopConfig
+from metaad_zoo.learners import GradientLearner
+from metaad_zoo.zoo import Checkpoint, save_checkpoint
+
+ROWS, WINDOWS = {"tabular": (3,)}, {"sequence": (4, 2)}
+CALIBRATION = {"calibration": torch.linspace(-3, 3, 99)}
+
+
+class Frame:
+    """What a DataFrame offers to numpy."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.values, dtype)
+
+
+def write(path, rows, header):
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+@pytest.fixture
+def rows():
+    return np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+
+
+def test_every_form_of_rows_gives_the_same_samples(rows, tmp_path):
+    np.savez(tmp_path / "t.npz", X=rows, y=np.zeros(8))
+    labelled = np.column_stack([rows, np.zeros(8, int)])
+    path = write(tmp_path / "t.csv", labelled, ["a", "b", "c", "label"])
+    for form in (rows, rows.tolist(), torch.as_tensor(rows).double(), Frame(rows), tmp_path / "t.npz", path):
+        torch.testing.assert_close(as_samples(form, ROWS)["tabular"], torch.as_tensor(rows))
+    assert as_samples(rows, {"tabular": (-1,)})["tabular"].shape == (8, 3)
+
+
+def test_every_form_of_series_gives_the_same_windows(tmp_path):
+    series = np.random.default_rng(0).normal(size=(10, 2)).astype(np.float32)
+    windows = series[:8].reshape(2, 4, 2)
+    np.savez(tmp_path / "s.npz", x=series)
+    path = write(tmp_path / "s.csv", series, ["a", "b"])
+    for form in (windows, torch.as_tensor(windows), tmp_path / "s.npz", path, [path]):
+        torch.testing.assert_close(as_samples(form, WINDOWS)["sequence"], torch.as_tensor(windows))
+    assert as_samples(windows[:, :, 0], {"sequence": (4, -1)})["sequence"].shape == (2, 4, 1)
+
+
+def test_a_missing_value_stays_and_a_missing_modality_is_all_missing(rows):
+    rows[0, 0] = np.nan
+    both = {"tabular": (3,), "image": (1, 2, 2)}
+    found = as_samples({"tabular": rows, "image": None}, both)
+    assert found["tabular"].isnan().sum() == 1
+    assert found["image"].shape == (8, 1, 2, 2)
+    assert found["image"].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("data", "shapes", "complaint"),
+    [
+        (np.zeros((2, 4)), ROWS, r"table rows of shape \(n, 3\), saw \(2, 4\)"),
+        (np.full((2, 3), np.inf), ROWS, r"'tabular' holds infinity in sample \[0, 1\]"),
+        ([["a", "b", "c"]], ROWS, "expected numbers, saw list"),
+        (np.zeros((2, 5, 2)), WINDOWS, r"windows of shape \(n, 4, 2\), saw \(2, 5, 2\)"),
+        ({"tabular": None}, ROWS, r"expected samples of \['tabular'\], saw \[\]"),
+        ({"table": np.zeros((2, 3))}, ROWS, r"expected samples of \['tabular'\], saw \['table'\]"),
+        (np.zeros((0, 3)), ROWS, "at least one sample"),
+        (np.zeros((2, 3)), {**ROWS, **WINDOWS}, "give a dict from modality"),
+        ({"tabular": np.zeros((2, 3)), "sequence": np.zeros((3, 4, 2))}, {**ROWS, **WINDOWS}, "one number of samples"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(data, shapes, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        as_samples(data, shapes)
+
+
+def test_a_series_shorter_than_a_window_is_named(tmp_path):
+    path = write(tmp_path / "short.csv", [[1, 2]], ["a", "b"])
+    with pytest.raises(ValueError, match=r"short\.csv has 1 steps, but this model reads windows of 4"):
+        as_samples(path, WINDOWS)
+
+
+def model(tmp_path, backbone, shapes):
+    learner = GradientLearner(backbone, None, shapes, InnerLoopConfig(steps=1))
+    save_checkpoint(tmp_path / "model", Checkpoint(learner, [], dict(CALIBRATION)))
+    return str(tmp_path / "model")
+
+
+def test_a_detector_of_rows_from_the_command_line(rows, tmp_path, capsys):
+    name = model(tmp_path, "mlp", {"tabular": [3]})
+    kinds = np.array([0, 0, 0, 0, 1, 0, 0, 0])
+    table = write(tmp_path / "t.csv", np.column_stack([rows, kinds]), ["a", "b", "c", "broken"])
+    mine = str(tmp_path / "mine")
+    assert main(["adapt", name, "--support", str(table), "--label", "broken", "--out", mine]) == 0
+    out = tmp_path / "scores.csv"
+    assert main(["score", mine, "--data", str(table), "--label", "broken", "--out", str(out)]) == 0
+    with out.open(encoding="utf-8") as file:
+        found = list(csv.DictReader(file))
+    assert [row["sample"] for row in found] == [str(i) for i in range(1, 9)]
+    expected = mz.load_detector(name).fit(rows, kinds).score(rows)
+    np.testing.assert_allclose([float(row["score"]) for row in found], expected, rtol=1e-5)
+
+
+def test_labelled_anomalies_are_no_support_without_their_labels(rows, tmp_path):
+    detector = mz.load_detector(model(tmp_path, "mlp", {"tabular": [3]}))
+    table = write(tmp_path / "t.csv", np.column_stack([rows, np.arange(8) == 2]).tolist(), ["a", "b", "c", "label"])
+    table.write_text(table.read_text().replace("1.0\r", "1\r").replace("0.0\r", "0\r"))
+    with pytest.raises(ValueError, match="labels 1 of 8 rows as anomalous"):
+        detector.fit(table)
+
+
+def test_a_detector_of_series_names_windows(tmp_path):
+    name = model(tmp_path, "gru", {"sequence": [4, 2]})
+    series = write(tmp_path / "in" / "s.csv", np.random.default_rng(0).normal(size=(9, 2)), ["a", "b"])
+    mine, out = str(tmp_path / "mine"), tmp_path / "scores.csv"
+    assert main(["adapt", name, "--support", str(series.parent), "--out", mine]) == 0
+    assert main(["score", mine, "--data", str(series), "--out", str(out)]) == 0
+    with out.open(encoding="utf-8") as file:
+        assert [row["sample"] for row in csv.DictReader(file)] == [f"{series}:0", f"{series}:4"]
+
+
+def test_scoring_other_columns_than_the_supports_is_refused(rows, tmp_path):
+    learner = GradientLearner("gru", None, {"sequence": [4, 2]}, InnerLoopConfig(steps=1))
+    detector = mz.Detector(Checkpoint(learner, [], dict(CALIBRATION)))
+    detector.fit(np.zeros((3, 4, 2)))
+    detector.input_shapes = {"sequence": [4, -1]}
+    with pytest.raises(ValueError, match="'sequence' has 3 columns or channels, but the support set had 2"):
+        detector.score(np.zeros((3, 4, 3)))

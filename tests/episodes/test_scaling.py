@@ -1,0 +1,64 @@
+"""Normalisation by the support set: against scikit-learn, and what it owes missing values and the query."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.preprocessing import RobustScaler, StandardScaler
+
+from metaad_zoo.episodes import Episode, EpisodeBatch, SupportScaling
+from metaad_zoo.episodes.scaling import LIMIT, QUARTILES_OF_NORMAL
+
+
+@pytest.mark.parametrize(("kind", "reference"), [("standard", StandardScaler()), ("robust", RobustScaler())])
+def test_rows_agree_with_scikit_learn(kind, reference):
+    g = torch.Generator().manual_seed(0)
+    support, query = torch.randn(9, 4, generator=g) * 3 + 1, torch.randn(5, 4, generator=g) + 1
+    expected = reference.fit(support.numpy()).transform(query.numpy())
+    expected = expected * (QUARTILES_OF_NORMAL if kind == "robust" else 1)
+    np.testing.assert_allclose(SupportScaling.fit(support, kind).apply(query), expected, rtol=1e-5)
+
+
+def test_channels_are_measured_over_all_steps_and_tasks_apart():
+    g = torch.Generator().manual_seed(0)
+    support, query = torch.randn(3, 5, 7, 2, generator=g) * 4 + 2, torch.randn(3, 6, 7, 2, generator=g)
+    found = SupportScaling.fit(support, "standard", 1).apply(query)
+    for task in range(3):
+        flat = support[task].flatten(0, 1)
+        expected = (query[task] - flat.mean(0)) / flat.std(0, correction=0)
+        torch.testing.assert_close(found[task], expected)
+
+
+@pytest.mark.parametrize("kind", ["standard", "robust"])
+def test_missing_values_are_passed_over_and_stay_missing(kind):
+    support = torch.tensor([[1.0, torch.nan], [torch.nan, torch.nan], [3.0, torch.nan]])
+    scaling = SupportScaling.fit(support, kind)
+    found = scaling.apply(torch.tensor([[2.0, 5.0], [torch.nan, 1.0]]))
+    assert found[0, 0] == 0, "the centre of what is there"
+    assert found[1, 0].isnan()
+    assert found[:, 1].isnan().all(), "nothing is known of a column that the support lacks"
+
+
+@pytest.mark.parametrize("kind", ["standard", "robust"])
+def test_a_column_that_does_not_vary_keeps_its_units_and_outliers_are_cut_off(kind):
+    support = torch.tensor([[7.1, 0.0], [7.1, 1.0], [7.1, 2.0]])
+    found = SupportScaling.fit(support, kind).apply(torch.tensor([[8.1, 1e6]]))
+    torch.testing.assert_close(found, torch.tensor([[1.0, LIMIT]]))
+
+
+def test_none_leaves_all_as_it_is():
+    x = torch.tensor([[100.0, torch.nan]])
+    torch.testing.assert_close(SupportScaling.fit(x, "none").apply(x), x, equal_nan=True)
+
+
+def test_tables_of_different_width_are_padded_with_what_is_not_there():
+    def episode(width: int) -> Episode:
+        labels, ids = torch.zeros(2, dtype=torch.long), torch.arange(2)
+        return Episode(
+            {"tabular": torch.ones(2, width)}, labels, {"tabular": torch.ones(2, width)}, labels, "t", ids, ids
+        )
+
+    batch = EpisodeBatch.collate([episode(2), episode(3)])
+    assert batch.support["tabular"].shape == batch.query["tabular"].shape == (2, 2, 3)
+    assert batch.query["tabular"].isnan().nonzero()[:, [0, 2]].unique(dim=0).tolist() == [[0, 2]]
