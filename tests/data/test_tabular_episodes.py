@@ -213,3 +213,24 @@ def test_the_description_holds_what_fixes_a_result(tmp_path):
     assert described["prior"]["max_columns"] == 6
     assert described["seed"] == 5
     assert TabularEpisodes("own", str(tmp_path), {"test": ["t"]}).description()["prior"] is None
+
+
+def test_synthetic_anomalies_are_for_training_domains_alone(tmp_path):
+    pytest.importorskip("metaad_zoo.data.synthetic")
+    write(tmp_path, "free", label=None)
+    write(tmp_path, "known")
+    splits = {"train": ["free"], "test": ["known"]}
+    plain = TabularEpisodes("own", str(tmp_path), splits, episode=SMALL)
+    with pytest.raises(ValueError, match="free has no label column, and the train split"):
+        plain.setup("fit")
+    data = TabularEpisodes("own", str(tmp_path), splits, synthetic=["outlier"], episode=SMALL)
+    data.setup("fit")
+    rows = torch.from_numpy(data.tables[0].values)
+    for episode in data.episodes("train", 3):
+        changed = (episode.query["tabular"] != rows[episode.query_ids]).any(1)
+        assert (changed == episode.query_labels.bool()).all()
+    known = torch.from_numpy(data.tables[1].values)
+    for episode in data.episodes("test", 3):
+        assert torch.equal(episode.query["tabular"], known[episode.query_ids])
+    with pytest.raises(ValueError, match="generated training tables have anomalies of their own"):
+        TabularEpisodes("own", str(tmp_path / "known.csv"), synthetic=["outlier"]).setup("fit")

@@ -21,8 +21,8 @@ def _sklearn_table(name: str) -> Table:
 
     found = getattr(datasets, f"load_{name}")()
     names = [str(c) for c in found.feature_names]
-    columns = Columns(Path(name), names, found.data.astype(np.float32), found.target.astype(np.int64))
-    table = finished("digits_table" if name == "digits" else name, columns)
+    name = "digits_table" if name == "digits" else name  # the digits are also a set of images
+    table = finished(name, Columns(Path(name), names, found.data.astype(np.float32), found.target.astype(np.int64)))
     table.class_names = [str(c) for c in found.target_names]
     return table
 
