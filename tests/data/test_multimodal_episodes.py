@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -16,7 +17,7 @@ from metaad_zoo.data.sources.known_multimodal import pen_steps
 from metaad_zoo.data.sources.manifest import read_manifest
 from metaad_zoo.data.sources.modalities import SeparateModalities, array_part
 from metaad_zoo.episodes import EpisodeSpec, require_disjoint
-from tests.conftest import SPLITS
+from tests.conftest import REPOSITORY, SPLITS
 
 SMALL = EpisodeSpec(support_normal=2, query_normal=2, query_anomalous=2)
 EVERYTHING = EpisodeSpec(6, 3, 8, 0.25, 12, 12)
@@ -426,3 +427,15 @@ def test_real_sets(data_folder, name, shapes, options):
             MultimodalEpisodes(name, str(data_folder), length=5).setup("fit")
     with pytest.raises(ValueError, match="does not exist"):
         MultimodalEpisodes(name, str(data_folder / "raw")).setup("fit")
+
+
+@pytest.mark.parametrize("config", ["quickstart_multimodal", "bring_your_own/multimodal"])
+def test_configs_fit_the_data_module(config, hospital):
+    settings = yaml.safe_load((REPOSITORY / "configs" / f"{config}.yaml").read_text())["data"]["init_args"]
+    if settings["dataset"] == "own":
+        folder, rows = hospital
+        settings["root"] = str(write_manifest(folder, rows))
+        settings["episode"] = {"support_normal": 3, "query_normal": 3, "query_anomalous": 3}
+    data = MultimodalEpisodes(**{**settings, "episode": EpisodeSpec(**settings["episode"])})
+    data.setup("fit")
+    assert set(data.pools) == {"train", "val", "test"}
