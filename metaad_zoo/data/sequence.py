@@ -19,6 +19,7 @@ from metaad_zoo.data.sources.known_series import SERIES_READERS
 from metaad_zoo.data.sources.series import Fit, FittedSequences, SequenceArrays, SeriesSet
 from metaad_zoo.data.sources.series_files import FileOptions, read_own_series
 from metaad_zoo.data.splits import split_by_counts, split_by_patterns
+from metaad_zoo.data.synthetic import create_synthetic
 from metaad_zoo.data.windows import WindowRule, cut
 from metaad_zoo.episodes import ClassTaskPool, Corruption, Domain, TaskPool
 from metaad_zoo.names import unknown_name
@@ -206,12 +207,7 @@ class SequenceEpisodes(EpisodeDataModule):
         return splitter.pools(self.domains, splits, self.split_by)
 
     def _corruption(self) -> Corruption | None:
-        if not self.synthetic:
-            return None
-        from metaad_zoo.data.synthetic import create_synthetic
-
-        made: Corruption = create_synthetic(self.synthetic)
-        return made
+        return create_synthetic(self.synthetic) if self.synthetic else None
 
     @property
     def input_shapes(self) -> dict[str, tuple[int, ...]]:

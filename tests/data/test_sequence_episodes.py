@@ -9,11 +9,10 @@ import pyarrow as pa
 import pytest
 import torch
 from pyarrow import parquet
-from scipy.signal import spectrogram
 
 from metaad_zoo.data import SequenceEpisodes
 from metaad_zoo.data.domain_splits import DomainSplitter
-from metaad_zoo.data.sources.known_series import SERIES_READERS, log_mel, mel_filters
+from metaad_zoo.data.sources.known_series import SERIES_READERS
 from metaad_zoo.data.sources.sampling import as_seconds, resampled
 from metaad_zoo.data.sources.series import SequenceArrays
 from metaad_zoo.data.sources.series_files import FileOptions, read_own_series
@@ -167,21 +166,6 @@ def test_class_sequences_are_padded_cut_or_resampled(tmp_path):
     found.setup("test")
     assert found.input_shapes == {"sequence": (7, 2)}
     assert next(found.episodes("test", 1)).task.startswith("x/")
-
-
-def test_log_mel_frames_agree_with_scipy():
-    sound = np.sin(2 * np.pi * 1000 * np.arange(4000) / 8000)
-    filters = mel_filters(32, 256, 8000)
-    assert filters.shape == (129, 32)
-    assert (filters.max(0) > 0.3).all()
-    made = log_mel(sound, filters)
-    _, _, frames = spectrogram(
-        sound, window=np.hanning(256), nperseg=256, noverlap=156, detrend=False, scaling="spectrum", mode="complex"
-    )
-    power = np.abs(frames.T * np.hanning(256).sum()) ** 2
-    np.testing.assert_allclose(made, np.log(power @ filters + 1e-8), rtol=1e-4, atol=1e-4)
-    centre = 129 * 1000 / 4000
-    assert abs(np.average(np.arange(129), weights=filters[:, made.mean(0).argmax()]) - centre) < 3
 
 
 @pytest.mark.parametrize(
