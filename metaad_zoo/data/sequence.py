@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -232,7 +233,7 @@ class SequenceEpisodes(EpisodeDataModule):
         about: dict[str, Any] = {"window": self.rule.window}
         if self.dataset == "generated":
             chosen = {split: [f"{split}: {len(laws)} laws"] for split, laws in chosen.items()}
-            about["generated"] = self.generated.as_dict()
+            about["generated"] = asdict(self.generated)
         elif self._is_series:
             about |= {"stride": self.rule.stride, "min_anomalous": self.rule.min_anomalous}
             about |= {"support_share": self.rule.support_share, "resample": self.files.resample}

@@ -92,6 +92,21 @@ def test_counts_go_over_those_that_can_be_tested_and_synthetic_anomalies_let_the
         keen.usual_counts(domains[:2])
 
 
+def test_synthetic_anomalies_serve_training_alone(tmp_path):
+    for i in range(4):
+        csv(tmp_path / f"{i}.csv", labels=i > 1, seed=i)
+    found = data(tmp_path, synthetic=["level_shift"], synthetic_share=1.0)
+    found.setup("fit")
+    assert found.pools["train"].members >= {"0", "1"}
+    for split, made in (("train", True), ("test", False)):
+        for episode in found.episodes(split, 4):
+            values = next(s.values for s in found.found.series if s.name == episode.task)
+            starts = next(d.reader.starts for d in found.domains if d.name == episode.task)[episode.query_ids]
+            own = np.stack([values[t : t + 10] for t in starts])
+            changed = (np.abs(own - episode.query["sequence"].numpy()) > 1e-5).any((1, 2))
+            assert changed.tolist() == [made and label == 1 for label in episode.query_labels.tolist()]
+
+
 def test_files_of_other_width_and_kind_come_together(tmp_path):
     csv(tmp_path / "a.csv", channels=2)
     parquet.write_table(
