@@ -16,6 +16,7 @@ from metaad_zoo.data.base import EpisodeDataModule
 from metaad_zoo.data.camera import CarelessCamera
 from metaad_zoo.data.sources import ImageArrays, read_known, read_path
 from metaad_zoo.data.splits import split_by_counts, split_by_patterns
+from metaad_zoo.data.synthetic import create_synthetic
 from metaad_zoo.episodes import ClassTaskPool, DomainTaskPool, EpisodeSpec, NeighbourhoodTaskPool, TaskPool
 
 
@@ -37,6 +38,9 @@ class ImageEpisodes(EpisodeDataModule):
         image_size: height and width in pixels; None keeps the images' own, which must then be one size.
         channels: 1 or 3; None keeps the images' own.
         camera: photograph every sample of every split anew.
+        synthetic: names of synthetic anomalies (:func:`metaad_zoo.data.synthetic.list_synthetic`), for meta-training
+            alone: in all episodes of categories without anomalies of their own, and in a share of the others'.
+        synthetic_share: that share.
         finer_tasks: share of the training tasks made finer, see :class:`metaad_zoo.episodes.NeighbourhoodTaskPool`.
         episode: make-up of the training episodes.
         test_episode: make-up of the validation and test episodes; None takes ``episode``.
@@ -65,6 +69,8 @@ class ImageEpisodes(EpisodeDataModule):
         channels: Literal[1, 3] | None = None,
         camera: CarelessCamera | None = None,
         finer_tasks: float = 0.0,
+        synthetic: list[str] | None = None,
+        synthetic_share: float = 0.5,
         episode: EpisodeSpec = EpisodeSpec(),  # noqa: B008 - frozen
         test_episode: EpisodeSpec | None = None,
         episodes_per_epoch: int = 400,
@@ -91,6 +97,7 @@ class ImageEpisodes(EpisodeDataModule):
         self.dataset, self.root, self.splits, self.split_by = dataset, root, splits, split_by
         self.anomalies, self.image_size, self.channels = anomalies, image_size, channels
         self.camera, self.finer_tasks = camera, finer_tasks
+        self.synthetic, self.synthetic_share = synthetic, synthetic_share
 
     @cached_property
     def images(self) -> ImageArrays:
@@ -128,7 +135,14 @@ class ImageEpisodes(EpisodeDataModule):
                 f"data.finer_tasks={self.finer_tasks} is for classes; {source.name} has domains: set it to 0"
             )
         if self.images.anomalous is not None:
-            return DomainTaskPool.from_source(source, names, self.images.anomalous)
+            made = self.synthetic if split == "train" else None
+            corrupt, share = (create_synthetic(made), self.synthetic_share) if made else (None, 0.0)
+            return DomainTaskPool.from_source(source, names, self.images.anomalous, corrupt=corrupt, share=share)
+        if self.synthetic:
+            raise ValueError(
+                f"data.synthetic={self.synthetic} is for categories; {source.name} has classes, of which others give the "
+                "anomalies: set it to null"
+            )
         pool = ClassTaskPool(source, names, self.anomalies)
         if split == "train" and self.finer_tasks:
             return NeighbourhoodTaskPool(pool, self.images.images.flatten(1).numpy(), self.finer_tasks)
@@ -146,6 +160,7 @@ class ImageEpisodes(EpisodeDataModule):
             "image_shape": list(self.images.image_shape),
             "camera": asdict(self.camera) if self.camera else None,
             "finer_tasks": self.finer_tasks,
+            "synthetic_in_training": self.synthetic,
             "train_episode": self.episode.as_dict(),
             "test_episode": self.test_episode.as_dict(),
             "seed": self.seed,

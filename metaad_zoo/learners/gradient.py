@@ -46,8 +46,8 @@ class GradientLearner(Learner):
         input_shapes: shape of one sample by modality, such as ``{"image": [1, 28, 28]}``; ``train.py`` takes it from
             the data.
         inner_loop: what is adapted, how and to which order.
-        scaling: by modality ``none``, ``standard`` or ``robust``, see :class:`metaad_zoo.episodes.SupportScaling`; where
-            nothing is said, images none, sequences standard, tables robust.
+        scaling: by modality ``none``, ``standard`` or ``robust``, see :class:`metaad_zoo.episodes.SupportScaling`; by
+            default images none, sequences standard, tables robust.
         optimizer: builds the outer optimiser.
         schedule: of the outer learning rate, ``"constant"`` or ``"cosine"``.
         multi_step_epochs: over so many epochs, the query loss behind every inner step counts, less and less but for

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from metaad_zoo.data.sources.arrays import ImageArrays
+from metaad_zoo.data.sources.catalog import list_datasets
 from metaad_zoo.data.sources.files import list_images, read_folder, read_image, read_images
-from metaad_zoo.data.sources.known import list_datasets, read_known
+from metaad_zoo.data.sources.known import read_known
 from metaad_zoo.data.sources.npz import read_npz
 
 

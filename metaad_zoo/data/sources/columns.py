@@ -65,16 +65,16 @@ def read_columns(path: Path, label: str | None = None, missing: Missing = "imput
     doubled = sorted({n for n in table.column_names if table.column_names.count(n) > 1})
     if doubled:
         raise ValueError(f"{path} has several columns named {doubled}: rename them")
-    label = _label_column(path, table.column_names, label)
-    labels = None if label is None else _labels(path, label, table.column(label))
+    label = label_column(path, table.column_names, label)
+    labels = None if label is None else parse_labels(path, label, table.column(label))
     numbers: dict[str, np.ndarray] = {}
     text: dict[str, np.ndarray] = {}
     for name in table.column_names:
         if name != label:
-            found = _numbers(path, name, table.column(name))
+            found = parse_numbers(path, name, table.column(name))
             (text if found.dtype.kind == "U" else numbers)[name] = found
     values = np.stack(list(numbers.values()), 1) if numbers else np.zeros((table.num_rows, 0), np.float32)
-    return _without_missing(Columns(path, list(numbers), values, labels, text), missing)
+    return without_missing(Columns(path, list(numbers), values, labels, text), missing)
 
 
 def _read(path: Path) -> pa.Table:
@@ -101,7 +101,12 @@ def _read(path: Path) -> pa.Table:
         raise ValueError(f"{path} {why}: expected a header and rows of equal length, in UTF-8") from error
 
 
-def _label_column(path: Path, names: Sequence[str], label: str | None) -> str | None:
+def label_column(path: Path, names: Sequence[str], label: str | None) -> str | None:
+    """The label column's name: the one asked for, or one of :data:`LABEL_NAMES`, or None.
+
+    Raises:
+        ValueError: the one asked for is not there.
+    """
     if label is not None and label not in names:
         raise unknown_name(f"label column of {path}:", label, names)
     if label is not None:
@@ -110,24 +115,42 @@ def _label_column(path: Path, names: Sequence[str], label: str | None) -> str | 
     return next((by_lower[n] for n in LABEL_NAMES if n in by_lower), None)
 
 
-def _labels(path: Path, name: str, column: pa.ChunkedArray) -> np.ndarray:
-    values = np.asarray(column.to_pylist(), dtype=object)
-    named = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
-    found = np.array([named.get(str(v).strip().lower(), 2) for v in values], np.uint8)
+def parse_labels(path: Path, name: str, column: pa.ChunkedArray, first_row: int = 0) -> np.ndarray:
+    """Labels ``(rows,)`` uint8 out of 0 and 1, as numbers, booleans or text.
+
+    Raises:
+        ValueError: there is something else; ``first_row`` is what the column's rows are counted from.
+    """
+    if _is_number(column.type):
+        numbers = np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
+        found = np.where(np.isin(numbers, (0, 1)), numbers, 2).astype(np.uint8)
+    else:
+        named = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
+        found = np.array([named.get(str(v).strip().lower(), 2) for v in column.to_pylist()], np.uint8)
     wrong = np.flatnonzero(found == 2)
     if len(wrong):
+        seen = column[int(wrong[0])].as_py()
         raise ValueError(
-            f"{path}, column {name!r}: expected labels 0 (normal) and 1 (anomalous), saw {values[wrong[0]]!r} in row "
-            f"{wrong[0] + 1} ({len(wrong)} such rows): mend them, or name another label column"
+            f"{path}, column {name!r}: expected labels 0 (normal) and 1 (anomalous), saw {seen!r} in row "
+            f"{first_row + wrong[0] + 1} ({len(wrong)} such rows): mend them, or name another label column"
         )
     return found
 
 
-def _numbers(path: Path, name: str, column: pa.ChunkedArray) -> np.ndarray:
-    """A column as float32, or as str where it holds text (categories, times)."""
-    kind = column.type
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind):
-        return np.asarray(column.cast(pa.float64()).to_numpy(), np.float64).astype(np.float32)
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)
+    )
+
+
+def parse_numbers(path: Path, name: str, column: pa.ChunkedArray, first_row: int = 0) -> np.ndarray:
+    """A column ``(rows,)`` as float32, or as str where it holds text (categories, times).
+
+    Raises:
+        ValueError: there is text between numbers; ``first_row`` is what the column's rows are counted from.
+    """
+    if _is_number(column.type):
+        return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64).astype(np.float32)
     texts = np.array(["" if v is None else str(v) for v in column.to_pylist()], dtype=str)
     filled = np.flatnonzero(texts != "")
     parsed = np.full(len(texts), np.nan, np.float32)
@@ -141,22 +164,23 @@ def _numbers(path: Path, name: str, column: pa.ChunkedArray) -> np.ndarray:
         return texts
     if wrong:
         raise ValueError(
-            f"{path}, column {name!r}: expected numbers, saw {str(texts[wrong[0]])!r} in row {wrong[0] + 1} "
-            f"({len(wrong)} such rows): mend them, or leave the cells empty where the value is missing"
+            f"{path}, column {name!r}: expected numbers, saw {str(texts[wrong[0]])!r} in row "
+            f"{first_row + wrong[0] + 1} ({len(wrong)} such rows): mend them, or leave the cells empty where the value "
+            "is missing"
         )
     return parsed
 
 
-def _without_missing(columns: Columns, missing: Missing) -> Columns:
-    """Apply the policy; infinities count as missing."""
+def without_missing(columns: Columns, missing: Missing, first_row: int = 0) -> Columns:
+    """Apply the policy of :func:`read_columns`; infinities count as missing; rows are counted from ``first_row``."""
     bad = ~np.isfinite(columns.values)
     if not bad.any():
         return columns
     rows, first = np.flatnonzero(bad.any(1)), np.argwhere(bad)[0]
     if missing == "refuse":
         raise ValueError(
-            f"{columns.path}, row {first[0] + 1}, column {columns.names[first[1]]!r}: the value is missing or infinite "
-            f"({len(rows)} such rows): mend them, or set data.missing to drop or impute"
+            f"{columns.path}, row {first_row + first[0] + 1}, column {columns.names[first[1]]!r}: the value is missing "
+            f"or infinite ({len(rows)} such rows): mend them, or set data.missing to drop or impute"
         )
     if missing == "impute":
         columns.values[bad] = np.nan

@@ -1,10 +1,9 @@
-"""Data sets known by name."""
+"""Sets of images known by name, and the folder where known sets lie."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -112,33 +111,24 @@ def _class_names(dataset: datasets.VisionDataset) -> list[str]:
 
 _TORCHVISION = ("CIFAR10", "CIFAR100", "FashionMNIST", "KMNIST", "MNIST", "Omniglot")
 
-_READERS: dict[str, Callable[[str | Path | None], ImageArrays]] = {
+IMAGE_READERS: dict[str, Callable[[str | Path | None], ImageArrays]] = {
     "digits": read_digits,
     **{name: _npz_reader(name) for name in _NPZ},
     **{f"torchvision/{name}": _torchvision_reader(name) for name in _TORCHVISION},
 }
-
-
-def list_datasets(pattern: str = "*") -> list[str]:
-    """Names of the data sets that :func:`read_known` reads.
-
-    Example:
-        >>> list_datasets("*digits*")
-        ['digits']
-    """
-    return sorted(n for n in _READERS if fnmatchcase(n, pattern))
+"""By name what reads a set of images, out of a folder or a file where it needs one."""
 
 
 def read_known(name: str, root: str | Path | None = None) -> ImageArrays:
-    """Read a data set by its name.
+    """Read a set of images by its name.
 
     Args:
-        name: one of :func:`list_datasets`.
+        name: one of ``list_datasets(modality="image")``.
         root: folder (or, for an npz set, the file itself) to read from; by default ``METAAD_DATA``.
 
     Raises:
         ValueError: the name is unknown (the nearest known ones are named), or the files are missing or damaged.
     """
-    if name not in _READERS:
-        raise unknown_name("dataset", name, _READERS)
-    return _READERS[name](root)
+    if name not in IMAGE_READERS:
+        raise unknown_name("dataset", name, IMAGE_READERS)
+    return IMAGE_READERS[name](root)

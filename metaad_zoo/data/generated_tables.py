@@ -1,0 +1,255 @@
+"""Random tables: tasks without end to meta-train on where no tables are at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.special import ndtr
+from torch import Tensor
+
+from metaad_zoo.episodes import SPLITS, Episode, EpisodeSpec, Split, TaskPool
+from metaad_zoo.episodes.draw import assemble
+from metaad_zoo.names import unknown_name
+
+REFERENCE_ROWS = 256
+"""Rows by which a law's columns are brought to common units before they get their own."""
+
+Law = Callable[[int, np.random.Generator, float], np.ndarray]
+"""Draws ``(rows, columns)``; the last argument widens the noise that the rows come from (1: as it is)."""
+
+
+def _mixture(columns: int, rng: np.random.Generator) -> Law:
+    """One to four Gaussian clusters, each with a covariance of its own."""
+    clusters = int(rng.integers(1, 5))
+    weights = rng.dirichlet(np.full(clusters, 2.0))
+    centres = rng.normal(0, rng.uniform(1, 4), (clusters, columns))
+    scales = np.exp(rng.normal(0, 0.7, (clusters, columns, 1)))
+    mixing = scales * rng.standard_normal((clusters, columns, columns)) / np.sqrt(columns)
+
+    def draw(n: int, rng: np.random.Generator, spread: float) -> np.ndarray:
+        which = rng.choice(clusters, n, p=weights)
+        noise = spread * rng.standard_normal((n, columns))
+        return centres[which] + np.einsum("nij,nj->ni", mixing[which], noise)
+
+    return draw
+
+
+_MARGINALS: Sequence[Callable[[np.ndarray], np.ndarray]] = (
+    lambda z: z,
+    lambda z: np.exp(0.8 * z),  # log-normal
+    ndtr,  # uniform
+    lambda z: -np.log1p(-np.minimum(ndtr(z), 1 - 1e-9)),  # exponential
+    lambda z: np.sinh(1.2 * z),  # heavy tails
+    lambda z: z + 2 * np.tanh(4 * z),  # two humps
+    lambda z: np.floor(5 * ndtr(z)),  # levels
+)
+"""Increasing functions: each gives a standard normal variable another distribution."""
+
+
+def _copula(columns: int, rng: np.random.Generator) -> Law:
+    """Gaussian copula of a few factors, with another marginal in each column."""
+    factors = int(rng.integers(1, max(2, columns // 2 + 1)))
+    loadings = rng.standard_normal((factors, columns))
+    own = rng.uniform(0.1, 1.0, columns) * np.sqrt(factors)
+    total = np.sqrt((loadings**2).sum(0) + own**2)
+    marginals = rng.integers(len(_MARGINALS), size=columns)
+
+    def draw(n: int, rng: np.random.Generator, spread: float) -> np.ndarray:
+        z = rng.standard_normal((n, factors)) @ loadings + own * rng.standard_normal((n, columns))
+        z = spread * z / total
+        return np.stack([_MARGINALS[kind](z[:, i]) for i, kind in enumerate(marginals)], 1)
+
+    return draw
+
+
+_FUNCTIONS: Sequence[Callable[[np.ndarray], np.ndarray]] = (
+    lambda x: x,
+    np.tanh,
+    np.sin,
+    np.abs,
+    lambda x: np.maximum(x, 0),
+    lambda x: np.minimum(x**2, 9),
+    lambda x: (x > 0).astype(x.dtype),
+)
+
+
+def _causal(columns: int, rng: np.random.Generator) -> Law:
+    """Structural causal model: a random acyclic graph of nonlinear functions, of which some nodes are seen."""
+    nodes = columns + int(rng.integers(0, columns + 1))
+    parents = [rng.choice(i, min(i, int(rng.integers(1, 4))), replace=False) for i in range(nodes)]
+    weights = [rng.normal(0, 1.5, len(p)) / np.sqrt(max(1, len(p))) for p in parents]
+    functions = rng.integers(len(_FUNCTIONS), size=nodes)
+    roots = rng.random(nodes) < 0.2
+    roots[: max(1, columns // 4)] = True
+    noise = np.where(roots, 1.0, np.exp(rng.uniform(np.log(0.05), np.log(0.5), nodes)))
+    seen = rng.choice(nodes, columns, replace=False)
+
+    def draw(n: int, rng: np.random.Generator, spread: float) -> np.ndarray:
+        x = spread * noise * rng.standard_normal((n, nodes))
+        for i in np.flatnonzero(~roots):
+            x[:, i] += _FUNCTIONS[functions[i]](x[:, parents[i]] @ weights[i])
+        return x[:, seen]
+
+    return draw
+
+
+LAWS: Mapping[str, Callable[[int, np.random.Generator], Law]] = {
+    "mixture": _mixture,
+    "copula": _copula,
+    "causal": _causal,
+}
+ANOMALIES = ("local", "global", "dependency", "clustered")
+
+
+@dataclass(frozen=True)
+class TablePrior:
+    """What generated tables are like.
+
+    Args:
+        tables: how many there are in each split.
+        min_columns: of a table.
+        max_columns: of a table.
+        laws: kinds of distributions of the normal rows, out of ``mixture``, ``copula`` and ``causal``.
+        anomalies: kinds of anomalies, out of ``local`` (wider noise around the same centres), ``global`` (uniform, in
+            some columns, over a box wider than the data), ``dependency`` (each column as in normal rows, but drawn for
+            itself) and ``clustered`` (normal rows, moved along one direction).
+
+    Raises:
+        ValueError: a number is out of range or a kind is unknown.
+    """
+
+    tables: int = 5000
+    min_columns: int = 2
+    max_columns: int = 16
+    laws: tuple[str, ...] = tuple(LAWS)
+    anomalies: tuple[str, ...] = ANOMALIES
+
+    def __post_init__(self) -> None:
+        if self.tables < 1 or not 2 <= self.min_columns <= self.max_columns:
+            raise ValueError(
+                f"TablePrior has {self.tables} tables of {self.min_columns} to {self.max_columns} columns; expected at "
+                "least one table and two columns, and min_columns no larger than max_columns"
+            )
+        for kind, chosen, known in (("law", self.laws, tuple(LAWS)), ("anomaly", self.anomalies, ANOMALIES)):
+            for name in chosen:
+                if name not in known:
+                    raise unknown_name(f"{kind} of generated tables:", name, known)
+            if not chosen:
+                raise ValueError(f"TablePrior has no {kind}; expected some of {known}")
+
+
+class GeneratedTable:
+    """One random table: a law of its normal rows and one kind of anomaly, as easy or hard as comes.
+
+    Args:
+        prior: what it is like.
+        rng: draws the law.
+    """
+
+    def __init__(self, prior: TablePrior, rng: np.random.Generator) -> None:
+        self.columns = int(rng.integers(prior.min_columns, prior.max_columns + 1))
+        self.kind, self.anomaly = str(rng.choice(prior.laws)), str(rng.choice(prior.anomalies))
+        self._law = LAWS[self.kind](self.columns, rng)
+        reference = self._law(REFERENCE_ROWS, rng, 1.0)
+        self._centre, spread = np.median(reference, 0), reference.std(0)
+        self._spread = np.where(spread > 1e-6, spread, 1.0)
+        reference = (reference - self._centre) / self._spread
+        self._middle, self._half = (reference.max(0) + reference.min(0)) / 2, np.ptp(reference, 0) / 2
+        self._touched = rng.random(self.columns) < rng.uniform(0.1, 0.7)
+        self._touched[rng.integers(self.columns)] = True
+        self._wider, self._box = rng.uniform(1.5, 4.0), rng.uniform(0.7, 1.5)
+        direction = self._touched * rng.standard_normal(self.columns)
+        self._shift = rng.uniform(1.0, 4.0) * direction / np.abs(direction).max()
+        # Real tables hold counts and codes beside measurements, in units of any size.
+        self._levels = np.where(rng.random(self.columns) < 0.2, rng.integers(1, 5, self.columns), 0)
+        self._unit = rng.choice([-1, 1], self.columns) * 10 ** rng.uniform(-2, 3, self.columns)
+        self._offset = rng.normal(0, 3, self.columns)
+
+    def normal(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """``(n, columns)`` float32 normal rows."""
+        return self._in_units(self._draw(n, rng))
+
+    def anomalous(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """``(n, columns)`` float32 anomalous rows."""
+        if self.anomaly == "local":
+            return self._in_units(self._draw(n, rng, self._wider))
+        if self.anomaly == "dependency":
+            pool = self._draw(4 * n + 64, rng)
+            return self._in_units(rng.permuted(pool, axis=0)[:n])
+        rows = self._draw(n, rng)
+        if self.anomaly == "clustered":
+            return self._in_units(rows + self._shift)
+        box = self._middle + self._box * self._half * rng.uniform(-1, 1, rows.shape)
+        return self._in_units(np.where(self._touched, box, rows))
+
+    def _draw(self, n: int, rng: np.random.Generator, spread: float = 1.0) -> np.ndarray:
+        return (self._law(n, rng, spread) - self._centre) / self._spread
+
+    def _in_units(self, rows: np.ndarray) -> np.ndarray:
+        levels = np.maximum(self._levels, 1)
+        rows = np.where(self._levels > 0, np.round(rows * levels) / levels, rows)
+        return ((rows + self._offset) * self._unit).astype(np.float32)
+
+
+class _Rows:
+    """The rows of one episode, which are nowhere else."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self._values = torch.from_numpy(values)
+
+    def read(self, ids: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
+        return {"tabular": self._values[torch.as_tensor(ids)]}
+
+
+class GeneratedTables(TaskPool):
+    """Tasks that are random tables; table ``i`` of a split is a pure function of ``(seed, split, i)``.
+
+    Each episode draws new rows of its table. The tables of two splits are different draws from the same prior.
+
+    Args:
+        prior: what the tables are like.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        seed: of all tables.
+
+    Source: structural causal models as a prior over tables: Hollmann et al., "TabPFN", ICLR 2023. The four kinds of
+    anomalies: Han et al., "ADBench", NeurIPS 2022, section 3.
+
+    Example:
+        >>> pool = GeneratedTables(TablePrior(tables=100), "train", seed=0)
+        >>> episode = pool.draw(7, EpisodeSpec(), np.random.default_rng(0))
+        >>> episode.task, episode.query["tabular"].shape[0]
+        ('generated/train/0007', 20)
+    """
+
+    def __init__(self, prior: TablePrior, split: Split, seed: int) -> None:
+        if split not in SPLITS:
+            raise unknown_name("split", split, SPLITS)
+        self.prior, self.split, self.seed = prior, split, seed
+
+    def table(self, task: int) -> GeneratedTable:
+        """The table at this position."""
+        address = np.random.SeedSequence([self.seed, SPLITS.index(self.split)], spawn_key=(task, 0, 0))
+        return GeneratedTable(self.prior, np.random.default_rng(address))
+
+    def __len__(self) -> int:
+        return self.prior.tables
+
+    def task_name(self, task: int) -> str:
+        return f"generated/{self.split}/{task:04d}"
+
+    @property
+    def members(self) -> frozenset[str]:
+        return frozenset(self.task_name(i) for i in range(len(self)))
+
+    def check(self, spec: EpisodeSpec) -> None:
+        """Tables without end fill any episode."""
+
+    def draw(self, task: int, spec: EpisodeSpec, rng: np.random.Generator) -> Episode:
+        table = self.table(task)
+        normal, anomalous = spec.normal_needed, spec.anomalous_needed
+        values = np.concatenate([table.normal(normal, rng), table.anomalous(anomalous, rng)])
+        normals, anomalies = np.split(np.arange(normal + anomalous), [normal])
+        return assemble(_Rows(values), self.task_name(task), spec, normals, anomalies, rng)

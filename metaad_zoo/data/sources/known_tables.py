@@ -1,0 +1,78 @@
+"""Tables known by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from metaad_zoo.data.sources.columns import Columns
+from metaad_zoo.data.sources.known import data_folder
+from metaad_zoo.data.sources.tables import Table, check_arrays, finished, number_names
+from metaad_zoo.names import unknown_name
+
+_SKLEARN = ("wine", "breast_cancer", "iris", "digits")
+
+
+def _sklearn_table(name: str) -> Table:
+    """One of the sets that are part of scikit-learn, each class of which may be normal (CC BY 4.0, from the UCI)."""
+    from sklearn import datasets  # imports scipy: slow, and needed by these sets alone
+
+    found = getattr(datasets, f"load_{name}")()
+    names = [str(c) for c in found.feature_names]
+    columns = Columns(Path(name), names, found.data.astype(np.float32), found.target.astype(np.int64))
+    table = finished("digits_table" if name == "digits" else name, columns)
+    table.class_names = [str(c) for c in found.target_names]
+    return table
+
+
+def _sklearn_reader(*names: str) -> Callable[[str | Path | None], list[Table]]:
+    def read(root: str | Path | None) -> list[Table]:
+        if root is not None:
+            raise ValueError(f"data.root is {root} but these tables read no files: set data.dataset=own for your own")
+        return [_sklearn_table(name) for name in names]
+
+    return read
+
+
+def _read_adbench(root: str | Path | None) -> list[Table]:
+    """Source: Han et al., "ADBench: Anomaly Detection Benchmark", NeurIPS 2022 (BSD-2)."""
+    path = data_folder(root)
+    path = path if path.is_file() else path / "adbench.npz"
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: put it there, or set data.root")
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        names = sorted(key.removesuffix("__X") for key in archive.files if key.endswith("__X"))
+        arrays = {n: check_arrays(path, {"X": archive[f"{n}__X"], "y": archive[f"{n}__y"]}) for n in names}
+    return [
+        finished(f"adbench/{name}", Columns(Path(name), number_names(x.shape[1]), x.astype(np.float32), y))
+        for name, (x, y) in arrays.items()
+    ]
+
+
+TABLE_READERS: Mapping[str, Callable[[str | Path | None], list[Table]]] = {
+    "adbench": _read_adbench,
+    **{f"sklearn/{'digits_table' if n == 'digits' else n}": _sklearn_reader(n) for n in _SKLEARN},
+    "sklearn_tables": _sklearn_reader(*_SKLEARN),
+}
+"""By name what reads a set of tables, out of a folder or a file where it needs one."""
+
+
+def read_known_tables(name: str, root: str | Path | None = None) -> list[Table]:
+    """Read a set of tables by its name.
+
+    Args:
+        name: one of ``list_datasets(modality="tabular")``.
+        root: folder or file to read from; by default ``METAAD_DATA``.
+
+    Raises:
+        ValueError: the name is unknown (the nearest known ones are named), or the files are missing or damaged.
+
+    Example:
+        >>> [(t.name, t.values.shape) for t in read_known_tables("sklearn/iris")]
+        [('iris', (150, 4))]
+    """
+    if name not in TABLE_READERS:
+        raise unknown_name("dataset of tables", name, [*TABLE_READERS, "own", "generated"])
+    return TABLE_READERS[name](root)

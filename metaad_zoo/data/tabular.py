@@ -1,0 +1,239 @@
+"""Table episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+from torch import Tensor
+
+from metaad_zoo.data.base import EpisodeDataModule
+from metaad_zoo.data.generated_tables import GeneratedTables, TablePrior
+from metaad_zoo.data.sources.big_tables import BigTable, memory_needed, read_big_table
+from metaad_zoo.data.sources.columns import Missing
+from metaad_zoo.data.sources.known_tables import read_known_tables
+from metaad_zoo.data.sources.tables import Table, read_table, table_files
+from metaad_zoo.data.splits import split_by_counts, split_by_patterns
+from metaad_zoo.episodes import SPLITS, Corruption, Domain, DomainTaskPool, Reader, Split, TaskPool
+
+GENERATED = "generated"
+ANY = -1
+
+
+class TabularEpisodes(EpisodeDataModule):
+    """Few-shot anomaly-detection tasks over rows of tables.
+
+    A table with a label column (0 normal, 1 anomalous) is a domain, and a task. Of a table with classes, each class is
+    normal in turn and the others of its split give the anomalies. Where nothing is said about splits, a model is
+    trained on generated tables, chosen on other generated ones, and tested on all of the data.
+
+    Args:
+        dataset: a known name, as in ``metaad_zoo.list_datasets(modality="tabular")``; ``"own"`` for the files at
+            ``root``; or ``"generated"``.
+        root: for ``"own"``: a CSV, Parquet or npz (``X``, ``y``) file, a folder of them, or several of these; each file
+            is a domain, named by its stem. For a known name: where its files lie (default ``METAAD_DATA``).
+        splits: which domains or classes (``<table>/<class>``) go where: for each of ``train``, ``val``, ``test`` a list
+            of fnmatch patterns, or ``[generated]``; or three counts, drawn at random by ``seed``. None is ``{train:
+            [generated], val: [generated], test: ["*"]}``.
+        exclude: patterns of domains or classes to leave out of all splits.
+        label: the label column of ``"own"`` CSV and Parquet files; None looks for ``anomaly``, ``label`` and the like.
+        missing: what to do about missing and infinite values: ``"refuse"``; ``"drop"`` the rows; ``"impute"``: hand
+            them on as NaN, which networks read as the support's centre.
+        anomalies: where there are classes: ``"pair"``: the anomalies of a task come from one other class; ``"rest"``:
+            from all others of its table and split.
+        max_columns: of wider tables, each episode draws this many columns, the same for support and query and for every
+            method; None keeps all.
+        synthetic: names of synthetic anomalies, made of normal rows, for the data's own training domains: in every
+            episode of one without anomalies of its own, and in a share of the others'.
+        synthetic_share: that share.
+        prior: what generated tables are like.
+        memory_limit: MiB; larger files are read row by row out of a mapped copy on disk.
+        cache: folder for these copies; None takes ``metaad_zoo/tables`` in the user's cache folder.
+        kwargs: see :class:`metaad_zoo.data.base.EpisodeDataModule`.
+
+    Raises:
+        ValueError: a name is unknown, files are missing or damaged, or a table is too small; before any training.
+
+    Memory: tables up to ``memory_limit`` are held as float32, rows x columns; of larger ones nothing but an episode.
+    """
+
+    def __init__(
+        self,
+        dataset: str = GENERATED,
+        root: str | list[str] | None = None,
+        splits: dict[str, list[str]] | list[int] | None = None,
+        exclude: list[str] | None = None,
+        label: str | None = None,
+        missing: Missing = "impute",
+        anomalies: Literal["pair", "rest"] = "rest",
+        max_columns: int | None = None,
+        synthetic: list[str] | None = None,
+        synthetic_share: float = 0.5,
+        prior: TablePrior = TablePrior(),  # noqa: B008 - frozen
+        memory_limit: float = 256.0,
+        cache: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if max_columns is not None and max_columns < 1:
+            raise ValueError(f"data.max_columns is {max_columns}; expected at least 1, or null for all columns")
+        self.dataset, self.root, self.splits, self.exclude = dataset, root, splits, exclude or []
+        self.label, self.missing, self.anomalies, self.max_columns = label, missing, anomalies, max_columns
+        self.synthetic, self.synthetic_share = synthetic, synthetic_share
+        self.prior, self.memory_limit, self.cache = prior, memory_limit, cache
+
+    @cached_property
+    def tables(self) -> list[Table | BigTable]:
+        """All tables of the data; none where all are generated."""
+        if self.dataset == GENERATED:
+            return []
+        if self.dataset != "own":
+            if isinstance(self.root, list):
+                raise ValueError(
+                    f"data.root names {len(self.root)} paths; the known data set {self.dataset!r} takes one"
+                )
+            return list(read_known_tables(self.dataset, self.root))
+        if not self.root:
+            raise ValueError("data.dataset is 'own' but data.root names no files: set data.root=PATH")
+        return [
+            read_big_table(path, self.label, self.missing, self.cache)
+            if memory_needed(path) > self.memory_limit * 2**20
+            else read_table(path, self.label, self.missing)
+            for path in table_files(self.root)
+        ]
+
+    @cached_property
+    def domain_splits(self) -> dict[str, list[str]]:
+        """Names of the domains or classes of each split; ``["generated"]`` where its tables are generated."""
+        default = {"train": [GENERATED], "val": [GENERATED], "test": ["*"] if self.tables else [GENERATED]}
+        splits = default if self.splits is None else self.splits
+        names = [n for t in self.tables for n in _names(t)]
+        for pattern in self.exclude:
+            if not any(fnmatchcase(n, pattern) for n in names):
+                raise ValueError(f"pattern {pattern!r} of data.exclude matches none of {names[:20]}")
+        names = [n for n in names if not any(fnmatchcase(n, pattern) for pattern in self.exclude)]
+        if not isinstance(splits, dict):
+            return split_by_counts(names, splits, "class", self.seed)
+        generated = {s: [GENERATED] for s, patterns in splits.items() if list(patterns) == [GENERATED]}
+        found = split_by_patterns(names, {s: p for s, p in splits.items() if s not in generated})
+        return {**found, **{s: generated[s] for s in SPLITS if s in generated}}
+
+    @cached_property
+    def pools(self) -> Mapping[str, TaskPool]:
+        owned = self.domain_splits
+        return {split: self._pool(split, owned[split]) for split in get_args(Split) if owned.get(split)}
+
+    def _pool(self, split: Split, names: Sequence[str]) -> TaskPool:
+        corrupt = self._corruption() if split == "train" else None
+        if list(names) == [GENERATED]:
+            if corrupt is not None:
+                raise ValueError("data.synthetic is set, but generated training tables have anomalies of their own")
+            return GeneratedTables(self.prior, split, self.seed)
+        domains: list[Domain] = []
+        for table in self.tables:
+            here = [n for n in _names(table) if n in names]
+            reader = _reader(table, self.max_columns)
+            if isinstance(table, Table) and table.class_names is not None:
+                domains += _class_domains(table, reader, here, self.anomalies) if here else []
+            elif here:
+                if not table.labelled and corrupt is None:
+                    raise ValueError(
+                        f"{table.name} has no label column, and the {split} split needs to know its anomalies: set "
+                        "data.label=COLUMN (0 normal, 1 anomalous), or train on it with data.synthetic"
+                    )
+                domains.append(Domain(table.name, reader, table.normal, table.anomalous))
+        return _TablePool(domains, names, corrupt, self.synthetic_share if corrupt else 0.0)
+
+    def _corruption(self) -> Corruption | None:
+        if self.synthetic is None:
+            return None
+        from metaad_zoo.data.synthetic import create_synthetic  # needed here alone
+
+        return create_synthetic(self.synthetic)
+
+    @property
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        widths: set[int] = set()
+        for split in self.pools:
+            names = self.domain_splits[split]
+            if names == [GENERATED]:
+                widths |= {self.prior.min_columns, self.prior.max_columns}
+            here = [len(t.columns) for t in self.tables if set(names) & set(_names(t))]
+            widths |= {min(n, self.max_columns or n) for n in here}
+        return {"tabular": (widths.pop() if len(widths) == 1 else ANY,)}
+
+    @property
+    def skipped(self) -> list[str]:
+        return [reason for table in self.tables for reason in table.skipped]
+
+    def description(self) -> dict[str, Any]:
+        generated = [GENERATED] in self.domain_splits.values()
+        return {
+            "dataset": self.dataset,
+            "splits": self.domain_splits,
+            "columns": {t.name: len(t.columns) for t in self.tables},
+            "anomalies": self.anomalies if any(t.class_names for t in self.tables) else "the data's own",
+            "missing": self.missing,
+            "max_columns": self.max_columns,
+            "synthetic": self.synthetic,
+            "synthetic_share": self.synthetic_share if self.synthetic else 0.0,
+            "prior": asdict(self.prior) if generated else None,
+            "train_episode": self.episode.as_dict(),
+            "test_episode": self.test_episode.as_dict(),
+            "seed": self.seed,
+        }
+
+
+def _names(table: Table | BigTable) -> list[str]:
+    """What splits are made of: the table, or its classes."""
+    return [table.name] if table.class_names is None else [f"{table.name}/{c}" for c in table.class_names]
+
+
+class _TablePool(DomainTaskPool):
+    """Domains that are tables or classes of tables; what a split owns is these, also where a task is a pair of them."""
+
+    def __init__(self, domains: list[Domain], owned: Sequence[str], corrupt: Corruption | None, share: float) -> None:
+        super().__init__(domains, corrupt, share)
+        self._owned = frozenset(owned)
+
+    @property
+    def members(self) -> frozenset[str]:
+        return self._owned
+
+
+def _class_domains(table: Table, reader: Reader, names: Sequence[str], anomalies: str) -> list[Domain]:
+    """Class-as-normal tasks out of those classes of a table that a split owns."""
+    if len(names) < 2:
+        raise ValueError(f"a split has {list(names)} alone of {table.name}: one class is normal, others are anomalous")
+    if anomalies not in ("pair", "rest"):
+        raise ValueError(f"data.anomalies is {anomalies!r}; expected 'pair' or 'rest'")
+    rows = {n: np.flatnonzero(table.labels == i) for i, n in enumerate(_names(table)) if n in names}
+    if anomalies == "rest":
+        others = {n: np.concatenate([ids for other, ids in rows.items() if other != n]) for n in rows}
+        return [Domain(n, reader, ids, others[n]) for n, ids in rows.items()]
+    return [
+        Domain(f"{n}-vs-{other.removeprefix(table.name + '/')}", reader, ids, rows[other])
+        for n, ids in rows.items()
+        for other in rows
+        if other != n
+    ]
+
+
+def _reader(table: Table | BigTable, max_columns: int | None) -> Reader:
+    wide = max_columns is not None and len(table.columns) > max_columns
+    return _SomeColumns(table, len(table.columns), max_columns) if wide and max_columns else table
+
+
+class _SomeColumns:
+    """A table of which each episode sees some columns, drawn by its generator."""
+
+    def __init__(self, reader: Reader, width: int, columns: int) -> None:
+        self._reader, self._width, self._columns = reader, width, columns
+
+    def read(self, ids: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
+        chosen = np.sort(rng.choice(self._width, self._columns, replace=False))
+        return {"tabular": self._reader.read(ids, rng)["tabular"][:, chosen]}
