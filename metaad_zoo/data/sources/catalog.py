@@ -30,8 +30,8 @@ def list_datasets(pattern: str = "*", modality: str | None = None) -> list[str]:
         ValueError: there are no data sets of this modality.
 
     Example:
-        >>> list_datasets("*digits*")
-        ['digits', 'sklearn/digits_table']
+        >>> list_datasets("*digits*", modality="sequence")
+        ['spoken_digits']
         >>> list_datasets("*digits*", modality="image")
         ['digits']
     """

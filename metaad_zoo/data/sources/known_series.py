@@ -9,6 +9,7 @@ from typing import cast
 import numpy as np
 
 from metaad_zoo.data.sources.audio import log_mel
+from metaad_zoo.data.sources.known import data_folder
 from metaad_zoo.data.sources.series import SequenceArrays, Series, SeriesSet
 from metaad_zoo.data.sources.series_npz import read_series_npz
 
@@ -20,8 +21,6 @@ FAULT_ROW = 160
 
 
 def _file(name: str, root: str | Path | None) -> Path:
-    from metaad_zoo.data.sources.known import data_folder  # which lists the names of this module
-
     path = data_folder(root)
     path = path if path.is_file() else path / f"{name}.npz"
     if not path.is_file():
