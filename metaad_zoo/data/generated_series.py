@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -153,14 +153,6 @@ class GeneratedOptions:
         return {
             split: GeneratedSeries(split, n, window, of, seed)
             for split, n, of in zip(get_args(Split), self.tasks, kinds, strict=True)
-        }
-
-    def as_dict(self) -> dict[str, Any]:
-        """All choices, for a results file."""
-        return {
-            "tasks": list(self.tasks),
-            "train_anomalies": list(self.train_anomalies),
-            "test_anomalies": list(self.test_anomalies),
         }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from metaad_zoo.data.sources.known_series import SERIES_READERS
 from metaad_zoo.data.sources.series import Fit, FittedSequences, SequenceArrays, SeriesSet
 from metaad_zoo.data.sources.series_files import FileOptions, read_own_series
 from metaad_zoo.data.splits import split_by_counts, split_by_patterns
+from metaad_zoo.data.synthetic import create_synthetic
 from metaad_zoo.data.windows import WindowRule, cut
 from metaad_zoo.episodes import ClassTaskPool, Corruption, Domain, TaskPool
 from metaad_zoo.names import unknown_name
@@ -206,12 +208,7 @@ class SequenceEpisodes(EpisodeDataModule):
         return splitter.pools(self.domains, splits, self.split_by)
 
     def _corruption(self) -> Corruption | None:
-        if not self.synthetic:
-            return None
-        from metaad_zoo.data.synthetic import create_synthetic
-
-        made: Corruption = create_synthetic(self.synthetic)
-        return made
+        return create_synthetic(self.synthetic) if self.synthetic else None
 
     @property
     def input_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -236,7 +233,7 @@ class SequenceEpisodes(EpisodeDataModule):
         about: dict[str, Any] = {"window": self.rule.window}
         if self.dataset == "generated":
             chosen = {split: [f"{split}: {len(laws)} laws"] for split, laws in chosen.items()}
-            about["generated"] = self.generated.as_dict()
+            about["generated"] = asdict(self.generated)
         elif self._is_series:
             about |= {"stride": self.rule.stride, "min_anomalous": self.rule.min_anomalous}
             about |= {"support_share": self.rule.support_share, "resample": self.files.resample}

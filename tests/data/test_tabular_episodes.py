@@ -216,7 +216,6 @@ def test_the_description_holds_what_fixes_a_result(tmp_path):
 
 
 def test_synthetic_anomalies_are_for_training_domains_alone(tmp_path):
-    pytest.importorskip("metaad_zoo.data.synthetic")
     write(tmp_path, "free", label=None)
     write(tmp_path, "known")
     splits = {"train": ["free"], "test": ["known"]}

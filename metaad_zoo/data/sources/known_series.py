@@ -8,21 +8,19 @@ from typing import cast
 
 import numpy as np
 
+from metaad_zoo.data.sources.audio import log_mel
+from metaad_zoo.data.sources.known import data_folder
 from metaad_zoo.data.sources.series import SequenceArrays, Series, SeriesSet
 from metaad_zoo.data.sources.series_npz import read_series_npz
 
-RATE = 8000
-"""Samples a second of the spoken digits."""
-FRAME, HOP, BANDS = 256, 100, 32
-"""Of the spectrogram: samples of a frame, samples from one to the next (80 frames a second), mel bands."""
+HOP = 100
+"""Samples from one frame of a spoken digit to the next: 80 frames a second."""
 
 FAULT_ROW = 160
 """Row of a Tennessee Eastman test run in which its fault starts."""
 
 
 def _file(name: str, root: str | Path | None) -> Path:
-    from metaad_zoo.data.sources.known import data_folder  # which lists the names of this module
-
     path = data_folder(root)
     path = path if path.is_file() else path / f"{name}.npz"
     if not path.is_file():
@@ -85,36 +83,9 @@ def read_spoken_digits(root: str | Path | None = None) -> SequenceArrays:
     """
     wanted = ("audio", "lens", "digit", "speaker")
     audio, lengths, digits, speakers = _arrays("digits_audio_image", root, wanted)
-    filters = mel_filters(BANDS, FRAME, RATE)
-    clips = np.split(audio.astype(np.float32) / 32768, np.cumsum(lengths)[:-1])
-    frames = [log_mel(clip, filters) for clip in clips]
+    frames = [log_mel(clip, frames=None, hop=HOP) for clip in np.split(audio, np.cumsum(lengths)[:-1])]
     names = [str(i) for i in range(10)]
     return SequenceArrays("spoken_digits", frames, digits.astype(np.int64), names, about={"speaker": speakers})
-
-
-def mel_filters(bands: int, frame: int, rate: int) -> np.ndarray:
-    """Triangular filters evenly spaced on the mel scale, ``(frame // 2 + 1, bands)``.
-
-    Source: Davis and Mermelstein, "Comparison of parametric representations for monosyllabic word recognition in
-    continuously spoken sentences", IEEE TASSP 1980; mel = 2595 log10(1 + f / 700).
-    """
-    highest = 2595 * np.log10(1 + rate / 2 / 700)
-    edges = 700 * (10 ** (np.linspace(0, highest, bands + 2) / 2595) - 1)
-    at = np.fft.rfftfreq(frame, 1 / rate)[:, None]
-    rising = (at - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - at) / (edges[2:] - edges[1:-1])
-    weights: np.ndarray = np.minimum(rising, falling).clip(min=0)
-    return weights
-
-
-def log_mel(clip: np.ndarray, filters: np.ndarray, hop: int = HOP) -> np.ndarray:
-    """Log energies of mel bands, ``(frames, bands)`` float32, out of a sound ``(samples,)``."""
-    frame = 2 * (len(filters) - 1)
-    padded = np.pad(clip, (0, max(0, frame - len(clip))))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, frame)[::hop] * np.hanning(frame)
-    power = np.abs(np.fft.rfft(frames, axis=1)) ** 2
-    energies: np.ndarray = np.log(power @ filters + 1e-8).astype(np.float32)
-    return energies
 
 
 SERIES_READERS: dict[str, Callable[[str | Path | None], SeriesSet | SequenceArrays]] = {
