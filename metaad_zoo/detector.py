@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from metaad_zoo.backbones import ANY
 from metaad_zoo.data.samples import as_labels, as_samples, refuse_anomalies_in
+from metaad_zoo.data.windows import Pooling, score_series
 from metaad_zoo.episodes import NORMAL, Adapted
 from metaad_zoo.evaluation.calibration import p_values
 from metaad_zoo.zoo import Checkpoint, CheckpointError, is_checkpoint, load_checkpoint, save_checkpoint
@@ -110,6 +112,27 @@ class Detector:
         ]
         scores: np.ndarray = torch.cat(chunks).double().cpu().numpy()
         return scores
+
+    def score_series(self, series: Any, stride: int = 1, how: Pooling = "mean") -> np.ndarray:
+        """Anomaly scores of every time point of a series, ``(T,)`` float64.
+
+        A point's score is the mean (or the largest) of those of the windows that cover it.
+
+        Args:
+            series: ``(T,)`` or ``(T, C)``; NaN where a value is missing.
+            stride: steps from one window to the next, at most the window.
+            how: ``"mean"`` or ``"max"``.
+
+        Raises:
+            RuntimeError: the detector is not fitted.
+            ValueError: the model reads no sequences, or the series is shorter than its window or can't be used.
+        """
+        shape = self.input_shapes.get("sequence")
+        if shape is None or len(self.input_shapes) > 1:
+            raise ValueError(f"score_series is for models of sequences; this one reads {sorted(self.input_shapes)}")
+        values = np.array(series, dtype=np.float32)
+        window = min(len(values), SCORING_CHUNK) if shape[0] == ANY else shape[0]
+        return score_series(self.score, values, window, min(stride, window), how)
 
     def p_value(self, samples: Any) -> np.ndarray:
         """Conformal p-values ``(n,)``: small is anomalous.

@@ -15,6 +15,7 @@ from metaad_zoo.data.image_samples import as_images, image_files
 from metaad_zoo.data.row_samples import as_rows, as_windows, series_files
 from metaad_zoo.data.sources import read_path
 from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
+from metaad_zoo.data.sources.manifest import read_manifest
 from metaad_zoo.episodes import ANOMALOUS, NORMAL, UNLABELLED, count
 
 _FORMS: Mapping[str, Callable[[Any, Sequence[int]], Tensor]] = {
@@ -68,8 +69,9 @@ def named_samples(
     """What lies at a path as samples, and a name for each: a file, a row (from 1), or a file and a window's start.
 
     Args:
-        path: images (a folder or a file), table rows (a file), or series (a file, or a folder of them).
-        input_shapes: of the model, of one modality.
+        path: images (a folder or a file), table rows (a file), series (a file, or a folder of them), or a manifest of
+            several modalities (:func:`metaad_zoo.data.sources.manifest.read_manifest`).
+        input_shapes: of the model.
         label: a table's column that is not data; see :func:`metaad_zoo.data.sources.columns.read_columns`.
 
     Raises:
@@ -77,7 +79,7 @@ def named_samples(
     """
     (modality, shape), *others = input_shapes.items()
     if others:
-        raise ValueError(f"this model reads {sorted(input_shapes)}: score such samples through Python, as a dict")
+        return _from_manifest(path, input_shapes)
     if modality == "image":
         files = image_files(path)
         return [str(f) for f in files], as_samples(files, input_shapes)
@@ -88,6 +90,15 @@ def named_samples(
     windows = {f: as_windows(f, shape) for f in files}
     names = [f"{f}:{i * len(w[0])}" for f, w in windows.items() for i in range(len(w))]
     return names, as_samples(torch.cat(list(windows.values())), input_shapes)
+
+
+def _from_manifest(path: Path, input_shapes: Mapping[str, Sequence[int]]) -> tuple[list[str], dict[str, Tensor]]:
+    channels, size, _ = input_shapes.get("image", (None, None, None))
+    length, _ = input_shapes.get("sequence", (None, None))
+    found = read_manifest(path, size, length, channels)
+    n = len(found.labels)
+    samples = found.read(np.arange(n), np.random.default_rng(0))
+    return [str(i + 1) for i in range(n)], as_samples(samples, input_shapes)
 
 
 def _one_modality(name: str, x: Any, shape: Sequence[int]) -> Tensor:

@@ -12,39 +12,10 @@ from importlib.metadata import version
 
 import pytest
 import torch
-import yaml
 
 import metaad_zoo as mz
 from metaad_zoo.cli.train import run
-from metaad_zoo.learners import list_learners
 from tests.cli.short import CONFIGS, QUICKSTART, SHORT, command
-from tests.conftest import REPOSITORY
-
-LISTED = sorted(CONFIGS.rglob("*.yaml"))
-
-
-@pytest.mark.usefixtures("_real_data")
-@pytest.mark.parametrize("config", LISTED, ids=lambda p: str(p.relative_to(CONFIGS)))
-def test_every_config_trains_a_step(config, tmp_path):
-    """Overlays are laid over the quickstart; a GPU's overlay is parsed whole and its device then replaced."""
-    first = config.read_text().splitlines()[0]
-    assert first.startswith("# "), "the first comment is the command that runs it"
-    assert str(config.relative_to(REPOSITORY)) in first
-    whole = {"model", "data"} <= set(yaml.safe_load(config.read_text()))
-    configs = ["--config", str(config)] if whole else [*QUICKSTART, "--config", str(config)]
-    overrides = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
-    cli = run(["fit", *configs, *overrides, "--trainer.max_steps=1", *SHORT, "--runs", str(tmp_path)])
-    assert cli.trainer.global_step == 1
-
-
-def test_every_learner_has_a_config():
-    assert {p.stem for p in (CONFIGS / "learners").iterdir()} | {"maml"} == set(list_learners())
-
-
-@pytest.fixture
-def _real_data(request):
-    if "omniglot" in str(request.node.callspec.params.get("config", "")):
-        request.getfixturevalue("data_folder")
 
 
 @pytest.fixture(scope="module")

@@ -44,9 +44,9 @@ def test_the_command_is_installed():
     ("arguments", "expected"),
     [
         (["--backbones"], list_backbones()),
-        (["--backbones", "res*"], ["resnet12"]),
+        (["--backbones", "resnet1*"], ["resnet12"]),
         (["--learners", "maml*"], ["maml", "maml_pp"]),
-        (["--datasets", "dig*"], ["digits"]),
+        (["--datasets", "digits_*"], ["digits_audio_image", "digits_tones"]),
     ],
 )
 def test_list(arguments, expected, capsys):

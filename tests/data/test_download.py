@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 
 from metaad_zoo.data.sources import download
 from metaad_zoo.data.sources.download import DownloadError, fetch, fetch_public, public_files, public_sets
+from metaad_zoo.data.sources.known_series import SERIES_READERS
+from metaad_zoo.data.sources.known_tables import read_known_tables
 
 CONTENT = b"timestamp,value\r\n" * 20_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -167,3 +171,38 @@ def test_the_real_series_are_those_of_the_table(data_folder):
         path = data_folder / "raw" / "nab" / file
         if path.suffix == ".csv":
             assert fetch_public("nab", file, data_folder / "raw") == path
+
+
+def test_nab_is_read_from_its_public_files_where_no_archive_lies(tmp_path, monkeypatch):
+    """Through the reader itself; the files lie behind file:// addresses in the public layout."""
+    origin = tmp_path / "origin"
+    texts = {
+        "labels/combined_windows.json": json.dumps({"ads/a.csv": [["2014-04-01 00:10:00", "2014-04-01 00:15:00"]]})
+    }
+    rows = [f"2014-04-01 00:{5 * i:02}:00,{i % 3}" for i in range(6)]
+    texts["data/ads/a.csv"] = "\n".join(["timestamp,value", *rows]) + "\n"
+    entries = {}
+    for name, text in texts.items():
+        (origin / name).parent.mkdir(parents=True, exist_ok=True)
+        (origin / name).write_text(text)
+        entries[name] = {
+            "url": (origin / name).as_uri(),
+            "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        }
+    monkeypatch.setattr(download, "_known", lambda: {"nab": entries})
+    (tmp_path / "data").mkdir()
+    (series,) = SERIES_READERS["nab"](tmp_path / "data").series
+    assert series.name == "nab/ads/a"
+    assert series.values[:, 0].tolist() == [0, 1, 2, 0, 1, 2]
+    assert series.labels.tolist() == [0, 0, 1, 1, 0, 0]
+
+
+def test_adbench_is_read_from_its_own_files_and_else_says_where_they_are(tmp_path):
+    with pytest.raises(ValueError, match=r"no sha256 is known .* download https://.*1_ALOI\.npz by hand"):
+        read_known_tables("adbench", tmp_path)
+    (tmp_path / "adbench").mkdir()
+    x, y = np.arange(20.0).reshape(10, 2), np.arange(10) > 7
+    np.savez(tmp_path / "adbench" / "14_glass.npz", X=x, y=y.astype(int))
+    (table,) = read_known_tables("adbench", tmp_path)
+    assert table.name == "adbench/14_glass"
+    assert table.values.tolist() == x.tolist()

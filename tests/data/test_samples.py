@@ -7,6 +7,7 @@ import csv
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import metaad_zoo as mz
 from metaad_zoo.cli import main
@@ -140,3 +141,35 @@ def test_scoring_other_columns_than_the_supports_is_refused(rows, tmp_path):
     detector.input_shapes = {"sequence": [4, -1]}
     with pytest.raises(ValueError, match="'sequence' has 3 columns or channels, but the support set had 2"):
         detector.score(np.zeros((3, 4, 3)))
+
+
+def test_every_point_of_a_series_gets_a_score(tmp_path):
+    learner = GradientLearner("gru", None, {"sequence": [4, 2]}, InnerLoopConfig(steps=1))
+    detector = mz.Detector(Checkpoint(learner, [], dict(CALIBRATION)))
+    series = np.random.default_rng(0).normal(size=(9, 2))
+    detector.fit(np.stack([series[i : i + 4] for i in range(3)]))
+    by_window = detector.score(np.stack([series[i : i + 4] for i in range(6)]))
+    expected = [by_window[max(t - 3, 0) : t + 1].mean() for t in range(9)]
+    np.testing.assert_allclose(detector.score_series(series), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="3 steps, fewer than the model's window of 4"):
+        detector.score_series(series[:3])
+
+
+def test_a_detector_of_several_modalities_reads_a_manifest(tmp_path):
+    shapes = {"image": [1, 16, 16], "tabular": [2]}
+    learner = GradientLearner("fusion_concat", {"width": 4}, shapes, InnerLoopConfig(steps=1))
+    save_checkpoint(tmp_path / "model", Checkpoint(learner, [], dict(CALIBRATION)))
+    pictures = np.random.default_rng(0).integers(0, 255, (6, 16, 16), np.uint8)
+    for i, picture in enumerate(pictures):
+        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+    rows = [[f"{i}.png" if i != 5 else "", i, i**2] for i in range(6)]
+    manifest = write(tmp_path / "m.csv", rows, ["image", "a", "b"])
+    mine, out = str(tmp_path / "mine"), tmp_path / "scores.csv"
+    assert main(["adapt", str(tmp_path / "model"), "--support", str(manifest), "--out", mine]) == 0
+    assert main(["score", mine, "--data", str(manifest), "--out", str(out)]) == 0
+    with out.open(encoding="utf-8") as file:
+        found = [float(row["score"]) for row in csv.DictReader(file)]
+    assert len(found) == 6
+    assert np.isfinite(found).all(), "also where a picture is absent"
+    alone = mz.load_detector(mine).score({"tabular": np.array([[5, 25]])})
+    np.testing.assert_allclose(alone, found[5:], rtol=1e-4)

@@ -9,8 +9,10 @@ from typing import cast
 import numpy as np
 
 from metaad_zoo.data.sources.audio import log_mel
+from metaad_zoo.data.sources.download import fetch_public, public_files
 from metaad_zoo.data.sources.known import data_folder
 from metaad_zoo.data.sources.series import SequenceArrays, Series, SeriesSet
+from metaad_zoo.data.sources.series_files import read_own_series
 from metaad_zoo.data.sources.series_npz import read_series_npz
 
 HOP = 100
@@ -88,8 +90,26 @@ def read_spoken_digits(root: str | Path | None = None) -> SequenceArrays:
     return SequenceArrays("spoken_digits", frames, digits.astype(np.int64), names, about={"speaker": speakers})
 
 
+def read_nab(root: str | Path | None = None) -> SeriesSet:
+    """The Numenta Anomaly Benchmark: ``nab.npz`` where that lies there, else its public files, downloaded and checked.
+
+    Source: Lavin and Ahmad, "Evaluating Real-time Anomaly Detection Algorithms: the Numenta Anomaly Benchmark", ICMLA
+    2015 (MIT-style terms).
+    """
+    folder = data_folder(root)
+    if folder.is_file() or (folder / "nab.npz").is_file():
+        return _npz_reader("nab")(root)
+    for file in public_files("nab"):
+        fetch_public("nab", file, folder)
+    found = cast(SeriesSet, read_own_series(folder / "nab"))
+    for series in found.series:
+        series.name = f"nab/{series.name}"
+    return SeriesSet("nab", found.series, found.skipped)
+
+
 SERIES_READERS: dict[str, Callable[[str | Path | None], SeriesSet | SequenceArrays]] = {
-    **{name: _npz_reader(name) for name in ("asd", "nab", "smap", "smd")},
+    **{name: _npz_reader(name) for name in ("asd", "smap", "smd")},
+    "nab": read_nab,
     "tep": read_tep,
     "omniglot_strokes": read_omniglot_strokes,
     "spoken_digits": read_spoken_digits,

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from metaad_zoo.data.sources.columns import Columns
+from metaad_zoo.data.sources.download import fetch_public, public_files
 from metaad_zoo.data.sources.known import data_folder
-from metaad_zoo.data.sources.tables import Table, check_arrays, finished, number_names
+from metaad_zoo.data.sources.tables import Table, check_arrays, finished, number_names, read_table
 from metaad_zoo.names import unknown_name
 
 _SKLEARN = ("wine", "breast_cancer", "iris", "digits")
@@ -37,11 +38,14 @@ def _sklearn_reader(*names: str) -> Callable[[str | Path | None], list[Table]]:
 
 
 def _read_adbench(root: str | Path | None) -> list[Table]:
-    """Source: Han et al., "ADBench: Anomaly Detection Benchmark", NeurIPS 2022 (BSD-2)."""
-    path = data_folder(root)
-    path = path if path.is_file() else path / "adbench.npz"
+    """``adbench.npz``, or the benchmark's own files: a folder ``adbench`` of one ``.npz`` (``X``, ``y``) a table.
+
+    Source: Han et al., "ADBench: Anomaly Detection Benchmark", NeurIPS 2022 (BSD-2).
+    """
+    folder = data_folder(root)
+    path = folder if folder.is_file() else folder / "adbench.npz"
     if not path.is_file():
-        raise ValueError(f"{path} does not exist: put it there, or set data.root")
+        return _read_adbench_files(folder)
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         names = sorted(key.removesuffix("__X") for key in archive.files if key.endswith("__X"))
         arrays = {n: check_arrays(path, {"X": archive[f"{n}__X"], "y": archive[f"{n}__y"]}) for n in names}
@@ -49,6 +53,17 @@ def _read_adbench(root: str | Path | None) -> list[Table]:
         finished(f"adbench/{name}", Columns(Path(name), number_names(x.shape[1]), x.astype(np.float32), y))
         for name, (x, y) in arrays.items()
     ]
+
+
+def _read_adbench_files(folder: Path) -> list[Table]:
+    """Those that are in the folder ``adbench``; where none is, the error of the first says where to get it."""
+    there = [f for f in public_files("adbench") if (folder / "adbench" / f).is_file()]
+    if not there:
+        fetch_public("adbench", public_files("adbench")[0], folder)
+    tables = [read_table(folder / "adbench" / f, None, "impute") for f in there]
+    for table in tables:
+        table.name = f"adbench/{table.name}"
+    return tables
 
 
 TABLE_READERS: Mapping[str, Callable[[str | Path | None], list[Table]]] = {

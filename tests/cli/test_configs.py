@@ -1,0 +1,87 @@
+"""Every config of the repository, run by the command that its own first comment gives."""
+
+from __future__ import annotations
+
+import csv
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from metaad_zoo.cli.train import run
+from metaad_zoo.learners import list_learners
+from tests.cli.short import CONFIGS, SHORT
+from tests.conftest import REPOSITORY
+
+LISTED = sorted(CONFIGS.rglob("*.yaml"))
+ONE_STEP = [option for option in SHORT if "backbone_options" not in option]
+ON_THIS_MACHINE = [f"--trainer.{name}" for name in ("accelerator=cpu", "devices=1", "num_nodes=1", "strategy=auto")]
+
+
+def own_command(config: Path) -> list[str]:
+    """What stands behind `train.py` in the config's first comment."""
+    first = config.read_text().splitlines()[0]
+    assert first.startswith("# "), "the first comment is the command that runs it"
+    assert str(config.relative_to(REPOSITORY)) in first
+    words = shlex.split(first.removeprefix("# "))
+    return [w for w in words[words.index("train.py") + 1 :] if w != "fit"]
+
+
+def needs_files(config: Path) -> bool:
+    """Whether the command, or that of a config it lays itself over, says that data must lie in METAAD_DATA."""
+    named = [REPOSITORY / w for w in own_command(config) if w.startswith("configs/")]
+    return any("METAAD_DATA=" in path.read_text().splitlines()[0] for path in named)
+
+
+def write_rows(path: Path, rows: np.ndarray, header: list[str]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows.tolist()])
+
+
+def own_data(modality: str, root: Path) -> Path:
+    """A user's own files as the config `bring_your_own/<modality>.yaml` takes them."""
+    rng = np.random.default_rng(0)
+    if modality == "tabular":
+        for name in "ab":
+            rows = np.column_stack([rng.normal(size=(60, 3)), np.arange(60) % 3 == 0])
+            write_rows(root / f"{name}.csv", rows, ["x", "y", "z", "anomaly"])
+    elif modality == "sequence":
+        for name in "abcde":
+            series = np.column_stack([rng.normal(size=(2000, 2)), np.arange(2000) > 1500])
+            write_rows(root / f"{name}.csv", series, ["x", "y", "anomaly"])
+    else:
+        for c in range(6):
+            (root / f"class{c}").mkdir()
+            for i in range(16):
+                Image.fromarray(rng.integers(0, 255, (20, 20), np.uint8)).save(root / f"class{c}" / f"{i}.png")
+    if modality == "multimodal":
+        rows = [[f"class{c}/{i}.png", rng.normal(), f"kind{c}"] for c in range(6) for i in range(16)]
+        write_rows(root / "manifest.csv", np.array(rows, dtype=object), ["image", "weight", "class"])
+        return root / "manifest.csv"
+    return root
+
+
+@pytest.mark.parametrize("config", LISTED, ids=lambda p: str(p.relative_to(CONFIGS)))
+def test_every_config_trains_a_step(config, tmp_path, monkeypatch, request):
+    """As its first comment says, but for the length and the device."""
+    if needs_files(config):
+        request.getfixturevalue("data_folder")
+    monkeypatch.chdir(REPOSITORY)
+    words = own_command(config)
+    if "--data.root" in words:
+        (tmp_path / "own").mkdir()
+        words[words.index("--data.root") + 1] = str(own_data(config.stem, tmp_path / "own"))
+    cli = run(["fit", *words, *ON_THIS_MACHINE, "--trainer.max_steps=1", *ONE_STEP, "--runs", str(tmp_path / "runs")])
+    assert cli.trainer.global_step == 1
+
+
+def test_every_learner_has_a_config():
+    assert {p.stem for p in (CONFIGS / "learners").iterdir()} | {"maml"} == set(list_learners())
+
+
+def test_every_modality_has_a_quickstart_and_a_config_for_own_data():
+    own = {p.stem for p in (CONFIGS / "bring_your_own").iterdir()}
+    quick = {p.stem.removeprefix("quickstart_") for p in CONFIGS.glob("quickstart_*.yaml")} - {"clean"}
+    assert own == quick | {"image"} == {"image", "multimodal", "sequence", "tabular"}
