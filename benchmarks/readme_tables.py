@@ -55,6 +55,40 @@ def memory_rows(measured: dict[str, Any]) -> list[str]:
     return lines
 
 
+OTHERS = {
+    "1-NN, raw": ("1-NN on raw inputs", "1-NN on pixels"),
+    "1-NN, standardised": ("1-NN on standardised inputs", "1-NN on standardised pixels"),
+    "from scratch": ("same network, from scratch",),
+}
+
+
+def overview_rows(names: list[str]) -> list[str]:
+    """A row a result file: AUROC of the learner beside the baselines', then its F1 and false alarms."""
+    header = ["run", "unseen tasks", "ours", *OTHERS, "F1", "F1, flag everything", "false alarms"]
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    for name in names:
+        results = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        methods = results["methods"]
+        known = [next(m for m in alike if m in methods) for alike in OTHERS.values()]
+        cells = [_cell(methods[m]["mean"]["auroc"], methods[m]["ci95"]["auroc"]) for m in (next(iter(methods)), *known)]
+        first, all_flagged = next(iter(methods.values())), methods["flag everything"]
+        decided = (first["mean"]["f1"], all_flagged["mean"]["f1"], first["mean"]["fpr"])
+        cells += [f"{100 * value:.1f}" for value in decided]
+        lines.append(f"| `{name}` | {results['protocol']['tasks']} | {' | '.join(cells)} |")
+    return lines
+
+
+def size_rows(measured: dict[str, Any]) -> list[str]:
+    """Episodes a second and resident memory by the number of rows."""
+    lines = ["| rows | episodes/s | memory added, MiB | of it anonymous |", "|---|---|---|---|"]
+    for row in measured["tables"]:
+        added = {kind: row["after"][kind] - row["before"][kind] for kind in ("total", "anonymous")}
+        lines.append(
+            f"| {row['rows']:,} | {row['episodes_per_second']:.0f} | {added['total']:.0f} | {added['anonymous']:.0f} |"
+        )
+    return lines
+
+
 def with_tables(text: str) -> str:
     """The text with what stands between each pair of `<!-- results: NAME -->` and `<!-- end -->` written anew."""
 
@@ -67,6 +101,16 @@ def with_tables(text: str) -> str:
         rows = {"speed": speed_rows, "memory": memory_rows}[match[1]](measured)
         return f"<!-- inner loop: {match[1]} -->\n" + "\n".join(rows) + "\n<!-- end -->"
 
+    def fill_overview(match: re.Match[str]) -> str:
+        rows = overview_rows(match[1].split())
+        return f"<!-- overview: {match[1]} -->\n" + "\n".join(rows) + "\n<!-- end -->"
+
+    def fill_sizes(match: re.Match[str]) -> str:
+        rows = size_rows(json.loads((RESULTS / "table_size.json").read_text(encoding="utf-8")))
+        return "<!-- table size -->\n" + "\n".join(rows) + "\n<!-- end -->"
+
+    text = re.sub(r"<!-- overview: ([\w ]+?) -->.*?<!-- end -->", fill_overview, text, flags=re.DOTALL)
+    text = re.sub(r"<!-- table size -->.*?<!-- end -->", fill_sizes, text, flags=re.DOTALL)
     text = re.sub(r"<!-- results: (\w+) -->.*?<!-- end -->", fill, text, flags=re.DOTALL)
     return re.sub(r"<!-- inner loop: (\w+) -->.*?<!-- end -->", fill_timing, text, flags=re.DOTALL)
 

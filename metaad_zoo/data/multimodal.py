@@ -39,6 +39,8 @@ class MultimodalEpisodes(EpisodeDataModule):
             belong together, so that this must be read from the support set; ``"labelled"`` takes the same class.
         new_classes: for ``"mismatch"``: share of the training episodes whose classes are made new ones, by turned
             pictures and shifted channels (:func:`metaad_zoo.data.new_classes.as_new_classes`).
+        one_class: for ``"mismatch"``: share of the training episodes whose normal samples are all of one class, which a
+            network learns to tell before it can learn what agrees.
         modalities: what is given out; None gives all. The episodes are the same ones, so that a backbone of one
             modality can be compared with fusion.
         absent: share of the training samples in which one modality, chosen at random, is hidden (NaN). A sample that
@@ -65,6 +67,7 @@ class MultimodalEpisodes(EpisodeDataModule):
         classes_per_task: int = 2,
         pairing: Pairing = "any",
         new_classes: float = 0.0,
+        one_class: float = 0.0,
         modalities: list[str] | None = None,
         absent: float = 0.0,
         image_size: int | None = None,
@@ -82,7 +85,7 @@ class MultimodalEpisodes(EpisodeDataModule):
             raise ValueError(f"data.channels is {channels} but is for your own images: leave it out for {dataset!r}")
         self.dataset, self.root, self.splits, self.split_by = dataset, root, splits, split_by
         self.wanted_anomalies, self.classes_per_task, self.pairing = anomalies, classes_per_task, pairing
-        self.new_classes, self.modalities, self.absent = new_classes, modalities, absent
+        self.new_classes, self.one_class, self.modalities, self.absent = new_classes, one_class, modalities, absent
         self.image_size, self.channels, self.length = image_size, channels, length
 
     @cached_property
@@ -129,10 +132,11 @@ class MultimodalEpisodes(EpisodeDataModule):
     def _pool(self, split: str, names: Sequence[str]) -> TaskPool:
         source = self.source.giving(self.modalities, self.absent if split == "train" else 0.0)
         if self.anomalies == "mismatch":
-            settings = (self.pairing, self.new_classes) if split == "train" else ()
+            settings = (self.pairing, self.new_classes, self.one_class) if split == "train" else ()
             return AgreementPool(source.separate(), names, self.classes_per_task, *settings)
-        if self.new_classes:
-            raise ValueError(f"data.new_classes={self.new_classes} is for data.anomalies=mismatch: set it to 0")
+        for name in ("new_classes", "one_class"):
+            if getattr(self, name):
+                raise ValueError(f"data.{name}={getattr(self, name)} is for data.anomalies=mismatch: set it to 0")
         assert isinstance(source, JoinedModalities)
         if source.anomalous is not None:
             return DomainTaskPool.from_source(source, names, source.anomalous)
@@ -147,7 +151,7 @@ class MultimodalEpisodes(EpisodeDataModule):
         return self.source.skipped
 
     def description(self) -> dict[str, Any]:
-        mismatch = {name: getattr(self, name) for name in ("classes_per_task", "pairing", "new_classes")}
+        mismatch = {name: getattr(self, name) for name in ("classes_per_task", "pairing", "new_classes", "one_class")}
         return {
             "dataset": self.source.name,
             "splits": self.class_splits,

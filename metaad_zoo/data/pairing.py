@@ -36,6 +36,9 @@ class AgreementPool(TaskPool):
             read them from the support set. For meta-training.
         new_classes: share of episodes whose classes are made new ones
             (:func:`metaad_zoo.data.new_classes.as_new_classes`). For meta-training.
+        one_class: share of episodes whose normal samples are all of one class (in each modality), so that a modality
+            alone shows half of the anomalies. Agreement gives a network no gradient to begin with before it can tell
+            classes, and this teaches it to. For meta-training.
 
     Raises:
         ValueError: a class is unknown or named twice, there are fewer than a task needs, or a setting is out of range.
@@ -53,6 +56,7 @@ class AgreementPool(TaskPool):
         classes_per_task: int = 2,
         pairing: Pairing = "labelled",
         new_classes: float = 0.0,
+        one_class: float = 0.0,
     ) -> None:
         known = {name: i for i, name in enumerate(source.class_names)}
         for name in classes:
@@ -72,9 +76,10 @@ class AgreementPool(TaskPool):
                 f"has {len(classes)}: {list(classes)[:20]}; give it more classes, or lower data.classes_per_task"
             )
         self.source, self.classes, self.pairing = source, list(classes), pairing
-        if not 0 <= new_classes <= 1:
-            raise ValueError(f"data.new_classes is {new_classes}; expected a share of episodes, in [0, 1]")
-        self.classes_per_task, self.new_classes = classes_per_task, new_classes
+        for setting, share in {"new_classes": new_classes, "one_class": one_class}.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"data.{setting} is {share}; expected a share of episodes, in [0, 1]")
+        self.classes_per_task, self.new_classes, self.one_class = classes_per_task, new_classes, one_class
         self._tasks = list(combinations(range(len(classes)), classes_per_task))
         self._ids = [[np.flatnonzero(part.labels == known[c]) for c in classes] for part in source.parts.values()]
 
@@ -95,7 +100,8 @@ class AgreementPool(TaskPool):
         ]
 
     def check(self, spec: EpisodeSpec) -> None:
-        wanted = sum(-(-n // self.classes_per_task) for n in (*_normal_parts(spec), *_anomalous_parts(spec)))
+        turns = 1 if self.one_class else self.classes_per_task
+        wanted = sum(-(-n // turns) for n in (*_normal_parts(spec), *_anomalous_parts(spec)))
         for modality, by_class in zip(self.source.parts, self._ids, strict=True):
             for name, ids in zip(self.classes, by_class, strict=True):
                 if len(ids) < wanted:
@@ -107,9 +113,10 @@ class AgreementPool(TaskPool):
 
     def draw(self, task: int, spec: EpisodeSpec, rng: np.random.Generator) -> Episode:
         goes = self._goes_with(task, rng)
+        of_one = rng.random() < self.one_class
         slots = np.concatenate(
-            [self._agreeing(n, rng) for n in _normal_parts(spec)]
-            + [self._disagreeing(n, rng) for n in _anomalous_parts(spec)]
+            [self._agreeing(n, of_one, rng) for n in _normal_parts(spec)]
+            + [self._disagreeing(n, of_one, rng) for n in _anomalous_parts(spec)]
         )
         positions = []
         for i, by_class in enumerate(self._ids):
@@ -144,18 +151,19 @@ class AgreementPool(TaskPool):
             return self.task_name(task)
         return f"{self.source.name}/{','.join('~'.join(self.classes[c] for c in column) for column in goes.T)}"
 
-    def _agreeing(self, n: int, rng: np.random.Generator) -> np.ndarray:
+    def _agreeing(self, n: int, of_one: bool, rng: np.random.Generator) -> np.ndarray:
         """``(n, modalities)``: by sample and modality, which class of the task, the same for all modalities."""
-        return np.repeat(self._in_turn(n, rng)[:, None], len(self._ids), 1)
+        turns = np.zeros(n, np.int64) if of_one else self._in_turn(n, rng)
+        return np.repeat(turns[:, None], len(self._ids), 1)
 
-    def _disagreeing(self, n: int, rng: np.random.Generator) -> np.ndarray:
+    def _disagreeing(self, n: int, of_one: bool, rng: np.random.Generator) -> np.ndarray:
         """The same, but for one modality, which is of another class.
 
         The classes are gone through once with each choice of the modality that disagrees and of how far its class is
         shifted. So that modality too gets each class once.
         """
         m = self.classes_per_task
-        slots = self._agreeing(n, rng)
+        slots = self._agreeing(n, of_one, rng)
         rounds = -(-n // m)
         modality = np.resize(rng.permutation(len(self._ids)), rounds)
         shift = rng.integers(1, m, size=rounds)
