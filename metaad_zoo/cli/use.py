@@ -1,4 +1,4 @@
-"""The `metaad` command: see what there is, adapt a model to a user's own samples, score with it."""
+"""The `metaad` command: see what there is, adapt a model to a user's own samples, score with it, report."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from metaad_zoo.data import list_datasets
 from metaad_zoo.data.samples import named_samples, refuse_anomalies_in
 from metaad_zoo.data.sources.columns import read_columns
 from metaad_zoo.detector import load_detector
+from metaad_zoo.evaluation.html_report import write_report
 from metaad_zoo.learners import list_learners
 
 
@@ -26,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _list(options.kind, options.pattern, options.json)
         elif options.command == "adapt":
             _adapt(options.name, options.support, options.label, options.out)
+        elif options.command == "report":
+            _report(options.folder)
         else:
             _score(options.folder, options.data, options.label, options.out, options.alpha)
     except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
@@ -56,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--label", help="a table's column of labels, to be left out")
     score.add_argument("--out", type=Path, required=True, help="CSV file: sample, score, p_value, anomaly")
     score.add_argument("--alpha", type=float, default=0.1, help="false-alarm rate of the column anomaly")
+    report = commands.add_parser("report", help="results as one HTML page with tables and plots")
+    report.add_argument("folder", type=Path, help="what `metaad evaluate` wrote, or a finished run")
     return parser
 
 
@@ -88,3 +93,10 @@ def _score(folder: str, data: Path, label: str | None, out: Path, alpha: float) 
         writer.writerow(["sample", "score", "p_value", "anomaly"])
         writer.writerows(zip(names, scores, p, decisions, strict=True))
     print(f"{int(decisions.sum())} of {len(names)} samples called anomalous at alpha={alpha}: {out}")
+
+
+def _report(folder: Path) -> None:
+    report = write_report(folder)
+    for sentence in report.missing:
+        print(f"Not on the page: {sentence}")
+    print(f"{report.page}, and {len(report.figures)} pictures in {folder / 'figures'}")
