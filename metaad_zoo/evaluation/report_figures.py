@@ -76,7 +76,9 @@ def figures_of(results: dict[str, Any], scores: dict[str, ScoreTable] | None) ->
 def _ranking(scores: Mapping[str, ScoreTable], styles: Mapping[str, plots.Style]) -> list[Drawn]:
     roc = {name: over_tasks(s, roc_at) for name, s in scores.items()}
     precision = {name: over_tasks(s, precision_at) for name, s in scores.items()}
-    prevalence = float(np.mean([e.labels.mean() for task in next(iter(scores.values())).episodes_by_task() for e in task]))
+    prevalence = float(
+        np.mean([e.labels.mean() for task in next(iter(scores.values())).episodes_by_task() for e in task])
+    )
     how = _how(list(roc.values()))
     return [
         Drawn("roc", "Ranking", "ROC curve", f"{how}. Grey: chance.", plots.roc_figure(roc, styles)),
@@ -125,9 +127,8 @@ def _calibration(
     table: Mapping[str, Any] | None, scores: Mapping[str, ScoreTable], styles: Mapping[str, plots.Style]
 ) -> list[Drawn]:
     """From the p-values where there are any, else from the rates in ``results.json``."""
-    lines: dict[str, tuple[Any, Band]] = {
-        name: (ALPHAS, over_tasks(s, false_alarms_at)) for name, s in scores.items() if not np.isnan(s.p_values).any()
-    }
+    telling = {n: s for n, s in scores.items() if not np.isnan(s.p_values).any() and np.unique(s.scores).size > 1}
+    lines: dict[str, tuple[Any, Band]] = {n: (ALPHAS, over_tasks(s, false_alarms_at)) for n, s in telling.items()}
     caption = _how([band for _, band in lines.values()])
     if not lines and table:
         lines = {
@@ -141,6 +142,9 @@ def _calibration(
     figure = plots.calibration_figure(lines, styles)
     title = "False-alarm rate: aimed at and reached"
     caption += ". On the grey line a method keeps its promise; above it raises more false alarms than were asked for."
+    left_out = [name for name in scores if telling and name not in telling]
+    if left_out:
+        caption += f" Left out, for its scores are all alike or have no p-values: {', '.join(left_out)}."
     return [Drawn("calibration", "Calibration", title, caption, figure)]
 
 

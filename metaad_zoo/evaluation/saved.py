@@ -74,6 +74,11 @@ def read_results(folder: Path) -> dict[str, Any]:
         lacking = [key for key in ("mean", "tasks") if not isinstance(figures, dict) or not figures.get(key)]
         if lacking:
             raise ValueError(f"{path}: method {name!r} has no {' and no '.join(lacking)}")
+    tasks = {name: [task["task"] for task in figures["tasks"]] for name, figures in methods.items()}
+    first = next(iter(tasks))
+    other = [name for name in tasks if tasks[name] != tasks[first]]
+    if other:
+        raise ValueError(f"{path}: {other} have other tasks than {first!r}: methods are compared on the same ones")
     return results
 
 
@@ -97,7 +102,9 @@ def read_scores(folder: Path, methods: list[str]) -> dict[str, ScoreTable] | Non
     method, task, episode, label, score, p = (table[c].to_numpy() for c in COLUMNS)
     unknown = sorted(set(method.tolist()) - set(methods))
     if unknown:
-        raise ValueError(f"{path} has scores of {unknown}, which results.json does not know: they are of two evaluations")
+        raise ValueError(
+            f"{path} has scores of {unknown}, which results.json does not know: they are of two evaluations"
+        )
     everything = ScoreTable(task.astype(str), episode, label, score.astype(float), p.astype(float))
     found = {name: everything.take(np.flatnonzero(method == name)) for name in methods if (method == name).any()}
     for name, scores in found.items():

@@ -36,7 +36,7 @@ def score(method, episode):
 
 
 def write_evaluation(folder: Path, methods=METHODS, rename=lambda task: task, with_scores: bool = True) -> Path:
-    """Write results.json and, as `metaad evaluate` does, scores.parquet, curves, calibration, best.png and worst.png."""
+    """Write what `metaad evaluate` writes: results.json, scores.parquet, best and worst pictures."""
     folder.mkdir(parents=True, exist_ok=True)
     data = digits()
     calibration = list(data.episodes("val", 10))
@@ -57,7 +57,8 @@ def write_evaluation(folder: Path, methods=METHODS, rename=lambda task: task, wi
                 scores = score(method, episode)
                 parts = (episode.query_labels, scores, p_values(scores, normal), (scores > thresholds[name]).long())
                 rows += [
-                    (name, episode.task, i, j, *(x.item() for x in row)) for j, row in enumerate(zip(*parts, strict=True))
+                    (name, episode.task, i, j, *(x.item() for x in row))
+                    for j, row in enumerate(zip(*parts, strict=True))
                 ]
         _write_scores(folder, rows)
         results["curves"] = {"shots": _against_shots(methods)}
@@ -91,7 +92,10 @@ def _calibration_of(rows, methods, alphas=(0.05, 0.1, 0.2)):
         p = torch.tensor([row[6] for row in rows if row[0] == name and row[4] == label])
         return float((p <= alpha).double().mean())
 
-    found = {name: {"fpr": [rate(name, 0, a) for a in alphas], "power": [rate(name, 1, a) for a in alphas]} for name in methods}
+    found = {
+        name: {"fpr": [rate(name, 0, a) for a in alphas], "power": [rate(name, 1, a) for a in alphas]}
+        for name in methods
+    }
     return {"alphas": list(alphas), "methods": found}
 
 

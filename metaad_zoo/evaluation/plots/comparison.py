@@ -10,13 +10,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import NullFormatter, PercentFormatter
 
 from metaad_zoo.evaluation.plots.style import FAINT, INK, Style
 from metaad_zoo.evaluation.saved import ScoreTable
 from metaad_zoo.evaluation.task_curves import ALPHAS, GRID, Band
 
-WIDTH = 4.6  # inches: on a telephone's screen the text is then about as large as that around it
+WIDTH = 4.2  # inches: on a telephone's screen the text is then about as large as that around it
 NORMAL, ANOMALOUS = FAINT, "#d55e00"
 LONG_TAIL = 10
 """Scores whose full range is this many times that of their middle 98 % are shown by rank."""
@@ -32,8 +32,7 @@ def roc_figure(bands: Mapping[str, Band], styles: Mapping[str, Style]) -> Figure
     figure, axes = _figure(len(bands))
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, zorder=1)
     for name, band in bands.items():
-        # The curve starts at (0, 0), where nothing is flagged.
-        _draw_band(axes, np.append(0.0, GRID), Band(*(b if b is None else np.append(0.0, b) for b in band)), styles[name])
+        _draw_band(axes, np.append(0.0, GRID), _from_origin(band), styles[name])
     axes.set(xlabel="false-alarm rate", ylabel="share of anomalies found")
     _unit_square(axes)
     _legend(figure, styles, bands)
@@ -158,11 +157,13 @@ def seconds_figure(seconds: Mapping[str, float], styles: Mapping[str, Style]) ->
     axes.set_xscale("log")
     values = list(seconds.values())
     axes.set_xlim(10 ** math.floor(math.log10(min(values))), 10 ** math.ceil(math.log10(max(values)) + 1e-9))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("seconds per task")
     return figure
 
 
-def _figure(entries: int, height: float = 3.2) -> tuple[Figure, Axes]:
+def _figure(entries: int, height: float = 3.0) -> tuple[Figure, Axes]:
     """A figure with room below for a legend."""
     figure = Figure(figsize=(WIDTH, height + 0.17 * entries), layout="constrained")
     return figure, figure.subplots()
@@ -172,6 +173,13 @@ def _draw_band(axes: Axes, x: np.ndarray, band: Band, style: Style, every: int =
     axes.plot(x, band.mean, **style.line(), markevery=every, linewidth=1.6)
     if band.low is not None and band.high is not None:
         axes.fill_between(x, band.low, band.high, color=style.color, alpha=0.13, linewidth=0)
+
+
+def _from_origin(band: Band) -> Band:
+    """A ROC curve starts at (0, 0), where nothing is flagged; the grid's first rate tells what comes right after."""
+    mean, low, high = (None if part is None else np.append(0.0, part) for part in band)
+    assert mean is not None
+    return Band(mean, low, high)
 
 
 def _unit_square(axes: Axes) -> None:

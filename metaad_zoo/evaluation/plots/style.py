@@ -70,7 +70,7 @@ def drawing() -> Iterator[None]:
         "ytick.color": INK,
         "hatch.linewidth": 0.8,
         "legend.frameon": False,
-        "legend.fontsize": 8,
+        "legend.fontsize": 8.5,
         "legend.handlelength": 3.2,
         "svg.fonttype": "none",
         "svg.hashsalt": "metaad_zoo",
