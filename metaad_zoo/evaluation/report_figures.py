@@ -144,7 +144,7 @@ def _calibration(
     caption += ". On the grey line a method keeps its promise; above it raises more false alarms than were asked for."
     left_out = [name for name in scores if telling and name not in telling]
     if left_out:
-        caption += f" Left out, for its scores are all alike or have no p-values: {', '.join(left_out)}."
+        caption += f" Left out (scores all alike, or without p-values): {', '.join(left_out)}."
     return [Drawn("calibration", "Calibration", title, caption, figure)]
 
 
