@@ -68,7 +68,7 @@ def figures_of(results: dict[str, Any], scores: dict[str, ScoreTable] | None) ->
         calibration = _calibration(results.get("calibration"), scores or {}, styles)
         drawn += calibration
         if not calibration:
-            missing.append("Calibration: there are no p-values in scores.parquet and no calibration in results.json.")
+            missing.append("Calibration: there are no p-values, and results.json has no calibration.")
         drawn += _cost(results["methods"], styles)
     return drawn, missing
 

@@ -33,7 +33,8 @@ def precision_at(episode: ScoreTable) -> np.ndarray:
     """Precision of one episode at each recall of :data:`GRID`, stepwise, so that its mean is the average precision."""
     precision, recall, _ = precision_recall_curve(episode.labels, _ranks(episode.scores))
     precision, recall = precision[-2::-1], recall[-2::-1]  # by falling threshold, without the made-up end (0, 1)
-    return precision[np.searchsorted(recall, GRID - 1e-12, side="left")]
+    # What counts at recall 0 is the first anomaly found, not the normal samples above it.
+    return precision[np.searchsorted(recall, np.maximum(GRID, 1e-9) - 1e-12, side="left")]
 
 
 def false_alarms_at(episode: ScoreTable) -> np.ndarray:

@@ -146,10 +146,10 @@ def test_hostile_names_are_only_text(tmp_path):
     page = is_safe_and_alone((folder / "report.html").read_text(encoding="utf-8"))
     assert page.text.count(HOSTILE) > 20
     for path in (folder / "figures").glob("*.svg"):
-        assert not list(ElementTree.fromstring(path.read_text(encoding="utf-8")).iter("{*}script"))
+        assert not list(ElementTree.fromstring(path.read_text(encoding="utf-8")).findall(".//{*}script"))
     roc = ElementTree.fromstring((folder / "figures" / "roc.svg").read_text(encoding="utf-8"))
-    words = [element.text.strip() for element in roc.iter("{*}text")]
-    assert words[-2:] == [f"{HOSTILE[:53]}...", "_$\\frac"], "the legend takes a name for no formula and hides none"
+    words = [element.text.strip() for element in roc.findall(".//{*}text")]
+    assert {HOSTILE, "_$\\frac"} <= set(words), "the legend takes a name for no formula and hides none"
 
 
 def test_a_run_without_scores_says_what_is_missing(tmp_path, capsys):
