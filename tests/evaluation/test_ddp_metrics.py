@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 
@@ -16,10 +18,31 @@ from tests.conftest import REPOSITORY
 from tests.evaluation.ddp_metrics import EPISODES, THRESHOLD, data, model
 
 
+def run_two(folder: Path) -> None:
+    """Both at once: Lightning starts the second only when the first has imported all."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {
+        "PYTHONPATH": str(REPOSITORY),
+        "OMP_NUM_THREADS": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    command = [sys.executable, str(REPOSITORY / "tests" / "evaluation" / "ddp_metrics.py"), str(folder)]
+    processes = [
+        subprocess.Popen(command, env={**os.environ, **shared, "LOCAL_RANK": str(rank), "NODE_RANK": "0"})
+        for rank in range(2)
+    ]
+    try:
+        assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+
+
 def test_two_processes_give_the_figures_of_one(tmp_path):
-    script = REPOSITORY / "tests" / "evaluation" / "ddp_metrics.py"
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, str(script), str(tmp_path)], check=True, env=environment, timeout=300)
+    run_two(tmp_path)
     first, second = (json.loads((tmp_path / f"rank{r}.json").read_text()) for r in range(2))
     assert first == second, "both hold all figures"
     dealt = first["by_process"]
@@ -35,5 +58,5 @@ def test_two_processes_give_the_figures_of_one(tmp_path):
         assert together["mean"][metric] == pytest.approx(alone["mean"][metric], abs=1e-9), metric
         assert together["ci95"][metric] == pytest.approx(alone["ci95"][metric], abs=1e-9), metric
     each = [row["figures"]["auroc"] for rows in dealt for row in rows]
-    assert 0.5 < sum(each) / EPISODES < 1.0, "not a case where all agrees by being perfect"
+    assert len(set(each)) > EPISODES // 2, "not a case where all agrees because all is alike"
     assert first["logged"] == pytest.approx(sum(each) / EPISODES, abs=1e-6), "what Lightning logs of both"
