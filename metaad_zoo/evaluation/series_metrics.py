@@ -35,9 +35,9 @@ def buffered(labels: np.ndarray, window: int) -> np.ndarray:
     """Labels with a slope of ``window // 2`` points on both sides of each range: ``sqrt(1 - distance / window)``.
 
     Slopes that meet are added, up to 1. The distance is counted from the range's outermost point on both sides, as the
-    authors' package does; by the letter of the paper the right slope starts one point later.
+    authors' package does; in their formula, read by the letter, the right slope starts one point later.
 
-    Source: Paparrizos et al., "Volume Under the Surface", VLDB 2022, section 3.
+    Source: Paparrizos et al., "Volume Under the Surface", VLDB 2022.
     """
     weights = labels.astype(np.float64)
     distance = np.arange(1, window // 2 + 1)
@@ -115,9 +115,10 @@ def range_auc_pr(
 
     Precision weighs flagged points by :func:`buffered` labels. Recall is what of that weight is flagged, over the mean
     of the weight with and without slopes (at most 1), times the share of ranges in which anything is flagged, slopes
-    included; ranges whose slopes overlap are one, as in the package. The area is summed in steps, as average precision
-    is and as the package sums its volumes; the paper joins the points by straight lines, which pays for ties: from
-    (0, 1) on, as the package's range AUC has it, constant scores would get more than half.
+    included; ranges whose slopes overlap are one, as in the package's volumes (its range AUC joins touching ones too).
+    The area is summed in steps, as average precision is and as the package sums its volumes. The paper joins the
+    points by straight lines, which pays for ties: from (0, 1) on, as the package's range AUC has it, constant scores
+    would get more than half.
 
     Source: Paparrizos et al., "Volume Under the Surface", VLDB 2022.
 
@@ -165,9 +166,9 @@ def vus_roc(
 ) -> float:
     """Volume under the ROC surface over windows 0, 1, ..., ``window``; arguments as for :func:`range_auc_pr`.
 
-    Areas are taken by straight lines, from (0, 0) and to (1, 1). For ``window=0`` and one range it is AUROC; longer
-    windows lift it for all scores, constant ones too (the curve ends before a false-alarm rate of 1), so that 0.5 is
-    not chance.
+    Areas are taken by straight lines, from (0, 0) and to (1, 1). For ``window=0`` and one range it is AUROC. With
+    longer ones the curve of the thresholds ends before a false-alarm rate of 1, so that constant scores get more than
+    0.5 and exact ranges less than 1: compare methods, not with chance.
     """
     return _mean_over_windows(_Curves(scores, labels, thresholds, positives).roc_area, window)
 
