@@ -145,10 +145,8 @@ def _folders(methods: Sequence[str]) -> dict[str, Path]:
 
 def _open(settings: Settings, learners: Sequence[Learner]) -> EpisodeDataModule:
     """The data, with the episodes that are asked for."""
-    if settings.data.suffix in (".yaml", ".yml"):
-        data = _from_config(settings.data)
-    else:
-        data = _own(settings, learners)
+    is_config = settings.data.suffix in (".yaml", ".yml")
+    data = _from_config(settings.data) if is_config else _own(settings, learners)
     if settings.shots:
         data.test_episode = replace(data.test_episode, support_normal=settings.shots[0])
     data.sampler("test")
