@@ -1,4 +1,4 @@
-"""Do explanations point at what makes the score: `python benchmarks/explanations.py runs/quickstart/<time> --json FILE`.
+"""Explanations put to the test: `python benchmarks/explanations.py runs/quickstart/<time> --json FILE`.
 
 For each finished run: test episodes are drawn as its config says, the model adapts to each support set, all queries are
 explained by every method, and a tenth of their cells is replaced by the support's usual values: those named most

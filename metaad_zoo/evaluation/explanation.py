@@ -139,7 +139,7 @@ class Explainer:
     def _difference(self, samples: Samples) -> dict[str, Tensor]:
         indices = self.nearest(samples).indices
         order = torch.searchsorted(self._places.to(indices.device), indices)
-        return {name: x - _as_long_as(x, self._support[name][order]) for name, x in samples.items()}
+        return {name: x - self._support[name][order] for name, x in samples.items()}
 
     def _transparent(self, method: str) -> Transparent:
         if not isinstance(self._adapted, Transparent):
@@ -170,13 +170,3 @@ class Explainer:
                 "method='occlusion' needs no gradient",
                 stacklevel=4,
             )
-
-
-def _as_long_as(x: Tensor, other: Tensor) -> Tensor:
-    """Sequences ``other`` cut, or filled up with NaN, to the steps of ``x``; other samples are alike in shape."""
-    if x.shape == other.shape:
-        return other
-    out = torch.full_like(x, torch.nan)
-    steps = min(x.shape[1], other.shape[1])
-    out[:, :steps] = other[:, :steps]
-    return out
