@@ -3,8 +3,8 @@
 For each finished run: test episodes are drawn as its config says, the model adapts to each support set, all queries are
 explained by every method, and a tenth of their cells is replaced by the support's usual values: those named most
 important, as many at random, and those that another query's map names (which tells whether a map is about its sample or
-only about the middle of the image). A figure is the mean absolute change of the score, in logits, with a 95 % interval
-over episodes; the last column is that of by-attribution minus random.
+only about the middle of the image). A figure is the mean absolute change of the score, in logits, over tasks; the gain
+is by attribution minus at random, with a 95 % interval over tasks.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import sys
 import time
 import warnings
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -69,17 +70,21 @@ def measure(folder: Path, episodes: int, share: float) -> dict[str, Any]:
     if checkpoint.config is None:
         raise SystemExit(f"{folder} holds no config.yaml, from which its test episodes could be drawn")
     data, rng = data_of(checkpoint.config), np.random.default_rng(0)
-    rows = [one_episode(checkpoint.learner, episode, share, rng) for episode in data.episodes("test", episodes)]
+    tasks: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for episode in data.episodes("test", episodes):
+        tasks[episode.task].append(one_episode(checkpoint.learner, episode, share, rng))
     methods: dict[str, Any] = {}
     for method in METHODS:
-        columns = {key: np.array([row[method][key] for row in rows]) for key in rows[0][method]}
+        by_task = [{k: np.mean([row[method][k] for row in rows]) for k in rows[0][method]} for rows in tasks.values()]
+        columns = {key: np.array([row[key] for row in by_task]) for key in by_task[0]}
         gain = columns["by_attribution"] - columns["at_random"]
         methods[method] = {key: {"mean": float(x.mean()), "ci95": interval(x)} for key, x in columns.items()}
         methods[method]["gain"] = {"mean": float(gain.mean()), "ci95": interval(gain)}
     arguments = checkpoint.learner.arguments()
     model = f"{checkpoint.learner.registered_name} {arguments['backbone']}"
     shapes = arguments["input_shapes"]
-    return {"folder": folder.name, "model": model, "input_shapes": shapes, "episodes": episodes, "methods": methods}
+    about = {"folder": folder.name, "model": model, "input_shapes": shapes, "episodes": episodes, "tasks": len(tasks)}
+    return {**about, "methods": methods}
 
 
 def result_table(results: list[dict[str, Any]], share: float) -> Table:

@@ -147,7 +147,7 @@ def test_what_cannot_be_explained_is_refused():
 @pytest.mark.parametrize("backbone", ["conv4", "gru", "mlp", "fusion_attention"])
 def test_a_picture_a_sample_and_an_archive(backbone, tmp_path):
     detector, query = fitted(backbone)
-    n = len(next(iter(query.values())))
+    n, query = 2, {name: x[:2] for name, x in query.items()}
     write_explanations(detector, [f"a/{i}.png" for i in range(n)], query, tmp_path / "out", "nearest")
     assert sorted(p.name for p in tmp_path.glob("out/*.png")) == [f"{i + 1:04}_{i}.png" for i in range(n)]
     with np.load(tmp_path / "out" / "explanations.npz", allow_pickle=False) as archive:

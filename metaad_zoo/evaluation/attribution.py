@@ -129,7 +129,8 @@ def occlusion(score: Score, samples: Samples, baseline: Samples) -> dict[str, Te
         for some in torch.arange(count(samples)).split(ROWS_AT_ONCE):
             inputs = tuple(samples[name][some] for name in names)
             starts = tuple(baseline[name][some] for name in names)
-            parts = method.attribute(inputs, starts, feature_mask=tuple(masks))
+            at_once = max(1, ROWS_AT_ONCE // len(some))
+            parts = method.attribute(inputs, starts, feature_mask=tuple(masks), perturbations_per_eval=at_once)
             for name, part, x in zip(names, parts, inputs, strict=True):
                 found[name].append(torch.where(x.isnan(), torch.nan, part.to(x.dtype)))
     return {name: torch.cat(parts) for name, parts in found.items()}
