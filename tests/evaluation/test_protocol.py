@@ -117,7 +117,7 @@ def test_results_can_be_taken_again_from_their_parts(results, digits):
     assert method["threshold"] == threshold(val_scores, 0.1)
     everything = results["methods"]["flag everything"]
     assert everything["mean"] == pytest.approx(
-        {"auroc": 0.5, "ap": 0.5, "precision": 0.5, "recall": 1.0, "f1": 2 / 3, "fpr": 1.0}
+        {"auroc": 0.5, "ap": 0.5, "pauroc": 0.5, "precision": 0.5, "recall": 1.0, "f1": 2 / 3, "fpr": 1.0}
     )
     assert everything["auroc_behind_first"]["mean"] == pytest.approx(method["mean"]["auroc"] - 0.5)
     assert method["auroc_behind_first"]["ci95"] == [0.0, 0.0]
@@ -138,10 +138,11 @@ def test_scores_that_were_cut_short_leave_no_file(tmp_path):
 
 
 def test_results_are_printed_and_written(results, tmp_path):
-    console = Console(record=True, width=130, file=io.StringIO())
+    console = Console(record=True, width=118, file=io.StringIO())
     console.print(results_table(results))
     text = console.export_text()
     assert "1-NN" in text
+    assert "\u2026" not in text, "the table fits the width that the command gives it"
     assert f"{100 * results['methods']['1-NN']['mean']['auroc']:.1f}" in text
     (tmp_path / "out").mkdir()
     write_json(tmp_path / "out" / "results.json", results)
