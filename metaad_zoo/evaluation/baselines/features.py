@@ -156,4 +156,4 @@ class FeatureScorer:
         x = self.features(samples)
         if x.shape[1] != self.width:
             raise ValueError(f"the support's samples have {self.width} numbers each, saw samples of {x.shape[1]}")
-        return self.score_vectors(x)
+        return self.score_vectors(x) if len(x) else x.new_zeros(0)
