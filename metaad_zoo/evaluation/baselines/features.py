@@ -129,8 +129,7 @@ class FeatureMethod(ABC):
         """
         kept = usual(support, support_labels, self.least, self.title)
         features = SupportFeatures.fit(kept, self.standardise)
-        x = features(kept)
-        return FeatureScorer(features, self.fit(x), x.shape[1])
+        return FeatureScorer(features, self.fit(features(kept)), _shapes(support))
 
 
 @dataclass(frozen=True)
@@ -140,20 +139,24 @@ class FeatureScorer:
     Attributes:
         features: makes samples into vectors.
         score_vectors: scores those.
-        width: how many features the support has.
+        shapes: of one sample by modality, as in the support.
     """
 
     features: SupportFeatures
     score_vectors: ScoreVectors
-    width: int
+    shapes: Mapping[str, tuple[int, ...]]
 
     def score(self, samples: Samples) -> Tensor:
         """Anomaly scores ``(n,)``, each of its sample alone; higher is more anomalous.
 
         Raises:
-            ValueError: the samples are of another size than the support's.
+            ValueError: the samples have other modalities or sizes than the support's.
         """
+        if (seen := _shapes(samples)) != self.shapes:
+            raise ValueError(f"expected samples of the support's shapes {self.shapes}, saw {seen}")
         x = self.features(samples)
-        if x.shape[1] != self.width:
-            raise ValueError(f"the support's samples have {self.width} numbers each, saw samples of {x.shape[1]}")
-        return self.score_vectors(x)
+        return self.score_vectors(x) if len(x) else x.new_zeros(0)
+
+
+def _shapes(samples: Samples) -> dict[str, tuple[int, ...]]:
+    return {m: tuple(x.shape[1:]) for m, x in samples.items()}

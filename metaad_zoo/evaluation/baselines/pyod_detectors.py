@@ -18,12 +18,18 @@ from metaad_zoo.evaluation.baselines.features import FeatureMethod, ScoreVectors
 from metaad_zoo.names import unknown_name
 
 MEND = "pip install 'metaad_zoo[pyod]'"
+NOT_ON_VECTORS = ("ts_", "pyg_", "audio_", "embedding")
+"""Modules of detectors that take rows for time steps, graphs, recordings or texts."""
+
+AMONG_SUPPORT = frozenset({"CD", "COF", "LMDD", "ROD", "SOD", "SOS"})
+"""Detectors that keep nothing of the support, and compare the samples that they are asked with one another."""
+
 DETECTOR = re.compile(r"^class ([A-Za-z]\w*)\(Base\w*Detector\):", re.MULTILINE)
 
 
 @cache
 def detectors() -> dict[str, str]:
-    """Module of each detector class of the PyOD that is installed, read from its sources; none without PyOD.
+    """Module of each detector of vectors in the PyOD that is installed, read from its sources; none without PyOD.
 
     Importing them all would need every library that any of them is built on.
     """
@@ -33,6 +39,8 @@ def detectors() -> dict[str, str]:
     found: dict[str, str] = {}
     for folder in spec.submodule_search_locations or []:
         for path in sorted((Path(folder) / "models").glob("*.py")):
+            if path.stem.startswith(NOT_ON_VECTORS):
+                continue
             for name in DETECTOR.findall(path.read_text(encoding="utf-8")):
                 if not name.startswith("Base"):
                     found.setdefault(name, f"pyod.models.{path.stem}")
@@ -44,7 +52,9 @@ class PyODDetector(FeatureMethod):
 
     Its own settings stand, but for three that few samples ask for: ``n_neighbors`` is capped at K - 1, as scikit-learn
     asks; ``random_state`` is 0; and each sample is scored alone, because some detectors (ECOD, COPOD) let samples that
-    are scored together tell on each other. That takes its time: compare seconds with care.
+    are scored together tell on each other (those of :data:`AMONG_SUPPORT` see it beside the support). That takes its
+    time: compare seconds with care. Some detectors need more samples than a support has, or tell little of it: their
+    errors come through.
 
     Source: Zhao et al., "PyOD: A Python Toolbox for Scalable Outlier Detection", JMLR 2019.
 
@@ -97,8 +107,12 @@ class PyODDetector(FeatureMethod):
             raise ValueError(f"{self.title} can't be fitted to {len(x)} support samples: {error}") from error
 
         def score(query: Tensor) -> Tensor:
-            found = [float(np.ravel(model.decision_function(row[None]))[0]) for row in query.numpy()]
-            scores = torch.tensor(found, dtype=torch.float64)
+            beside = x.numpy() if self._class.__name__ in AMONG_SUPPORT else x[:0].numpy()
+            try:
+                found = [np.ravel(model.decision_function(np.vstack([beside, row])))[-1] for row in query.numpy()]
+            except Exception as error:
+                raise ValueError(f"{self.title} fitted {len(x)} support samples but can't score: {error}") from error
+            scores = torch.tensor(np.array(found, dtype=np.float64).ravel())
             if not scores.isfinite().all():
                 raise ValueError(f"{self.title} gave scores that are not finite, after {len(x)} support samples")
             return scores

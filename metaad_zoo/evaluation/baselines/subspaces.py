@@ -79,7 +79,8 @@ def ledoit_wolf(x: Tensor) -> tuple[float, float]:
 class Mahalanobis(FeatureMethod):
     """Mahalanobis distance to the support's mean, under a covariance shrunk as Ledoit and Wolf do.
 
-    Nothing to tune: the shrinkage is estimated, and is strong for 5 to 50 samples of many features.
+    Nothing to tune: the shrinkage is estimated, and is strong for 5 to 50 samples of many features. Two samples tell
+    nothing of noise and are not shrunk: what counts then is the distance from the line through them.
 
     Source: Ledoit & Wolf, "A Well-Conditioned Estimator for Large-Dimensional Covariance Matrices", JMVA 2004; agrees
     with scikit-learn's ``LedoitWolf`` and takes memory in proportion to the samples.
