@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from metaad_zoo.backbones import ANY
 from metaad_zoo.data.samples import as_labels, as_samples, refuse_anomalies_in
 from metaad_zoo.data.windows import Pooling, score_series
 from metaad_zoo.episodes import NORMAL, Adapted
 from metaad_zoo.evaluation.calibration import p_values
+from metaad_zoo.evaluation.explanation import Explainer, Explanation
 from metaad_zoo.zoo import Checkpoint, CheckpointError, is_checkpoint, load_checkpoint, save_checkpoint
 
 SCORING_CHUNK = 256
@@ -98,20 +100,27 @@ class Detector:
             RuntimeError: the detector is not fitted.
             ValueError: samples can't be used.
         """
+        adapted, here = self._fitted(), self._readable(samples)
+        n = len(next(iter(here.values())))
+        chunks = [
+            adapted.score({name: x[i : i + SCORING_CHUNK] for name, x in here.items()})
+            for i in range(0, n, SCORING_CHUNK)
+        ]
+        scores: np.ndarray = torch.cat(chunks).double().cpu().numpy()
+        return scores
+
+    def _fitted(self) -> Adapted:
         if self._adapted is None:
             raise RuntimeError("this detector is not fitted: call detector.fit(support) with a few samples first")
+        return self._adapted
+
+    def _readable(self, samples: Any) -> dict[str, Tensor]:
         here = as_samples(samples, self.input_shapes)
         for name, x in here.items():
             columns, known = x.shape[-1], self._checkpoint.tensors[f"support/{name}"].shape[-1]
             if columns != known:
                 raise ValueError(f"{name!r} has {columns} columns or channels, but the support set had {known}")
-        n = len(next(iter(here.values())))
-        chunks = [
-            self._adapted.score({name: x[i : i + SCORING_CHUNK] for name, x in here.items()})
-            for i in range(0, n, SCORING_CHUNK)
-        ]
-        scores: np.ndarray = torch.cat(chunks).double().cpu().numpy()
-        return scores
+        return here
 
     def score_series(self, series: Any, stride: int = 1, how: Pooling = "mean") -> np.ndarray:
         """Anomaly scores of every time point of a series, ``(T,)`` float64.
@@ -175,6 +184,45 @@ class Detector:
             raise RuntimeError("this checkpoint holds no calibration scores: train it with a val split, or use score()")
         found: np.ndarray = p_values(torch.as_tensor(scores), calibration).numpy()
         return found
+
+    def explain(self, samples: Any, method: Explanation = "auto") -> np.ndarray | dict[str, np.ndarray]:
+        """What in the samples made their scores: positive where a value raised it over that of the usual sample.
+
+        The usual sample is the support's mean image, each channel's mean or each column's median.
+
+        Args:
+            samples: what to explain.
+            method: ``"integrated_gradients"``, ``"occlusion"``, ``"nearest"`` (the difference to the nearest support
+                sample) or ``"auto"``; see :meth:`metaad_zoo.evaluation.explanation.Explainer.attribute`.
+
+        Returns:
+            float32 in the samples' own shape ``(n, ...)``, NaN where they have NaN; of several modalities a dict.
+
+        Raises:
+            RuntimeError: the detector is not fitted.
+            ValueError: samples can't be used, or the method is unknown or does not suit the model.
+        """
+        explainer, here = self._explainer(), self._readable(samples)
+        found = {name: x.float().cpu().numpy() for name, x in explainer.attribute(here, method).items()}
+        return found if len(found) > 1 else next(iter(found.values()))
+
+    def nearest_support(self, samples: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Which support sample is nearest in the embedding: indices ``(n,)`` into the support set, and distances.
+
+        Known anomalies of the support set do not count.
+
+        Raises:
+            RuntimeError: the detector is not fitted.
+            ValueError: samples can't be used.
+        """
+        explainer, here = self._explainer(), self._readable(samples)
+        found = explainer.nearest(explainer.units(here))
+        return found.indices.cpu().numpy(), found.distances.double().cpu().numpy()
+
+    def _explainer(self) -> Explainer:
+        adapted, tensors = self._fitted(), self._checkpoint.tensors
+        support = {name: tensors[f"support/{name}"] for name in self.input_shapes}
+        return Explainer(adapted, support, tensors["support_labels"])
 
     def save(self, folder: str | Path) -> None:
         """Keep the detector, with its support set if it is fitted, in a folder for :func:`load_detector`."""

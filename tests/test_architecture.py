@@ -18,6 +18,7 @@ FLOORS = {
     "learners": 3,
     "zoo": 4,
     "detector": 5,
+    "explain": 6,
     "cli": 7,
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

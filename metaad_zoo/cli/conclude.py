@@ -16,8 +16,9 @@ from metaad_zoo.episodes import Episode, Method
 from metaad_zoo.evaluation.baselines import FlagEverything, NearestNeighbour
 from metaad_zoo.evaluation.calibration import normal_scores
 from metaad_zoo.evaluation.plots import episode_figure, learning_curve
-from metaad_zoo.evaluation.protocol import calibrated_thresholds, environment, evaluate
+from metaad_zoo.evaluation.protocol import across_tasks, environment, evaluate
 from metaad_zoo.evaluation.report import results_table, write_json
+from metaad_zoo.evaluation.scores import ScoreFile
 from metaad_zoo.learners import GradientLearner, Learner, from_scratch, untrained
 from metaad_zoo.zoo import Checkpoint, save_checkpoint
 
@@ -139,10 +140,11 @@ def test_results(learner: Learner, data: EpisodeDataModule, end: Conclusion, con
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("thresholds on validation tasks", total=len(methods))
         calibration = list(calibration_episodes(data))
-        thresholds = calibrated_thresholds(methods, calibration, end.alpha, lambda: progress.advance(bar))
+        calibrators = across_tasks(methods, calibration, lambda: progress.advance(bar))
         bar = progress.add_task("test on unseen tasks", total=data.test_episodes)
         episodes = data.episodes("test", data.test_episodes)
-        figures = evaluate(methods, episodes, thresholds, lambda: progress.advance(bar))
+        with ScoreFile(end.run_dir / "scores.parquet") as record:
+            figures = evaluate(methods, episodes, calibrators, end.alpha, lambda: progress.advance(bar), record)
     protocol = {
         "data": data.description(),
         "split": "test",

@@ -8,13 +8,16 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from metaad_zoo.backbones import list_backbones
 from metaad_zoo.data import list_datasets
 from metaad_zoo.data.samples import named_samples, refuse_anomalies_in
-from metaad_zoo.data.sources.columns import read_columns
+from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
 from metaad_zoo.detector import load_detector
+from metaad_zoo.evaluation.explanation import Explanation
 from metaad_zoo.evaluation.html_report import write_report
+from metaad_zoo.explain import write_explanations
 from metaad_zoo.learners import list_learners
 
 
@@ -29,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _adapt(options.name, options.support, options.label, options.out)
         elif options.command == "report":
             _report(options.folder)
+        elif options.command == "explain":
+            _explain(options.folder, options.data, options.label, options.out, options.method)
         else:
             _score(options.folder, options.data, options.label, options.out, options.alpha)
     except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
@@ -61,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--alpha", type=float, default=0.1, help="false-alarm rate of the column anomaly")
     report = commands.add_parser("report", help="results as one HTML page with tables and plots")
     report.add_argument("folder", type=Path, help="what `metaad evaluate` wrote, or a finished run")
+    explain = commands.add_parser("explain", help="show what in the samples made their scores")
+    explain.add_argument("folder", help="what `metaad adapt` wrote")
+    explain.add_argument("--data", type=Path, required=True, help="as for score")
+    explain.add_argument("--label", help="a table's column of labels, to be left out")
+    explain.add_argument("--out", type=Path, required=True, help="folder: a picture a sample, and explanations.npz")
+    explain.add_argument("--method", choices=get_args(Explanation), default="auto", help="of explaining")
     return parser
 
 
@@ -100,3 +111,14 @@ def _report(folder: Path) -> None:
     for sentence in report.missing:
         print(f"Not on the page: {sentence}")
     print(f"{report.page}, and {len(report.figures)} pictures in {folder / 'figures'}")
+
+
+def _explain(folder: str, data: Path, label: str | None, out: Path, method: Explanation) -> None:
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file: name a folder")
+    detector = load_detector(folder)
+    names, samples = named_samples(data, detector.input_shapes, label)
+    named = set(samples) == {"tabular"} and data.suffix.lower() in COLUMN_SUFFIXES
+    columns = {"tabular": read_columns(data, label).names} if named else {}
+    write_explanations(detector, names, samples, out, method, columns)
+    print(f"{len(names)} pictures and explanations.npz: {out}")

@@ -13,13 +13,18 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from metaad_zoo.evaluation.metrics import METRICS
+from metaad_zoo.evaluation.metrics import MAX_FALSE_ALARMS, METRICS
 from metaad_zoo.evaluation.plots import drawing, inline_svg, standalone_svg
 from metaad_zoo.evaluation.report import TITLES
-from metaad_zoo.evaluation.report_figures import Drawn, figures_of
+from metaad_zoo.evaluation.report_figures import Drawn, figures_of, threshold_words
 from metaad_zoo.evaluation.saved import ScoreTable, read_results, read_scores
 
-COLUMNS = {"auroc": "AUROC", "pauroc": "partial AUROC", "ap": "AP", **{m: TITLES[m] for m in ("f1", "fpr")}}
+COLUMNS = {
+    "auroc": "AUROC",
+    "pauroc": f"partial AUROC (false alarms up to {MAX_FALSE_ALARMS * 100:.0f} %)",
+    "ap": "AP",
+    **{m: TITLES[m] for m in ("f1", "fpr")},
+}
 COLUMNS |= {m: TITLES[m] for m in METRICS if m not in COLUMNS}
 PICTURES = {
     "best": "The episode on which the first method did best",
@@ -105,7 +110,13 @@ def _render(
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": percent, "between": between, "number": number, "p_value": p_value}
+    environment.filters |= {
+        "percent": percent,
+        "between": between,
+        "number": number,
+        "p_value": p_value,
+        "words": threshold_words,
+    }
     source = resources.files("metaad_zoo.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
     methods, protocol = results["methods"], results["protocol"]
     first = next(iter(methods.values()))
@@ -176,8 +187,8 @@ def between(ends: list[float] | None) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number in few digits; JSON has null for infinity."""
-    return "infinite" if value is None else f"{value:.{digits}g}"
+    """A number in few digits, with a dash for what is not there."""
+    return "–" if value is None else f"{value:.{digits}g}".replace("-", "−")  # noqa: RUF001
 
 
 def p_value(value: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections import defaultdict
@@ -15,71 +16,98 @@ from scipy import stats
 
 from metaad_zoo.episodes import Episode, Method
 from metaad_zoo.evaluation.calibration import normal_scores, threshold
+from metaad_zoo.evaluation.decisions import AcrossTasks, Always, Calibrator
 from metaad_zoo.evaluation.metrics import METRICS, all_metrics
+from metaad_zoo.evaluation.scores import Record, Scored
 
 CONFIDENCE = 0.95
 BOOTSTRAP_RESAMPLES = 9999
+ROUNDING = 1e-12
+"""A p-value that equals alpha up to rounding counts as equal."""
 
 
-def calibrated_thresholds(
-    methods: Mapping[str, Method],
-    episodes: Sequence[Episode],
-    alpha: float,
-    tick: Callable[[], None] = lambda: None,
-) -> dict[str, float]:
-    """A threshold for each method, chosen alike for all: by the normal queries of tasks that are not tested.
+def across_tasks(
+    methods: Mapping[str, Method], episodes: Sequence[Episode], tick: Callable[[], None] = lambda: None
+) -> dict[str, Calibrator]:
+    """A calibrator for each method, made alike for all: by the normal queries of tasks that are not tested.
 
     Args:
-        methods: by name; one with a ``fixed_threshold`` keeps it.
+        methods: by name; one that flags everything keeps to that.
         episodes: of the meta-validation tasks.
-        alpha: false-alarm rate to aim at.
         tick: called after each method.
     """
-    thresholds = {}
+    found: dict[str, Calibrator] = {}
     for name, method in methods.items():
-        fixed = getattr(method, "fixed_threshold", None)
-        thresholds[name] = threshold(normal_scores(method, episodes), alpha) if fixed is None else float(fixed)
+        found[name] = Always() if flags_everything(method) else AcrossTasks(normal_scores(method, episodes))
         tick()
-    return thresholds
+    return found
+
+
+def flags_everything(method: Method) -> bool:
+    """Whether a method calls each sample anomalous, whatever it scores."""
+    return getattr(method, "fixed_threshold", None) == -math.inf
 
 
 def evaluate(
     methods: Mapping[str, Method],
     episodes: Iterable[Episode],
-    thresholds: Mapping[str, float],
+    calibrators: Mapping[str, Calibrator],
+    alpha: float,
     tick: Callable[[], None] = lambda: None,
+    record: Record = lambda row: None,
 ) -> dict[str, Any]:
     """Score the same episodes by every method.
 
     Args:
         methods: by name.
         episodes: the test episodes; each is drawn once and given to all methods.
-        thresholds: by method; a sample is flagged where its score is above.
+        calibrators: by method; a sample is flagged where its p-value is at most ``alpha``.
+        alpha: false-alarm rate to aim at.
         tick: called after each episode.
+        record: given every method's scores of every episode.
 
     Returns:
         The ``methods`` part of ``results.json``: for each method the mean over tasks, a 95 % interval over tasks
-        (bootstrap), the threshold, each task's figures (means over its episodes), the seconds one task takes, and by
-        how much its AUROC is behind that of the first method, task by task.
+        (bootstrap), the threshold where it is one number, each task's figures (means over its episodes), the seconds
+        one task takes, and by how much its AUROC is behind that of the first method, task by task.
     """
     figures: dict[str, dict[str, list[dict[str, float]]]] = {name: defaultdict(list) for name in methods}
     seconds = dict.fromkeys(methods, 0.0)
     n_episodes = 0
     for episode in episodes:
-        n_episodes += 1
         for name, method in methods.items():
             start = time.perf_counter()
-            scores = method.adapt(episode.support, episode.support_labels).score(episode.query).double().cpu()
+            adapted = method.adapt(episode.support, episode.support_labels)
+            scores = adapted.score(episode.query).double().cpu()
             seconds[name] += time.perf_counter() - start
-            flagged = scores > thresholds[name]
+            p = calibrators[name].p_values(adapted, episode.support, episode.support_labels, scores)
+            flagged = p <= alpha + ROUNDING
             figures[name][episode.task].append(all_metrics(scores, episode.query_labels, flagged))
+            record(Scored(name, episode.task, n_episodes, episode.query_labels, scores, p, flagged))
+        n_episodes += 1
         tick()
     if not n_episodes:
         raise ValueError("expected at least one episode to evaluate on, saw none")
     results = {
-        name: summarise(by_task) | {"threshold": thresholds[name], "seconds_per_task": seconds[name] / n_episodes}
+        name: summarise(by_task)
+        | {
+            "threshold": threshold_of(calibrators[name], alpha),
+            "seconds_per_task": seconds[name] / n_episodes,
+        }
         for name, by_task in figures.items()
     }
+    return with_differences(results)
+
+
+def threshold_of(calibrator: Calibrator, alpha: float) -> float | None:
+    """The score above which samples are flagged, where that is the same for all tasks."""
+    if isinstance(calibrator, Always):
+        return -math.inf
+    return threshold(calibrator.normal, alpha) if isinstance(calibrator, AcrossTasks) else None
+
+
+def with_differences(results: dict[str, Any]) -> dict[str, Any]:
+    """The same with, for each method, by how much its AUROC is behind that of the first."""
     first = next(iter(results.values()))
     for result in results.values():
         result["auroc_behind_first"] = paired_difference(first["tasks"], result["tasks"])
@@ -109,9 +137,16 @@ def summarise(by_task: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str,
 
 
 def paired_difference(first: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean AUROC of one method minus that of another over the same tasks, with a paired 95 % interval."""
+    """Mean AUROC of one method minus that of another over the same tasks.
+
+    Returns:
+        ``mean``, ``ci95`` (paired, over tasks) and ``wilcoxon_p``: of the two-sided signed-rank test (Wilcoxon, 1945);
+        None where all tasks agree, or there is one alone.
+    """
     differences = np.array([a["auroc"] - b["auroc"] for a, b in zip(first, other, strict=True)])
-    return {"mean": float(differences.mean()), "ci95": interval(differences)}
+    tellable = len(differences) > 1 and bool(np.any(differences != 0))
+    p = float(stats.wilcoxon(differences).pvalue) if tellable else None
+    return {"mean": float(differences.mean()), "ci95": interval(differences), "wilcoxon_p": p}
 
 
 def interval(values: np.ndarray) -> list[float] | None:

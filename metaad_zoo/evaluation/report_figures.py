@@ -103,10 +103,25 @@ def _histograms(methods: Mapping[str, Any], scores: Mapping[str, ScoreTable]) ->
         caption = f"{(table.labels == 0).sum()} normal and {(table.labels == 1).sum()} anomalous samples of all tasks. "
         if by_rank(table.scores):
             caption += "By rank, for a few scores lie far out. "
-        caption += "No line: the threshold is infinite." if threshold is None else "Right of the dashed line: flagged."
+        caption += (
+            f"No line: {threshold_words(methods[name])}." if threshold is None else "Right of the dashed line: flagged."
+        )
         figure = plots.scores_figure(table, threshold)
         drawn.append(Drawn(f"scores_{i:02d}", "Scores and thresholds", name, caption, figure))
     return drawn
+
+
+def threshold_words(figures: Mapping[str, Any]) -> str:
+    """What there is to say of a threshold that isn't one number.
+
+    Example:
+        >>> threshold_words({"threshold": None, "mean": {"recall": 0.8, "fpr": 0.1}})
+        'each task has its own threshold'
+    """
+    flagged = {figures["mean"].get("recall"), figures["mean"].get("fpr")}
+    if flagged == {1}:
+        return "everything is flagged"
+    return "nothing is flagged" if flagged == {0} else "each task has its own threshold"
 
 
 def _check_curve(key: str, curve: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
@@ -25,6 +26,7 @@ from metaad_zoo.backbones import (
     task_axis,
 )
 from metaad_zoo.episodes import ANOMALOUS, USUAL_SCALING, EpisodeBatch, Samples, Scaling, SupportScaling
+from metaad_zoo.inner_loop.precision import without_cudnn_recurrence
 from metaad_zoo.inner_loop.vectorized_engine import spread_over_tasks
 from metaad_zoo.names import unknown_name
 
@@ -188,12 +190,41 @@ class AdaptedNetwork:
     @torch.no_grad()
     def score(self, samples: Samples) -> Tensor:
         """Logits ``(n,)``: the higher, the more anomalous."""
+        return self.logits(self.units(samples))
+
+    def units(self, samples: Samples) -> dict[str, Tensor]:
+        """Raw samples in the units that the network reads, on its device."""
         reference = next(iter(self.parameters.values()))
         here = {name: x.to(reference.device, reference.dtype) for name, x in samples.items()}
-        here = scaled(here, self.scalings)
-        with torch.autocast(reference.device.type, enabled=False):
-            scores: Tensor = functional_call(self.network, dict(self.parameters), (self.support, here))
-        return scores
+        return scaled(here, self.scalings)
+
+    def logits(self, samples: Samples) -> Tensor:
+        """Logits ``(n,)`` of samples in the network's :meth:`units`, by which they can be differentiated."""
+        return self._call(self.network, self.parameters, samples)
+
+    def embed(self, samples: Samples | None = None) -> Tensor:
+        """Embeddings ``(n, embedding_dim)`` of samples in the network's :meth:`units`; without any, of the support."""
+        parameters = {f"network.{name}": x for name, x in self.parameters.items()}
+        return self._call(_Embedding(self.network), parameters, samples)
+
+    def _call(self, module: nn.Module, parameters: Mapping[str, Tensor], samples: Samples | None) -> Tensor:
+        device = next(iter(parameters.values())).device.type
+        # cuDNN's recurrent layers have no gradient in evaluation mode.
+        differentiable = without_cudnn_recurrence(module) if torch.is_grad_enabled() else nullcontext()
+        with torch.autocast(device, enabled=False), differentiable:
+            found: Tensor = functional_call(module, dict(parameters), (self.support, samples))
+        return found
+
+
+class _Embedding(nn.Module):
+    """A network without its head, in a form that functional_call takes."""
+
+    def __init__(self, network: EpisodeNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, support: Samples, query: Samples | None) -> Tensor:
+        return self.network.embed(support, query)
 
 
 def anomaly_loss(logits: Tensor, labels: Tensor) -> Tensor:

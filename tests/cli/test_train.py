@@ -53,7 +53,7 @@ def test_results_hold_every_method_ours_first(finished):
         "flag everything",
     ]
     for method in results["methods"].values():
-        assert set(method["mean"]) == {"auroc", "ap", "precision", "recall", "f1", "fpr"}
+        assert set(method["mean"]) == {"auroc", "ap", "pauroc", "precision", "recall", "f1", "fpr"}
         assert len(method["tasks"]) == 12
     assert results["protocol"]["data"]["camera"]["rotation"] == 25
     assert results["environment"]["torch"] == version("torch")

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow as pa
 import torch
 from pyarrow import parquet
 
 from metaad_zoo.data import ImageEpisodes
 from metaad_zoo.episodes import EpisodeSpec
 from metaad_zoo.evaluation.baselines import FlagEverything, NearestNeighbour
-from metaad_zoo.evaluation.calibration import normal_scores, p_values
 from metaad_zoo.evaluation.metrics import auroc
 from metaad_zoo.evaluation.plots import episode_figure
-from metaad_zoo.evaluation.protocol import calibrated_thresholds, environment, evaluate, interval
+from metaad_zoo.evaluation.protocol import across_tasks, environment, evaluate, interval
 from metaad_zoo.evaluation.report import write_json
+from metaad_zoo.evaluation.scores import ScoreFile
 from tests.conftest import SPLITS
 
 ALPHA = 0.1
@@ -39,40 +38,26 @@ def write_evaluation(folder: Path, methods=METHODS, rename=lambda task: task, wi
     """Write what `metaad evaluate` writes: results.json, scores.parquet, best and worst pictures."""
     folder.mkdir(parents=True, exist_ok=True)
     data = digits()
-    calibration = list(data.episodes("val", 10))
-    thresholds = calibrated_thresholds(methods, calibration, ALPHA)
+    calibrators = across_tasks(methods, list(data.episodes("val", 10)))
     episodes = list(data.episodes("test", data.test_episodes))
     for episode in episodes:
         episode.task = rename(episode.task)
+    with ScoreFile(folder / "scores.parquet") as record:
+        found = evaluate(methods, episodes, calibrators, ALPHA, record=record)
     results = {
         "protocol": {"data": data.description(), "split": "test", "episodes": 24, "tasks": 12, "alpha": ALPHA},
-        "methods": evaluate(methods, episodes, thresholds),
+        "methods": found,
         "environment": environment("cpu"),
     }
     if with_scores:
-        rows = []
-        for name, method in methods.items():
-            normal = normal_scores(method, calibration)
-            for i, episode in enumerate(episodes):
-                scores = score(method, episode)
-                parts = (episode.query_labels, scores, p_values(scores, normal), (scores > thresholds[name]).long())
-                rows += [
-                    (name, episode.task, i, j, *(x.item() for x in row))
-                    for j, row in enumerate(zip(*parts, strict=True))
-                ]
-        _write_scores(folder, rows)
         results["curves"] = {"shots": _against_shots(methods)}
-        results["calibration"] = _calibration_of(rows, methods)
-        _draw_extremes(folder, episodes, next(iter(methods.values())), next(iter(thresholds.values())))
+        results["calibration"] = _calibration_of(parquet.read_table(folder / "scores.parquet").to_pylist(), methods)
+        first = next(iter(methods))
+        _draw_extremes(folder, episodes, methods[first], found[first]["threshold"])
+    else:
+        (folder / "scores.parquet").unlink()
     write_json(folder / "results.json", results)
     return folder
-
-
-def _write_scores(folder, rows):
-    names = ("method", "task", "episode", "sample", "label", "score", "p_value", "decision")
-    kinds = (pa.string(), pa.string(), pa.int32(), pa.int32(), pa.int8(), pa.float64(), pa.float64(), pa.int8())
-    columns = [pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), kinds, strict=True)]
-    parquet.write_table(pa.table(columns, names=names), folder / "scores.parquet")
 
 
 def _against_shots(methods):
@@ -89,7 +74,7 @@ def _against_shots(methods):
 
 def _calibration_of(rows, methods, alphas=(0.05, 0.1, 0.2)):
     def rate(name, label, alpha):
-        p = torch.tensor([row[6] for row in rows if row[0] == name and row[4] == label])
+        p = torch.tensor([row["p_value"] for row in rows if row["method"] == name and row["label"] == label])
         return float((p <= alpha).double().mean())
 
     found = {

@@ -25,6 +25,19 @@ def test_rank_metrics_agree_with_scikit_learn_on_raw_scores(rows):
     assert metrics.average_precision(scores, labels) == pytest.approx(
         sk.average_precision_score(labels, scores), abs=1e-6
     )
+    expected = sk.roc_auc_score(labels, scores, max_fpr=0.1)
+    assert metrics.partial_auroc(scores, labels) == pytest.approx(expected, abs=1e-5)
+
+
+def test_partial_auroc_by_hand():
+    """Twenty normal samples: with one of them above one of two anomalies, the curve is at 1/2 up to 1/20, then at 1."""
+    scores = torch.cat([torch.arange(19.0), torch.tensor([100.0, 99.0, 101.0])])
+    labels = torch.cat([torch.zeros(20), torch.ones(2)]).long()
+    least, most = 0.1**2 / 2, 0.1
+    area = 0.05 * 0.5 + 0.05 * 1
+    assert metrics.partial_auroc(scores, labels) == pytest.approx((1 + (area - least) / (most - least)) / 2)
+    assert metrics.partial_auroc(torch.zeros(22), labels) == pytest.approx(0.5)
+    assert set(metrics.all_metrics(scores, labels, scores > 99)) == set(metrics.METRICS)
 
 
 @settings(max_examples=100, deadline=None)

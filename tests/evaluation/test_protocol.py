@@ -13,9 +13,11 @@ from sklearn.neighbors import NearestNeighbors
 
 from metaad_zoo.evaluation.baselines import FlagEverything, NearestNeighbour
 from metaad_zoo.evaluation.calibration import normal_scores, p_values, threshold
+from metaad_zoo.evaluation.decisions import Always
 from metaad_zoo.evaluation.plots import episode_figure, learning_curve
-from metaad_zoo.evaluation.protocol import calibrated_thresholds, evaluate, interval
+from metaad_zoo.evaluation.protocol import across_tasks, evaluate, interval, summarise
 from metaad_zoo.evaluation.report import results_table, write_json
+from metaad_zoo.evaluation.scores import ScoreFile, figures_from_scores
 
 
 def test_nearest_neighbour_agrees_with_scikit_learn():
@@ -88,16 +90,17 @@ def test_every_method_sees_the_same_episodes(digits):
             return samples["image"].sum((1, 2, 3))
 
     spies = {"a": Spy(), "b": Spy()}
-    evaluate(spies, digits.episodes("test", 3), {"a": 0.0, "b": 0.0})
+    evaluate(spies, digits.episodes("test", 3), {"a": Always(), "b": Always()}, 0.1)
     assert len(spies["a"].seen) == 6
     assert all(torch.equal(x, y) for x, y in zip(spies["a"].seen, spies["b"].seen, strict=True))
 
 
 @pytest.fixture
-def results(digits):
+def results(digits, tmp_path):
     methods = {"1-NN": NearestNeighbour(), "flag everything": FlagEverything()}
-    thresholds = calibrated_thresholds(methods, list(digits.episodes("val", 10)), 0.1)
-    figures = evaluate(methods, digits.episodes("test", 24), thresholds)
+    calibrators = across_tasks(methods, list(digits.episodes("val", 10)))
+    with ScoreFile(tmp_path / "scores.parquet") as record:
+        figures = evaluate(methods, digits.episodes("test", 24), calibrators, 0.1, record=record)
     protocol = {"data": digits.description(), "episodes": 24, "tasks": 12, "alpha": 0.1}
     return {"protocol": protocol, "methods": figures}
 
@@ -114,28 +117,44 @@ def test_results_can_be_taken_again_from_their_parts(results, digits):
     assert method["threshold"] == threshold(val_scores, 0.1)
     everything = results["methods"]["flag everything"]
     assert everything["mean"] == pytest.approx(
-        {"auroc": 0.5, "ap": 0.5, "precision": 0.5, "recall": 1.0, "f1": 2 / 3, "fpr": 1.0}
+        {"auroc": 0.5, "ap": 0.5, "pauroc": 0.5, "precision": 0.5, "recall": 1.0, "f1": 2 / 3, "fpr": 1.0}
     )
     assert everything["auroc_behind_first"]["mean"] == pytest.approx(method["mean"]["auroc"] - 0.5)
     assert method["auroc_behind_first"]["ci95"] == [0.0, 0.0]
+    differences = [a["auroc"] - b["auroc"] for a, b in zip(method["tasks"], everything["tasks"], strict=True)]
+    assert everything["auroc_behind_first"]["wilcoxon_p"] == stats.wilcoxon(differences).pvalue
+
+
+def test_all_figures_can_be_computed_again_from_the_scores(results, tmp_path):
+    for name, by_task in figures_from_scores(tmp_path / "scores.parquet").items():
+        again = summarise(by_task)
+        assert again == {key: results["methods"][name][key] for key in again}
+
+
+def test_scores_that_were_cut_short_leave_no_file(tmp_path):
+    with pytest.raises(RuntimeError), ScoreFile(tmp_path / "scores.parquet"):
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
 
 
 def test_results_are_printed_and_written(results, tmp_path):
-    console = Console(record=True, width=130, file=io.StringIO())
+    console = Console(record=True, width=118, file=io.StringIO())
     console.print(results_table(results))
     text = console.export_text()
     assert "1-NN" in text
+    assert "\u2026" not in text, "the table fits the width that the command gives it"
     assert f"{100 * results['methods']['1-NN']['mean']['auroc']:.1f}" in text
-    write_json(tmp_path / "results.json", results)
-    again = json.loads((tmp_path / "results.json").read_text())
+    (tmp_path / "out").mkdir()
+    write_json(tmp_path / "out" / "results.json", results)
+    again = json.loads((tmp_path / "out" / "results.json").read_text())
     assert again["methods"]["1-NN"]["mean"] == results["methods"]["1-NN"]["mean"]
     assert again["methods"]["flag everything"]["threshold"] is None, "JSON knows no infinity"
-    assert list(tmp_path.iterdir()) == [tmp_path / "results.json"]
+    assert list((tmp_path / "out").iterdir()) == [tmp_path / "out" / "results.json"]
 
 
 def test_no_episode_is_refused():
     with pytest.raises(ValueError, match="at least one episode"):
-        evaluate({"a": FlagEverything()}, [], {"a": 0.0})
+        evaluate({"a": FlagEverything()}, [], {"a": Always()}, 0.1)
 
 
 def test_pictures_are_drawn(digits, tmp_path):

@@ -105,7 +105,7 @@ def scores_figure(scores: ScoreTable, threshold: float | None) -> Figure:
 
     Args:
         scores: of one method. Where some are infinite or far out they are shown by rank.
-        threshold: None where it is infinite.
+        threshold: None where there is none to draw.
     """
     figure, axes = _figure(0, height=2.7)
     values, cut, label = scores.scores, threshold, "score"

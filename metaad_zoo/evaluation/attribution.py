@@ -1,0 +1,213 @@
+"""Which cells of a sample made its score: attributions by any function that scores, and a test that they are true.
+
+A cell is one number of a sample: a pixel, a channel at a step, a column. What is not there (NaN) has none: NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from captum.attr import FeatureAblation, IntegratedGradients
+from torch import Tensor
+
+from metaad_zoo.episodes import Samples, count
+
+Score = Callable[[Samples], Tensor]
+"""Samples with a leading axis n to scores ``(n,)``, each by its own sample alone."""
+
+ROWS_AT_ONCE = 256
+FIRST_STEPS, MOST_STEPS = 32, 512
+RELATIVE_GAP, ABSOLUTE_GAP = 0.01, 1e-4
+PATCHES_A_SIDE, SEGMENTS = 8, 16
+
+
+def usual_sample(support: Samples) -> dict[str, Tensor]:
+    """The sample to which others are compared: the mean image, each channel's mean over time, each column's median.
+
+    Args:
+        support: by modality ``(n, ...)``, the samples that count as normal.
+
+    Returns:
+        By modality a tensor that broadcasts over samples; NaN where the whole support has nothing.
+
+    Example:
+        >>> usual_sample({"tabular": torch.tensor([[0.0, 1.0], [2.0, float("nan")], [9.0, 3.0]])})
+        {'tabular': tensor([[2., 1.]])}
+    """
+    find = {
+        "image": lambda x: x.nanmean(0, keepdim=True),
+        "sequence": lambda x: x.nanmean((0, 1), keepdim=True),
+        "tabular": lambda x: x.nanmedian(0, keepdim=True).values,
+    }
+    return {name: find[name](x) for name, x in support.items()}
+
+
+def baseline_for(samples: Samples, usual: Samples) -> dict[str, Tensor]:
+    """The usual sample in the shape of each of these; a cell of which the support knows nothing keeps its own value.
+
+    Args:
+        samples: by modality ``(n, ...)``.
+        usual: what :func:`usual_sample` found.
+
+    Returns:
+        By modality ``(n, ...)``; NaN where the sample has NaN.
+    """
+    found = {}
+    for name, x in samples.items():
+        known = usual[name].expand_as(x)
+        found[name] = torch.where(x.isnan() | known.isnan(), x, known)
+    return found
+
+
+def integrated_gradients(score: Score, samples: Samples, baseline: Samples) -> tuple[dict[str, Tensor], Tensor]:
+    """Integrated gradients along the straight line from a baseline.
+
+    A sample's attributions sum to its score minus its baseline's (completeness). The line has 32 points at first (of a
+    Gauss-Legendre rule), and twice as many, up to 512, for samples whose sum is off by more than a hundredth.
+
+    Source: Sundararajan, Taly and Yan, "Axiomatic Attribution for Deep Networks", ICML 2017; computed by captum.
+
+    Args:
+        score: differentiable by its samples.
+        samples: by modality ``(n, ...)``.
+        baseline: likewise, see :func:`baseline_for`.
+
+    Returns:
+        Attributions in the samples' shapes, and by how much each sample's sum is off, ``(n,)``.
+    """
+    names = sorted(samples)
+    with torch.no_grad():
+        rise = score_in_chunks(score, samples)
+        rise, size = rise - score_in_chunks(score, baseline), rise.abs()
+    allowed = RELATIVE_GAP * rise.abs() + ABSOLUTE_GAP * (1 + size)
+    found = {name: torch.zeros_like(samples[name]) for name in names}
+    gaps = torch.full_like(rise, torch.inf)
+
+    def forward(*tensors: Tensor) -> Tensor:
+        # Captum asks for a gradient by every modality, also by one that the network does not read.
+        tie = sum(torch.where(x.isnan(), 0, x).flatten(1).sum(1) for x in tensors)
+        total: Tensor = score(dict(zip(names, tensors, strict=True))) + 0 * tie
+        return total
+
+    method, steps = IntegratedGradients(forward), FIRST_STEPS
+    left = torch.arange(len(rise), device=rise.device)
+    while len(left) and steps <= MOST_STEPS:
+        for some in left.split(max(1, ROWS_AT_ONCE // steps)):
+            inputs = tuple(samples[name][some] for name in names)
+            starts = tuple(baseline[name][some] for name in names)
+            parts = method.attribute(inputs, starts, n_steps=steps, internal_batch_size=max(ROWS_AT_ONCE, len(some)))
+            for name, part in zip(names, parts, strict=True):
+                found[name][some] = part.detach().to(found[name].dtype)
+            gaps[some] = (sum(p.detach().flatten(1).nansum(1) for p in parts) - rise[some]).abs().to(gaps.dtype)
+        left, steps = left[~(gaps[left] <= allowed[left])], 2 * steps
+    return found, gaps
+
+
+def occlusion(score: Score, samples: Samples, baseline: Samples) -> dict[str, Tensor]:
+    """By how much the score falls when a patch is replaced by the baseline; every cell of the patch has that figure.
+
+    A patch is an eighth of an image's side squared, a sixteenth of one channel's steps, or a column. Needs no gradient.
+
+    Source: Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, section 4.2; computed
+    by captum.
+
+    Args:
+        score: of samples.
+        samples: by modality ``(n, ...)``.
+        baseline: likewise, see :func:`baseline_for`.
+    """
+    names, masks, used = sorted(samples), [], 0
+    for name in names:
+        mask = _patches(name, samples[name].shape[1:]).to(samples[name].device) + used
+        used = int(mask.max()) + 1
+        masks.append(mask.unsqueeze(0))
+    found: dict[str, list[Tensor]] = {name: [] for name in names}
+    method = FeatureAblation(lambda *tensors: score(dict(zip(names, tensors, strict=True))))
+    with torch.no_grad():
+        for some in torch.arange(count(samples)).split(ROWS_AT_ONCE):
+            inputs = tuple(samples[name][some] for name in names)
+            starts = tuple(baseline[name][some] for name in names)
+            at_once = max(1, ROWS_AT_ONCE // len(some))
+            parts = method.attribute(inputs, starts, feature_mask=tuple(masks), perturbations_per_eval=at_once)
+            for name, part, x in zip(names, parts, inputs, strict=True):
+                found[name].append(torch.where(x.isnan(), torch.nan, part.to(x.dtype)))
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def _patches(modality: str, shape: torch.Size) -> Tensor:
+    """Numbers of the patches from 0, in the shape of one sample."""
+    if modality == "image":
+        rows, columns = (torch.arange(size) * min(PATCHES_A_SIDE, size) // size for size in shape[1:])
+        return (rows[:, None] * (int(columns.max()) + 1) + columns).expand(*shape).contiguous()
+    if modality == "sequence":
+        steps = torch.arange(shape[0]) * min(SEGMENTS, shape[0]) // shape[0]
+        return steps[:, None] * shape[1] + torch.arange(shape[1])
+    return torch.arange(shape[0])
+
+
+def deletion_test(
+    score: Score,
+    samples: Samples,
+    attribution: Mapping[str, Tensor],
+    baseline: Samples,
+    share: float = 0.1,
+    rng: np.random.Generator | None = None,
+    repeats: int = 10,
+) -> tuple[float, float]:
+    """Does deleting what is named most important change the score more than deleting at random?
+
+    Deleted are cells that are there, replaced by the baseline: those whose attributions are largest in the direction
+    of their sum (for a map whose sign tells nothing of the score, give its absolute value), against as many drawn
+    without regard to it. Of several modalities, the cells are ranked together.
+
+    Source: cf. the deletion metric of Petsiuk et al., "RISE", BMVC 2018, at one share.
+
+    Args:
+        score: of samples.
+        samples: by modality ``(n, ...)``.
+        attribution: likewise.
+        baseline: likewise.
+        share: of the cells that are deleted, at least one of each sample.
+        rng: draws the random cells; None: seeded with 0.
+        repeats: random draws.
+
+    Returns:
+        Mean absolute changes of the score: by attribution, at random.
+
+    Raises:
+        ValueError: share is not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share is {share}; expected a part of the cells between 0 and 1, such as 0.1")
+    rng = np.random.default_rng(0) if rng is None else rng
+    values = torch.cat([attribution[name].flatten(1) for name in samples], 1)
+    there = ~values.isnan()
+    number = (share * there.sum(1, keepdim=True)).round().clamp_min(1)
+    with torch.no_grad():
+        before = score_in_chunks(score, samples)
+
+        def change(importance: Tensor) -> float:
+            ranks = torch.where(there, importance, -torch.inf).argsort(1, descending=True).argsort(1)
+            changed = _replaced(samples, baseline, (ranks < number) & there)
+            return float((score_in_chunks(score, changed) - before).abs().mean())
+
+        by_attribution = change(values * values.nansum(1, keepdim=True).sign())
+        draws = [torch.as_tensor(rng.random(tuple(values.shape)), device=values.device) for _ in range(repeats)]
+        return by_attribution, float(np.mean([change(draw) for draw in draws]))
+
+
+def _replaced(samples: Samples, baseline: Samples, chosen: Tensor) -> dict[str, Tensor]:
+    """Samples with the chosen cells ``(n, all cells)`` from the baseline."""
+    parts = chosen.split([x[0].numel() for x in samples.values()], 1)
+    masks = {name: part.view_as(x) for (name, x), part in zip(samples.items(), parts, strict=True)}
+    return {name: torch.where(masks[name], baseline[name], x) for name, x in samples.items()}
+
+
+def score_in_chunks(score: Score, samples: Samples) -> Tensor:
+    """Scores ``(n,)``, a few hundred samples at a time."""
+    n = count(samples)
+    return torch.cat(
+        [score({k: x[i : i + ROWS_AT_ONCE] for k, x in samples.items()}) for i in range(0, n, ROWS_AT_ONCE)]
+    )

@@ -1,0 +1,38 @@
+"""Classical methods behind the same two calls, ``adapt`` and ``score``, by name."""
+
+from metaad_zoo.evaluation.baselines import boundaries as boundaries  # each of these registers its baselines
+from metaad_zoo.evaluation.baselines import floors as floors
+from metaad_zoo.evaluation.baselines import neighbours as neighbours
+from metaad_zoo.evaluation.baselines import series as series
+from metaad_zoo.evaluation.baselines import subspaces as subspaces
+from metaad_zoo.evaluation.baselines import tails as tails
+from metaad_zoo.evaluation.baselines.embedding import EmbedsEpisodes, OnEmbedding, OnNetwork, embedding_of
+from metaad_zoo.evaluation.baselines.features import FeatureMethod, SupportFeatures, flatten, usual
+from metaad_zoo.evaluation.baselines.floors import FlagEverything, RandomScores
+from metaad_zoo.evaluation.baselines.neighbours import NearestNeighbour
+from metaad_zoo.evaluation.baselines.registry import (
+    MODALITIES,
+    create_baseline,
+    list_baselines,
+    modalities_of,
+    register_baseline,
+)
+
+__all__ = [
+    "MODALITIES",
+    "EmbedsEpisodes",
+    "FeatureMethod",
+    "FlagEverything",
+    "NearestNeighbour",
+    "OnEmbedding",
+    "OnNetwork",
+    "RandomScores",
+    "SupportFeatures",
+    "create_baseline",
+    "embedding_of",
+    "flatten",
+    "list_baselines",
+    "modalities_of",
+    "register_baseline",
+    "usual",
+]

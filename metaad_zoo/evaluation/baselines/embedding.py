@@ -1,0 +1,135 @@
+"""Classical methods on the embedding of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from metaad_zoo.episodes import Adapted, Method, Samples, SupportScaling
+
+Embed = Callable[[Samples], Tensor]
+"""Embeddings ``(n, features)`` of samples with a leading axis n."""
+
+
+class EmbedsEpisodes(Protocol):
+    """A network that embeds samples in the light of a support set, such as a learner's ``EpisodeNetwork``."""
+
+    training: bool
+
+    def scalings(self, support: Samples) -> Mapping[str, SupportScaling]:
+        """By modality, what brings this support's domain to common units."""
+        ...
+
+    def embed(self, support: Samples, query: Samples | None = None) -> Tensor:
+        """Embeddings of the query, or without one of the support; both are scaled."""
+        ...
+
+    def parameters(self) -> Iterator[Tensor]:
+        """Its weights: they tell the device."""
+        ...
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A method that has adapted to embeddings."""
+
+    scorer: Adapted
+    embed: Embed
+
+    def score(self, samples: Samples) -> Tensor:
+        """Scores ``(n,)`` of the samples' embeddings."""
+        return self.scorer.score(_table(self.embed, samples))
+
+
+@dataclass(frozen=True)
+class OnEmbedding:
+    """Any method, given the embeddings of samples in place of the samples.
+
+    Args:
+        method: reads tables, as all do but those for sequences.
+        embed: embeddings ``(n, features)`` of samples; the same for any support. For one that knows the support, see
+            :class:`OnNetwork`.
+
+    Example:
+        >>> from metaad_zoo.evaluation.baselines import create_baseline
+        >>> knn = create_baseline("knn", standardise="none")
+        >>> method = OnEmbedding(knn, lambda samples: samples["image"].mean((2, 3)))
+        >>> scorer = method.adapt({"image": torch.zeros(3, 1, 8, 8)}, torch.zeros(3))
+        >>> scorer.score({"image": torch.ones(1, 1, 8, 8)})
+        tensor([1.], dtype=torch.float64)
+    """
+
+    method: Method
+    embed: Embed
+
+    def adapt(self, support: Samples, support_labels: Tensor) -> Embedded:
+        """Adapt the method to the support's embeddings.
+
+        Raises:
+            ValueError: the embeddings have another shape; or the method refuses the support.
+        """
+        return Embedded(self.method.adapt(_table(self.embed, support), support_labels), self.embed)
+
+
+@dataclass(frozen=True)
+class OnNetwork:
+    """Any method on the embedding of a network, which scales samples by the support set.
+
+    Args:
+        method: as for :class:`OnEmbedding`.
+        network: in evaluation mode; ``learner.network`` of any learner that has one.
+    """
+
+    method: Method
+    network: EmbedsEpisodes
+
+    def adapt(self, support: Samples, support_labels: Tensor) -> Embedded:
+        """Adapt the method to the support's embeddings.
+
+        Raises:
+            ValueError: the network is in training mode; or the method refuses the support.
+        """
+        return OnEmbedding(self.method, embedding_of(self.network, support)).adapt(support, support_labels)
+
+
+def embedding_of(network: EmbedsEpisodes, support: Samples) -> Embed:
+    """How a network embeds samples of one support set's domain.
+
+    Samples are scaled by the support, and the support comes along each time, because batch normalisation may take its
+    statistics from it.
+
+    Raises:
+        ValueError: the network is in training mode.
+    """
+    if network.training:
+        raise ValueError("the network is in training mode, where embeddings may be random: call its eval() first")
+    weight = next(iter(network.parameters()))
+
+    def here(samples: Samples) -> dict[str, Tensor]:
+        return {m: x.to(weight.device, weight.dtype) for m, x in samples.items()}
+
+    scalings = network.scalings(here(support))
+
+    def scaled(samples: Samples) -> dict[str, Tensor]:
+        return {m: scalings[m].apply(x) if m in scalings else x for m, x in here(samples).items()}
+
+    reference = scaled(support)
+
+    @torch.no_grad()
+    def embed(samples: Samples) -> Tensor:
+        return network.embed(reference, scaled(samples))
+
+    return embed
+
+
+def _table(embed: Embed, samples: Samples) -> dict[str, Tensor]:
+    x = embed(samples).detach()
+    if x.ndim != 2:
+        raise ValueError(
+            f"expected embeddings of shape (n, features), saw {tuple(x.shape)}: flatten or pool them first"
+        )
+    return {"tabular": x}

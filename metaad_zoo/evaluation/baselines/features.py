@@ -1,0 +1,162 @@
+"""What classical methods see of a sample: a vector of numbers in the support's units, without holes."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from metaad_zoo.episodes import ANOMALOUS, USUAL_SCALING, Samples, SupportScaling, count
+from metaad_zoo.names import unknown_name
+
+Standardise = Literal["none", "sample", "support"]
+ScoreVectors = Callable[[Tensor], Tensor]
+"""Scores ``(n,)`` of feature vectors ``(n, features)``; higher is more anomalous."""
+
+
+def flatten(samples: Samples) -> Tensor:
+    """All modalities side by side as raw numbers ``(n, features)``, in the modalities' alphabetical order; NaN as 0."""
+    count(samples)
+    return torch.cat([samples[name].flatten(1).cpu().double().nan_to_num(0.0) for name in sorted(samples)], dim=1)
+
+
+def usual(support: Samples, support_labels: Tensor, least: int, name: str) -> dict[str, Tensor]:
+    """The support samples that are normal or unlabelled, which classical methods take as the usual.
+
+    Args:
+        support: all of it.
+        support_labels: ``(n,)`` of 0, 1 and -1.
+        least: number of samples that the method needs.
+        name: of the method, for the error.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    labels = support_labels.cpu()
+    if count(support) != len(labels):
+        raise ValueError(f"expected one label for each support sample, saw {len(labels)} for {count(support)}")
+    here = labels != ANOMALOUS
+    kept = int(here.sum())
+    if kept < least:
+        wanted = "a support sample that is" if least == 1 else f"at least {least} support samples that are"
+        other = "" if least == 1 else ", or take a method that needs one, such as knn"
+        raise ValueError(
+            f"{name} needs {wanted} normal or unlabelled, saw {kept or 'anomalies only'}: set "
+            f"support_normal={least} or more{other}"
+        )
+    return {modality: x.cpu()[here] for modality, x in support.items()}
+
+
+@dataclass(frozen=True)
+class SupportFeatures:
+    """Samples as vectors, in the units of a support set.
+
+    Attributes:
+        scalings: by modality; what is not in it stays in its own units.
+        standardise: ``"sample"``: bring each sample to mean 0 and standard deviation 1 over its own features first,
+            which takes out brightness and contrast; ``"support"``: scale each column or channel as our own learners do
+            (:class:`metaad_zoo.episodes.SupportScaling`), images by all support pixels together, and let each modality
+            weigh the same; ``"none"``.
+
+    Missing values count as the support's centre, or 0 where nothing is scaled by the support.
+    """
+
+    scalings: Mapping[str, SupportScaling]
+    standardise: Standardise
+
+    @classmethod
+    def fit(cls, support: Samples, standardise: Standardise = "support") -> SupportFeatures:
+        """Measure the usual samples of a support set."""
+        scaled = support if standardise == "support" else {}
+        return cls({m: _scaling(m, x) for m, x in scaled.items()}, standardise)
+
+    def __call__(self, samples: Samples) -> Tensor:
+        """Vectors ``(n, features)`` in double precision."""
+        here = {m: x.cpu() for m, x in samples.items()}
+        x = flatten(
+            {m: _equally_weighted(self.scalings[m].apply(x)) if m in self.scalings else x for m, x in here.items()}
+        )
+        if self.standardise == "sample":
+            spread, mean = torch.std_mean(x, dim=1, correction=0, keepdim=True)
+            x = (x - mean) / spread.clamp_min(1e-12)
+        return x
+
+
+def _scaling(modality: str, support: Tensor) -> SupportScaling:
+    if modality == "image":
+        return SupportScaling.fit(support.flatten(1).unsqueeze(-1), "standard")
+    return SupportScaling.fit(support, USUAL_SCALING[modality])
+
+
+def _equally_weighted(x: Tensor) -> Tensor:
+    """A modality of many numbers must not drown one of few."""
+    return x / math.sqrt(max(x[0].numel(), 1)) if len(x) else x
+
+
+class FeatureMethod(ABC):
+    """A classical method on vectors: subclasses say how to :meth:`fit` them.
+
+    Args:
+        standardise: see :class:`SupportFeatures`.
+
+    Attributes:
+        least: support samples that the method needs at least.
+        title: what errors call it.
+    """
+
+    least = 2
+    title: str
+
+    def __init__(self, standardise: Standardise = "support") -> None:
+        if standardise not in get_args(Standardise):
+            raise unknown_name("standardise:", standardise, get_args(Standardise))
+        self.standardise: Standardise = standardise
+
+    @abstractmethod
+    def fit(self, x: Tensor) -> ScoreVectors:
+        """Learn from the usual support vectors ``(K, features)``."""
+
+    def adapt(self, support: Samples, support_labels: Tensor) -> FeatureScorer:
+        """Learn from the support samples whose label is 0 or -1.
+
+        Raises:
+            ValueError: there are too few.
+        """
+        kept = usual(support, support_labels, self.least, self.title)
+        features = SupportFeatures.fit(kept, self.standardise)
+        return FeatureScorer(features, self.fit(features(kept)), _shapes(support))
+
+
+@dataclass(frozen=True)
+class FeatureScorer:
+    """A classical method after its support set.
+
+    Attributes:
+        features: makes samples into vectors.
+        score_vectors: scores those.
+        shapes: of one sample by modality, as in the support.
+    """
+
+    features: SupportFeatures
+    score_vectors: ScoreVectors
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def score(self, samples: Samples) -> Tensor:
+        """Anomaly scores ``(n,)``, each of its sample alone; higher is more anomalous.
+
+        Raises:
+            ValueError: the samples have other modalities or sizes than the support's.
+        """
+        if (seen := _shapes(samples)) != self.shapes:
+            raise ValueError(f"expected samples of the support's shapes {self.shapes}, saw {seen}")
+        x = self.features(samples)
+        return self.score_vectors(x) if len(x) else x.new_zeros(0)
+
+
+def _shapes(samples: Samples) -> dict[str, tuple[int, ...]]:
+    return {m: tuple(x.shape[1:]) for m, x in samples.items()}

@@ -1,0 +1,102 @@
+"""Baselines by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
+from typing import Any, TypeVar
+
+from metaad_zoo.episodes import Method
+from metaad_zoo.names import unknown_name
+
+Builder = TypeVar("Builder", bound=Callable[..., Method])
+
+MODALITIES = ("image", "sequence", "tabular")
+PYOD_PREFIX = "pyod/"
+
+_BUILDERS: dict[str, Callable[..., Method]] = {}
+_MODALITIES: dict[str, tuple[str, ...]] = {}
+
+
+def register_baseline(name: str, *, modalities: Iterable[str] = MODALITIES) -> Callable[[Builder], Builder]:
+    """Make a builder known by a name; the decorated function or class returns a :class:`metaad_zoo.episodes.Method`.
+
+    Args:
+        name: what users type.
+        modalities: what it can read; by default all, one or several at once.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def register(builder: Builder) -> Builder:
+        if name in _BUILDERS:
+            raise ValueError(f"a baseline named {name!r} is registered already")
+        _BUILDERS[name], _MODALITIES[name] = builder, tuple(modalities)
+        return builder
+
+    return register
+
+
+def list_baselines(pattern: str = "*", *, modality: str | None = None) -> list[str]:
+    """Names of the baselines; patterns that start with ``pyod/`` list the detectors of PyOD, where it is installed.
+
+    Args:
+        pattern: fnmatch pattern.
+        modality: only those that read this modality.
+
+    Example:
+        >>> list_baselines("pca*"), list_baselines("pca*", modality="image")
+        (['pca', 'pca_subwindows'], ['pca'])
+    """
+    names = [n for n in _BUILDERS if fnmatchcase(n, pattern) and (modality is None or modality in _MODALITIES[n])]
+    if pattern.startswith(PYOD_PREFIX) and modality in (None, *MODALITIES):
+        from metaad_zoo.evaluation.baselines.pyod_detectors import detectors
+
+        names += [n for c in detectors() if fnmatchcase(n := PYOD_PREFIX + c, pattern)]
+    return sorted(names)
+
+
+def modalities_of(name: str) -> tuple[str, ...]:
+    """The modalities that a baseline can read.
+
+    Raises:
+        ValueError: the name is unknown (the nearest known ones are named).
+    """
+    if name.startswith(PYOD_PREFIX):
+        return MODALITIES
+    if name not in _MODALITIES:
+        raise unknown_name("baseline", name, _MODALITIES)
+    return _MODALITIES[name]
+
+
+def create_baseline(name: str, **options: Any) -> Method:
+    """Build a baseline by its name.
+
+    Args:
+        name: one of :func:`list_baselines`, or ``pyod/<Class>`` for a detector of PyOD
+            (``pip install 'metaad_zoo[pyod]'``).
+        options: the baseline's own arguments.
+
+    Raises:
+        ValueError: the name or an option is unknown (the nearest known ones are named), or an option is refused.
+
+    Example:
+        >>> import torch
+        >>> support = {"tabular": torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])}
+        >>> scorer = create_baseline("knn", k=1, standardise="none").adapt(support, torch.zeros(3))
+        >>> scorer.score({"tabular": torch.tensor([[0.0, 0.0], [4.0, 4.0]])})
+        tensor([0., 5.], dtype=torch.float64)
+    """
+    if name.startswith(PYOD_PREFIX):
+        from metaad_zoo.evaluation.baselines.pyod_detectors import PyODDetector
+
+        return PyODDetector(name.removeprefix(PYOD_PREFIX), **options)
+    if name not in _BUILDERS:
+        raise unknown_name("baseline", name, _BUILDERS)
+    known = inspect.signature(_BUILDERS[name]).parameters
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"option of baseline {name!r}:", option, known)
+    return _BUILDERS[name](**options)

@@ -1,0 +1,191 @@
+"""Methods for sequences that look at a few steps at a time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from sklearn.linear_model import Ridge
+from torch import Tensor
+
+from metaad_zoo.episodes import USUAL_SCALING, Samples, SupportScaling
+from metaad_zoo.evaluation.baselines.features import usual
+from metaad_zoo.evaluation.baselines.registry import register_baseline
+from metaad_zoo.evaluation.baselines.subspaces import Directions, check_share
+from metaad_zoo.names import unknown_name
+
+ScorePieces = Callable[[Tensor, Tensor], Tensor]
+"""Scores ``(n,)`` of pieces ``(n, m, C, length)`` and of where they have values."""
+Pool = Literal["mean", "max"]
+
+
+class PieceMethod(ABC):
+    """A method on the overlapping pieces of sequences; in the units of the support, a channel at a time.
+
+    Args:
+        length: steps of a piece.
+        option: what sets them, for the error.
+
+    A missing value counts as the support's centre, and pieces that have none are passed over.
+    """
+
+    title: str
+
+    def __init__(self, length: int, option: str) -> None:
+        self._length, self._option = length, option
+
+    @abstractmethod
+    def fit(self, pieces: Tensor, here: Tensor) -> ScorePieces:
+        """Learn from the support's pieces ``(K, m, C, length)`` and where they have values."""
+
+    def adapt(self, support: Samples, support_labels: Tensor) -> PieceScorer:
+        """Learn from the support windows whose label is 0 or -1; one is enough.
+
+        Raises:
+            ValueError: there is none, there are no sequences, or they are too short or empty.
+        """
+        kept = usual({"sequence": self._sequences(support)}, support_labels, 1, self.title)["sequence"]
+        pieces = SequencePieces(SupportScaling.fit(kept, USUAL_SCALING["sequence"]), self._length, self.refuse)
+        cut, here = pieces(kept)
+        if not here[..., -1].any():
+            raise ValueError(
+                f"{self.title} found no value in the support's sequences past their first {self._length - 1} steps"
+            )
+        return PieceScorer(self, pieces, self.fit(cut, here))
+
+    def _sequences(self, samples: Samples) -> Tensor:
+        if "sequence" not in samples:
+            raise ValueError(
+                f"{self.title} reads sequences, saw {sorted(samples)}: `metaad list` names other baselines"
+            )
+        return samples["sequence"].cpu()
+
+    def refuse(self, steps: int) -> ValueError:
+        """The error for sequences that are shorter than a piece."""
+        least = f"{self._option} steps" if self._option == "window" else f"more than {self._option} steps"
+        return ValueError(
+            f"{self.title} needs sequences of {least}, saw sequences of {steps} steps: lower {self._option}, "
+            f"which makes pieces of {self._length} steps"
+        )
+
+
+@dataclass(frozen=True)
+class SequencePieces:
+    """Cuts sequences into overlapping pieces, in the units of a support set."""
+
+    scaling: SupportScaling
+    length: int
+    refuse: Callable[[int], ValueError]
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Pieces ``(n, m, C, length)`` of ``(n, T, C)``, one from each step on, and where they have values."""
+        if x.shape[1] < self.length:
+            raise self.refuse(x.shape[1])
+        scaled = self.scaling.apply(x).double()
+        return scaled.nan_to_num(0.0).unfold(1, self.length, 1), (~scaled.isnan()).unfold(1, self.length, 1)
+
+
+@dataclass(frozen=True)
+class PieceScorer:
+    """A method on pieces after its support set."""
+
+    method: PieceMethod
+    pieces: SequencePieces
+    score_pieces: ScorePieces
+
+    def score(self, samples: Samples) -> Tensor:
+        """Anomaly scores ``(n,)``; 0 for a sequence without a value to look at.
+
+        Raises:
+            ValueError: there are no sequences, or they are too short.
+        """
+        return self.score_pieces(*self.pieces(self.method._sequences(samples)))
+
+
+@register_baseline("linear_ar", modalities=("sequence",))
+class LinearAutoregression(PieceMethod):
+    """How badly a linear model foretells each step from the steps before it: mean squared residual.
+
+    One ridge regression over all support windows, in which the last ``order`` steps of all channels foretell the next
+    step of each.
+
+    Args:
+        order: steps looked back. 5 leaves 59 equations a window of 64 steps, so that 5 windows carry it.
+        alpha: ridge penalty, against that number of equations: 1 matters only where channels are many.
+    """
+
+    title = "linear_ar"
+
+    def __init__(self, order: int = 5, alpha: float = 1.0) -> None:
+        if order < 1 or alpha <= 0:
+            raise ValueError(
+                f"order is {order} and alpha {alpha}; expected an order of at least 1 and an alpha above 0"
+            )
+        super().__init__(order + 1, "order")
+        self.alpha = alpha
+
+    def fit(self, pieces: Tensor, here: Tensor) -> ScorePieces:
+        """The regression, on steps that have a value in any channel."""
+        rows = here[..., -1].any(-1)
+        model = Ridge(alpha=self.alpha).fit(_past(pieces)[rows].numpy(), pieces[..., -1][rows].numpy())
+        # scikit-learn leaves out the axis of a single output in some of its versions
+        slope = torch.as_tensor(model.coef_).reshape(pieces.shape[2], -1)
+        intercept = torch.as_tensor(model.intercept_).reshape(-1)
+
+        def score(pieces: Tensor, here: Tensor) -> Tensor:
+            squared = (pieces[..., -1] - (_past(pieces) @ slope.T + intercept)).square()
+            return _mean_where(squared.flatten(1), here[..., -1].flatten(1))
+
+        return score
+
+
+@register_baseline("pca_subwindows", modalities=("sequence",))
+class SubwindowReconstruction(PieceMethod):
+    """What the principal directions of short sub-windows leave of a sequence's own sub-windows.
+
+    Args:
+        window: steps of a sub-window. 16 gives 49 of them in a window of 64 steps, so that few windows give many.
+        explained: share of the sub-windows' variance that the directions explain.
+        pool: ``"max"``: the worst sub-window counts, for anomalies of some steps; ``"mean"``: all, for whole windows.
+    """
+
+    title = "pca_subwindows"
+
+    def __init__(self, window: int = 16, explained: float = 0.9, pool: Pool = "max") -> None:
+        if window < 1:
+            raise ValueError(f"window is {window}; expected steps, at least 1")
+        if pool not in get_args(Pool):
+            raise unknown_name("pool:", pool, get_args(Pool))
+        check_share(explained)
+        super().__init__(window, "window")
+        self.explained, self.pool = explained, pool
+
+    def fit(self, pieces: Tensor, here: Tensor) -> ScorePieces:
+        """The directions of all sub-windows of the support."""
+        known = Directions.of(pieces.flatten(2)[_any(here)]).explaining(self.explained)
+
+        def score(pieces: Tensor, here: Tensor) -> Tensor:
+            rows = pieces.flatten(2)
+            errors = (known.residual(rows.flatten(0, 1)) / rows.shape[-1]).sqrt().view(rows.shape[:2])
+            if self.pool == "mean":
+                return _mean_where(errors, _any(here))
+            return torch.where(_any(here), errors, 0.0).amax(1)
+
+        return score
+
+
+def _past(pieces: Tensor) -> Tensor:
+    """All but the last step of each piece, channels side by side: ``(n, m, C * order)``."""
+    return pieces[..., :-1].flatten(2)
+
+
+def _any(here: Tensor) -> Tensor:
+    """Which pieces have a value at all, ``(n, m)``."""
+    return here.flatten(2).any(-1)
+
+
+def _mean_where(values: Tensor, here: Tensor) -> Tensor:
+    return torch.where(here, values, 0.0).sum(1) / here.sum(1).clamp_min(1)

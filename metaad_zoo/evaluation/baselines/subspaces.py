@@ -1,0 +1,141 @@
+"""Methods on the directions in which the support varies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metaad_zoo.evaluation.baselines.features import FeatureMethod, ScoreVectors, Standardise
+from metaad_zoo.evaluation.baselines.registry import register_baseline
+
+FLOOR = 1e-6
+"""Variance that every direction has at least, so that a support of equal samples still has distances."""
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Principal directions of vectors: at most one fewer than there are vectors.
+
+    Attributes:
+        centre: ``(features,)``.
+        directions: ``(r, features)``, orthonormal, the one of the largest variance first.
+        variances: ``(r,)``, with the divisor n.
+    """
+
+    centre: Tensor
+    directions: Tensor
+    variances: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor) -> Directions:
+        """Directions of ``(n, features)``."""
+        centre = x.mean(0)
+        rows = x - centre
+        if len(rows) > rows.shape[1]:  # the same singular vectors, of a smaller matrix
+            rows = torch.linalg.qr(rows, mode="r").R
+        _, singular, directions = torch.linalg.svd(rows, full_matrices=False)
+        r = min(len(singular), len(x) - 1)
+        return cls(centre, directions[:r], singular[:r].square() / len(x))
+
+    def explaining(self, share: float) -> Directions:
+        """The fewest first ones that explain a share of the variance; none where nothing varies."""
+        total = self.variances.sum()
+        if total <= torch.finfo(total.dtype).eps * self.centre.square().sum():
+            return Directions(self.centre, self.directions[:0], self.variances[:0])
+        before = self.variances.cumsum(0) - self.variances
+        r = int((before < share * total).sum())
+        return Directions(self.centre, self.directions[:r], self.variances[:r])
+
+    def residual(self, x: Tensor) -> Tensor:
+        """What of each vector the directions do not tell: squared length ``(n,)``."""
+        rows = x - self.centre
+        return (rows - (rows @ self.directions.T) @ self.directions).square().sum(1)
+
+
+def ledoit_wolf(x: Tensor) -> tuple[float, float]:
+    """Ledoit and Wolf's shrinkage of a covariance and the variance it shrinks to, from the inner products of samples.
+
+    The same numbers as scikit-learn's ``LedoitWolf``, without a matrix of features x features, which no memory holds
+    for images.
+
+    Args:
+        x: ``(n, features)``, centred.
+
+    Source: Ledoit & Wolf, "A Well-Conditioned Estimator for Large-Dimensional Covariance Matrices", JMVA 2004.
+    """
+    n, features = x.shape
+    gram = x @ x.T
+    squared = gram.square().sum() / n**2  # squared norm of the covariance
+    trace = gram.diagonal().sum() / n
+    noise = (gram.diagonal().square().sum() / n - squared) / (n * features)
+    distance = (squared - trace.square() / features) / features
+    shrinkage = float((noise / distance).clamp(0, 1)) if distance > 0 and noise > 0 else 0.0
+    return shrinkage, float(trace / features)
+
+
+@register_baseline("mahalanobis")
+class Mahalanobis(FeatureMethod):
+    """Mahalanobis distance to the support's mean, under a covariance shrunk as Ledoit and Wolf do.
+
+    Nothing to tune: the shrinkage is estimated, and is strong for 5 to 50 samples of many features. Two samples tell
+    nothing of noise and are not shrunk: what counts then is the distance from the line through them.
+
+    Source: Ledoit & Wolf, "A Well-Conditioned Estimator for Large-Dimensional Covariance Matrices", JMVA 2004; agrees
+    with scikit-learn's ``LedoitWolf`` and takes memory in proportion to the samples.
+
+    Args:
+        standardise: see :class:`metaad_zoo.evaluation.baselines.SupportFeatures`.
+    """
+
+    title = "mahalanobis"
+
+    def fit(self, x: Tensor) -> ScoreVectors:
+        """Mean, directions and shrinkage."""
+        shrinkage, variance = ledoit_wolf(x - x.mean(0))
+        known = Directions.of(x)
+        elsewhere = shrinkage * variance + FLOOR / x.shape[1]
+        along = (1 - shrinkage) * known.variances + elsewhere
+
+        def score(query: Tensor) -> Tensor:
+            places = (query - known.centre) @ known.directions.T
+            return ((places.square() / along).sum(1) + known.residual(query) / elsewhere).sqrt()
+
+        return score
+
+
+@register_baseline("pca")
+class Reconstruction(FeatureMethod):
+    """Length of what the support's principal directions leave of a sample.
+
+    Source: Shyu et al., "A Novel Anomaly Detection Scheme Based on Principal Component Classifier", ICDM Workshops
+    2003; the reconstruction error is its minor components taken together.
+
+    Args:
+        explained: share of the support's variance that the directions explain: 0.9, for 5 to 50 samples leave a few
+            directions that one sample alone spans. There are at most K - 1, and none where nothing varies.
+        standardise: see :class:`metaad_zoo.evaluation.baselines.SupportFeatures`.
+    """
+
+    title = "pca"
+
+    def __init__(self, explained: float = 0.9, standardise: Standardise = "support") -> None:
+        super().__init__(standardise)
+        check_share(explained)
+        self.explained = explained
+
+    def fit(self, x: Tensor) -> ScoreVectors:
+        """The directions."""
+        known = Directions.of(x).explaining(self.explained)
+        return lambda query: known.residual(query).sqrt()
+
+
+def check_share(explained: float) -> None:
+    """Refuse a share of variance out of range.
+
+    Raises:
+        ValueError: as said.
+    """
+    if not 0 < explained <= 1:
+        raise ValueError(f"explained is {explained}; expected a share of the variance above 0 and at most 1")

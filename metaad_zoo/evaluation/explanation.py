@@ -1,0 +1,172 @@
+"""Why an adapted detector scores a sample as it does."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from metaad_zoo.episodes import ANOMALOUS, Adapted, Samples
+from metaad_zoo.evaluation.attribution import (
+    RELATIVE_GAP,
+    ROWS_AT_ONCE,
+    baseline_for,
+    integrated_gradients,
+    occlusion,
+    usual_sample,
+)
+from metaad_zoo.names import unknown_name
+
+Explanation = Literal["auto", "integrated_gradients", "nearest", "occlusion"]
+
+
+@runtime_checkable
+class Transparent(Adapted, Protocol):
+    """A scorer that can be differentiated and has embeddings."""
+
+    def units(self, samples: Samples) -> dict[str, Tensor]:
+        """Raw samples in the units that it reads."""
+        ...
+
+    def logits(self, samples: Samples) -> Tensor:
+        """Scores ``(n,)`` of samples in its units, differentiable by them."""
+        ...
+
+    def embed(self, samples: Samples | None = None) -> Tensor:
+        """Embeddings ``(n, d)`` of samples in its units; without any, of the support."""
+        ...
+
+
+@dataclass(frozen=True)
+class NearestSupport:
+    """The support samples that lie nearest to some samples in the embedding.
+
+    Attributes:
+        indices: ``(n,)`` into the support set.
+        distances: ``(n,)``, Euclidean, between embeddings.
+    """
+
+    indices: Tensor
+    distances: Tensor
+
+
+class Explainer:
+    """Attributions of an adapted detector's scores, without adapting again.
+
+    Its functions compute in the units that the detector reads (:meth:`units`): values far out are cut off there, where
+    the way from a baseline would be flat for its most part.
+
+    Args:
+        adapted: what ``adapt`` gave.
+        support: the raw samples it was adapted to.
+        support_labels: ``(n,)``; known anomalies do not count as usual.
+    """
+
+    def __init__(self, adapted: Adapted, support: Samples, support_labels: Tensor) -> None:
+        self._adapted = adapted
+        usual = support_labels != ANOMALOUS
+        self._places = usual.nonzero().flatten()
+        self._support = self.units({name: x[usual.to(x.device)] for name, x in support.items()})
+        self._usual = usual_sample(self._support)
+
+    def units(self, samples: Samples) -> dict[str, Tensor]:
+        """Raw samples in the detector's units; as they are where it has none of its own."""
+        return self._adapted.units(samples) if isinstance(self._adapted, Transparent) else dict(samples)
+
+    def score(self, samples: Samples) -> Tensor:
+        """Scores ``(n,)`` of samples in the detector's units."""
+        return self._adapted.logits(samples) if isinstance(self._adapted, Transparent) else self._adapted.score(samples)
+
+    def baseline(self, samples: Samples) -> dict[str, Tensor]:
+        """What samples in the detector's units are compared with: the support's usual sample."""
+        return baseline_for(samples, self._usual)
+
+    def attribute(self, samples: Samples, method: Explanation = "auto") -> dict[str, Tensor]:
+        """Attributions in the samples' own shapes; NaN where a sample has NaN, 0 where the detector reads nothing.
+
+        Args:
+            samples: raw, by modality ``(n, ...)``.
+            method: ``"integrated_gradients"`` (:func:`metaad_zoo.evaluation.attribution.integrated_gradients`),
+                ``"occlusion"`` (:func:`metaad_zoo.evaluation.attribution.occlusion`); ``"nearest"``: the difference to
+                the nearest support sample, in the detector's units, NaN where that one has no value; ``"auto"``: the
+                first, or the second for a detector without gradients.
+
+        Raises:
+            ValueError: the method is unknown or not to be had of this detector, or scores depend on the batch.
+        """
+        if method not in get_args(Explanation):
+            raise unknown_name("method of explaining", method, get_args(Explanation))
+        here = self.units(samples)
+        if method == "auto":
+            method = "integrated_gradients" if isinstance(self._adapted, Transparent) else "occlusion"
+        if method == "nearest":
+            return self._difference(here)
+        baseline = self.baseline(here)
+        self._require_own_scores(here, baseline)
+        if method == "occlusion":
+            found = occlusion(self.score, here, baseline)
+        else:
+            self._transparent(method)
+            found, gaps = integrated_gradients(self.score, here, baseline)
+            self._report(found, gaps)
+        # A column that is missing in the whole support set is not read.
+        return {
+            name: torch.where(here[name].isnan() & ~samples[name].to(x.device).isnan(), 0, x)
+            for name, x in found.items()
+        }
+
+    @torch.no_grad()
+    def nearest(self, samples: Samples) -> NearestSupport:
+        """Which support sample, of those that count as normal, lies nearest in the embedding.
+
+        Args:
+            samples: in the detector's units.
+
+        Raises:
+            ValueError: the detector has no embedding.
+        """
+        adapted = self._transparent("nearest")
+        n = len(next(iter(samples.values())))
+        chunks = [{k: x[i : i + ROWS_AT_ONCE] for k, x in samples.items()} for i in range(0, n, ROWS_AT_ONCE)]
+        embeddings = torch.cat([adapted.embed(chunk) for chunk in chunks])
+        places = self._places.to(embeddings.device)
+        distances, order = torch.cdist(embeddings, adapted.embed()[places]).min(1)
+        return NearestSupport(places[order], distances)
+
+    def _difference(self, samples: Samples) -> dict[str, Tensor]:
+        indices = self.nearest(samples).indices
+        order = torch.searchsorted(self._places.to(indices.device), indices)
+        return {name: x - self._support[name][order] for name, x in samples.items()}
+
+    def _transparent(self, method: str) -> Transparent:
+        if not isinstance(self._adapted, Transparent):
+            raise ValueError(
+                f"method={method!r} needs a network's gradients and embeddings, which {type(self._adapted).__name__} "
+                "does not give: take method='occlusion'"
+            )
+        return self._adapted
+
+    @torch.no_grad()
+    def _require_own_scores(self, samples: Samples, baseline: Samples) -> None:
+        alone = self.score({name: x[:1] for name, x in samples.items()})
+        beside = self.score({name: torch.cat([x[:1], baseline[name][:1]]) for name, x in samples.items()})[:1]
+        if float((alone - beside).abs()) > 1e-2 * (1 + float(alone.abs())):
+            raise ValueError(
+                f"a sample's score is {float(alone):.4g} alone and {float(beside):.4g} beside another, so it can't be "
+                "explained by the sample itself: this model was trained with inner_loop.batch_norm=transductive; take "
+                "method='nearest', or a model with inner_loop.batch_norm=support"
+            )
+
+    def _report(self, found: Samples, gaps: Tensor) -> None:
+        totals = torch.stack([x.flatten(1).nansum(1) for x in found.values()]).sum(0).abs()
+        bad = (~(gaps <= 5 * RELATIVE_GAP * totals + 0.01)).nonzero().flatten().tolist()
+        if bad:
+            warnings.warn(
+                f"the attributions of {len(bad)} of {len(gaps)} samples (first: {bad[:5]}) do not sum to their score's "
+                f"rise over the baseline, by up to {float(gaps[bad].max()):.3g}: the score is too rough along the way; "
+                "method='occlusion' needs no gradient",
+                stacklevel=4,
+            )

@@ -1,0 +1,120 @@
+"""Every single score of an evaluation as a Parquet file, from which all figures can be computed again."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import torch
+from pyarrow import parquet
+from torch import Tensor
+
+from metaad_zoo.evaluation.metrics import all_metrics
+
+SCHEMA = pa.schema(
+    [
+        ("method", pa.string()),
+        ("task", pa.string()),
+        ("episode", pa.int32()),
+        ("sample", pa.int32()),
+        ("label", pa.int8()),
+        ("score", pa.float64()),
+        ("p_value", pa.float64()),
+        ("decision", pa.int8()),
+    ]
+)
+ROWS_AT_ONCE = 100_000
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One method's scores of one episode.
+
+    Attributes:
+        method: its name.
+        task: the episode's.
+        episode: its number, from 0.
+        labels: ``(n,)`` of the query.
+        scores: ``(n,)``.
+        p: ``(n,)`` p-values.
+        flagged: ``(n,)`` booleans.
+    """
+
+    method: str
+    task: str
+    episode: int
+    labels: Tensor
+    scores: Tensor
+    p: Tensor
+    flagged: Tensor
+
+
+Record = Callable[[Scored], None]
+
+
+class ScoreFile:
+    """Writes ``scores.parquet``, a row a score; a context manager, and itself a :data:`Record`.
+
+    Args:
+        path: of the file; it is written beside and renamed when the context ends without an error.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._beside = path, path.with_name(path.name + ".part")
+        self._columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+
+    def __enter__(self) -> ScoreFile:
+        self._writer = parquet.ParquetWriter(self._beside, SCHEMA)
+        return self
+
+    def __call__(self, row: Scored) -> None:
+        n = len(row.scores)
+        columns: dict[str, list[Any]] = {
+            "method": [row.method] * n,
+            "task": [row.task] * n,
+            "episode": [row.episode] * n,
+            "sample": list(range(n)),
+            "label": row.labels.tolist(),
+            "score": row.scores.tolist(),
+            "p_value": row.p.tolist(),
+            "decision": row.flagged.long().tolist(),
+        }
+        for name, values in columns.items():
+            self._columns[name] += values
+        if len(self._columns["score"]) >= ROWS_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._writer.write_table(pa.table(self._columns, schema=SCHEMA))
+        self._columns = {name: [] for name in SCHEMA.names}
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._flush()
+        self._writer.close()
+        if kind is None:
+            self._beside.replace(self.path)
+        else:
+            self._beside.unlink()
+
+
+def figures_from_scores(path: Path) -> dict[str, dict[str, list[dict[str, float]]]]:
+    """The figures of each episode, by method and task, computed again from ``scores.parquet``."""
+    table = parquet.read_table(path)
+    rows = {name: table.column(name).to_numpy() for name in ("episode", "label", "score", "decision")}
+    names = list(zip(table.column("method").to_pylist(), table.column("task").to_pylist(), strict=True))
+    groups: dict[tuple[str, str, int], list[int]] = defaultdict(list)
+    for i, (method, task) in enumerate(names):
+        groups[method, task, int(rows["episode"][i])].append(i)
+    figures: dict[str, dict[str, list[dict[str, float]]]] = defaultdict(lambda: defaultdict(list))
+    for (method, task, _), here in groups.items():
+        scores, labels, flagged = (torch.as_tensor(rows[name][here]) for name in ("score", "label", "decision"))
+        figures[method][task].append(all_metrics(scores, labels, flagged.bool()))
+    return figures

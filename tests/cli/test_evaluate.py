@@ -1,0 +1,120 @@
+"""`metaad evaluate`: the same episodes for all, figures that can be computed again, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from pyarrow import parquet
+
+from metaad_zoo.cli import main
+from metaad_zoo.evaluation.protocol import summarise
+from metaad_zoo.evaluation.scores import figures_from_scores
+from metaad_zoo.inner_loop import InnerLoopConfig
+from metaad_zoo.learners import GradientLearner
+from metaad_zoo.zoo import Checkpoint, save_checkpoint
+from tests.cli.test_configs import write_rows
+from tests.conftest import SPLITS, small_learner
+
+
+@pytest.fixture
+def place(tmp_path):
+    save_checkpoint(
+        tmp_path / "model", Checkpoint(small_learner(), ["digits/0"], {"calibration": torch.linspace(-3, 3, 99)})
+    )
+    data = {
+        "class_path": "metaad_zoo.data.ImageEpisodes",
+        "init_args": {
+            "splits": SPLITS,
+            "image_size": 16,
+            "val_episodes": 4,
+            "episode": {"support_normal": 3, "query_normal": 4, "query_anomalous": 4},
+        },
+    }
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump({"name": "small", "data": data}))
+    return tmp_path
+
+
+def run(place, *arguments):
+    return main(["evaluate", *arguments, "--out", str(place / "out")])
+
+
+@pytest.mark.parametrize("calibrate", ["across", "within"])
+def test_models_and_baselines_see_the_same_episodes(place, calibrate, capsys):
+    methods = [str(place / "model"), "knn", "flag_everything"]
+    options = ["--data", str(place / "data.yaml"), "--episodes", "12", "--shots", "3", "2", "--calibrate", calibrate]
+    assert run(place, *methods, *options, "--alpha", "0.3") == 0
+    results = json.loads((place / "out" / "results.json").read_text())
+    model = f"{place.name}/model"
+    assert list(results["methods"]) == [model, "knn", "flag_everything"]
+    assert "knn" in capsys.readouterr().out
+    again = figures_from_scores(place / "out" / "scores.parquet")
+    for name, figures in results["methods"].items():
+        assert summarise(again[name])["mean"] == figures["mean"]
+    table = parquet.read_table(place / "out" / "scores.parquet").to_pydict()
+    by_method = {n: [x for x, m in zip(table["label"], table["method"], strict=True) if m == n] for n in again}
+    assert by_method[model] == by_method["knn"] == by_method["flag_everything"]
+    flagged = np.array(table["p_value"]) <= 0.3 + 1e-9
+    assert np.array_equal(flagged, np.array(table["decision"]) == 1)
+    curve = results["curves"]["shots"]
+    assert curve["values"] == [2, 3]
+    assert len(curve["methods"]["knn"]["mean"]) == 2
+    protocol = results["protocol"]
+    assert protocol["episode"]["support_normal"] == 3
+    assert protocol["trained_or_chosen_on"] == {model: ["digits/0"]}
+    assert protocol["methods"][model]["inner_loop"]["batch_norm"] == "support"
+
+
+def test_own_files_are_evaluated_without_a_config(tmp_path, capsys):
+    learner = GradientLearner("columns", {"width": 4}, {"tabular": [-1]}, InnerLoopConfig(steps=1))
+    save_checkpoint(tmp_path / "model", Checkpoint(learner, [], {"calibration": torch.linspace(-3, 3, 99)}))
+    (tmp_path / "tables").mkdir()
+    rng = np.random.default_rng(0)
+    for name in "abcde":
+        rows = np.column_stack([rng.normal(size=(60, 3)), np.arange(60) % 3 == 0])
+        write_rows(tmp_path / "tables" / f"{name}.csv", rows, ["x", "y", "z", "anomaly"])
+    arguments = [str(tmp_path / "model"), "iforest", "--data", str(tmp_path / "tables"), "--episodes", "5"]
+    assert run(tmp_path, *arguments) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {t["task"] for t in results["methods"]["iforest"]["tasks"]} == {*"abcde"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["knnn", "--data", "data.yaml"], "unknown method .*'knnn'; did you mean 'knn'"),
+        (["knn", "knn", "--data", "data.yaml"], "two methods have one name"),
+        (["knn", "--data", "nowhere"], "name at least one model, or give a config"),
+        (["knn", "--data", "nowhere.yaml"], "has no section `data`"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(place, arguments, complaint, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    assert run(place, *arguments) == 1
+    assert re.search(complaint, capsys.readouterr().err)
+    assert not (place / "out").exists()
+
+
+def test_a_model_that_has_seen_the_test_classes_is_refused(place, capsys):
+    save_checkpoint(place / "model", Checkpoint(small_learner(), ["digits/7"], {}))
+    assert run(place, str(place / "model"), "--data", str(place / "data.yaml")) == 1
+    assert "trained or chosen on ['digits/7'], which are in the test split" in capsys.readouterr().err
+
+
+def test_too_few_tasks_for_an_interval_are_refused(place, capsys):
+    config = yaml.safe_load((place / "data.yaml").read_text())
+    config["data"]["init_args"]["splits"] = {"train": ["0", "1"], "val": ["4", "5"], "test": ["6", "7"]}
+    (place / "data.yaml").write_text(yaml.safe_dump(config))
+    assert run(place, "knn", "--data", str(place / "data.yaml")) == 1
+    assert "has 2 test tasks: an interval over fewer than 5" in capsys.readouterr().err
+
+
+def test_a_model_of_other_data_is_refused(place, capsys):
+    learner = GradientLearner("mlp", {}, {"tabular": [3]}, InnerLoopConfig(steps=1))
+    save_checkpoint(place / "model", Checkpoint(learner, [], {}))
+    assert run(place, str(place / "model"), "--data", str(place / "data.yaml")) == 1
+    assert "reads {'tabular': [3]}, but the data gives {'image': (1, 16, 16)}" in capsys.readouterr().err

@@ -1,0 +1,80 @@
+"""Decisions without test labels: coverage on exchangeable tasks, and each way against a case worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from metaad_zoo.evaluation.decisions import (
+    AcrossTasks,
+    Always,
+    ExpectedContamination,
+    WithinTask,
+    leave_one_out_scores,
+)
+
+
+class DistanceToMean:
+    """Adapts to the mean of the support's single column."""
+
+    def adapt(self, support, labels):
+        kept = support["tabular"][labels != 1]
+        self.mean = kept.mean()
+        return self
+
+    def score(self, samples):
+        return (samples["tabular"][:, 0] - self.mean).abs()
+
+
+def task(rng, k=10, n=20):
+    """A task of its own centre and scale: all normal."""
+    centre, scale = rng.normal() * 5, rng.uniform(0.5, 2)
+    rows = torch.as_tensor(centre + scale * rng.normal(size=(k + n, 1)))
+    return {"tabular": rows[:k]}, torch.zeros(k, dtype=torch.long), {"tabular": rows[k:]}
+
+
+def p_of(calibrator, method, support, labels, query):
+    adapted = method.adapt(support, labels)
+    return calibrator.p_values(adapted, support, labels, adapted.score(query).double())
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.1, 0.2])
+def test_the_false_alarm_rate_holds_across_exchangeable_tasks(alpha):
+    rng, method = np.random.default_rng(0), DistanceToMean()
+    normal = torch.cat([method.adapt(s, y).score(q) for s, y, q in (task(rng) for _ in range(400))])
+    calibrator = AcrossTasks(normal.double().sort().values)
+    alarms = torch.cat([p_of(calibrator, method, *task(rng)) <= alpha for _ in range(2000)])
+    assert alarms.double().mean() == pytest.approx(alpha, abs=0.01)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.2])
+def test_the_false_alarm_rate_holds_within_a_task(alpha):
+    """Leave-one-out scores are a little larger than the query's own, so the rate is at most alpha."""
+    rng, method = np.random.default_rng(0), DistanceToMean()
+    alarms = torch.cat([p_of(WithinTask(method), method, *task(rng)) <= alpha for _ in range(2000)])
+    assert alpha - 0.03 < alarms.double().mean() <= alpha + 0.005
+
+
+def test_leave_one_out_by_hand():
+    support, labels = {"tabular": torch.tensor([[0.0], [1.0], [5.0], [9.0]])}, torch.tensor([0, 0, 0, 1])
+    found = leave_one_out_scores(DistanceToMean(), support, labels)
+    assert found.tolist() == [1.5, 3.0, 4.5], "|1 - 2.5|, |0 - 3|, |5 - 0.5|"
+    p = p_of(WithinTask(DistanceToMean()), DistanceToMean(), support, labels, {"tabular": torch.tensor([[90.0]])})
+    assert p.item() == 1 / 4, "no p-value is below 1 / (K + 1)"
+    with pytest.raises(ValueError, match="needs two normal support samples, saw 1"):
+        leave_one_out_scores(DistanceToMean(), {"tabular": torch.zeros(2, 1)}, torch.tensor([0, -1]))
+
+
+def test_expected_contamination_leaves_out_the_highest_share():
+    support = {"tabular": torch.tensor([[-2.0], [-1.0], [1.0], [2.0], [10.0]])}
+    labels = torch.full((5,), -1)
+    method = DistanceToMean()  # mean 2: scores 4, 3, 1, 0, 8
+    p = p_of(ExpectedContamination(0.2), method, support, labels, {"tabular": torch.tensor([[7.0], [4.5]])})
+    assert p.tolist() == [1 / 5, 3 / 5], "8 is left out; of 4, 3, 1, 0 none is at least 5, two at least 2.5"
+    with pytest.raises(ValueError, match=r"contamination is 1.0; expected a share in \[0, 1\)"):
+        ExpectedContamination(1.0)
+
+
+def test_always_flags():
+    assert Always().p_values(None, {}, torch.zeros(0), torch.zeros(3)).tolist() == [0, 0, 0]
