@@ -21,7 +21,7 @@ from metaad_zoo.evaluation.saved import ScoreTable, read_results, read_scores
 
 COLUMNS = {
     "auroc": "AUROC",
-    "pauroc": f"partial AUROC (false alarms up to {MAX_FALSE_ALARMS * 100:.0f} %)",
+    "pauroc": "partial AUROC",
     "ap": "AP",
     **{m: TITLES[m] for m in ("f1", "fpr")},
 }
@@ -130,6 +130,7 @@ def _render(
         n_tasks=len(first["tasks"]),
         n_episodes=sum(t.get("episodes", 1) for t in first["tasks"]),
         alpha=protocol.get("alpha"),
+        partial=MAX_FALSE_ALARMS,
         figures=[
             {"name": f.name, "group": f.group, "title": f.title, "caption": f.caption, "svg": _inline(f)} for f in drawn
         ],

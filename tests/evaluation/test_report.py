@@ -186,7 +186,7 @@ def test_what_is_there_only_sometimes_is_shown(folder):
     report = html_report.write_report(folder)
     page = Page(report.page.read_text(encoding="utf-8"))
     for said in (
-        "partial AUROC (false alarms up to 10 %)",
+        "Partial AUROC: up to 10 % false alarms",
         "87.6 76.5 to 98.8",
         "p = 0.032",
         "AUROC against inner steps",
