@@ -1,0 +1,192 @@
+"""The results of an evaluation as one HTML page that needs nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from metaad_zoo.evaluation.metrics import METRICS
+from metaad_zoo.evaluation.plots import drawing, inline_svg, standalone_svg
+from metaad_zoo.evaluation.report import TITLES
+from metaad_zoo.evaluation.report_figures import Drawn, figures_of
+from metaad_zoo.evaluation.saved import ScoreTable, read_results, read_scores
+
+COLUMNS = {"auroc": "AUROC", "pauroc": "partial AUROC", "ap": "AP", **{m: TITLES[m] for m in ("f1", "fpr")}}
+COLUMNS |= {m: TITLES[m] for m in METRICS if m not in COLUMNS}
+PICTURES = {
+    "best": "The episode on which the first method did best",
+    "worst": "The episode on which the first method did worst",
+    "episode": "One test episode, judged by the first method",
+    "learning_curve": "How the training went: loss and validation AUROC against outer steps",
+}
+KNOWN_KEYS = ("protocol", "methods", "curves", "calibration", "environment")
+KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`write_report` has written.
+
+    Attributes:
+        page: the HTML file.
+        figures: the pictures beside it, PNG and SVG.
+        missing: sentences on what the folder did not hold.
+    """
+
+    page: Path
+    figures: list[Path]
+    missing: list[str]
+
+
+def write_report(folder: Path) -> Report:
+    """Write ``report.html`` and ``figures/`` into the folder of an evaluation or of a finished run.
+
+    Args:
+        folder: with ``results.json`` and, for curves, histograms and calibration, ``scores.parquet``.
+
+    Raises:
+        ValueError: there is no ``results.json``, or a file isn't what an evaluation writes.
+    """
+    results = read_results(folder)
+    scores = read_scores(folder, list(results["methods"]))
+    drawn, missing = figures_of(results, scores)
+    pictures = _pictures(folder)
+    if not {"best", "worst"} <= {p["name"] for p in pictures}:
+        missing.append("Pictures of the best and the worst episode: there is no best.png and worst.png.")
+    files = _save(folder / "figures", drawn)
+    page = folder / "report.html"
+    beside = page.with_name(page.name + ".part")
+    beside.write_text(_render(folder, results, scores, drawn, pictures, missing), encoding="utf-8")
+    os.replace(beside, page)
+    return Report(page, files, missing)
+
+
+def _save(folder: Path, drawn: list[Drawn]) -> list[Path]:
+    folder.mkdir(exist_ok=True)
+    files = []
+    for item in drawn:
+        png, svg = folder / f"{item.name}.png", folder / f"{item.name}.svg"
+        with drawing():
+            item.figure.savefig(png, dpi=160, facecolor="white", metadata={"Software": None})
+        svg.write_text(standalone_svg(item.figure), encoding="utf-8")
+        files += [png, svg]
+    return files
+
+
+def _pictures(folder: Path) -> list[dict[str, str]]:
+    """The folder's pictures as data: addresses; an SVG inside ``<img>`` can neither run scripts nor fetch anything."""
+    found = []
+    for name, caption in PICTURES.items():
+        for suffix, kind in KINDS.items():
+            path = folder / f"{name}{suffix}"
+            if path.is_file():
+                data = base64.b64encode(path.read_bytes()).decode("ascii")
+                found.append({"name": name, "caption": caption, "source": f"data:{kind};base64,{data}"})
+                break
+    return found
+
+
+def _render(
+    folder: Path,
+    results: dict[str, Any],
+    scores: dict[str, ScoreTable] | None,
+    drawn: list[Drawn],
+    pictures: list[dict[str, str]],
+    missing: list[str],
+) -> str:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": percent, "between": between, "number": number, "p_value": p_value}
+    source = resources.files("metaad_zoo.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
+    methods, protocol = results["methods"], results["protocol"]
+    first = next(iter(methods.values()))
+    data = protocol.get("data")
+    named = data.get("dataset") if isinstance(data, Mapping) else data
+    return environment.from_string(source).render(
+        title=str(named or folder.resolve().name),
+        methods=methods,
+        columns={m: title for m, title in COLUMNS.items() if any(m in f["mean"] for f in methods.values())},
+        floor=floor(methods, scores),
+        n_tasks=len(first["tasks"]),
+        n_episodes=sum(t.get("episodes", 1) for t in first["tasks"]),
+        alpha=protocol.get("alpha"),
+        figures=[
+            {"name": f.name, "group": f.group, "title": f.title, "caption": f.caption, "svg": _inline(f)} for f in drawn
+        ],
+        groups=list(dict.fromkeys(f.group for f in drawn)),
+        calibration=results.get("calibration"),
+        pictures=pictures,
+        missing=missing,
+        protocol=protocol,
+        environment=results.get("environment") or {},
+        other={k: v for k, v in results.items() if k not in KNOWN_KEYS},
+    )
+
+
+def _inline(drawn: Drawn) -> Markup:
+    # The serialiser of the XML tree has escaped every text in it.
+    return Markup(inline_svg(drawn.figure, drawn.name, f"{drawn.title}. {drawn.caption}"))
+
+
+def floor(methods: Mapping[str, Any], scores: Mapping[str, ScoreTable] | None) -> dict[str, Any] | None:
+    """What flagging every sample would give: the row of a method that does, or else F1 by the labels alone.
+
+    Args:
+        methods: of ``results.json``.
+        scores: by method, if there are any.
+
+    Returns:
+        ``name`` (None without such a row) and ``f1``; None where nothing tells.
+    """
+    for name, figures in methods.items():
+        mean = figures["mean"]
+        if mean.get("recall") == 1 and mean.get("fpr") == 1 and "f1" in mean:
+            return {"name": name, "f1": mean["f1"]}
+    if not scores:
+        return None
+    tasks = [
+        [2 * e.labels.mean() / (1 + e.labels.mean()) for e in episodes]
+        for episodes in next(iter(scores.values())).episodes_by_task()
+    ]
+    return {"name": None, "f1": float(sum(sum(t) / len(t) for t in tasks) / len(tasks))}
+
+
+def percent(value: float | None) -> str:
+    """A share in per cent, with a dash for what is not there.
+
+    Example:
+        >>> percent(0.9234), percent(-0.021), percent(None)
+        ('92.3', '−2.1', '–')
+    """
+    return "–" if value is None else f"{100 * value:.1f}".replace("-", "−")  # noqa: RUF001 (a minus sign is meant)
+
+
+def between(ends: list[float] | None) -> str:
+    """An interval of shares in per cent; nothing where there is none."""
+    return "" if not ends else f"{percent(ends[0])} to {percent(ends[1])}"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number in few digits; JSON has null for infinity."""
+    return "infinite" if value is None else f"{value:.{digits}g}"
+
+
+def p_value(value: float | None) -> str:
+    """A p-value with its sign of relation.
+
+    Example:
+        >>> p_value(0.0321), p_value(1e-7)
+        ('p = 0.032', 'p < 0.001')
+    """
+    if value is None:
+        return ""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"

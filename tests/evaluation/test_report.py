@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+from sklearn.metrics import auc
+
+from metaad_zoo.cli import main
+from metaad_zoo.evaluation import html_report, plots, task_curves
+from metaad_zoo.evaluation.plots.style import COLOURS
+from metaad_zoo.evaluation.saved import ScoreTable, read_results, read_scores
+from tests.evaluation.evaluated import METHODS, write_evaluation
+
+HOSTILE = "<script>alert('$x$')</script>\" onload=\"alert(1)"
+
+
+class Page(HTMLParser):
+    """What stands on a page: elements with their attributes, the text, and whether tags are closed in turn."""
+
+    VOID = ("meta", "img", "br", "link", "input", "hr")
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.words, self.open = [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"not closed: {self.open}"
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    return write_evaluation(tmp_path_factory.mktemp("evaluation") / "out")
+
+
+@pytest.fixture
+def folder(evaluated, tmp_path):
+    return shutil.copytree(evaluated, tmp_path / "out")
+
+
+def edit_results(folder, change):
+    results = json.loads((folder / "results.json").read_text())
+    change(results)
+    (folder / "results.json").write_text(json.dumps(results))
+
+
+def is_safe_and_alone(text):
+    page = Page(text)
+    assert not page.all("script")
+    assert "://" not in re.sub(r"base64,[^\"]*", "", text), "no address of any kind"
+    for tag, attributes in page.elements:
+        assert not [a for a in attributes if a.startswith("on")], tag
+        for key in ("src", "href"):
+            assert attributes.get(key, "#").startswith(("#", "data:image/")), (tag, attributes)
+    return page
+
+
+def test_a_page_of_a_real_evaluation(folder, capsys):
+    assert main(["report", str(folder)]) == 0
+    assert "AUROC against inner steps: results.json has no such curve" in capsys.readouterr().out
+    page = is_safe_and_alone((folder / "report.html").read_text(encoding="utf-8"))
+    for name, method in read_results(folder)["methods"].items():
+        mean, (low, high) = method["mean"]["auroc"], method["ci95"]["auroc"]
+        assert f"{name} {100 * mean:.1f} {100 * low:.1f} to {100 * high:.1f}" in page.text
+    assert "1-NN on <raw> pixels" in page.text
+    assert "Flagging every sample (flag everything) has an F1 of 57.1 %" in page.text
+    for said in ("aims at 10 % false alarms", "realised_contamination", "scikit-learn", "12 tasks", "shots"):
+        assert said in page.text
+    names = ["roc", "precision_recall", "scores_01", "scores_02", "scores_03", "auroc_shots", "calibration", "seconds"]
+    assert {p.name for p in (folder / "figures").iterdir()} == {f"{n}.{kind}" for n in names for kind in ("png", "svg")}
+    assert len(page.all("svg")) == len(names)
+    assert len(page.all("img")) == 2
+
+
+def test_the_page_can_be_read_without_seeing_it(folder):
+    html_report.write_report(folder)
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    assert page.all("html") == [{"lang": "en"}]
+    assert len(page.all("h1")) == 1
+    assert len(page.all("caption")) == len(page.all("table")) == 4
+    assert all(th["scope"] in ("row", "col") for th in page.all("th"))
+    assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.all("svg"))
+    assert all(img["alt"] for img in page.all("img"))
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes in page.elements:
+        wanted = re.findall(r"url\(#([^)]*)\)", " ".join(filter(None, attributes.values())))
+        wanted += [attributes.get("aria-labelledby"), attributes.get("href", "")[1:]]
+        assert {w for w in wanted if w} <= set(ids)
+
+
+def test_two_reports_of_one_folder_agree_to_the_byte(folder):
+    first = html_report.write_report(folder)
+    contents = [p.read_bytes() for p in [first.page, *first.figures]]
+    again = html_report.write_report(folder)
+    assert [p.read_bytes() for p in [again.page, *again.figures]] == contents
+
+
+def test_svg_files_follow_the_readers_colours_and_need_nothing(folder):
+    for path in html_report.write_report(folder).figures:
+        if path.suffix == ".svg":
+            root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
+            assert "currentColor" in path.read_text(encoding="utf-8")
+            assert "prefers-color-scheme:dark" in root[0].text
+            for element in root.iter():
+                assert not [v for v in element.attrib.values() if "://" in v]
+
+
+def test_hostile_names_are_only_text(tmp_path):
+    methods = {HOSTILE: METHODS["1-NN on <raw> pixels"], "_$\\frac": METHODS["flag everything"]}
+    folder = write_evaluation(tmp_path / "out", methods, rename=lambda task: f"{task} {HOSTILE}")
+
+    def poison(results):
+        results["protocol"] |= {HOSTILE: [HOSTILE, {"a": HOSTILE}], "data": {"dataset": HOSTILE, "items": 1}}
+        results["environment"][HOSTILE] = HOSTILE
+        results["also"] = HOSTILE
+
+    edit_results(folder, poison)
+    html_report.write_report(folder)
+    page = is_safe_and_alone((folder / "report.html").read_text(encoding="utf-8"))
+    assert page.text.count(HOSTILE) > 20
+    for path in (folder / "figures").glob("*.svg"):
+        assert not list(ElementTree.fromstring(path.read_text(encoding="utf-8")).iter("{*}script"))
+    roc = ElementTree.fromstring((folder / "figures" / "roc.svg").read_text(encoding="utf-8"))
+    words = [element.text.strip() for element in roc.iter("{*}text")]
+    assert words[-2:] == [f"{HOSTILE[:53]}...", "_$\\frac"], "the legend takes a name for no formula and hides none"
+
+
+def test_a_run_without_scores_says_what_is_missing(tmp_path, capsys):
+    folder = write_evaluation(tmp_path / "run", {"1-NN": METHODS["1-NN on <raw> pixels"]}, with_scores=False)
+    assert main(["report", str(folder)]) == 0
+    page = is_safe_and_alone((folder / "report.html").read_text(encoding="utf-8"))
+    for said in ("there is no scores.parquet", "no p-values", "there is no best.png", "can't be told here"):
+        assert said in page.text
+    assert {p.name for p in (folder / "figures").iterdir()} == {"seconds.png", "seconds.svg"}
+
+
+def test_what_is_there_only_sometimes_is_shown(folder):
+    def enrich(results):
+        second = list(results["methods"].values())[1]
+        second["mean"]["pauroc"], second["ci95"]["pauroc"] = 0.8765, [0.7654, 0.9876]
+        second["auroc_behind_first"]["wilcoxon_p"] = 0.0321
+        lines = {name: {"mean": [0.5, None], "ci95": [[0.4, 0.6], None]} for name in results["methods"]}
+        results["curves"]["inner_steps"] = {"values": [0, 5], "methods": lines}
+        del results["methods"]["flag everything"]
+
+    edit_results(folder, enrich)
+    table = parquet.read_table(folder / "scores.parquet")
+    parquet.write_table(
+        table.filter(pa.compute.not_equal(table["method"], "flag everything")), folder / "scores.parquet"
+    )
+    (folder / "best.png").unlink()
+    report = html_report.write_report(folder)
+    page = Page(report.page.read_text(encoding="utf-8"))
+    for said in ("partial AUROC", "87.6 76.5 to 98.8", "p = 0.032", "AUROC against inner steps"):
+        assert said in page.text
+    assert "Flagging every sample would have an F1 of 57.1 %" in page.text
+    assert report.missing == []
+    assert "data:image/svg+xml" in page.all("img")[0]["src"], "best.svg stands in"
+
+
+def columns_of(folder, **changed):
+    table = parquet.read_table(folder / "scores.parquet")
+    for name, column in changed.items():
+        table = table.set_column(table.column_names.index(name), name, pa.array(column(table[name].to_pylist())))
+    parquet.write_table(table, folder / "scores.parquet")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (lambda f: (f / "results.json").unlink(), "does not exist: expected the folder of a finished run"),
+        (lambda f: (f / "results.json").write_text("{"), "is not JSON"),
+        (lambda f: (f / "results.json").write_text('{"protocol": {}, "methods": {}}'), "at least one method"),
+        (lambda f: edit_results(f, lambda r: r["methods"]["flag everything"].pop("tasks")), "has no tasks"),
+        (lambda f: edit_results(f, lambda r: r["methods"]["flag everything"]["tasks"].pop()), "other tasks than"),
+        (lambda f: edit_results(f, lambda r: r["curves"]["shots"]["values"].pop()), "curves.shots has 2 values"),
+        (lambda f: (f / "scores.parquet").write_text("score"), "is not a parquet file"),
+        (lambda f: parquet.write_table(pa.table({"score": [1.0]}), f / "scores.parquet"), "has no column method"),
+        (lambda f: columns_of(f, method=lambda x: ["b", *x[1:]]), r"scores of \['b'\]"),
+        (lambda f: columns_of(f, score=lambda x: [float("nan"), *x[1:]]), "1 scores of '1-NN on standardised"),
+        (lambda f: columns_of(f, label=lambda x: [0] * len(x)), r"has labels \[0\]; expected both"),
+    ],
+)
+def test_refuses_what_no_evaluation_wrote(spoil, complaint, folder, capsys):
+    spoil(folder)
+    assert main(["report", str(folder)]) == 1
+    assert re.search(complaint, capsys.readouterr().err)
+    assert not (folder / "report.html").exists()
+
+
+def test_areas_below_the_mean_curves_are_the_tables_figures(folder):
+    results = read_results(folder)["methods"]
+    for name, scores in read_scores(folder, list(results)).items():
+        roc = task_curves.over_tasks(scores, task_curves.roc_at)
+        precision = task_curves.over_tasks(scores, task_curves.precision_at)
+        assert auc(task_curves.GRID, roc.mean) == pytest.approx(results[name]["mean"]["auroc"], abs=0.005)
+        assert precision.mean.mean() == pytest.approx(results[name]["mean"]["ap"], abs=0.005)
+        assert np.all(roc.low <= roc.mean + 1e-9)
+        assert np.all(roc.mean <= roc.high + 1e-9)
+
+
+def score_table(scores, labels, p_values=None, tasks=None):
+    n = len(scores)
+    p = np.full(n, np.nan) if p_values is None else np.array(p_values)
+    return ScoreTable(np.array(tasks or ["a"] * n), np.zeros(n, int), np.array(labels), np.array(scores, float), p)
+
+
+def test_false_alarms_over_tasks_by_hand():
+    table = score_table([0] * 6, [0, 0, 1, 0, 0, 1], [0.1, 0.9, 0.01, 0.05, 0.1, 0.01], ["a"] * 3 + ["b"] * 3)
+    found = task_curves.over_tasks(table, task_curves.false_alarms_at)
+    at = dict(zip(task_curves.ALPHAS.round(2).tolist(), found.mean.tolist(), strict=True))
+    assert [at[0.02], at[0.05], at[0.1]] == [0, 0.25, 0.75]
+    alone = task_curves.over_tasks(table.take(table.tasks == "a"), task_curves.false_alarms_at)
+    assert alone.low is None, "a single task tells nothing of others"
+
+
+def test_infinite_scores_have_curves_and_a_histogram():
+    table = score_table([0.0, 1.0, np.inf, np.inf], [0, 0, 0, 1])
+    np.testing.assert_allclose(task_curves.roc_at(table)[[0, 100, 200]], [0, 1, 1])
+    np.testing.assert_allclose(task_curves.precision_at(table), 0.5)
+    with plots.drawing():
+        axes = plots.scores_figure(table, threshold=1.0).axes[0]
+    assert axes.get_xlabel() == "rank of the score"
+    assert axes.lines[0].get_xdata()[0] == 0.5, "half of the scores are at or below the threshold"
+
+
+def luminance(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+
+def contrast(a, b):
+    low, high = sorted([luminance(a), luminance(b)])
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_colours_show_on_light_and_dark_ground(folder):
+    page = html_report.write_report(folder).page.read_text(encoding="utf-8")
+    schemes = [dict(re.findall(r"--(\w+): (#\w{6})", line)) for line in page.split(":root")[1:3]]
+    assert len(schemes) == 2
+    for scheme in schemes:
+        assert all(contrast(colour, scheme["ground"]) >= 3 for colour in COLOURS), "WCAG 1.4.11"
+        for text in ("ink", "soft", "accent"):
+            assert min(contrast(scheme[text], scheme[g]) for g in ("ground", "panel")) >= 4.5, "WCAG 1.4.3"
+
+
+def test_methods_differ_by_more_than_colour():
+    styles = list(plots.styles_of(map(str, range(8))).values())
+    assert len({s.marker for s in styles}) == 8
+    assert all(a.linestyle != b.linestyle for a, b in itertools.pairwise(styles))
