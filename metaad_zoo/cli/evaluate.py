@@ -125,17 +125,18 @@ def _names(methods: Sequence[str]) -> list[str]:
 def _name(method: str) -> str:
     """A baseline's own name; of a model the last parts of its folder."""
     path = Path(method)
-    return "/".join(path.parts[-2:]) if _model_folder(path) is not None else method
+    return "/".join(path.parts[-2:]) if model_folder(path) is not None else method
 
 
-def _model_folder(path: Path) -> Path | None:
+def model_folder(path: Path) -> Path | None:
+    """The model that a path stands for: itself, or the folder ``model`` of a run; None where there is none."""
     return next((p for p in (path, path / "model") if is_checkpoint(p)), None)
 
 
 def _folders(methods: Sequence[str]) -> dict[str, Path]:
     found = {}
     for method in methods:
-        folder = _model_folder(Path(method).expanduser())
+        folder = model_folder(Path(method).expanduser())
         if folder is not None:
             found[_name(method)] = folder
         elif method not in list_baselines() and not method.startswith("pyod/"):
