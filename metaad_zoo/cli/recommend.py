@@ -47,9 +47,8 @@ def run_recommendation(support: Path, label: str | None, models: Sequence[str], 
         if folder is None:
             raise ValueError(f"{name} is no model: give a finished run or a model folder")
         learners[name] = load_checkpoint(folder).learner
-    shapes: dict[str, Any] = next(
-        (x.arguments()["input_shapes"] for x in learners.values()), _shapes_of(support, label)
-    )
+    read = [x.arguments()["input_shapes"] for x in learners.values()]
+    shapes: dict[str, Any] = read[0] if read else _shapes_of(support)
     _, samples = named_samples(support, shapes, label)
     modality = next(iter(samples)) if len(samples) == 1 else "multimodal"
     n = count(samples)
@@ -65,7 +64,7 @@ def run_recommendation(support: Path, label: str | None, models: Sequence[str], 
     return recommendation
 
 
-def _shapes_of(support: Path, label: str | None) -> dict[str, tuple[int, ...]]:
+def _shapes_of(support: Path) -> dict[str, tuple[int, ...]]:
     """What the files are taken for: a table, unless they are images; series are read by models alone."""
     if support.suffix.lower() in COLUMN_SUFFIXES:
         return {"tabular": USUAL_SHAPES["tabular"]}
