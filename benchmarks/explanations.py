@@ -20,12 +20,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
-from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 from rich.table import Table
 
-from metaad_zoo.data import EpisodeDataModule
+from metaad_zoo.cli.evaluate import data_of_config
 from metaad_zoo.episodes import Episode
 from metaad_zoo.evaluation.attribution import deletion_test
 from metaad_zoo.evaluation.explanation import Explainer, Explanation
@@ -34,14 +32,6 @@ from metaad_zoo.learners import Learner
 from metaad_zoo.zoo import is_checkpoint, load_checkpoint
 
 METHODS: tuple[Explanation, ...] = ("integrated_gradients", "occlusion", "nearest")
-
-
-def data_of(config: str) -> EpisodeDataModule:
-    """The DataModule that a run's config describes."""
-    parser = LightningArgumentParser(exit_on_error=False)
-    parser.add_lightning_class_args(EpisodeDataModule, "data", subclass_mode=True)
-    data = yaml.safe_load(config)["data"]
-    return parser.instantiate_classes(parser.parse_object({"data": data}))["data"]
 
 
 def one_episode(learner: Learner, episode: Episode, share: float, rng: np.random.Generator) -> dict[str, Any]:
@@ -67,9 +57,7 @@ def one_episode(learner: Learner, episode: Episode, share: float, rng: np.random
 def measure(folder: Path, episodes: int, share: float) -> dict[str, Any]:
     """All figures of a run or checkpoint folder."""
     checkpoint = load_checkpoint(folder if is_checkpoint(folder) else folder / "model")
-    if checkpoint.config is None:
-        raise SystemExit(f"{folder} holds no config.yaml, from which its test episodes could be drawn")
-    data, rng = data_of(checkpoint.config), np.random.default_rng(0)
+    data, rng = data_of_config(folder / "config.yaml"), np.random.default_rng(0)
     tasks: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for episode in data.episodes("test", episodes):
         tasks[episode.task].append(one_episode(checkpoint.learner, episode, share, rng))

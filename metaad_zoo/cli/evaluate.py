@@ -147,14 +147,19 @@ def _folders(methods: Sequence[str]) -> dict[str, Path]:
 def _open(settings: Settings, learners: Sequence[Learner]) -> EpisodeDataModule:
     """The data, with the episodes that are asked for."""
     is_config = settings.data.suffix in (".yaml", ".yml")
-    data = _from_config(settings.data) if is_config else _own(settings, learners)
+    data = data_of_config(settings.data) if is_config else _own(settings, learners)
     if settings.shots:
         data.test_episode = replace(data.test_episode, support_normal=settings.shots[0])
     data.sampler("test")
     return data
 
 
-def _from_config(path: Path) -> EpisodeDataModule:
+def data_of_config(path: Path) -> EpisodeDataModule:
+    """The DataModule that a training config describes.
+
+    Raises:
+        ValueError: there is no such file, or it describes none.
+    """
     content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
     if not isinstance(content, dict) or "data" not in content:
         raise ValueError(f"{path} has no section `data`: give a config of a training, such as RUN/config.yaml")

@@ -200,7 +200,7 @@ def _run_verb(cli: TrainingCLI) -> None:
     if trains and cli.resume_from:
         refuse_other_config(cli.run_dir, yaml.safe_load(cli.parser.dump(cli.config)))
     checkpoint = read_checkpoint(cli.resume_from, learner) if cli.resume_from else {}
-    weights = f"{cli.resume_from}"
+    weights = "/".join(cli.resume_from.parts[-4:]) if cli.resume_from else ""  # <name>/<time>/checkpoints/<file>
     if trains:
         trainer.fit(learner, datamodule=data, ckpt_path=cli.resume_from, weights_only=True)
         best = cli.run_dir / "checkpoints" / "best.ckpt"
