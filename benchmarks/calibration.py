@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from metaad_zoo.cli.evaluate import data_of_config, model_folder
+from metaad_zoo.cli.contestants import data_of_config, model_folder
 from metaad_zoo.episodes import Method
 from metaad_zoo.evaluation.baselines import create_baseline
 from metaad_zoo.evaluation.calibration import normal_scores

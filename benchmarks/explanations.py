@@ -23,7 +23,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from metaad_zoo.cli.evaluate import data_of_config
+from metaad_zoo.cli.contestants import data_of_config
 from metaad_zoo.episodes import Episode
 from metaad_zoo.evaluation.attribution import deletion_test
 from metaad_zoo.evaluation.explanation import Explainer, Explanation

@@ -8,38 +8,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
-from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.progress import Progress
 
 from metaad_zoo.cli.conclude import TABLE_WIDTH, calibration_episodes, refuse_seen
-from metaad_zoo.data import (
-    EpisodeDataModule,
-    ImageEpisodes,
-    MultimodalEpisodes,
-    SequenceEpisodes,
-    TabularEpisodes,
-)
-from metaad_zoo.episodes import Episode, EpisodeSpec, Method
-from metaad_zoo.evaluation.baselines import create_baseline, list_baselines
+from metaad_zoo.cli.contestants import data_of_config, folders_of, names_of, own_data, refuse_other_shapes
+from metaad_zoo.data import EpisodeDataModule
+from metaad_zoo.episodes import Episode, Method
+from metaad_zoo.evaluation.baselines import create_baseline
 from metaad_zoo.evaluation.decisions import Always, Calibrator, WithinTask
 from metaad_zoo.evaluation.metrics import auroc
+from metaad_zoo.evaluation.plots import episode_figure
 from metaad_zoo.evaluation.protocol import across_tasks, environment, evaluate, flags_everything, interval
 from metaad_zoo.evaluation.report import results_table, write_json
-from metaad_zoo.evaluation.scores import ScoreFile
+from metaad_zoo.evaluation.scores import Scored, ScoreFile
 from metaad_zoo.learners import Learner
-from metaad_zoo.names import unknown_name
-from metaad_zoo.zoo import is_checkpoint, load_checkpoint
+from metaad_zoo.zoo import load_checkpoint
 
 LEAST_TASKS = 5
 """Fewer tasks say nothing of others: a bootstrap over them draws the same few again and again."""
 LEAST_EPISODES = 600
-OWN: Mapping[str, type[EpisodeDataModule]] = {
-    "image": ImageEpisodes,
-    "sequence": SequenceEpisodes,
-    "tabular": TabularEpisodes,
-}
 Calibration = Literal["across", "within"]
 
 
@@ -78,13 +66,14 @@ def run_evaluation(settings: Settings) -> dict[str, Any]:
             a model has seen test classes or domains, or there are too few tasks for an interval.
     """
     console = Console()
-    learners = {name: load_checkpoint(folder) for name, folder in _folders(settings.methods).items()}
+    learners = {name: load_checkpoint(folder) for name, folder in folders_of(settings.methods).items()}
     data = _open(settings, [c.learner for c in learners.values()])
     for name, checkpoint in learners.items():
-        _refuse_other_shapes(name, checkpoint.learner, data)
+        refuse_other_shapes(name, checkpoint.learner, data)
         refuse_seen(data, checkpoint.trained_on)
     methods: dict[str, Method] = {
-        name: learners[name].learner if name in learners else create_baseline(name) for name in _names(settings.methods)
+        name: learners[name].learner if name in learners else create_baseline(name)
+        for name in names_of(settings.methods)
     }
     tasks = len(data.pools["test"])
     if tasks < LEAST_TASKS:
@@ -93,14 +82,21 @@ def run_evaluation(settings: Settings) -> dict[str, Any]:
             "tasks; give more classes, files or domains"
         )
     n = settings.episodes or max(LEAST_EPISODES, tasks)
-    settings.out.mkdir(parents=True, exist_ok=True)
     calibrate = settings.calibrate or ("across" if "val" in data.pools else "within")
+    _check_before_work(settings, data, methods, calibrate)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    extremes = _Extremes(next(iter(methods)))
     with Progress(console=console, transient=True) as progress:
         calibrators = _calibrators(methods, data, calibrate, progress)
         bar = progress.add_task("unseen tasks", total=n)
         with ScoreFile(settings.out / "scores.parquet") as record:
+
+            def keep(row: Scored) -> None:
+                record(row)
+                extremes(row)
+
             figures = evaluate(
-                methods, data.episodes("test", n), calibrators, settings.alpha, lambda: progress.advance(bar), record
+                methods, data.episodes("test", n), calibrators, settings.alpha, lambda: progress.advance(bar), keep
             )
         curves = _shots_curve(methods, data, settings.shots, progress) if len(settings.shots or ()) > 1 else {}
     results = {
@@ -110,89 +106,74 @@ def run_evaluation(settings: Settings) -> dict[str, Any]:
         "environment": environment("cpu"),
     }
     write_json(settings.out / "results.json", results)
+    if set(data.input_shapes) == {"image"}:
+        extremes.draw(settings.out, data)
     (console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)).print(results_table(results))
     console.print(f"Figures and every score: {settings.out}", soft_wrap=True)
     return results
 
 
-def _names(methods: Sequence[str]) -> list[str]:
-    names = [_name(m) for m in methods]
-    if len(set(names)) != len(names):
-        raise ValueError(f"two methods have one name: {sorted(names)}; give each once")
-    return names
+def _check_before_work(
+    settings: Settings, data: EpisodeDataModule, methods: Mapping[str, Method], calibrate: Calibration
+) -> None:
+    """Refuse what would fail later: a method that can't adapt to so few shots, a rate that can't be held.
+
+    Raises:
+        ValueError: as said.
+    """
+    spec = data.test_episode
+    least = 1 / (spec.support_normal + 1)
+    if not 0 < settings.alpha < 1 or (calibrate == "within" and settings.alpha < least):
+        raise ValueError(
+            f"alpha is {settings.alpha}; inside a support set of {spec.support_normal} normal samples no rate below "
+            f"{least:.3f} can be held: raise --alpha or --shots, or --calibrate across"
+        )
+    for k in settings.shots or [spec.support_normal]:
+        data.test_episode = replace(spec, support_normal=k)
+        episode = next(data.episodes("test", 1))
+        for method in methods.values():
+            method.adapt(episode.support, episode.support_labels)
+    data.test_episode = spec
 
 
-def _name(method: str) -> str:
-    """A baseline's own name; of a model the last parts of its folder."""
-    path = Path(method)
-    return "/".join(path.parts[-2:]) if model_folder(path) is not None else method
+class _Extremes:
+    """Remembers the episodes on which a method did best and worst."""
 
+    def __init__(self, method: str) -> None:
+        self._method = method
+        self._best: tuple[float, Scored] | None = None
+        self._worst: tuple[float, Scored] | None = None
 
-def model_folder(path: Path) -> Path | None:
-    """The model that a path stands for: itself, or the folder ``model`` of a run; None where there is none."""
-    return next((p for p in (path, path / "model") if is_checkpoint(p)), None)
+    def __call__(self, row: Scored) -> None:
+        if row.method != self._method:
+            return
+        value = auroc(row.scores, row.labels)
+        if self._best is None or value > self._best[0]:
+            self._best = (value, row)
+        if self._worst is None or value < self._worst[0]:
+            self._worst = (value, row)
 
-
-def _folders(methods: Sequence[str]) -> dict[str, Path]:
-    found = {}
-    for method in methods:
-        folder = model_folder(Path(method).expanduser())
-        if folder is not None:
-            found[_name(method)] = folder
-        elif method not in list_baselines() and not method.startswith("pyod/"):
-            raise unknown_name("method (no model lies there, and no baseline is called so):", method, list_baselines())
-    return found
+    def draw(self, out: Path, data: EpisodeDataModule) -> None:
+        """Write both as ``best`` and ``worst``, each as ``.png`` and ``.svg``."""
+        sampler = data.sampler("test")
+        for name, found in {"best": self._best, "worst": self._worst}.items():
+            if found is not None:
+                row = found[1]
+                passed = row.scores[~row.flagged]  # a threshold for the picture, where each task may have its own
+                threshold = float(passed.max()) if len(passed) else float("-inf")
+                figure = episode_figure(sampler.episode(0, row.episode), row.scores, threshold)
+                for kind in ("png", "svg"):
+                    figure.savefig(out / f"{name}.{kind}", dpi=120)
 
 
 def _open(settings: Settings, learners: Sequence[Learner]) -> EpisodeDataModule:
     """The data, with the episodes that are asked for."""
     is_config = settings.data.suffix in (".yaml", ".yml")
-    data = data_of_config(settings.data) if is_config else _own(settings, learners)
+    data = data_of_config(settings.data) if is_config else own_data(settings.data, learners, settings.seed)
     if settings.shots:
         data.test_episode = replace(data.test_episode, support_normal=settings.shots[0])
     data.sampler("test")
     return data
-
-
-def data_of_config(path: Path) -> EpisodeDataModule:
-    """The DataModule that a training config describes.
-
-    Raises:
-        ValueError: there is no such file, or it describes none.
-    """
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    if not isinstance(content, dict) or "data" not in content:
-        raise ValueError(f"{path} has no section `data`: give a config of a training, such as RUN/config.yaml")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(EpisodeDataModule, "data")
-    built = parser.instantiate_classes(parser.parse_object({"data": content["data"]}))
-    data: EpisodeDataModule = built.data
-    return data
-
-
-def _own(settings: Settings, learners: Sequence[Learner]) -> EpisodeDataModule:
-    """A user's own files: all of their classes or domains are tested."""
-    shapes: dict[str, Any] = next(iter(x.arguments()["input_shapes"] for x in learners), {})
-    if len(shapes) > 1:
-        return MultimodalEpisodes("own", root=str(settings.data), splits={"test": ["*"]}, seed=settings.seed)
-    if not shapes:
-        raise ValueError("name at least one model, or give a config as --data: baselines alone don't tell the modality")
-    ((modality, shape),) = shapes.items()
-    options: dict[str, Any] = {"dataset": "own", "root": str(settings.data), "splits": {"test": ["*"]}}
-    if modality == "image":
-        options |= {"image_size": shape[-1], "channels": shape[0]}
-    if modality == "sequence":
-        options |= {"window": shape[0], "stride": shape[0]}
-    return OWN[modality](**options, episode=EpisodeSpec(), seed=settings.seed)
-
-
-def _refuse_other_shapes(name: str, learner: Learner, data: EpisodeDataModule) -> None:
-    reads, has = learner.arguments()["input_shapes"], data.input_shapes
-    fit = set(reads) == set(has) and all(
-        len(reads[m]) == len(has[m]) and all(a in (b, -1) for a, b in zip(reads[m], has[m], strict=True)) for m in reads
-    )
-    if not fit:
-        raise ValueError(f"{name} reads {reads}, but the data gives {dict(has)}: take a model of such data")
 
 
 def _calibrators(

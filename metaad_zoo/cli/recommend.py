@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from metaad_zoo.backbones import ANY
-from metaad_zoo.cli.evaluate import model_folder
+from metaad_zoo.cli.contestants import model_folder
 from metaad_zoo.data.samples import named_samples
 from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
 from metaad_zoo.data.sources.files import list_images

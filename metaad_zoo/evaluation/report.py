@@ -32,7 +32,7 @@ def results_table(results: dict[str, Any]) -> Table:
         title=f"{protocol['data']['dataset']}: {protocol['episodes']} episodes of {protocol['tasks']} unseen tasks, "
         "in %, with 95 % intervals over tasks",
         show_lines=True,
-        caption=f"Thresholds: {protocol['alpha']:.0%} false alarms on validation tasks for each; no test labels.",
+        caption=f"Thresholds aim at {protocol['alpha']:.0%} false alarms, alike for each and without test labels.",
     )
     table.add_column("method")
     for title in TITLES.values():

@@ -63,6 +63,7 @@ def test_models_and_baselines_see_the_same_episodes(place, calibrate, capsys):
     curve = results["curves"]["shots"]
     assert curve["values"] == [2, 3]
     assert len(curve["methods"]["knn"]["mean"]) == 2
+    assert {"best.png", "worst.svg"} <= {p.name for p in (place / "out").iterdir()}
     protocol = results["protocol"]
     assert protocol["episode"]["support_normal"] == 3
     assert protocol["trained_or_chosen_on"] == {model: ["digits/0"]}
@@ -90,6 +91,8 @@ def test_own_files_are_evaluated_without_a_config(tmp_path, capsys):
         (["knn", "knn", "--data", "data.yaml"], "two methods have one name"),
         (["knn", "--data", "nowhere"], "name at least one model, or give a config"),
         (["knn", "--data", "nowhere.yaml"], "has no section `data`"),
+        (["lof", "--data", "data.yaml", "--shots", "3", "1"], "K=1|two|at least 2"),
+        (["knn", "--data", "data.yaml", "--calibrate", "within"], "no rate below 0.250 can be held"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(place, arguments, complaint, capsys, monkeypatch):

@@ -1,0 +1,99 @@
+"""What is to be judged, and on what: models in folders, baselines by name, data by a config or a user's own files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from metaad_zoo.data import (
+    EpisodeDataModule,
+    ImageEpisodes,
+    MultimodalEpisodes,
+    SequenceEpisodes,
+    TabularEpisodes,
+)
+from metaad_zoo.episodes import EpisodeSpec
+from metaad_zoo.evaluation.baselines import list_baselines
+from metaad_zoo.learners import Learner
+from metaad_zoo.names import unknown_name
+from metaad_zoo.zoo import is_checkpoint
+
+OWN: Mapping[str, type[EpisodeDataModule]] = {
+    "image": ImageEpisodes,
+    "sequence": SequenceEpisodes,
+    "tabular": TabularEpisodes,
+}
+
+
+def names_of(methods: Sequence[str]) -> list[str]:
+    names = [name_of(m) for m in methods]
+    if len(set(names)) != len(names):
+        raise ValueError(f"two methods have one name: {sorted(names)}; give each once")
+    return names
+
+
+def name_of(method: str) -> str:
+    """A baseline's own name; of a model the last parts of its folder."""
+    path = Path(method)
+    return "/".join(path.parts[-2:]) if model_folder(path) is not None else method
+
+
+def model_folder(path: Path) -> Path | None:
+    """The model that a path stands for: itself, or the folder ``model`` of a run; None where there is none."""
+    return next((p for p in (path, path / "model") if is_checkpoint(p)), None)
+
+
+def folders_of(methods: Sequence[str]) -> dict[str, Path]:
+    found = {}
+    for method in methods:
+        folder = model_folder(Path(method).expanduser())
+        if folder is not None:
+            found[name_of(method)] = folder
+        elif method not in list_baselines() and not method.startswith("pyod/"):
+            raise unknown_name("method (no model lies there, and no baseline is called so):", method, list_baselines())
+    return found
+
+
+def data_of_config(path: Path) -> EpisodeDataModule:
+    """The DataModule that a training config describes.
+
+    Raises:
+        ValueError: there is no such file, or it describes none.
+    """
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not isinstance(content, dict) or "data" not in content:
+        raise ValueError(f"{path} has no section `data`: give a config of a training, such as RUN/config.yaml")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(EpisodeDataModule, "data")
+    built = parser.instantiate_classes(parser.parse_object({"data": content["data"]}))
+    data: EpisodeDataModule = built.data
+    return data
+
+
+def own_data(path: Path, learners: Sequence[Learner], seed: int) -> EpisodeDataModule:
+    """A user's own files: all of their classes or domains are tested."""
+    shapes: dict[str, Any] = next(iter(x.arguments()["input_shapes"] for x in learners), {})
+    if len(shapes) > 1:
+        return MultimodalEpisodes("own", root=str(path), splits={"test": ["*"]}, seed=seed)
+    if not shapes:
+        raise ValueError("name at least one model, or give a config as --data: baselines alone don't tell the modality")
+    ((modality, shape),) = shapes.items()
+    options: dict[str, Any] = {"dataset": "own", "root": str(path), "splits": {"test": ["*"]}}
+    if modality == "image":
+        options |= {"image_size": shape[-1], "channels": shape[0]}
+    if modality == "sequence":
+        options |= {"window": shape[0], "stride": shape[0]}
+    return OWN[modality](**options, episode=EpisodeSpec(), seed=seed)
+
+
+def refuse_other_shapes(name: str, learner: Learner, data: EpisodeDataModule) -> None:
+    reads, has = learner.arguments()["input_shapes"], data.input_shapes
+    fit = set(reads) == set(has) and all(
+        len(reads[m]) == len(has[m]) and all(a in (b, -1) for a, b in zip(reads[m], has[m], strict=True)) for m in reads
+    )
+    if not fit:
+        raise ValueError(f"{name} reads {reads}, but the data gives {dict(has)}: take a model of such data")
