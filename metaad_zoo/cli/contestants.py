@@ -28,6 +28,9 @@ OWN: Mapping[str, type[EpisodeDataModule]] = {
     "tabular": TabularEpisodes,
 }
 
+OWN_EPISODE = EpisodeSpec(support_normal=10)
+"""Ten normal samples: the fewest of which a tenth of false alarms can be held by leaving one out."""
+
 
 def names_of(methods: Sequence[str]) -> list[str]:
     names = [name_of(m) for m in methods]
@@ -78,7 +81,7 @@ def own_data(path: Path, learners: Sequence[Learner], seed: int) -> EpisodeDataM
     """A user's own files: all of their classes or domains are tested."""
     shapes: dict[str, Any] = next(iter(x.arguments()["input_shapes"] for x in learners), {})
     if len(shapes) > 1:
-        return MultimodalEpisodes("own", root=str(path), splits={"test": ["*"]}, seed=seed)
+        return MultimodalEpisodes("own", root=str(path), splits={"test": ["*"]}, episode=OWN_EPISODE, seed=seed)
     if not shapes:
         raise ValueError("name at least one model, or give a config as --data: baselines alone don't tell the modality")
     ((modality, shape),) = shapes.items()
@@ -87,7 +90,7 @@ def own_data(path: Path, learners: Sequence[Learner], seed: int) -> EpisodeDataM
         options |= {"image_size": shape[-1], "channels": shape[0]}
     if modality == "sequence":
         options |= {"window": shape[0], "stride": shape[0]}
-    return OWN[modality](**options, episode=EpisodeSpec(), seed=seed)
+    return OWN[modality](**options, episode=OWN_EPISODE, seed=seed)
 
 
 def refuse_other_shapes(name: str, learner: Learner, data: EpisodeDataModule) -> None:
