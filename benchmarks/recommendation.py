@@ -2,9 +2,9 @@
 
     python benchmarks/recommendation.py --json benchmarks/results/recommendation.json
 
-Of each table of ADBench (in METAAD_DATA), normal rows alone are the support set; baselines are tried on it with synthetic
-anomalies. Then all of them are fitted to the support and scored on other rows, with the table's own anomalies: the pick
-is good where it is within one AUROC point of the best.
+Of each table of ADBench (in METAAD_DATA), normal rows alone are the support set; baselines are tried on it with
+synthetic anomalies. Then all of them are fitted to the support and scored on other rows, with the table's own
+anomalies: the pick is good where it is within one AUROC point of the best.
 """
 
 from __future__ import annotations
