@@ -17,7 +17,7 @@ from metaad_zoo.data.camera import CarelessCamera
 from metaad_zoo.data.sources import ImageArrays, read_known, read_path
 from metaad_zoo.data.splits import split_by_counts, split_by_patterns
 from metaad_zoo.data.synthetic import create_synthetic
-from metaad_zoo.episodes import ClassTaskPool, DomainTaskPool, EpisodeSpec, NeighbourhoodTaskPool, TaskPool
+from metaad_zoo.episodes import ClassTaskPool, DomainTaskPool, NeighbourhoodTaskPool, TaskPool
 
 
 class ImageEpisodes(EpisodeDataModule):
@@ -44,15 +44,7 @@ class ImageEpisodes(EpisodeDataModule):
             alone: in all episodes of categories without anomalies of their own, and in a share of the others'.
         synthetic_share: that share.
         finer_tasks: share of the training tasks made finer, see :class:`metaad_zoo.episodes.NeighbourhoodTaskPool`.
-        episode: make-up of the training episodes.
-        test_episode: make-up of the validation and test episodes; None takes ``episode``.
-        episodes_per_epoch: training episodes of one epoch, over all processes.
-        val_episodes: the same ones at each validation.
-        test_episodes: the same ones at each test.
-        tasks_per_batch: training tasks of one outer step, in each process.
-        repeat_episodes: take the same training episodes in every epoch, to see whether a model can overfit them.
-        num_workers: loader processes; what is drawn does not depend on it.
-        seed: of splits and episodes.
+        kwargs: of :class:`metaad_zoo.data.EpisodeDataModule`.
 
     Raises:
         ValueError: a name is unknown, files are missing or damaged, or a split is too small; before any training.
@@ -73,27 +65,9 @@ class ImageEpisodes(EpisodeDataModule):
         finer_tasks: float = 0.0,
         synthetic: list[str] | None = None,
         synthetic_share: float = 0.5,
-        episode: EpisodeSpec = EpisodeSpec(),  # noqa: B008 - frozen
-        test_episode: EpisodeSpec | None = None,
-        episodes_per_epoch: int = 400,
-        val_episodes: int = 100,
-        test_episodes: int = 600,
-        tasks_per_batch: int = 4,
-        repeat_episodes: bool = False,
-        num_workers: int = 0,
-        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            episode=episode,
-            test_episode=test_episode,
-            episodes_per_epoch=episodes_per_epoch,
-            val_episodes=val_episodes,
-            test_episodes=test_episodes,
-            tasks_per_batch=tasks_per_batch,
-            repeat_episodes=repeat_episodes,
-            num_workers=num_workers,
-            seed=seed,
-        )
+        super().__init__(**kwargs)
         if image_size is not None and image_size < 1:
             raise ValueError(f"data.image_size is {image_size}; expected pixels, at least 1")
         self.dataset, self.root, self.splits, self.split_by = dataset, root, splits, split_by
