@@ -41,6 +41,13 @@ def run_two(folder: Path) -> None:
             process.kill()
 
 
+class Above:
+    """Flags what scores above the threshold that the processes take."""
+
+    def p_values(self, adapted, support, support_labels, scores):
+        return (scores <= THRESHOLD).double()
+
+
 def test_two_processes_give_the_figures_of_one(tmp_path):
     run_two(tmp_path)
     first, second = (json.loads((tmp_path / f"rank{r}.json").read_text()) for r in range(2))
@@ -48,7 +55,7 @@ def test_two_processes_give_the_figures_of_one(tmp_path):
     dealt = first["by_process"]
     assert [len(rows) for rows in dealt] == [EPISODES // 2] * 2, "each evaluated its half"
 
-    alone = evaluate({"maml": model()}, data().episodes("test", EPISODES), {"maml": THRESHOLD})["maml"]
+    alone = evaluate({"maml": model()}, data().episodes("test", EPISODES), {"maml": Above()}, alpha=0.1)["maml"]
     by_task = defaultdict(list)
     for row in (row for pair in zip(*dealt, strict=True) for row in pair):
         by_task[row["task"]].append(row["figures"])
