@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.backbones import ANY
+from metaad_zoo.data.row_samples import column_names, in_order, read_series
 from metaad_zoo.data.samples import as_labels, as_samples, refuse_anomalies_in
 from metaad_zoo.data.windows import Pooling, score_series
 from metaad_zoo.episodes import NORMAL, Adapted
@@ -62,12 +64,13 @@ class Detector:
             self._adapt()
         return self
 
-    def fit(self, support: Any, labels: Any = None) -> Detector:
+    def fit(self, support: Any, labels: Any = None, *, columns: list[str] | None = None) -> Detector:
         """Adapt to a new domain.
 
         Args:
             support: a few samples: see :func:`metaad_zoo.data.samples.as_samples` for the forms they may have.
             labels: ``(n,)`` of 0 normal, 1 anomalous, -1 unlabelled; None: all normal.
+            columns: names of a table's columns; by default those of a file or DataFrame.
 
         Returns:
             The detector itself.
@@ -78,6 +81,7 @@ class Detector:
         """
         if labels is None:
             refuse_anomalies_in(support)
+        columns = columns or (column_names(support) if set(self.input_shapes) == {"tabular"} else None)
         samples = as_samples(support, self.input_shapes)
         n = len(next(iter(samples.values())))
         kinds = as_labels([NORMAL] * n if labels is None else labels, n)
@@ -85,6 +89,10 @@ class Detector:
         samples = {name: x.clone() for name, x in samples.items()}
         self._adapted = self._checkpoint.learner.adapt(samples, kinds)
         self._checkpoint.tensors["support_labels"] = kinds
+        self._checkpoint.tensors.pop("support_columns", None)
+        if columns is not None:  # as bytes, for a checkpoint holds tensors alone
+            text = json.dumps(columns).encode()
+            self._checkpoint.tensors["support_columns"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
         self._checkpoint.tensors |= {f"support/{name}": x for name, x in samples.items()}
         return self
 
@@ -114,8 +122,16 @@ class Detector:
             raise RuntimeError("this detector is not fitted: call detector.fit(support) with a few samples first")
         return self._adapted
 
+    @property
+    def columns(self) -> list[str] | None:
+        """Names of the support table's columns, where it had names: others are brought into this order by theirs."""
+        kept = self._checkpoint.tensors.get("support_columns")
+        return None if kept is None else list(json.loads(bytes(kept.tolist())))
+
     def _readable(self, samples: Any) -> dict[str, Tensor]:
         here = as_samples(samples, self.input_shapes)
+        if self.columns is not None:
+            here = {"tabular": in_order(here["tabular"], column_names(samples), self.columns)}
         for name, x in here.items():
             columns, known = x.shape[-1], self._checkpoint.tensors[f"support/{name}"].shape[-1]
             if columns != known:
@@ -128,7 +144,7 @@ class Detector:
         A point's score is the mean (or the largest) of those of the windows that cover it.
 
         Args:
-            series: ``(T,)`` or ``(T, C)``; NaN where a value is missing.
+            series: ``(T,)`` or ``(T, C)``, or a file; NaN where a value is missing.
             stride: steps from one window to the next, at most the window.
             how: ``"mean"`` or ``"max"``.
 
@@ -139,7 +155,7 @@ class Detector:
         shape = self.input_shapes.get("sequence")
         if shape is None or len(self.input_shapes) > 1:
             raise ValueError(f"score_series is for models of sequences; this one reads {sorted(self.input_shapes)}")
-        values = np.array(series, dtype=np.float32)
+        values = read_series(series) if isinstance(series, (str, Path)) else np.array(series, dtype=np.float32)
         window = min(len(values), SCORING_CHUNK) if shape[0] == ANY else shape[0]
         return score_series(self.score, values, window, min(stride, window), how)
 

@@ -67,6 +67,8 @@ def data_of_config(path: Path) -> EpisodeDataModule:
     Raises:
         ValueError: there is no such file, or it describes none.
     """
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: give a config of a training, such as RUN/config.yaml")
     content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
     if not isinstance(content, dict) or "data" not in content:
         raise ValueError(f"{path} has no section `data`: give a config of a training, such as RUN/config.yaml")

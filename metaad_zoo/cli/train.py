@@ -14,6 +14,7 @@ import yaml
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
@@ -180,7 +181,7 @@ def run(argv: Sequence[str] | None = None) -> TrainingCLI:
     try:
         cli = TrainingCLI(args, verb)
         _run_verb(cli)
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, MisconfigurationException) as error:
         raise SystemExit(f"error: {own_error(error) or error}") from error
     return cli
 

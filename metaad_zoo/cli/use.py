@@ -10,13 +10,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from torch import Tensor
+
 from metaad_zoo.backbones import list_backbones
 from metaad_zoo.cli.evaluate import Settings, run_evaluation
 from metaad_zoo.cli.recommend import run_recommendation
 from metaad_zoo.data import list_datasets
+from metaad_zoo.data.row_samples import column_names, in_order
 from metaad_zoo.data.samples import named_samples, refuse_anomalies_in
 from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
-from metaad_zoo.detector import load_detector
+from metaad_zoo.detector import Detector, load_detector
 from metaad_zoo.evaluation.baselines import list_baselines
 from metaad_zoo.evaluation.explanation import Explanation
 from metaad_zoo.evaluation.html_report import write_report
@@ -91,7 +94,9 @@ def _adapt(options: argparse.Namespace) -> None:
         raise ValueError(f"--label {options.label} names a column of a table, but this model reads {seen}")
     names, samples = named_samples(options.support, detector.input_shapes, options.label)
     labels = None if options.label is None else read_columns(options.support, options.label).labels
-    detector.fit(samples, labels).save(options.out)
+    tabular = set(detector.input_shapes) == {"tabular"}
+    columns = column_names(options.support, options.label) if tabular else None
+    detector.fit(samples, labels, columns=columns).save(options.out)
     print(f"Adapted to {len(names)} samples. Next, try:  metaad score {options.out} --data PATH --out scores.csv")
 
 
@@ -112,13 +117,22 @@ def _score(options: argparse.Namespace) -> None:
     if not out.parent.is_dir():
         raise ValueError(f"--out {out}: the folder {out.parent} does not exist; make it first")
     detector = load_detector(options.folder)
-    names, samples = named_samples(options.data, detector.input_shapes, options.label)
+    names, samples = _as_adapted(detector, options)
     scores, p, decisions = detector.judge(samples, options.alpha)
     with out.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["sample", "score", "p_value", "anomaly"])
         writer.writerows(zip(names, scores, p, decisions, strict=True))
     print(f"{int(decisions.sum())} of {len(names)} samples called anomalous at alpha={options.alpha}: {out}")
+
+
+def _as_adapted(detector: Detector, options: argparse.Namespace) -> tuple[list[str], dict[str, Tensor]]:
+    """Samples to score, a table's columns in the order of the support set's."""
+    names, samples = named_samples(options.data, detector.input_shapes, options.label)
+    if detector.columns is not None:
+        own = column_names(options.data, options.label)
+        samples = {"tabular": in_order(samples["tabular"], own, detector.columns)}
+    return names, samples
 
 
 def _explain_arguments(command: argparse.ArgumentParser) -> None:
@@ -131,9 +145,10 @@ def _explain(options: argparse.Namespace) -> None:
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out {options.out} is a file: name a folder")
     detector = load_detector(options.folder)
-    names, samples = named_samples(options.data, detector.input_shapes, options.label)
+    names, samples = _as_adapted(detector, options)
     named = set(samples) == {"tabular"} and options.data.suffix.lower() in COLUMN_SUFFIXES
-    columns = {"tabular": read_columns(options.data, options.label).names} if named else {}
+    own = detector.columns or (read_columns(options.data, options.label).names if named else None)
+    columns = {"tabular": own} if own else {}
     write_explanations(detector, names, samples, options.out, options.method, columns)
     print(f"{len(names)} pictures and explanations.npz: {options.out}")
 

@@ -33,6 +33,37 @@ def as_rows(data: Any, shape: Sequence[int], label: str | None = None) -> Tensor
     return torch.as_tensor(x)
 
 
+def column_names(data: Any, label: str | None = None) -> list[str] | None:
+    """Names of a table's columns of numbers, in its order; None where it has no names (arrays, ``.npz``)."""
+    if isinstance(data, (str, Path)):
+        path = Path(data).expanduser()
+        return read_columns(path, label).names if path.suffix.lower() in COLUMN_SUFFIXES else None
+    names = getattr(data, "columns", None)
+    return None if names is None else [str(n) for n in names]
+
+
+def in_order(x: Tensor, names: Sequence[str] | None, wanted: Sequence[str] | None) -> Tensor:
+    """Rows with their columns in the order of a support set's.
+
+    Args:
+        x: ``(n, D)``.
+        names: of its columns, or None where they have none: the order is then taken as it is.
+        wanted: the support set's, or None.
+
+    Raises:
+        ValueError: a column is missing, or there are others; they are named.
+    """
+    if names is None or wanted is None or list(names) == list(wanted):
+        return x
+    missing, others = sorted(set(wanted) - set(names)), sorted(set(names) - set(wanted))
+    if missing or others:
+        raise ValueError(
+            f"the columns are not those of the support set: missing {missing[:10]}, not known {others[:10]}: rename "
+            "them, or adapt anew"
+        )
+    return x[:, [list(names).index(n) for n in wanted]]
+
+
 def as_windows(data: Any, shape: Sequence[int]) -> Tensor:
     """Windows ``(n, T, C)`` of series.
 
@@ -49,7 +80,7 @@ def as_windows(data: Any, shape: Sequence[int]) -> Tensor:
     if isinstance(data, (str, Path)):
         data = [data]
     if isinstance(data, (list, tuple)) and data and all(isinstance(p, (str, Path)) for p in data):
-        x = np.concatenate([cut_windows(_series(Path(p).expanduser()), length, str(p)) for p in data])
+        x = np.concatenate([cut_windows(read_series(Path(p)), length, str(p)) for p in data])
     else:
         x = _numbers(data)
         x = x[:, :, None] if x.ndim == 2 else x
@@ -89,7 +120,12 @@ def cut_windows(series: np.ndarray, length: int, name: str = "the series") -> np
     return series[: n * length].reshape(n, length, -1)
 
 
-def _series(path: Path) -> np.ndarray:
+def read_series(path: str | Path) -> np.ndarray:
+    """A series ``(T, C)`` from a file.
+
+    Raises:
+        ValueError: the file can't be read as one.
+    """
     x = _numbers(path)
     if x.ndim == 1:
         x = x[:, None]

@@ -40,6 +40,8 @@ def as_samples(data: Any, input_shapes: Mapping[str, Sequence[int]]) -> dict[str
         ValueError: the form, shape, range or a value can't be used (infinite; missing, in images); files are named.
     """
     if not isinstance(data, Mapping):
+        if len(input_shapes) > 1 and isinstance(data, (str, Path)):
+            return _from_manifest(Path(data).expanduser(), input_shapes)[1]
         if len(input_shapes) > 1:
             raise ValueError(f"this model reads {sorted(input_shapes)}: give a dict from modality to samples")
         ((name, shape),) = input_shapes.items()

@@ -90,7 +90,7 @@ def test_own_files_are_evaluated_without_a_config(tmp_path, capsys):
         (["knnn", "--data", "data.yaml"], "unknown method .*'knnn'; did you mean 'knn'"),
         (["knn", "knn", "--data", "data.yaml"], "two methods have one name"),
         (["knn", "--data", "nowhere"], "name at least one model, or give a config"),
-        (["knn", "--data", "nowhere.yaml"], "has no section `data`"),
+        (["knn", "--data", "nowhere.yaml"], r"nowhere\.yaml does not exist"),
         (["lof", "--data", "data.yaml", "--shots", "3", "1"], "K=1|two|at least 2"),
         (["knn", "--data", "data.yaml", "--calibrate", "within"], "no rate below 0.250 can be held"),
     ],

@@ -173,3 +173,30 @@ def test_a_detector_of_several_modalities_reads_a_manifest(tmp_path):
     assert np.isfinite(found).all(), "also where a picture is absent"
     alone = mz.load_detector(mine).score({"tabular": np.array([[5, 25]])})
     np.testing.assert_allclose(alone, found[5:], rtol=1e-4)
+
+
+def test_columns_are_found_by_their_names(rows, tmp_path, capsys):
+    name, mine, out = model(tmp_path, "mlp", {"tabular": [3]}), str(tmp_path / "mine"), tmp_path / "scores.csv"
+    table = write(tmp_path / "t.csv", rows, ["a", "b", "c"])
+    turned = write(tmp_path / "turned.csv", rows[:, [2, 0, 1]], ["c", "a", "b"])
+    renamed = write(tmp_path / "renamed.csv", rows, ["a", "b", "d"])
+    assert main(["adapt", name, "--support", str(table), "--out", mine]) == 0
+    found = []
+    for data in (table, turned):
+        assert main(["score", mine, "--data", str(data), "--out", str(out)]) == 0
+        with out.open(encoding="utf-8") as file:
+            found.append([float(row["score"]) for row in csv.DictReader(file)])
+    assert found[0] == found[1]
+    assert main(["score", mine, "--data", str(renamed), "--out", str(out)]) == 1
+    assert "missing ['c'], not known ['d']" in capsys.readouterr().err
+    detector = mz.load_detector(mine)
+    np.testing.assert_allclose(detector.score(turned), detector.score(rows), rtol=1e-6)
+
+
+def test_a_series_is_scored_from_its_file(tmp_path):
+    learner = GradientLearner("gru", None, {"sequence": [4, 2]}, InnerLoopConfig(steps=1))
+    detector = mz.Detector(Checkpoint(learner, [], dict(CALIBRATION)))
+    series = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32)
+    path = write(tmp_path / "s.csv", series, ["a", "b"])
+    detector.fit(path)
+    np.testing.assert_allclose(detector.score_series(path), detector.score_series(series), rtol=1e-5)
