@@ -33,6 +33,11 @@ OWN_EPISODE = EpisodeSpec(support_normal=10)
 
 
 def names_of(methods: Sequence[str]) -> list[str]:
+    """What the methods are called in the results.
+
+    Raises:
+        ValueError: two have one name.
+    """
     names = [name_of(m) for m in methods]
     if len(set(names)) != len(names):
         raise ValueError(f"two methods have one name: {sorted(names)}; give each once")
@@ -51,6 +56,11 @@ def model_folder(path: Path) -> Path | None:
 
 
 def folders_of(methods: Sequence[str]) -> dict[str, Path]:
+    """By name the folders of those methods that are models.
+
+    Raises:
+        ValueError: a method is neither a model's folder nor a baseline's name.
+    """
     found = {}
     for method in methods:
         folder = model_folder(Path(method).expanduser())
@@ -69,7 +79,7 @@ def data_of_config(path: Path) -> EpisodeDataModule:
     """
     if not path.is_file():
         raise ValueError(f"{path} does not exist: give a config of a training, such as RUN/config.yaml")
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or "data" not in content:
         raise ValueError(f"{path} has no section `data`: give a config of a training, such as RUN/config.yaml")
     parser = ArgumentParser(exit_on_error=False)
@@ -96,6 +106,11 @@ def own_data(path: Path, learners: Sequence[Learner], seed: int) -> EpisodeDataM
 
 
 def refuse_other_shapes(name: str, learner: Learner, data: EpisodeDataModule) -> None:
+    """Refuse a model of other data.
+
+    Raises:
+        ValueError: tells what it reads and what the data gives.
+    """
     reads, has = learner.arguments()["input_shapes"], data.input_shapes
     fit = set(reads) == set(has) and all(
         len(reads[m]) == len(has[m]) and all(a in (b, -1) for a, b in zip(reads[m], has[m], strict=True)) for m in reads

@@ -19,14 +19,19 @@ from metaad_zoo.evaluation.baselines import create_baseline
 from metaad_zoo.evaluation.decisions import Always, Calibrator, WithinTask
 from metaad_zoo.evaluation.metrics import auroc
 from metaad_zoo.evaluation.plots import episode_figure
-from metaad_zoo.evaluation.protocol import across_tasks, environment, evaluate, flags_everything, interval
+from metaad_zoo.evaluation.protocol import (
+    LEAST_TASKS,
+    across_tasks,
+    environment,
+    evaluate,
+    flags_everything,
+    interval,
+)
 from metaad_zoo.evaluation.report import results_table, write_json
 from metaad_zoo.evaluation.scores import Scored, ScoreFile
 from metaad_zoo.learners import Learner
 from metaad_zoo.zoo import load_checkpoint
 
-LEAST_TASKS = 5
-"""Fewer tasks say nothing of others: a bootstrap over them draws the same few again and again."""
 LEAST_EPISODES = 600
 Calibration = Literal["across", "within"]
 

@@ -22,6 +22,8 @@ from metaad_zoo.evaluation.scores import Record, Scored
 
 CONFIDENCE = 0.95
 BOOTSTRAP_RESAMPLES = 9999
+LEAST_TASKS = 5
+"""Fewer tasks say nothing of others: a bootstrap over them draws the same few again and again."""
 ROUNDING = 1e-12
 """A p-value that equals alpha up to rounding counts as equal."""
 
@@ -153,9 +155,9 @@ def interval(values: np.ndarray) -> list[float] | None:
     """95 % interval of a mean over tasks: BCa bootstrap (Efron, JASA 1987), 9,999 resamples, seeded.
 
     Returns:
-        ``[low, high]``; both the mean where all values agree; None for a single task, which tells nothing of others.
+        ``[low, high]``; both the mean where all values agree; None for fewer tasks than :data:`LEAST_TASKS`.
     """
-    if len(values) < 2:
+    if len(values) < LEAST_TASKS:
         return None
     if np.ptp(values) == 0:
         return [float(values[0]), float(values[0])]

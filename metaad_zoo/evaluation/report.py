@@ -10,6 +10,8 @@ from typing import Any
 
 from rich.table import Table
 
+from metaad_zoo.evaluation.protocol import LEAST_TASKS
+
 # The table's columns. Partial AUROC is in the file alone: one more column would not fit the terminal.
 TITLES = {
     "auroc": "AUROC",
@@ -28,9 +30,11 @@ def results_table(results: dict[str, Any]) -> Table:
         results: with ``methods`` and ``protocol`` as in ``results.json``.
     """
     protocol = results["protocol"]
+    enough = protocol["tasks"] >= LEAST_TASKS
+    intervals = "with 95 % intervals over tasks" if enough else f"fewer than {LEAST_TASKS} tasks: no intervals"
     table = Table(
         title=f"{protocol['data']['dataset']}: {protocol['episodes']} episodes of {protocol['tasks']} unseen tasks, "
-        "in %, with 95 % intervals over tasks",
+        f"in %, {intervals}",
         show_lines=True,
         caption=f"Thresholds aim at {protocol['alpha']:.0%} false alarms, alike for each and without test labels.",
     )

@@ -72,8 +72,8 @@ def test_interval_is_about_that_of_students_t():
     low, high = interval(x)
     expected = stats.t.interval(0.95, 199, x.mean(), stats.sem(x))
     assert (low, high) == pytest.approx(expected, abs=0.003)
-    assert interval(np.array([0.5])) is None
-    assert interval(np.array([0.5, 0.5])) == [0.5, 0.5]
+    assert interval(np.array([0.4, 0.5, 0.6, 0.7])) is None, "so few tasks tell nothing of others"
+    assert interval(np.full(5, 0.5)) == [0.5, 0.5]
 
 
 def test_every_method_sees_the_same_episodes(digits):
