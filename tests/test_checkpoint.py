@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from metaad_zoo.learners import list_learners
 from metaad_zoo.zoo import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from tests.conftest import small_learner
-from tests.tiny import tiny_learner
+from tests.tiny import GRADIENT_LEARNERS, tiny_embedding_learner, tiny_learner
 
 
 @pytest.fixture
@@ -40,7 +40,9 @@ def test_comes_back_as_it_was(name, tmp_path):
     settings = {"momentum": 0.5, "engine": "vectorized", "tasks_at_once": 2}
     if name == "maml":
         settings |= {"learn_lr": "parameter_and_step", "adapt": ("head.*",)}
-    learner = tiny_learner(name, "conv4", **settings)
+    learner = (
+        tiny_learner(name, "conv4", **settings) if name in GRADIENT_LEARNERS else tiny_embedding_learner(name, "conv4")
+    )
     assert learner.registered_name == name
     save_checkpoint(tmp_path, Checkpoint(learner, ["a"], {"calibration": torch.rand(3)}))
     again = load_checkpoint(tmp_path)

@@ -9,7 +9,7 @@ import torch
 from metaad_zoo.backbones import ANY, list_backbones, modality_of
 from metaad_zoo.episodes import EpisodeBatch
 from metaad_zoo.inner_loop import InnerLoopConfig
-from metaad_zoo.learners import GradientLearner, learner_class
+from metaad_zoo.learners import EmbeddingLearner, GradientLearner, learner_class, list_learners
 
 Shape = tuple[int, ...]
 
@@ -88,6 +88,27 @@ def shape_options(name: str) -> dict[str, Any]:
         "sequence": {"in_channels": shape[-1]},
         "tabular": {"in_features": shape[0]},
     }[tiny_modality(name)]
+
+
+GRADIENT_LEARNERS = [name for name in list_learners() if issubclass(learner_class(name), GradientLearner)]
+EMBEDDING_LEARNERS = [name for name in list_learners() if issubclass(learner_class(name), EmbeddingLearner)]
+
+
+def tiny_embedding_learner(learner: str, backbone: str, **arguments: Any) -> EmbeddingLearner:
+    """A learner without inner loop over a tiny backbone."""
+    torch.manual_seed(0)
+    built = learner_class(learner)(
+        backbone=registered_name(backbone),
+        backbone_options=TINY[backbone][0],
+        input_shapes=shapes_of(backbone),
+        scaling=dict.fromkeys(shapes_of(backbone), "none"),
+        **arguments,
+    )
+    assert isinstance(built, EmbeddingLearner)
+    with torch.no_grad():
+        for p in built.network.parameters():
+            p += 0.05 * torch.randn_like(p)
+    return built
 
 
 def tiny_learner(learner: str, backbone: str, **inner_loop: Any) -> GradientLearner:

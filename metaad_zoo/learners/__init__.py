@@ -2,24 +2,33 @@
 
 from metaad_zoo.learners.base import Learner
 from metaad_zoo.learners.controls import from_scratch, untrained
+from metaad_zoo.learners.embedding import AdaptedEmbedding, EmbeddingLearner
 from metaad_zoo.learners.gradient import GradientLearner
 from metaad_zoo.learners.maml_family import ANIL, BOIL, FirstOrderMAML, ImplicitMAML, MAMLPlusPlus, MetaSGD
 from metaad_zoo.learners.network import AdaptedNetwork
 from metaad_zoo.learners.proto_maml import ProtoMAML
+from metaad_zoo.learners.prototypes import PrototypicalNetwork
 from metaad_zoo.learners.registry import learner_class, list_learners, register_learner
 from metaad_zoo.learners.reptile import Reptile
+from metaad_zoo.learners.statistics import AdaptiveCentredRepresentations
+from metaad_zoo.learners.svdd import MetaSVDD
 
 __all__ = [
     "ANIL",
     "BOIL",
+    "AdaptedEmbedding",
     "AdaptedNetwork",
+    "AdaptiveCentredRepresentations",
+    "EmbeddingLearner",
     "FirstOrderMAML",
     "GradientLearner",
     "ImplicitMAML",
     "Learner",
     "MAMLPlusPlus",
     "MetaSGD",
+    "MetaSVDD",
     "ProtoMAML",
+    "PrototypicalNetwork",
     "Reptile",
     "from_scratch",
     "learner_class",

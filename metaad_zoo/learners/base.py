@@ -75,6 +75,12 @@ class Learner(pl.LightningModule):
         """Parameter groups of the outer optimiser."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
+    def loss_scale(self) -> float:
+        """The trainer's scale of the loss under 16-mixed."""
+        plugin = self._trainer.precision_plugin if self._trainer is not None else None
+        scaler = getattr(plugin, "scaler", None)
+        return 1.0 if scaler is None else float(scaler.get_scale())
+
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer(self.outer_parameters())
         if self._schedule == "constant":

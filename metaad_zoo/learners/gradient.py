@@ -144,7 +144,7 @@ class GradientLearner(Learner):
     def outer_loss(self, batch: EpisodeBatch) -> Tensor:
         parameters = [p for group in self.outer_parameters() for p in group["params"]]
         self.forget_observed()
-        loss = mean_part_by_part(batch, self.tasks_at_once(len(batch)), self.task_losses, parameters, self._scale())
+        loss = mean_part_by_part(batch, self.tasks_at_once(len(batch)), self.task_losses, parameters, self.loss_scale())
         self.keep_observed()
         return loss
 
@@ -168,12 +168,6 @@ class GradientLearner(Learner):
         if config.engine == "higher":
             return 1
         return (self.network.backbone.cpu_tasks if self.device.type == "cpu" else None) or tasks
-
-    def _scale(self) -> float:
-        """The trainer's scale of the loss under 16-mixed."""
-        plugin = self._trainer.precision_plugin if self._trainer is not None else None
-        scaler = getattr(plugin, "scaler", None)
-        return 1.0 if scaler is None else float(scaler.get_scale())
 
     def task_losses(self, batch: EpisodeBatch) -> Tensor:
         """Each task's query loss after adaptation, ``(tasks,)``."""

@@ -1,4 +1,4 @@
-"""Backbone and head, called on an episode."""
+"""A backbone, with or without a head, called on an episode."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from metaad_zoo.inner_loop.vectorized_engine import spread_over_tasks
 from metaad_zoo.names import unknown_name
 
 
-class EpisodeNetwork(nn.Module):
-    """A backbone with a linear head that gives each sample one logit: the higher, the more anomalous.
+class EmbeddingNetwork(nn.Module):
+    """A backbone that embeds samples in the light of a support set.
 
     Args:
         backbone: its registered name.
@@ -70,7 +70,6 @@ class EpisodeNetwork(nn.Module):
         options = {**options_from_shapes(self.modality, input_shapes), **backbone_options}
         self.backbone = create_backbone(backbone, **options)
         episodic_batch_norm(self.backbone, batch_norm, steps)
-        self.head = nn.Linear(self.backbone.embedding_dim, 1)
         carry_task_axis(self)
 
     def scalings(self, support: Samples, axis: int = 0) -> dict[str, SupportScaling]:
@@ -93,6 +92,11 @@ class EpisodeNetwork(nn.Module):
         The support always comes along, because batch normalisation may take its statistics from it. Both are scaled
         already (:meth:`scalings`). Within a :func:`metaad_zoo.backbones.task_axis`, everything has a leading task axis.
         """
+        of_support, of_query = self.embed_both(support, query)
+        return of_support if of_query is None else of_query
+
+    def embed_both(self, support: Samples, query: Samples | None) -> tuple[Tensor, Tensor | None]:
+        """Embeddings of support and query in one pass; see :meth:`embed`."""
         axis = current_task_axis()
         samples_axis = 0 if axis is None else 1
         rows = support[self.modalities[0]].shape[samples_axis]
@@ -104,8 +108,28 @@ class EpisodeNetwork(nn.Module):
             embeddings: Tensor = self.backbone(samples if self.modality == MULTIMODAL else samples[self.modality])
         if axis is not None:
             embeddings = axis.split(embeddings)
-        n = embeddings.shape[samples_axis]
-        return embeddings if query is None else embeddings.narrow(samples_axis, rows, n - rows)
+        if query is None:
+            return embeddings, None
+        of_support, of_query = embeddings.tensor_split([rows], samples_axis)
+        return of_support, of_query
+
+    def forward(self, support: Samples, query: Samples | None = None) -> Tensor:
+        """As :meth:`embed`."""
+        return self.embed(support, query)
+
+
+class EpisodeNetwork(EmbeddingNetwork):
+    """A backbone with a linear head that gives each sample one logit: the higher, the more anomalous.
+
+    Args:
+        args: as for :class:`EmbeddingNetwork`.
+        kwargs: likewise.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.head = nn.Linear(self.backbone.embedding_dim, 1)
+        carry_task_axis(self)
 
     def forward(self, support: Samples, query: Samples | None = None) -> Tensor:
         """Logits ``(n,)`` of the query, or without one of the support; see :meth:`embed`."""
@@ -132,8 +156,14 @@ def _complete(scaling: Mapping[str, Scaling], modalities: Sequence[str]) -> dict
 
 
 @torch.no_grad()
-def require_independent_tasks(network: EpisodeNetwork, support: Samples, axis: TaskAxis, names: Sequence[str]) -> None:
-    """Refuse a network in which a task's logits depend on the other tasks of the batch.
+def require_independent_tasks(
+    network: EmbeddingNetwork,
+    support: Samples,
+    axis: TaskAxis,
+    names: Sequence[str],
+    remedy: str = "inner_loop.engine=higher",
+) -> None:
+    """Refuse a network in which a task's output depends on the other tasks of the batch.
 
     A layer that compares samples of a batch, or folds another axis into it, does so unseen. Compares the support sets'
     logits in evaluation mode, with weights that differ from task to task.
@@ -143,6 +173,7 @@ def require_independent_tasks(network: EpisodeNetwork, support: Samples, axis: T
         support: ``(tasks, n, ...)``.
         axis: how the engine would fold them.
         names: parameters that would be given a task axis.
+        remedy: the setting that the error proposes.
 
     Raises:
         ValueError: as said.
@@ -166,8 +197,8 @@ def require_independent_tasks(network: EpisodeNetwork, support: Samples, axis: T
     if difference > rounding * float(alone.abs().max()):
         raise ValueError(
             f"beside other tasks, a task gets other logits than alone (by up to {difference:.2g}): some layer of "
-            f"{type(network.backbone).__name__} mixes the samples of a batch, and inner_loop.engine='vectorized' can't "
-            "run it; set inner_loop.engine=higher"
+            f"{type(network.backbone).__name__} mixes the samples of a batch, which can't be run with all tasks at "
+            f"once; set {remedy}"
         )
 
 

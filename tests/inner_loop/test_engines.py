@@ -14,8 +14,9 @@ import metaad_zoo
 from metaad_zoo.backbones import EpisodicBatchNorm, carry_task_axis
 from metaad_zoo.episodes import EpisodeBatch
 from metaad_zoo.inner_loop import InnerLoop
-from metaad_zoo.learners import GradientLearner, list_learners
+from metaad_zoo.learners import GradientLearner
 from tests.tiny import (
+    GRADIENT_LEARNERS,
     REGISTERED,
     bytes_kept,
     meta_gradient,
@@ -31,7 +32,7 @@ ORDERS = {
     "reptile": (1,),
     "imaml": ("implicit",),
 }
-CASES = [(name, order) for name in list_learners() for order in ORDERS.get(name, (1, 2))]
+CASES = [(name, order) for name in GRADIENT_LEARNERS for order in ORDERS.get(name, (1, 2))]
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from torch.func import functional_call
 
 from metaad_zoo.backbones import EpisodicBatchNorm
 from metaad_zoo.inner_loop import InnerLoopConfig
-from metaad_zoo.learners import GradientLearner, learner_class, list_learners, untrained
+from metaad_zoo.learners import GradientLearner, learner_class, untrained
 from metaad_zoo.learners.gradient import multi_step_weights
 from tests.learners.test_training import QUIET
-from tests.tiny import meta_gradient, relative_difference, tiny_batch, tiny_learner
+from tests.tiny import GRADIENT_LEARNERS, meta_gradient, relative_difference, tiny_batch, tiny_learner
 
 LR = 0.05
 
@@ -32,7 +32,7 @@ def one_task(batch):
 
 
 @pytest.mark.parametrize("engine", ["higher", "vectorized"])
-@pytest.mark.parametrize("name", list_learners())
+@pytest.mark.parametrize("name", GRADIENT_LEARNERS)
 def test_every_learner_trains_on_one_class_supports(name, engine, digits):
     """Real steps of a real trainer, on digits: all weights that should move do, and scores come out."""
     learner = tiny_learner(name, "conv4", engine=engine)

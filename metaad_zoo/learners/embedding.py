@@ -1,0 +1,206 @@
+"""Learners that embed a task's samples once and compare them: no gradient step is taken on the support set."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from metaad_zoo.backbones import BatchNormPolicy, EpisodicBatchNorm, TaskAxis, prefers_sample_major, task_axis
+from metaad_zoo.episodes import EpisodeBatch, Samples, Scaling, SupportScaling
+from metaad_zoo.inner_loop.precision import without_cudnn_recurrence
+from metaad_zoo.learners.accumulation import mean_part_by_part
+from metaad_zoo.learners.base import Learner, Schedule
+from metaad_zoo.learners.network import EmbeddingNetwork, anomaly_loss, require_independent_tasks, scaled
+
+Reading = Mapping[str, Tensor]
+"""What a learner keeps of a support set, by name; with a task axis, each tensor has it in front."""
+
+
+class EmbeddingLearner(Learner):
+    """A backbone, and a head that reads the support's embeddings and compares the query's with what it read.
+
+    A subclass says what is read (:meth:`read`) and how it is compared (:meth:`compare`); both take any leading axes, so
+    that all tasks of a batch are done at once. The outer loss is the binary cross-entropy of the query's logits.
+
+    Args:
+        backbone: name of the backbone, as in :func:`metaad_zoo.list_backbones`.
+        backbone_options: for its builder, such as ``{"width": 32}``.
+        input_shapes: shape of one sample by modality; ``train.py`` takes it from the data.
+        batch_norm: ``"support"``: statistics of the support set; ``"transductive"``: of support and query together;
+            ``"running"``: the backbone's stored ones. See :class:`metaad_zoo.backbones.EpisodicBatchNorm`.
+        scaling: by modality ``none``, ``standard`` or ``robust``, as for ``maml``.
+        optimizer: builds the outer optimiser.
+        schedule: of the outer learning rate, ``"constant"`` or ``"cosine"``.
+        tasks_at_once: how many of a batch's tasks have their graphs in memory together; None: all of them.
+
+    Raises:
+        ValueError: a name or a setting is unknown, or the backbone does not fit the data.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "conv4",
+        backbone_options: dict[str, Any] | None = None,
+        input_shapes: dict[str, Sequence[int]] | None = None,
+        batch_norm: BatchNormPolicy = "support",
+        scaling: dict[str, Scaling] | None = None,
+        optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=1e-3),
+        schedule: Schedule = "cosine",
+        tasks_at_once: int | None = None,
+    ) -> None:
+        super().__init__(optimizer, schedule)
+        if not input_shapes:
+            raise ValueError("input_shapes is missing: give each modality's shape, such as {'image': (1, 28, 28)}")
+        if batch_norm == "per_step":
+            raise ValueError("batch_norm='per_step' is for inner loops; this learner takes no steps: choose 'support'")
+        if tasks_at_once is not None and tasks_at_once < 1:
+            raise ValueError(f"tasks_at_once is {tasks_at_once}; expected 1 or more, or nothing for all")
+        self._arguments: dict[str, Any] = {
+            "backbone": backbone,
+            "backbone_options": dict(backbone_options or {}),
+            "input_shapes": {name: list(shape) for name, shape in input_shapes.items()},
+            "batch_norm": batch_norm,
+            "scaling": dict(scaling or {}),
+            "tasks_at_once": tasks_at_once,
+        }
+        self.network = EmbeddingNetwork(backbone, backbone_options or {}, input_shapes, batch_norm, scaling=scaling)
+        self._tasks_are_independent = False  # not looked at yet
+
+    @abstractmethod
+    def read(self, embeddings: Tensor, labels: Tensor) -> Reading:
+        """What to keep of a support set.
+
+        Args:
+            embeddings: ``(..., n, d)``.
+            labels: ``(..., n)`` of 0 normal, 1 anomalous, -1 unlabelled.
+        """
+
+    @abstractmethod
+    def compare(self, reading: Reading, embeddings: Tensor) -> Tensor:
+        """Logits ``(..., m)`` of embeddings ``(..., m, d)``: above 0 where an anomaly is likelier than not."""
+
+    def task_loss(self, reading: Reading, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Each task's outer loss ``(tasks,)``.
+
+        Args:
+            reading: of the support sets.
+            embeddings: of the queries, ``(tasks, m, d)``.
+            labels: of the queries, ``(tasks, m)``.
+        """
+        return anomaly_loss(self.compare(reading, embeddings), labels)
+
+    def arguments(self) -> dict[str, Any]:
+        """As given; a rebuilt learner is given its weights, it fetches none."""
+        options: dict[str, Any] = dict(self._arguments["backbone_options"])
+        if "pretrained" in options:
+            options["pretrained"] = False
+        return {**self._arguments, "backbone_options": options}
+
+    def trainable(self) -> list[Tensor]:
+        """What the outer loop optimises."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def outer_parameters(self) -> Iterable[dict[str, Any]]:
+        """The backbone's parameters, and those of the head apart, which weight decay would pull to 0."""
+        network = [p for p in self.network.parameters() if p.requires_grad]
+        of_network = {id(p) for p in network}
+        head = [p for p in self.trainable() if id(p) not in of_network]
+        groups: list[dict[str, Any]] = [{"params": network}] if network else []
+        return [*groups, {"params": head, "weight_decay": 0.0}] if head else groups
+
+    def outer_loss(self, batch: EpisodeBatch) -> Tensor:
+        at_once = self._arguments["tasks_at_once"] or len(batch)
+        return mean_part_by_part(batch, at_once, self.task_losses, self.trainable(), self.loss_scale())
+
+    def task_losses(self, batch: EpisodeBatch) -> Tensor:
+        """Each task's query loss, ``(tasks,)``."""
+        batch = self.network.scaled(batch)
+        axis = TaskAxis(len(batch), prefers_sample_major(self.network))
+        if not self._tasks_are_independent and len(batch) > 1:
+            with torch.autocast(self.device.type, enabled=False):
+                require_independent_tasks(self.network, batch.support, axis, (), "tasks_at_once=1")
+            self._tasks_are_independent = True
+        with task_axis(axis):
+            support, query = self.network.embed_both(batch.support, batch.query)
+        assert query is not None
+        # Half a distance's digits are lost in half precision: heads compare in full.
+        with torch.autocast(self.device.type, enabled=False):
+            reading = self.read(_full(support), batch.support_labels)
+            return self.task_loss(reading, _full(query), batch.query_labels)
+
+    @torch.no_grad()
+    def adapt(self, support: Samples, support_labels: Tensor) -> AdaptedEmbedding:
+        """Read a support set.
+
+        Args:
+            support: by modality ``(n, ...)``; brought to the learner's device and type.
+            support_labels: ``(n,)`` of 0 normal, 1 anomalous, -1 unlabelled.
+        """
+        reference = next(self.network.parameters(), torch.zeros((), device=self.device))
+        with torch.inference_mode(False), torch.autocast(self.device.type, enabled=False):
+            here = {name: _usable(x, reference) for name, x in support.items()}
+            scalings = self.network.scalings(here)
+            here = scaled(here, scalings)
+            reading = self.read(self.network.embed(here), support_labels.to(self.device, copy=True))
+        return AdaptedEmbedding(self, reading, here, scalings)
+
+
+def _full(x: Tensor) -> Tensor:
+    return x.float() if x.dtype.itemsize < 4 else x
+
+
+def _usable(x: Tensor, like: Tensor) -> Tensor:
+    return x.to(like.device, like.dtype, copy=x.is_inference())
+
+
+@dataclass(frozen=True)
+class AdaptedEmbedding:
+    """A learner that has read one support set.
+
+    Attributes:
+        learner: embeds and compares.
+        reading: what it keeps of the support set.
+        support: scaled; batch normalisation may take its statistics from it.
+        scalings: what brings new samples to the support's units.
+    """
+
+    learner: EmbeddingLearner
+    reading: Reading
+    support: Samples
+    scalings: Mapping[str, SupportScaling] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def score(self, samples: Samples) -> Tensor:
+        """Logits ``(n,)``: the higher, the more anomalous."""
+        return self.logits(self.units(samples))
+
+    def units(self, samples: Samples) -> dict[str, Tensor]:
+        """Raw samples in the units that the network reads, on its device."""
+        like = next(iter(self.support.values()))
+        return scaled({name: x.to(like.device, like.dtype) for name, x in samples.items()}, self.scalings)
+
+    def logits(self, samples: Samples) -> Tensor:
+        """Logits ``(n,)`` of samples in the network's :meth:`units`, by which they can be differentiated."""
+        with torch.autocast(self.learner.device.type, enabled=False):
+            return self.learner.compare(self.reading, self.embed(samples))
+
+    def embed(self, samples: Samples | None = None) -> Tensor:
+        """Embeddings ``(n, embedding_dim)`` of samples in the network's :meth:`units`; without any, of the support."""
+        network = self.learner.network
+        rows = self.support if samples is None or _reads_statistics(network) else None
+        with torch.autocast(self.learner.device.type, enabled=False), without_cudnn_recurrence(network):
+            if rows is None:
+                assert samples is not None
+                return network.embed(samples)
+            return network.embed(rows, samples)
+
+
+def _reads_statistics(network: EmbeddingNetwork) -> bool:
+    """Whether embeddings depend on the support set beside them."""
+    return any(isinstance(m, EpisodicBatchNorm) and m.policy != "running" for m in network.modules())

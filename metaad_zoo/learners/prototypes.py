@@ -1,0 +1,158 @@
+"""One-class prototypical networks: an anomaly is what lies far from the support's prototypes."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metaad_zoo.episodes import ANOMALOUS
+from metaad_zoo.learners.embedding import EmbeddingLearner, Reading
+from metaad_zoo.learners.registry import register_learner
+from metaad_zoo.names import unknown_name
+
+Distance = Literal["euclidean", "cosine", "mahalanobis"]
+LLOYD_STEPS = 5
+
+
+@register_learner("protonet")
+class PrototypicalNetwork(EmbeddingLearner):
+    """Distance to the nearest prototype of the normal support samples, against a learned radius.
+
+    Source: Snell et al., "Prototypical Networks for Few-shot Learning", NeurIPS 2017; for one class Kruspe, "One-Way
+    Prototypical Networks", 2019. With ``D`` the distance to the nearest prototype, the logit is ``scale (D - R)``: what
+    is farther than the radius ``R`` is likelier an anomaly than not. ``R`` is a learned multiple of the support's own
+    spread, which few samples hardly tell: it is drawn towards a learned one as by ``k`` further samples, ``(n spread +
+    k typical) / (n + k)``. Labelled anomalies, where there are any, move the boundary: each is a rival at its own
+    distance, beside the radius (a soft minimum). Unlabelled samples count as normal.
+
+    Args:
+        distance: ``"euclidean"`` (squared, the mean over features), ``"cosine"`` (1 - cosine) or ``"mahalanobis"``:
+            squared, by the covariance ``(S + m diag(v)) / (n + m)`` of the support's scatter ``S`` and learned prior
+            variances ``v`` that weigh as much as ``m`` samples, so that one shot works and fifty are made use of.
+        prototypes: how many: means of clusters of the support (k-means, started from samples far apart).
+        kwargs: as for :class:`EmbeddingLearner`.
+    """
+
+    def __init__(self, *, distance: Distance = "euclidean", prototypes: int = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if distance not in get_args(Distance):
+            raise unknown_name("distance", distance, get_args(Distance))
+        if prototypes < 1:
+            raise ValueError(f"prototypes is {prototypes}; expected 1 or more")
+        self._arguments |= {"distance": distance, "prototypes": prototypes}
+        self.distance: Distance = distance
+        self.prototypes = prototypes
+        self.log_scale = nn.Parameter(torch.tensor(2.0))
+        self.radius = nn.Parameter(torch.tensor(0.5))
+        self.typical_spread = nn.Parameter(torch.tensor(0.0))
+        self.spread_weight = nn.Parameter(torch.tensor(1.0))
+        if distance == "mahalanobis":
+            self.prior_weight = nn.Parameter(torch.tensor(2.0))
+            self.log_variance = nn.Parameter(torch.zeros(self.network.backbone.embedding_dim))
+
+    def read(self, embeddings: Tensor, labels: Tensor) -> Reading:
+        """Prototypes, radius, known anomalies and what the distance needs; see the class."""
+        normal = labels != ANOMALOUS
+        if self.distance == "cosine":
+            embeddings = F.normalize(embeddings, dim=-1)
+        centres, own = clusters(embeddings, normal, self.prototypes)
+        weight = normal.unsqueeze(-1).to(embeddings.dtype)
+        residual = (embeddings - own) * weight
+        n = weight.sum(-2)
+        reading: dict[str, Tensor] = {"prototypes": centres}
+        if self.distance == "mahalanobis":
+            reading["whitening"] = self._whitening(residual, n)
+        spread = (self._distance(reading, embeddings, own.unsqueeze(-2)).squeeze(-1) * normal).sum(-1)
+        reading["radius"] = self._radius(spread, n.squeeze(-1))
+        if not bool(normal.all()):
+            reading["anomalies"] = embeddings
+            reading["is_anomaly"] = ~normal
+        return reading
+
+    def compare(self, reading: Reading, embeddings: Tensor) -> Tensor:
+        """``scale (D - R)``, and with known anomalies ``scale (D - softmin(R, their distances))``."""
+        if self.distance == "cosine":
+            embeddings = F.normalize(embeddings, dim=-1)
+        scale = self.log_scale.exp()
+        nearest = self._distance(reading, embeddings, reading["prototypes"].unsqueeze(-3)).amin(-1)
+        rival = reading["radius"].unsqueeze(-1).expand_as(nearest)
+        if "anomalies" in reading:
+            to_anomalies = self._distance(reading, embeddings, reading["anomalies"].unsqueeze(-3))
+            to_anomalies = to_anomalies.masked_fill(~reading["is_anomaly"].unsqueeze(-2), torch.inf)
+            rivals = torch.cat([rival.unsqueeze(-1), to_anomalies], -1)
+            rival = -torch.logsumexp(-scale * rivals, -1) / scale
+        return scale * (nearest - rival)
+
+    def _distance(self, reading: Reading, x: Tensor, centres: Tensor) -> Tensor:
+        """``(..., m, d)`` and ``(..., m or 1, p, d)`` to ``(..., m, p)``."""
+        difference = x.unsqueeze(-2) - centres
+        if self.distance == "mahalanobis":
+            flat = difference.flatten(-3, -2)  # (..., m * p, d)
+            white = flat @ reading["whitening"].transpose(-1, -2)
+            return white.unflatten(-2, difference.shape[-3:-1]).square().mean(-1)
+        if self.distance == "cosine":
+            return 1 - (x.unsqueeze(-2) * F.normalize(centres, dim=-1)).sum(-1)
+        return difference.square().mean(-1)
+
+    def _whitening(self, residual: Tensor, n: Tensor) -> Tensor:
+        """The inverse of the covariance's Cholesky factor, ``(..., d, d)``."""
+        m = F.softplus(self.prior_weight)
+        prior = torch.diag_embed(m * self.log_variance.exp())
+        covariance = (residual.transpose(-1, -2) @ residual + prior) / (n + m).unsqueeze(-1)
+        factor = torch.linalg.cholesky(covariance)
+        identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+        return torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
+
+    def _radius(self, spread: Tensor, n: Tensor) -> Tensor:
+        """A multiple of the mean of the support's distances ``spread`` (their sum) and learned ones."""
+        k = F.softplus(self.spread_weight)
+        return F.softplus(self.radius) * (spread + k * F.softplus(self.typical_spread)) / (n + k)
+
+
+def clusters(x: Tensor, chosen: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Means of ``k`` clusters of the chosen samples (Lloyd's algorithm), differentiable by the samples.
+
+    It starts from samples far apart, each next the one farthest from those before it, and needs no random numbers.
+
+    Args:
+        x: ``(..., n, d)``.
+        chosen: ``(..., n)``; others belong to no cluster.
+        k: with fewer samples than that, some clusters are the same.
+
+    Returns:
+        Centres ``(..., k, d)`` and each sample's nearest one ``(..., n, d)``.
+    """
+    weight = chosen.unsqueeze(-1).to(x.dtype)
+    mean = (x * weight).sum(-2, keepdim=True) / weight.sum(-2, keepdim=True).clamp_min(1)
+    if k == 1:
+        return mean, mean.expand_as(x)
+    with torch.no_grad():
+        centres = mean
+        for i in range(k):
+            distances = _squared(x, centres).amin(-1).masked_fill(~chosen, -1)
+            farthest = x.gather(-2, distances.argmax(-1)[..., None, None].expand(*x.shape[:-2], 1, x.shape[-1]))
+            centres = farthest if i == 0 else torch.cat([centres, farthest], -2)
+        for _ in range(LLOYD_STEPS):
+            centres = _means(x, weight, _membership(x, centres), centres)
+        member = _membership(x, centres)
+    centres = _means(x, weight, member, centres)
+    return centres, member.to(x.dtype) @ centres
+
+
+def _squared(x: Tensor, centres: Tensor) -> Tensor:
+    return (x.unsqueeze(-2) - centres.unsqueeze(-3)).square().sum(-1)
+
+
+def _membership(x: Tensor, centres: Tensor) -> Tensor:
+    """One-hot ``(..., n, k)``."""
+    return F.one_hot(_squared(x, centres).argmin(-1), centres.shape[-2])
+
+
+def _means(x: Tensor, weight: Tensor, member: Tensor, before: Tensor) -> Tensor:
+    """Mean of each cluster's samples; an empty cluster stays where it was."""
+    share = member.to(x.dtype) * weight
+    size = share.sum(-2).unsqueeze(-1)
+    return torch.where(size > 0, share.transpose(-1, -2) @ x / size.clamp_min(1), before)
