@@ -71,7 +71,7 @@ def ball_weights(x: Tensor, chosen: Tensor, penalty: float, iterations: int) -> 
     gram = centred @ centred.transpose(-1, -2) / x.shape[-1] / unit.square()[..., None, None]
     logits = torch.where(chosen, 0.0, -torch.inf).to(x.dtype)
     lengths = gram.diagonal(dim1=-2, dim2=-1)
-    rate = 0.5 / lengths.amax(-1, keepdim=True).clamp_min(1)
+    rate = 0.5 / lengths.amax(-1, keepdim=True).clamp_min(max(1.0, penalty))
     for _ in range(iterations):
         weights = torch.softmax(logits, -1)
         ascent = lengths - 2 * (gram @ weights.unsqueeze(-1)).squeeze(-1)
