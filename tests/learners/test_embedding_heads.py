@@ -109,7 +109,9 @@ def test_clusters_are_k_means():
     centres, own = clusters(torch.tensor(np.concatenate([x, outlier])), chosen, 3)
     expected = KMeans(3, n_init=10, random_state=0).fit(x)
     order = np.lexsort(centres.numpy().T)
-    np.testing.assert_allclose(centres.numpy()[order], expected.cluster_centers_[np.lexsort(expected.cluster_centers_.T)])
+    np.testing.assert_allclose(
+        centres.numpy()[order], expected.cluster_centers_[np.lexsort(expected.cluster_centers_.T)]
+    )
     np.testing.assert_allclose(own.numpy()[:30], expected.cluster_centers_[expected.labels_])
 
 
