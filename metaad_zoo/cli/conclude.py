@@ -19,7 +19,7 @@ from metaad_zoo.evaluation.plots import episode_figure, learning_curve
 from metaad_zoo.evaluation.protocol import across_tasks, environment, evaluate
 from metaad_zoo.evaluation.report import results_table, write_json
 from metaad_zoo.evaluation.scores import ScoreFile
-from metaad_zoo.learners import GradientLearner, Learner, from_scratch, untrained
+from metaad_zoo.learners import EmbeddingLearner, GradientLearner, Learner, from_scratch, untrained
 from metaad_zoo.zoo import Checkpoint, save_checkpoint
 
 TABLE_WIDTH = 118
@@ -114,7 +114,7 @@ def methods_for(learner: Learner, modalities: Iterable[str], seed: int) -> dict[
         seed: of the untrained networks.
     """
     methods: dict[str, Method] = {learner.registered_name: learner}
-    if isinstance(learner, GradientLearner):
+    if isinstance(learner, GradientLearner | EmbeddingLearner):
         methods["same network, untrained"] = untrained(learner, seed)
         methods["same network, from scratch"] = from_scratch(learner, seed)
     if set(modalities) == {"image"}:

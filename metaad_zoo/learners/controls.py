@@ -4,31 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
 from metaad_zoo.inner_loop import InnerLoopConfig
+from metaad_zoo.learners.embedding import EmbeddingLearner
 from metaad_zoo.learners.gradient import GradientLearner
 
 SCRATCH_STEPS, SCRATCH_LR = 20, 0.01
 
+Built = TypeVar("Built")
 
-def untrained(learner: GradientLearner, seed: int) -> GradientLearner:
-    """The same network and inner loop at a random start.
+
+Learning = GradientLearner | EmbeddingLearner
+
+
+def untrained(learner: Learning, seed: int) -> Learning:
+    """The same network, and inner loop or head, at a random start.
 
     Args:
         learner: the model to imitate; left as it is.
         seed: of the random weights.
     """
+    given = learner.arguments()
+    if isinstance(learner, EmbeddingLearner):
+        return _seeded(seed, lambda: type(learner)(**given)).to(learner.device).eval()
     config = learner.inner_loop.config
     if config.batch_norm == "per_step":  # its averages are meta-learned
         config = replace(config, batch_norm="support")
-    given = {**learner.arguments(), "inner_loop": config}
-    return _seeded(seed, lambda: type(learner)(**given)).to(learner.device).eval()
+    return _seeded(seed, lambda: type(learner)(**{**given, "inner_loop": config})).to(learner.device).eval()
 
 
 def from_scratch(
-    learner: GradientLearner, seed: int, steps: int = SCRATCH_STEPS, lr: float = SCRATCH_LR
+    learner: Learning, seed: int, steps: int = SCRATCH_STEPS, lr: float = SCRATCH_LR
 ) -> GradientLearner:
     """The same network at a random start, trained by Adam on each support set.
 
@@ -38,7 +47,9 @@ def from_scratch(
         steps: of Adam, on the same support loss, all parameters adapted.
         lr: Adam's learning rate.
     """
-    batch_norm = learner.inner_loop.config.batch_norm
+    given = learner.arguments()
+    embeds = isinstance(learner, EmbeddingLearner)
+    batch_norm = given["batch_norm"] if embeds else given["inner_loop"]["batch_norm"]
     config = InnerLoopConfig(
         steps=steps,
         lr=lr,
@@ -46,12 +57,11 @@ def from_scratch(
         order=1,
         batch_norm="support" if batch_norm == "per_step" else batch_norm,  # it has no averages of so many steps
     )
-    given = learner.arguments()
     shared = {name: given[name] for name in ("backbone", "backbone_options", "input_shapes", "scaling")}
     return _seeded(seed, lambda: GradientLearner(**shared, inner_loop=config)).to(learner.device).eval()
 
 
-def _seeded(seed: int, build: Callable[[], GradientLearner]) -> GradientLearner:
+def _seeded(seed: int, build: Callable[[], Built]) -> Built:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return build()

@@ -117,7 +117,7 @@ def test_clusters_are_k_means():
 
 @torch.no_grad()
 def test_two_clusters_need_two_prototypes():
-    """Half way between two kinds of normal samples lies an anomaly, which one prototype calls the most normal of all."""
+    """Half way between two kinds of normal samples lies an anomaly; one prototype calls it the most normal of all."""
     support = torch.cat([torch.randn(5, 64) * 0.1 - 1, torch.randn(5, 64) * 0.1 + 1])
     query = torch.stack([torch.full((64,), -1.0), torch.full((64,), 1.0), torch.zeros(64)])
     one, two = (prototypes(prototypes=k) for k in (1, 2))
