@@ -2,10 +2,10 @@
 
 from metaad_zoo.zoo.checkpoint import (
     Checkpoint,
-    CheckpointError,
     is_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
+from metaad_zoo.zoo.reading import CheckpointError
 
 __all__ = ["Checkpoint", "CheckpointError", "is_checkpoint", "load_checkpoint", "save_checkpoint"]
