@@ -17,7 +17,7 @@ from metaad_zoo.data.windows import Pooling, score_series
 from metaad_zoo.episodes import NORMAL, Adapted
 from metaad_zoo.evaluation.calibration import p_values
 from metaad_zoo.evaluation.explanation import Explainer, Explanation
-from metaad_zoo.zoo import Checkpoint, CheckpointError, is_checkpoint, load_checkpoint, save_checkpoint
+from metaad_zoo.zoo import Checkpoint, CheckpointError, load_checkpoint, locate, save_checkpoint
 
 SCORING_CHUNK = 256
 
@@ -246,19 +246,20 @@ class Detector:
 
 
 def load_detector(name: str | Path) -> Detector:
-    """A detector from a folder: a finished run, a run's ``model`` folder, or what :meth:`Detector.save` wrote.
+    """A detector by a published name, from a folder, an address or a Hugging Face repository; always verified.
+
+    Args:
+        name: a published name, as in :func:`metaad_zoo.list_checkpoints`; a finished run, a run's ``model`` folder, or
+            what :meth:`Detector.save` wrote; a ``file://`` or ``https://`` address of such a folder
+            (``#sha256=...`` pins its manifest) or of an index (``.../index.json#NAME``); or ``hf://owner/repository``.
 
     Raises:
-        CheckpointError: there is no such folder, or its files are damaged; a fitted detector comes back fitted.
+        CheckpointError: there is no such checkpoint, it can't be fetched, or its files are damaged; a fitted detector
+            comes back fitted.
     """
-    folder = Path(name).expanduser()
-    places = [p for p in (folder, folder / "model") if is_checkpoint(p)]
-    if not places:
-        raise CheckpointError(
-            f"{folder} is no checkpoint: expected a finished run (runs/<name>/<time>), or what detector.save wrote"
-        )
-    checkpoint = load_checkpoint(places[0])
-    _check_tensors(places[0], checkpoint)
+    folder = locate(name)
+    checkpoint = load_checkpoint(folder)
+    _check_tensors(folder, checkpoint)
     detector = Detector(checkpoint)
     if "support_labels" in checkpoint.tensors:
         detector._adapt()
