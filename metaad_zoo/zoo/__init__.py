@@ -4,7 +4,7 @@ from metaad_zoo.zoo.checkpoint import Checkpoint, is_checkpoint, load_checkpoint
 from metaad_zoo.zoo.hub import push_to_hub
 from metaad_zoo.zoo.index import find_published, list_checkpoints, read_index
 from metaad_zoo.zoo.locate import is_known, locate, model_folder
-from metaad_zoo.zoo.publish import publish, refresh
+from metaad_zoo.zoo.publishing import publish, refresh
 from metaad_zoo.zoo.reading import CheckpointError
 from metaad_zoo.zoo.remote import fetch_checkpoint
 
