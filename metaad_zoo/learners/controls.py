@@ -36,9 +36,7 @@ def untrained(learner: Learning, seed: int) -> Learning:
     return _seeded(seed, lambda: type(learner)(**{**given, "inner_loop": config})).to(learner.device).eval()
 
 
-def from_scratch(
-    learner: Learning, seed: int, steps: int = SCRATCH_STEPS, lr: float = SCRATCH_LR
-) -> GradientLearner:
+def from_scratch(learner: Learning, seed: int, steps: int = SCRATCH_STEPS, lr: float = SCRATCH_LR) -> GradientLearner:
     """The same network at a random start, trained by Adam on each support set.
 
     Args:
