@@ -11,11 +11,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from metaad_zoo.cli.conclude import TABLE_WIDTH, calibration_episodes, refuse_seen
-from metaad_zoo.cli.contestants import data_of_config, folders_of, names_of, own_data, refuse_other_shapes
+from metaad_zoo.cli.conclude import TABLE_WIDTH, calibration_episodes
+from metaad_zoo.cli.contestants import contestants, data_of_config, described, own_data, refuse_unfit
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.episodes import Episode, Method
-from metaad_zoo.evaluation.baselines import create_baseline
 from metaad_zoo.evaluation.decisions import Always, Calibrator, WithinTask
 from metaad_zoo.evaluation.metrics import auroc
 from metaad_zoo.evaluation.plots import episode_figure
@@ -30,7 +29,6 @@ from metaad_zoo.evaluation.protocol import (
 from metaad_zoo.evaluation.report import results_table, write_json
 from metaad_zoo.evaluation.scores import Scored, ScoreFile
 from metaad_zoo.learners import Learner
-from metaad_zoo.zoo import load_checkpoint
 
 LEAST_EPISODES = 600
 Calibration = Literal["across", "within"]
@@ -71,15 +69,9 @@ def run_evaluation(settings: Settings) -> dict[str, Any]:
             a model has seen test classes or domains, or there are too few tasks for an interval.
     """
     console = Console()
-    learners = {name: load_checkpoint(folder) for name, folder in folders_of(settings.methods).items()}
-    data = _open(settings, [c.learner for c in learners.values()])
-    for name, checkpoint in learners.items():
-        refuse_other_shapes(name, checkpoint.learner, data)
-        refuse_seen(data, checkpoint.trained_on)
-    methods: dict[str, Method] = {
-        name: learners[name].learner if name in learners else create_baseline(name)
-        for name in names_of(settings.methods)
-    }
+    methods, checkpoints = contestants(settings.methods)
+    data = _open(settings, [c.learner for c in checkpoints.values()])
+    refuse_unfit(checkpoints, data)
     tasks = len(data.pools["test"])
     if tasks < LEAST_TASKS:
         raise ValueError(
@@ -105,7 +97,7 @@ def run_evaluation(settings: Settings) -> dict[str, Any]:
             )
         curves = _shots_curve(methods, data, settings.shots, progress) if len(settings.shots or ()) > 1 else {}
     results = {
-        "protocol": _protocol(settings, data, methods, n, calibrate, {k: c.trained_on for k, c in learners.items()}),
+        "protocol": _protocol(settings, data, methods, n, calibrate, {k: c.trained_on for k, c in checkpoints.items()}),
         "methods": figures,
         "curves": curves,
         "environment": environment("cpu"),
@@ -164,6 +156,7 @@ class _Extremes:
         for name, found in {"best": self._best, "worst": self._worst}.items():
             if found is not None:
                 row = found[1]
+                assert row.flagged is not None
                 passed = row.scores[~row.flagged]  # a threshold for the picture, where each task may have its own
                 threshold = float(passed.max()) if len(passed) else float("-inf")
                 figure = episode_figure(sampler.episode(0, row.episode), row.scores, threshold)
@@ -240,5 +233,5 @@ def _protocol(
         "intervals": "95 % BCa bootstrap over tasks; differences paired by task, Wilcoxon signed-rank",
         "seed": data.seed,
         "trained_or_chosen_on": dict(trained_on),
-        "methods": {n: m.arguments() if isinstance(m, Learner) else vars(m) for n, m in methods.items()},
+        "methods": described(methods),
     }
