@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 
-from metaad_zoo.cli.conclude import refuse_seen
+from metaad_zoo.cli.honesty import refuse_seen, refuse_transductive
 from metaad_zoo.data import (
     EpisodeDataModule,
     ImageEpisodes,
@@ -90,8 +90,15 @@ def described(methods: Mapping[str, Method]) -> dict[str, Any]:
     return {n: m.arguments() if isinstance(m, Learner) else vars(m) for n, m in methods.items()}
 
 
-def refuse_unfit(checkpoints: Mapping[str, Checkpoint], data: EpisodeDataModule) -> None:
-    """Refuse models of other data, and those that were trained or chosen on what is to be tested.
+def refuse_unfit(
+    checkpoints: Mapping[str, Checkpoint], data: EpisodeDataModule, allow_transductive: bool = False
+) -> None:
+    """Refuse models of other data, those trained or chosen on what is to be tested, those that normalise over queries.
+
+    Args:
+        checkpoints: by the models' names.
+        data: to be tested on.
+        allow_transductive: let batch normalisation take statistics over the queries.
 
     Raises:
         ValueError: as said.
@@ -99,6 +106,8 @@ def refuse_unfit(checkpoints: Mapping[str, Checkpoint], data: EpisodeDataModule)
     for name, checkpoint in checkpoints.items():
         refuse_other_shapes(name, checkpoint.learner, data)
         refuse_seen(data, checkpoint.trained_on)
+        if not allow_transductive:
+            refuse_transductive(name, checkpoint.learner, "--allow-transductive")
 
 
 def data_of_config(path: Path) -> EpisodeDataModule:

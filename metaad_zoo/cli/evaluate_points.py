@@ -13,6 +13,7 @@ from rich.progress import Progress
 
 from metaad_zoo.cli.conclude import TABLE_WIDTH
 from metaad_zoo.cli.contestants import contestants, data_of_config, described, refuse_unfit
+from metaad_zoo.cli.honesty import batch_norm_of
 from metaad_zoo.data import EpisodeDataModule, SequenceEpisodes
 from metaad_zoo.data.labelled_series import LabelledSeries
 from metaad_zoo.episodes import EpisodeSpec
@@ -39,6 +40,7 @@ class PointSettings:
         longest: points of a series that are scored, from the start of its later part on; None: all.
         buffer: longest buffer of the volumes (VUS), in points; None: the window.
         seed: of the draws.
+        allow_transductive: let batch normalisation take statistics over the queries.
     """
 
     methods: Sequence[str]
@@ -50,6 +52,7 @@ class PointSettings:
     longest: int | None = 50_000
     buffer: int | None = None
     seed: int = 0
+    allow_transductive: bool = False
 
 
 def run_point_evaluation(settings: PointSettings) -> dict[str, Any]:
@@ -62,7 +65,7 @@ def run_point_evaluation(settings: PointSettings) -> dict[str, Any]:
     console = Console()
     methods, checkpoints = contestants(settings.methods)
     data = _open(settings, [c.learner for c in checkpoints.values()])
-    refuse_unfit(checkpoints, data)
+    refuse_unfit(checkpoints, data, settings.allow_transductive)
     stride = max(1, data.rule.window // 4) if settings.stride is None else settings.stride
     buffer = data.rule.window if settings.buffer is None else settings.buffer
     _check_numbers(settings, stride, buffer, data.rule.window)
@@ -87,6 +90,7 @@ def run_point_evaluation(settings: PointSettings) -> dict[str, Any]:
     results = {
         "protocol": {
             **_protocol(settings, data, series, left_out, stride, buffer),
+            "batch_norm": {name: batch_norm_of(c.learner) for name, c in checkpoints.items()},
             "trained_or_chosen_on": {name: c.trained_on for name, c in checkpoints.items()},
             "methods": described(methods),
         },

@@ -33,8 +33,8 @@ LISTS: dict[str, Callable[..., list[str]]] = {
     "datasets": list_datasets,
     "baselines": list_baselines,
 }
-COMMON_OPTIONS = ("methods", "data", "out", "shots", "seed")
-EPISODE_OPTIONS = ("episodes", "alpha", "calibrate")
+COMMON_OPTIONS = ("methods", "data", "out", "shots", "seed", "allow_transductive")
+EPISODE_OPTIONS = ("episodes", "alpha", "calibrate", "inner_steps")
 POINT_OPTIONS = ("draws", "stride", "longest", "buffer")
 
 
@@ -163,10 +163,14 @@ def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", type=Path, required=True, help="folder for results.json and scores.parquet")
     command.add_argument("--shots", type=int, nargs="+", help="normal support samples; several draw a curve")
     command.add_argument("--seed", type=int, default=0, help="of the episodes of your own files")
+    command.add_argument(
+        "--allow-transductive", action="store_true", help="also models that normalise over the queries"
+    )
     episodes = command.add_argument_group("on episodes")
     episodes.add_argument("--episodes", type=int, help="on the test tasks; 600, or one of each task if more")
     episodes.add_argument("--alpha", type=float, help="false-alarm rate to aim at; 0.1")
     episodes.add_argument("--calibrate", choices=("across", "within"), help="validation tasks, or each support set")
+    episodes.add_argument("--inner-steps", type=int, nargs="+", help="of gradient learners: draws a curve")
     points = command.add_argument_group("point by point")
     points.add_argument("--points", action="store_true", help="score the whole later part of each labelled series")
     points.add_argument("--draws", type=int, help="of the support windows of each series; 3")

@@ -58,6 +58,16 @@ class Scored:
 Record = Callable[[Scored], None]
 
 
+def record_all(*records: Record) -> Record:
+    """One record that hands each row to several."""
+
+    def record(row: Scored) -> None:
+        for one in records:
+            one(row)
+
+    return record
+
+
 class ScoreFile:
     """Writes ``scores.parquet``, a row a score; a context manager, and itself a :data:`Record`.
 
