@@ -11,14 +11,16 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from metaad_zoo.cli.honesty import make_up, refuse_transductive
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.episodes import Episode, Method
 from metaad_zoo.evaluation.baselines import FlagEverything, NearestNeighbour
 from metaad_zoo.evaluation.calibration import normal_scores
 from metaad_zoo.evaluation.plots import episode_figure, learning_curve
 from metaad_zoo.evaluation.protocol import across_tasks, environment, evaluate
+from metaad_zoo.evaluation.rates import RealisedRates
 from metaad_zoo.evaluation.report import results_table, write_json
-from metaad_zoo.evaluation.scores import ScoreFile
+from metaad_zoo.evaluation.scores import ScoreFile, record_all
 from metaad_zoo.learners import EmbeddingLearner, GradientLearner, Learner, from_scratch, untrained
 from metaad_zoo.zoo import Checkpoint, save_checkpoint
 
@@ -46,13 +48,23 @@ class Conclusion:
     next_command: str | None
 
 
-def check_before_training(data: EpisodeDataModule, alpha: float) -> None:
+def check_before_training(
+    learner: Learner, data: EpisodeDataModule, alpha: float, allow_transductive: bool = False
+) -> None:
     """Refuse, before any work is lost, what the evaluation after it could not do.
+
+    Args:
+        learner: to be trained.
+        data: to be trained and tested on.
+        alpha: false-alarm rate that thresholds aim at.
+        allow_transductive: let batch normalisation take statistics over the queries.
 
     Raises:
         ValueError: there is no val or test split, a class is too small, or alpha is out of range or lower than the
-            validation episodes can promise.
+            validation episodes can promise, or the learner normalises over the queries.
     """
+    if not allow_transductive:
+        refuse_transductive("this learner", learner, "--allow_transductive=true")
     data.sampler("val")
     data.sampler("test")
     scores = data.val_episodes * data.test_episode.query_normal
@@ -63,20 +75,6 @@ def check_before_training(data: EpisodeDataModule, alpha: float) -> None:
         )
     if data.test_episode.query_normal == 0 or data.test_episode.query_anomalous == 0:
         raise ValueError("data.test_episode has queries of one kind only: AUROC needs normal and anomalous ones")
-
-
-def refuse_seen(data: EpisodeDataModule, seen: list[str]) -> None:
-    """Refuse to test a model on classes or domains that it was trained or chosen on.
-
-    Raises:
-        ValueError: names them.
-    """
-    shared = sorted(set(seen) & data.pools["test"].members)
-    if shared:
-        raise ValueError(
-            f"the checkpoint was trained or chosen on {shared[:10]}, which are in the test split: meta-test classes "
-            "must never be seen in meta-training; take other classes for data.splits, or another checkpoint"
-        )
 
 
 def conclude(learner: Learner, data: EpisodeDataModule, end: Conclusion) -> dict[str, Any]:
@@ -143,8 +141,11 @@ def test_results(learner: Learner, data: EpisodeDataModule, end: Conclusion, con
         calibrators = across_tasks(methods, calibration, lambda: progress.advance(bar))
         bar = progress.add_task("test on unseen tasks", total=data.test_episodes)
         episodes = data.episodes("test", data.test_episodes)
-        with ScoreFile(end.run_dir / "scores.parquet") as record:
-            figures = evaluate(methods, episodes, calibrators, end.alpha, lambda: progress.advance(bar), record)
+        rates = RealisedRates()
+        with ScoreFile(end.run_dir / "scores.parquet") as file:
+            figures = evaluate(
+                methods, episodes, calibrators, end.alpha, lambda: progress.advance(bar), record_all(file, rates)
+            )
     protocol = {
         "data": data.description(),
         "split": "test",
@@ -152,6 +153,7 @@ def test_results(learner: Learner, data: EpisodeDataModule, end: Conclusion, con
         "weights": end.weights,
         "episodes": data.test_episodes,
         "tasks": len(next(iter(figures.values()))["tasks"]),
+        **make_up(data.test_episode, methods),
         "alpha": end.alpha,
         "threshold": f"{1 - end.alpha:.0%} conformal quantile of the normal queries in {data.val_episodes} episodes of "
         "the validation tasks, others than those that chose the weights",
@@ -160,7 +162,12 @@ def test_results(learner: Learner, data: EpisodeDataModule, end: Conclusion, con
         "seed": end.seed,
         "learner": {"name": learner.registered_name, **learner.arguments()},
     }
-    return {"protocol": protocol, "methods": figures, "environment": environment(str(learner.device))}
+    return {
+        "protocol": protocol,
+        "methods": figures,
+        "calibration": rates.table(calibrators, data.test_episode.support_normal),
+        "environment": environment(str(learner.device)),
+    }
 
 
 def calibration_episodes(data: EpisodeDataModule) -> Iterator[Episode]:
@@ -174,10 +181,9 @@ def _draw(run_dir: Path, learner: Learner, data: EpisodeDataModule, results: dic
     if parts:
         learning_curve(parts).savefig(run_dir / "learning_curve.png", dpi=120)
     episode = next(data.episodes("test", 1))
-    if "image" in episode.support:
-        scores = learner.adapt(episode.support, episode.support_labels).score(episode.query).cpu()
-        threshold = results["methods"][learner.registered_name]["threshold"]
-        episode_figure(episode, scores, threshold).savefig(run_dir / "episode.png", dpi=120)
+    scores = learner.adapt(episode.support, episode.support_labels).score(episode.query).cpu()
+    threshold = results["methods"][learner.registered_name]["threshold"]
+    episode_figure(episode, scores, threshold).savefig(run_dir / "episode.png", dpi=120)
 
 
 def save_model(learner: Learner, data: EpisodeDataModule, end: Conclusion) -> None:

@@ -22,10 +22,10 @@ from metaad_zoo.cli.conclude import (
     Conclusion,
     check_before_training,
     conclude,
-    refuse_seen,
     save_model,
     write_predictions,
 )
+from metaad_zoo.cli.honesty import refuse_seen
 from metaad_zoo.cli.parsing import HintingParser, arrange, own_error
 from metaad_zoo.cli.resume import find_checkpoint, read_checkpoint, refuse_other_config
 from metaad_zoo.data import EpisodeDataModule
@@ -82,6 +82,7 @@ class TrainingCLI(LightningCLI):
         parser.add_argument("--runs", type=str, default="runs", help="folder of all runs")
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="a .ckpt, or last or best of <name>")
         parser.add_argument("--alpha", type=float, default=0.1, help="false-alarm rate that thresholds aim at")
+        parser.add_argument("--allow_transductive", type=bool, default=False, help="test what normalises over queries")
         parser.add_argument("--next", type=str | None, default=None, help="a command to propose at the end")
         parser.link_arguments(
             "data",
@@ -197,7 +198,7 @@ def _run_verb(cli: TrainingCLI) -> None:
     if trainer.is_global_zero:
         Console().print(data.summary())
     if tests:
-        check_before_training(data, cli.config["alpha"])
+        check_before_training(learner, data, cli.config["alpha"], cli.config["allow_transductive"])
     if trains and cli.resume_from:
         refuse_other_config(cli.run_dir, yaml.safe_load(cli.parser.dump(cli.config)))
     checkpoint = read_checkpoint(cli.resume_from, learner) if cli.resume_from else {}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from metaad_zoo.backbones import list_backbones
 from metaad_zoo.cli.evaluate import Settings, run_evaluation
+from metaad_zoo.cli.evaluate_points import PointSettings, run_point_evaluation
 from metaad_zoo.cli.recommend import run_recommendation
 from metaad_zoo.data import list_datasets
 from metaad_zoo.data.row_samples import column_names, in_order
@@ -32,6 +33,9 @@ LISTS: dict[str, Callable[..., list[str]]] = {
     "datasets": list_datasets,
     "baselines": list_baselines,
 }
+COMMON_OPTIONS = ("methods", "data", "out", "shots", "seed", "allow_transductive")
+EPISODE_OPTIONS = ("episodes", "alpha", "calibrate", "inner_steps")
+POINT_OPTIONS = ("draws", "stride", "longest", "buffer")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -157,16 +161,36 @@ def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("methods", nargs="+", help="runs or model folders, and baselines (metaad list --baselines)")
     command.add_argument("--data", type=Path, required=True, help="a config with a data section, or your own files")
     command.add_argument("--out", type=Path, required=True, help="folder for results.json and scores.parquet")
-    command.add_argument("--episodes", type=int, help="on the test tasks; 600, or one of each task if more")
     command.add_argument("--shots", type=int, nargs="+", help="normal support samples; several draw a curve")
-    command.add_argument("--alpha", type=float, default=0.1, help="false-alarm rate to aim at")
-    command.add_argument("--calibrate", choices=("across", "within"), help="validation tasks, or each support set")
     command.add_argument("--seed", type=int, default=0, help="of the episodes of your own files")
+    command.add_argument(
+        "--allow-transductive", action="store_true", help="also models that normalise over the queries"
+    )
+    episodes = command.add_argument_group("on episodes")
+    episodes.add_argument("--episodes", type=int, help="on the test tasks; 600, or one of each task if more")
+    episodes.add_argument("--alpha", type=float, help="false-alarm rate to aim at; 0.1")
+    episodes.add_argument("--calibrate", choices=("across", "within"), help="validation tasks, or each support set")
+    episodes.add_argument("--inner-steps", type=int, nargs="+", help="of gradient learners: draws a curve")
+    points = command.add_argument_group("point by point")
+    points.add_argument("--points", action="store_true", help="score the whole later part of each labelled series")
+    points.add_argument("--draws", type=int, help="of the support windows of each series; 3")
+    points.add_argument("--stride", type=int, help="steps between scored windows; a quarter of a window")
+    points.add_argument("--longest", type=int, help="points scored of a series; 50000")
+    points.add_argument("--buffer", type=int, help="longest buffer of VUS in points; the window")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    given = {k: v for k, v in vars(options).items() if k not in ("command", "run")}
-    run_evaluation(Settings(**given))
+    here, there = (POINT_OPTIONS, EPISODE_OPTIONS) if options.points else (EPISODE_OPTIONS, POINT_OPTIONS)
+    idle = [f"--{name.replace('_', '-')}" for name in there if getattr(options, name) is not None]
+    if idle:
+        raise ValueError(f"{', '.join(idle)}: only {'without' if options.points else 'with'} --points")
+    given = {k: v for k in (*COMMON_OPTIONS, *here) if (v := getattr(options, k)) is not None}
+    if not options.points:
+        run_evaluation(Settings(**given))
+        return
+    if len(options.shots or [0]) > 1:
+        raise ValueError(f"--shots {options.shots}: give one number with --points")
+    run_point_evaluation(PointSettings(**given | ({"shots": options.shots[0]} if options.shots else {})))
 
 
 def _report_arguments(command: argparse.ArgumentParser) -> None:

@@ -1,7 +1,7 @@
 """Learners: LightningModules that meta-train over many tasks and adapt to a new one."""
 
 from metaad_zoo.learners.base import Learner
-from metaad_zoo.learners.controls import from_scratch, untrained
+from metaad_zoo.learners.controls import from_scratch, untrained, with_steps
 from metaad_zoo.learners.embedding import AdaptedEmbedding, EmbeddingLearner
 from metaad_zoo.learners.gradient import GradientLearner
 from metaad_zoo.learners.maml_family import ANIL, BOIL, FirstOrderMAML, ImplicitMAML, MAMLPlusPlus, MetaSGD
@@ -35,4 +35,5 @@ __all__ = [
     "list_learners",
     "register_learner",
     "untrained",
+    "with_steps",
 ]
