@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from metaad_zoo.cli.conclude import TABLE_WIDTH, calibration_episodes, refuse_seen
+from metaad_zoo.cli.conclude import TABLE_WIDTH, refuse_seen
 from metaad_zoo.cli.contestants import data_of_config, folders_of, names_of, own_data, refuse_other_shapes
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.episodes import Episode, Method
@@ -187,7 +187,7 @@ def _calibrators(
     if calibrate == "within":
         return {n: Always() if flags_everything(m) else WithinTask(m) for n, m in methods.items()}
     bar = progress.add_task("validation tasks", total=len(methods))
-    return across_tasks(methods, list(calibration_episodes(data)), lambda: progress.advance(bar))
+    return across_tasks(methods, list(data.calibration()), lambda: progress.advance(bar))
 
 
 def _shots_curve(
@@ -227,7 +227,9 @@ def _protocol(
     trained_on: Mapping[str, list[str]],
 ) -> dict[str, Any]:
     """Every choice that fixes the figures."""
-    across = f"{1 - settings.alpha:.0%} conformal over the normal queries of {data.val_episodes} validation episodes"
+    across = (
+        f"{1 - settings.alpha:.0%} conformal over the normal queries of {data.calibration_episodes} validation episodes"
+    )
     within = "leave-one-out conformal inside each support set"
     return {
         "data": data.description(),
