@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from metaad_zoo.cli.honesty import make_up, refuse_transductive
 from metaad_zoo.data import EpisodeDataModule
-from metaad_zoo.episodes import Episode, Method
+from metaad_zoo.episodes import Method
 from metaad_zoo.evaluation.baselines import FlagEverything, NearestNeighbour
 from metaad_zoo.evaluation.calibration import normal_scores
 from metaad_zoo.evaluation.plots import episode_figure, learning_curve
@@ -67,11 +67,11 @@ def check_before_training(
         refuse_transductive("this learner", learner, "--allow_transductive=true")
     data.sampler("val")
     data.sampler("test")
-    scores = data.val_episodes * data.test_episode.query_normal
+    scores = data.calibration_episodes * data.test_episode.query_normal
     if not 0 < alpha < 1 or alpha * (scores + 1) < 1:
         raise ValueError(
             f"alpha is {alpha}; expected a false-alarm rate below 1 and of at least 1/{scores + 1}, for there are "
-            f"{scores} normal queries in the validation episodes"
+            f"{scores} normal queries in the calibration episodes (data.calibration_episodes)"
         )
     if data.test_episode.query_normal == 0 or data.test_episode.query_anomalous == 0:
         raise ValueError("data.test_episode has queries of one kind only: AUROC needs normal and anomalous ones")
@@ -137,7 +137,7 @@ def test_results(learner: Learner, data: EpisodeDataModule, end: Conclusion, con
     methods = methods_for(learner, data.input_shapes, end.seed)
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("thresholds on validation tasks", total=len(methods))
-        calibration = list(calibration_episodes(data))
+        calibration = list(data.calibration())
         calibrators = across_tasks(methods, calibration, lambda: progress.advance(bar))
         bar = progress.add_task("test on unseen tasks", total=data.test_episodes)
         episodes = data.episodes("test", data.test_episodes)
@@ -155,8 +155,8 @@ def test_results(learner: Learner, data: EpisodeDataModule, end: Conclusion, con
         "tasks": len(next(iter(figures.values()))["tasks"]),
         **make_up(data.test_episode, methods),
         "alpha": end.alpha,
-        "threshold": f"{1 - end.alpha:.0%} conformal quantile of the normal queries in {data.val_episodes} episodes of "
-        "the validation tasks, others than those that chose the weights",
+        "threshold": f"{1 - end.alpha:.0%} conformal quantile of the normal queries in {data.calibration_episodes} "
+        "episodes of the validation tasks, others than those that chose the weights",
         "intervals": "95 % BCa bootstrap over tasks, a task's figure being the mean of its episodes; pairs that share "
         "a class are taken as independent, and there is one training",
         "seed": end.seed,
@@ -168,11 +168,6 @@ def test_results(learner: Learner, data: EpisodeDataModule, end: Conclusion, con
         "calibration": rates.table(calibrators, data.test_episode.support_normal),
         "environment": environment(str(learner.device)),
     }
-
-
-def calibration_episodes(data: EpisodeDataModule) -> Iterator[Episode]:
-    """Episodes of the validation tasks, but not those (of epoch 0) by which the best checkpoint is chosen."""
-    return data.episodes("val", data.val_episodes, epoch=1)
 
 
 def _draw(run_dir: Path, learner: Learner, data: EpisodeDataModule, results: dict[str, Any]) -> None:
@@ -191,7 +186,7 @@ def save_model(learner: Learner, data: EpisodeDataModule, end: Conclusion) -> No
     learner.eval()
     config = end.run_dir / "config.yaml"
     text = config.read_text(encoding="utf-8") if config.is_file() else None
-    calibration = normal_scores(learner, calibration_episodes(data))
+    calibration = normal_scores(learner, data.calibration())
     save_checkpoint(end.run_dir / "model", Checkpoint(learner, end.seen, {"calibration": calibration}, text))
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import Progress
 
-from metaad_zoo.cli.conclude import TABLE_WIDTH, calibration_episodes
+from metaad_zoo.cli.conclude import TABLE_WIDTH
 from metaad_zoo.cli.contestants import contestants, data_of_config, described, own_data, refuse_unfit
 from metaad_zoo.cli.curves import inner_steps_curve, shots_curve, steppers
 from metaad_zoo.cli.honesty import make_up
@@ -186,7 +186,7 @@ def _calibrators(
     if calibrate == "within":
         return {n: Always() if flags_everything(m) else WithinTask(m) for n, m in methods.items()}
     bar = progress.add_task("validation tasks", total=len(methods))
-    return across_tasks(methods, list(calibration_episodes(data)), lambda: progress.advance(bar))
+    return across_tasks(methods, list(data.calibration()), lambda: progress.advance(bar))
 
 
 def _curves(
@@ -212,7 +212,9 @@ def _protocol(
     trained_on: Mapping[str, list[str]],
 ) -> dict[str, Any]:
     """Every choice that fixes the figures."""
-    across = f"{1 - settings.alpha:.0%} conformal over the normal queries of {data.val_episodes} validation episodes"
+    across = (
+        f"{1 - settings.alpha:.0%} conformal over the normal queries of {data.calibration_episodes} validation episodes"
+    )
     within = "leave-one-out conformal inside each support set"
     return {
         "data": data.description(),

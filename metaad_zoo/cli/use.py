@@ -22,6 +22,7 @@ from metaad_zoo.data.samples import named_samples, refuse_anomalies_in
 from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
 from metaad_zoo.detector import Detector, load_detector
 from metaad_zoo.evaluation.baselines import list_baselines
+from metaad_zoo.evaluation.decisions import USUAL_ALPHA, WAYS
 from metaad_zoo.evaluation.explanation import Explanation
 from metaad_zoo.evaluation.html_report import write_report
 from metaad_zoo.explain import write_explanations
@@ -113,7 +114,14 @@ def _data_arguments(command: argparse.ArgumentParser) -> None:
 def _score_arguments(command: argparse.ArgumentParser) -> None:
     _data_arguments(command)
     command.add_argument("--out", type=Path, required=True, help="CSV file: sample, score, p_value, anomaly")
-    command.add_argument("--alpha", type=float, default=0.1, help="false-alarm rate of the column anomaly")
+    command.add_argument("--alpha", type=float, help="false-alarm rate of the column anomaly; 0.1")
+    command.add_argument(
+        "--calibrate",
+        choices=WAYS,
+        help="by scores of the validation tasks (across, the usual), of the support set, each left out once (within), "
+        "or of the support set without the share --contamination",
+    )
+    command.add_argument("--contamination", type=float, help="share of anomalies expected in the support set")
 
 
 def _score(options: argparse.Namespace) -> None:
@@ -122,12 +130,14 @@ def _score(options: argparse.Namespace) -> None:
         raise ValueError(f"--out {out}: the folder {out.parent} does not exist; make it first")
     detector = load_detector(options.folder)
     names, samples = _as_adapted(detector, options)
-    scores, p, decisions = detector.judge(samples, options.alpha)
+    calibrate = options.calibrate or ("across" if options.contamination is None else "contamination")
+    scores, p, decisions = detector.judge(samples, options.alpha, calibrate, options.contamination)
     with out.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["sample", "score", "p_value", "anomaly"])
         writer.writerows(zip(names, scores, p, decisions, strict=True))
-    print(f"{int(decisions.sum())} of {len(names)} samples called anomalous at alpha={options.alpha}: {out}")
+    by = "" if options.alpha is None and calibrate == "contamination" else f" at alpha={options.alpha or USUAL_ALPHA}"
+    print(f"{int(decisions.sum())} of {len(names)} samples called anomalous{by} ({calibrate}): {out}")
 
 
 def _as_adapted(detector: Detector, options: argparse.Namespace) -> tuple[list[str], dict[str, Tensor]]:

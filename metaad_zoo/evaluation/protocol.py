@@ -16,7 +16,7 @@ from scipy import stats
 
 from metaad_zoo.episodes import Episode, Method
 from metaad_zoo.evaluation.calibration import normal_scores, threshold
-from metaad_zoo.evaluation.decisions import AcrossTasks, Always, Calibrator
+from metaad_zoo.evaluation.decisions import ROUNDING, AcrossTasks, Always, Calibrator
 from metaad_zoo.evaluation.metrics import METRICS, all_metrics
 from metaad_zoo.evaluation.scores import Record, Scored
 
@@ -24,8 +24,6 @@ CONFIDENCE = 0.95
 BOOTSTRAP_RESAMPLES = 9999
 LEAST_TASKS = 5
 """Fewer tasks say nothing of others: a bootstrap over them draws the same few again and again."""
-ROUNDING = 1e-12
-"""A p-value that equals alpha up to rounding counts as equal."""
 
 
 def across_tasks(
