@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,18 @@ from metaad_zoo.data.row_samples import column_names, in_order, read_series
 from metaad_zoo.data.samples import as_labels, as_samples, refuse_anomalies_in
 from metaad_zoo.data.windows import Pooling, score_series
 from metaad_zoo.episodes import NORMAL, Adapted
-from metaad_zoo.evaluation.calibration import p_values
+from metaad_zoo.evaluation.calibration import p_values, threshold
 from metaad_zoo.evaluation.explanation import Explainer, Explanation
-from metaad_zoo.zoo import Checkpoint, CheckpointError, is_checkpoint, load_checkpoint, save_checkpoint
+from metaad_zoo.zoo import (
+    Checkpoint,
+    CheckpointError,
+    check_detector_tensors,
+    checkpoint_files,
+    files_in_a_folder,
+    is_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 SCORING_CHUNK = 256
 
@@ -57,9 +67,9 @@ class Detector:
         """Whether :meth:`fit` has been called, here or before the detector was saved."""
         return self._adapted is not None
 
-    def to(self, device: str | torch.device) -> Detector:
-        """Move to a device; a fitted detector adapts anew there."""
-        self._checkpoint.learner.to(device)
+    def to(self, place: str | torch.device | torch.dtype) -> Detector:
+        """Move to a device or to another precision; a fitted detector adapts anew there."""
+        self._checkpoint.learner.to(place)
         if self.is_fitted:
             self._adapt()
         return self
@@ -185,20 +195,35 @@ class Detector:
 
     def judge(self, samples: Any, alpha: float = 0.1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Scores, p-values and decisions in one pass; arguments and errors as for :meth:`predict`."""
-        if not 0 < alpha < 1:
-            raise ValueError(f"alpha is {alpha}; expected a false-alarm rate between 0 and 1, such as 0.1")
-        scores = self.score(samples)
-        p = self._p_values(scores)
-        n = len(self._checkpoint.tensors["calibration"])
-        if alpha * (n + 1) < 1 - 1e-9:
-            raise ValueError(f"{n} calibration scores can't promise {alpha} false alarms: take alpha >= 1/{n + 1}")
-        return scores, p, (p <= alpha + 1e-12).astype(np.int64)
+        limit, scores = self.threshold(alpha), self.score(samples)
+        return scores, self._p_values(scores), (scores > limit).astype(np.int64)
 
-    def _p_values(self, scores: np.ndarray) -> np.ndarray:
+    def threshold(self, alpha: float = 0.1) -> float:
+        """The score above which :meth:`predict` calls a sample anomalous; it is of the model, not of a support set.
+
+        Raises:
+            RuntimeError: the checkpoint holds no calibration.
+            ValueError: as for :meth:`predict`.
+        """
+        n, limit = len(self.calibration), threshold(self.calibration, alpha)
+        if math.isinf(limit):
+            raise ValueError(f"{n} calibration scores can't promise {alpha} false alarms: take alpha >= 1/{n + 1}")
+        return limit
+
+    @property
+    def calibration(self) -> Tensor:
+        """Scores of normal samples of the validation tasks, ``(m,)``, ascending.
+
+        Raises:
+            RuntimeError: the checkpoint holds none.
+        """
         calibration = self._checkpoint.tensors.get("calibration")
         if calibration is None or len(calibration) == 0:
             raise RuntimeError("this checkpoint holds no calibration scores: train it with a val split, or use score()")
-        found: np.ndarray = p_values(torch.as_tensor(scores), calibration).numpy()
+        return calibration
+
+    def _p_values(self, scores: np.ndarray) -> np.ndarray:
+        found: np.ndarray = p_values(torch.as_tensor(scores), self.calibration).numpy()
         return found
 
     def explain(self, samples: Any, method: Explanation = "auto") -> np.ndarray | dict[str, np.ndarray]:
@@ -244,6 +269,16 @@ class Detector:
         """Keep the detector, with its support set if it is fitted, in a folder for :func:`load_detector`."""
         save_checkpoint(Path(folder), self._checkpoint)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copies and pickles go the way of save and load: adapted weights are computed, not kept.
+        reference = next(self._checkpoint.learner.parameters(), torch.zeros(()))
+        return _from_files, (checkpoint_files(self._checkpoint), reference.dtype, reference.device)
+
+
+def _from_files(files: dict[str, bytes], dtype: torch.dtype, device: torch.device) -> Detector:
+    with files_in_a_folder(files) as folder:
+        return load_detector(folder).to(dtype).to(device)
+
 
 def load_detector(name: str | Path) -> Detector:
     """A detector from a folder: a finished run, a run's ``model`` folder, or what :meth:`Detector.save` wrote.
@@ -258,23 +293,8 @@ def load_detector(name: str | Path) -> Detector:
             f"{folder} is no checkpoint: expected a finished run (runs/<name>/<time>), or what detector.save wrote"
         )
     checkpoint = load_checkpoint(places[0])
-    _check_tensors(places[0], checkpoint)
+    check_detector_tensors(places[0], checkpoint)
     detector = Detector(checkpoint)
     if "support_labels" in checkpoint.tensors:
         detector._adapt()
     return detector
-
-
-def _check_tensors(folder: Path, checkpoint: Checkpoint) -> None:
-    """Refuse calibration scores and support sets that no detector has written."""
-    tensors = checkpoint.tensors
-    calibration = tensors.get("calibration", torch.zeros(0))
-    if calibration.ndim != 1 or torch.isnan(calibration).any() or bool((calibration.diff() < 0).any()):
-        raise CheckpointError(f"{folder} holds calibration scores that are not an ascending row of numbers: damaged")
-    if "support_labels" in tensors:
-        try:
-            shapes = checkpoint.learner.arguments()["input_shapes"]
-            found = as_samples({name: tensors[f"support/{name}"] for name in shapes}, shapes)
-            as_labels(tensors["support_labels"], len(next(iter(found.values()))))
-        except (KeyError, ValueError) as error:
-            raise CheckpointError(f"{folder} holds a support set that does not fit its model: {error}") from error
