@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,19 @@ from metaad_zoo.data.row_samples import column_names, in_order, read_series
 from metaad_zoo.data.samples import as_labels, as_samples, refuse_anomalies_in
 from metaad_zoo.data.windows import Pooling, score_series
 from metaad_zoo.episodes import NORMAL, Adapted
-from metaad_zoo.evaluation.decisions import ROUNDING, Calibrate, SupportDecisions
+from metaad_zoo.evaluation.calibration import threshold
+from metaad_zoo.evaluation.decisions import ROUNDING, USUAL_ALPHA, Calibrate, SupportDecisions
 from metaad_zoo.evaluation.explanation import Explainer, Explanation
-from metaad_zoo.zoo import Checkpoint, CheckpointError, is_checkpoint, load_checkpoint, save_checkpoint
-from metaad_zoo.zoo.contents import check_tensors
+from metaad_zoo.zoo import (
+    Checkpoint,
+    CheckpointError,
+    check_detector_tensors,
+    checkpoint_files,
+    files_in_a_folder,
+    is_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 SCORING_CHUNK = 256
 
@@ -59,9 +69,9 @@ class Detector:
         """Whether :meth:`fit` has been called, here or before the detector was saved."""
         return self._adapted is not None
 
-    def to(self, device: str | torch.device) -> Detector:
-        """Move to a device; a fitted detector adapts anew there."""
-        self._checkpoint.learner.to(device)
+    def to(self, place: str | torch.device | torch.dtype) -> Detector:
+        """Move to a device or to another precision; a fitted detector adapts anew there."""
+        self._checkpoint.learner.to(place)
         if self.is_fitted:
             self._adapt()
         return self
@@ -227,6 +237,30 @@ class Detector:
             self._judging = SupportDecisions(learner, adapted, self._support(), labels, across)
         return self._judging
 
+    def threshold(self, alpha: float = USUAL_ALPHA) -> float:
+        """The score above which :meth:`predict` calls a sample anomalous, across tasks: the model's, of any support set.
+
+        Raises:
+            RuntimeError: the checkpoint holds no calibration.
+            ValueError: as for :meth:`predict`.
+        """
+        n, limit = len(self.calibration), threshold(self.calibration, alpha)
+        if math.isinf(limit):
+            raise ValueError(f"{n} calibration scores can't promise {alpha} false alarms: take alpha >= 1/{n + 1}")
+        return limit
+
+    @property
+    def calibration(self) -> Tensor:
+        """Scores of normal samples of the validation tasks, ``(m,)``, ascending.
+
+        Raises:
+            RuntimeError: the checkpoint holds none.
+        """
+        calibration = self._checkpoint.tensors.get("calibration")
+        if calibration is None or len(calibration) == 0:
+            raise RuntimeError("this checkpoint holds no calibration scores: train it with a val split, or use score()")
+        return calibration
+
     def explain(self, samples: Any, method: Explanation = "auto") -> np.ndarray | dict[str, np.ndarray]:
         """What in the samples made their scores: positive where a value raised it over that of the usual sample.
 
@@ -268,6 +302,16 @@ class Detector:
         """Keep the detector, with its support set if it is fitted, in a folder for :func:`load_detector`."""
         save_checkpoint(Path(folder), self._checkpoint)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copies and pickles go the way of save and load: adapted weights are computed, not kept.
+        reference = next(self._checkpoint.learner.parameters(), torch.zeros(()))
+        return _from_files, (checkpoint_files(self._checkpoint), reference.dtype, reference.device)
+
+
+def _from_files(files: dict[str, bytes], dtype: torch.dtype, device: torch.device) -> Detector:
+    with files_in_a_folder(files) as folder:
+        return load_detector(folder).to(dtype).to(device)
+
 
 def load_detector(name: str | Path) -> Detector:
     """A detector from a folder: a finished run, a run's ``model`` folder, or what :meth:`Detector.save` wrote.
@@ -282,7 +326,7 @@ def load_detector(name: str | Path) -> Detector:
             f"{folder} is no checkpoint: expected a finished run (runs/<name>/<time>), or what detector.save wrote"
         )
     checkpoint = load_checkpoint(places[0])
-    check_tensors(places[0], checkpoint)
+    check_detector_tensors(places[0], checkpoint)
     detector = Detector(checkpoint)
     if "support_labels" in checkpoint.tensors:
         detector._adapt()

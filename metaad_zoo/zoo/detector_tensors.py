@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside weights, looked at before it is used."""
+"""What a detector keeps in a checkpoint beside the learner, and whether that can be so."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from metaad_zoo.data.samples import as_labels, as_samples
 from metaad_zoo.zoo.checkpoint import Checkpoint, CheckpointError
 
 
-def check_tensors(folder: Path, checkpoint: Checkpoint) -> None:
+def check_detector_tensors(folder: Path, checkpoint: Checkpoint) -> None:
     """Refuse calibration scores and support sets that no detector has written.
 
     Args:
-        folder: where the checkpoint lies, for the message.
-        checkpoint: as loaded.
+        folder: named in errors.
+        checkpoint: as it was read.
 
     Raises:
-        CheckpointError: they are not what they should be.
+        CheckpointError: as said.
     """
     tensors = checkpoint.tensors
     calibration = tensors.get("calibration", torch.zeros(0))
