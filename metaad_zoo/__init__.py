@@ -11,15 +11,19 @@ from metaad_zoo.data import list_datasets
 from metaad_zoo.detector import Detector, load_detector
 from metaad_zoo.episodes import EpisodeSpec
 from metaad_zoo.learners import list_learners
+from metaad_zoo.zoo import CheckpointError, list_checkpoints, push_to_hub
 
 __all__ = [
+    "CheckpointError",
     "Detector",
     "EpisodeSpec",
     "create_backbone",
     "list_backbones",
+    "list_checkpoints",
     "list_datasets",
     "list_learners",
     "load_detector",
+    "push_to_hub",
     "pyod",
     "sklearn",
 ]

@@ -21,12 +21,11 @@ from metaad_zoo.evaluation.decisions import ROUNDING, USUAL_ALPHA, Calibrate, Su
 from metaad_zoo.evaluation.explanation import Explainer, Explanation
 from metaad_zoo.zoo import (
     Checkpoint,
-    CheckpointError,
     check_detector_tensors,
     checkpoint_files,
     files_in_a_folder,
-    is_checkpoint,
     load_checkpoint,
+    locate,
     save_checkpoint,
 )
 
@@ -238,7 +237,7 @@ class Detector:
         return self._judging
 
     def threshold(self, alpha: float = USUAL_ALPHA) -> float:
-        """The score above which :meth:`predict` calls a sample anomalous, across tasks: the model's, of any support set.
+        """The score above which :meth:`predict`, across tasks, calls a sample anomalous; the same for any support set.
 
         Raises:
             RuntimeError: the checkpoint holds no calibration.
@@ -314,19 +313,20 @@ def _from_files(files: dict[str, bytes], dtype: torch.dtype, device: torch.devic
 
 
 def load_detector(name: str | Path) -> Detector:
-    """A detector from a folder: a finished run, a run's ``model`` folder, or what :meth:`Detector.save` wrote.
+    """A detector by a published name, from a folder, an address or a Hugging Face repository; always verified.
+
+    Args:
+        name: a published name, as in :func:`metaad_zoo.list_checkpoints`; a finished run, a run's ``model`` folder, or
+            what :meth:`Detector.save` wrote; a ``file://`` or ``https://`` address of such a folder
+            (``#sha256=...`` pins its manifest) or of an index (``.../index.json#NAME``); or ``hf://owner/repository``.
 
     Raises:
-        CheckpointError: there is no such folder, or its files are damaged; a fitted detector comes back fitted.
+        CheckpointError: there is no such checkpoint, it can't be fetched, or its files are damaged; a fitted detector
+            comes back fitted.
     """
-    folder = Path(name).expanduser()
-    places = [p for p in (folder, folder / "model") if is_checkpoint(p)]
-    if not places:
-        raise CheckpointError(
-            f"{folder} is no checkpoint: expected a finished run (runs/<name>/<time>), or what detector.save wrote"
-        )
-    checkpoint = load_checkpoint(places[0])
-    check_detector_tensors(places[0], checkpoint)
+    folder = locate(name)
+    checkpoint = load_checkpoint(folder)
+    check_detector_tensors(folder, checkpoint)
     detector = Detector(checkpoint)
     if "support_labels" in checkpoint.tensors:
         detector._adapt()

@@ -21,7 +21,7 @@ from metaad_zoo.episodes import EpisodeSpec, Method
 from metaad_zoo.evaluation.baselines import create_baseline, list_baselines
 from metaad_zoo.learners import Learner
 from metaad_zoo.names import unknown_name
-from metaad_zoo.zoo import Checkpoint, is_checkpoint, load_checkpoint
+from metaad_zoo.zoo import Checkpoint, is_known, load_checkpoint, locate, model_folder, read_index
 
 OWN: Mapping[str, type[EpisodeDataModule]] = {
     "image": ImageEpisodes,
@@ -46,29 +46,24 @@ def names_of(methods: Sequence[str]) -> list[str]:
 
 
 def name_of(method: str) -> str:
-    """A baseline's own name; of a model the last parts of its folder."""
+    """A baseline's or published checkpoint's own name; of a model the last parts of its folder."""
     path = Path(method)
     return "/".join(path.parts[-2:]) if model_folder(path) is not None else method
 
 
-def model_folder(path: Path) -> Path | None:
-    """The model that a path stands for: itself, or the folder ``model`` of a run; None where there is none."""
-    return next((p for p in (path, path / "model") if is_checkpoint(p)), None)
-
-
 def folders_of(methods: Sequence[str]) -> dict[str, Path]:
-    """By name the folders of those methods that are models.
+    """By name the folders of those methods that are models; those with an address are fetched.
 
     Raises:
-        ValueError: a method is neither a model's folder nor a baseline's name.
+        ValueError: a method is neither a checkpoint's name, folder or address nor a baseline's name.
     """
     found = {}
     for method in methods:
-        folder = model_folder(Path(method).expanduser())
-        if folder is not None:
-            found[name_of(method)] = folder
+        if is_known(method):
+            found[name_of(method)] = locate(method)
         elif method not in list_baselines() and not method.startswith("pyod/"):
-            raise unknown_name("method (no model lies there, and no baseline is called so):", method, list_baselines())
+            known = [*read_index(), *list_baselines()]
+            raise unknown_name("method (no model lies there, and nothing is called so):", method, known)
     return found
 
 

@@ -14,7 +14,6 @@ from rich.table import Table
 from torch import Tensor
 
 from metaad_zoo.backbones import ANY
-from metaad_zoo.cli.contestants import model_folder
 from metaad_zoo.data.samples import named_samples
 from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
 from metaad_zoo.data.sources.files import list_images
@@ -22,7 +21,7 @@ from metaad_zoo.data.synthetic import create_synthetic, list_synthetic
 from metaad_zoo.episodes import Method, count
 from metaad_zoo.evaluation.baselines import create_baseline, list_baselines
 from metaad_zoo.evaluation.choosing import Recommendation, recommend
-from metaad_zoo.zoo import load_checkpoint
+from metaad_zoo.zoo import load_checkpoint, locate
 
 USUAL_SHAPES: Mapping[str, tuple[int, ...]] = {"image": (3, 64, 64), "tabular": (ANY,), "sequence": (32, ANY)}
 """In which samples are read where no model says."""
@@ -35,18 +34,13 @@ def run_recommendation(support: Path, label: str | None, models: Sequence[str], 
     Args:
         support: images, a table, or series.
         label: a table's column of labels.
-        models: runs or model folders; those that read other samples are named as such.
+        models: checkpoints by name or folder; those that read other samples are named as such.
         as_json: print for machines.
 
     Raises:
         ValueError: the support can't be read, or is too small.
     """
-    learners = {}
-    for name in models:
-        folder = model_folder(Path(name).expanduser())
-        if folder is None:
-            raise ValueError(f"{name} is no model: give a finished run or a model folder")
-        learners[name] = load_checkpoint(folder).learner
+    learners = {name: load_checkpoint(locate(name)).learner for name in models}
     read = [x.arguments()["input_shapes"] for x in learners.values()]
     shapes: dict[str, Any] = read[0] if read else _shapes_of(support)
     _, samples = named_samples(support, shapes, label)

@@ -13,6 +13,8 @@ from typing import Any, get_args
 from torch import Tensor
 
 from metaad_zoo.backbones import list_backbones
+from metaad_zoo.cli.checkpoints import VERBS as CHECKPOINT_VERBS
+from metaad_zoo.cli.checkpoints import show_checkpoints
 from metaad_zoo.cli.evaluate import Settings, run_evaluation
 from metaad_zoo.cli.evaluate_points import PointSettings, run_point_evaluation
 from metaad_zoo.cli.recommend import run_recommendation
@@ -62,7 +64,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _list_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("pattern", nargs="?", default="*", help="such as '*net*', or 'timm/resnet*'")
-    kinds = command.add_mutually_exclusive_group(required=True)
+    kinds = command.add_mutually_exclusive_group()
+    kinds.add_argument("--checkpoints", dest="kind", action="store_const", const=None, help="by default")
     for kind in LISTS:
         kinds.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind)
     command.add_argument("--modality", help="only what reads this: image, sequence, tabular, multimodal")
@@ -70,6 +73,9 @@ def _list_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
+    if options.kind is None:
+        show_checkpoints(options.pattern, options.modality, options.json)
+        return
     if options.modality and options.kind == "learners":
         raise ValueError("--modality is not for learners: each takes any backbone")
     chosen: dict[str, Any] = {"modality": options.modality} if options.modality else {}
@@ -85,7 +91,7 @@ def _support_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _adapt_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("name", help="a finished run, such as runs/quickstart/<time>, or a model folder")
+    command.add_argument("name", help="a published checkpoint (metaad list), a run, a folder or an address")
     _support_arguments(command)
     command.add_argument("--out", type=Path, required=True, help="folder for the detector")
 
@@ -168,7 +174,7 @@ def _explain(options: argparse.Namespace) -> None:
 
 
 def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("methods", nargs="+", help="runs or model folders, and baselines (metaad list --baselines)")
+    command.add_argument("methods", nargs="+", help="checkpoints by name or folder, and baselines")
     command.add_argument("--data", type=Path, required=True, help="a config with a data section, or your own files")
     command.add_argument("--out", type=Path, required=True, help="folder for results.json and scores.parquet")
     command.add_argument("--shots", type=int, nargs="+", help="normal support samples; several draw a curve")
@@ -216,7 +222,9 @@ def _report(options: argparse.Namespace) -> None:
 
 def _recommend_arguments(command: argparse.ArgumentParser) -> None:
     _support_arguments(command)
-    command.add_argument("--models", nargs="*", default=[], help="runs or model folders to try beside the baselines")
+    command.add_argument(
+        "--models", nargs="*", default=[], help="checkpoints by name or folder, to try beside the baselines"
+    )
     command.add_argument("--json", action="store_true", help="for machines")
 
 
@@ -225,7 +233,8 @@ def _recommend(options: argparse.Namespace) -> None:
 
 
 _VERBS: dict[str, tuple[Callable[[argparse.Namespace], None], str, Callable[[argparse.ArgumentParser], None]]] = {
-    "list": (_list, "what there is", _list_arguments),
+    "list": (_list, "what there is: published checkpoints, backbones, learners, ...", _list_arguments),
+    **CHECKPOINT_VERBS,
     "adapt": (_adapt, "make a detector for your own domain from a few samples", _adapt_arguments),
     "score": (_score, "score samples by a detector", _score_arguments),
     "explain": (_explain, "show what in the samples made their scores", _explain_arguments),

@@ -16,21 +16,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import safetensors
 import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from metaad_zoo.inner_loop import InnerLoopConfig
-from metaad_zoo.learners import Learner, learner_class
+from metaad_zoo.learners import Learner
+from metaad_zoo.zoo.reading import TEXT_LIMIT, WEIGHTS_LIMIT, CheckpointError, parse_json, parse_yaml, read_bytes
+from metaad_zoo.zoo.rebuild import build_learner
 
 FORMAT = 1
 WEIGHTS, MANIFEST, CONFIG = "model.safetensors", "manifest.json", "config.yaml"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint folder is missing, damaged, or of a kind that this version does not know."""
 
 
 @dataclass
@@ -62,12 +58,15 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     weights = {f"learner/{name}": x for name, x in checkpoint.learner.state_dict().items()}
     extra = {f"extra/{name}": x for name, x in checkpoint.tensors.items()}
     content = to_safetensors({name: x.detach().cpu().contiguous().clone() for name, x in {**weights, **extra}.items()})
+    sha256 = {WEIGHTS: hashlib.sha256(content).hexdigest()}
+    if checkpoint.config is not None:
+        sha256[CONFIG] = hashlib.sha256(checkpoint.config.encode()).hexdigest()
     manifest = {
         "format": FORMAT,
         "learner": checkpoint.learner.registered_name,
         "arguments": checkpoint.learner.arguments(),
         "trained_on": checkpoint.trained_on,
-        "sha256": {WEIGHTS: hashlib.sha256(content).hexdigest()},
+        "sha256": sha256,
     }
     _replace(folder / WEIGHTS, content)
     (folder / CONFIG).unlink(missing_ok=True)  # of a checkpoint that was here before
@@ -80,23 +79,19 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint folder, verified.
 
     Raises:
-        CheckpointError: a file is missing or damaged, its sha256 is not the manifest's, the format is newer than this
-            version, or weights and learner do not fit together.
+        CheckpointError: a file is missing, damaged or forged, its sha256 is not the manifest's, the format is newer
+            than this version, or weights and learner do not fit together.
     """
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     tensors = _read_weights(folder, manifest)
-    learner = _build(folder, manifest, {name: x.shape for name, x in tensors.items()})
-    weights = {name.removeprefix("learner/"): x for name, x in tensors.items() if name.startswith("learner/")}
-    try:
-        learner.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"the weights in {folder} do not fit the learner its manifest describes: {error}"
-        ) from error
-    extra = {name.removeprefix("extra/"): x for name, x in tensors.items() if name.startswith("extra/")}
-    config = folder / CONFIG
-    text = config.read_text(encoding="utf-8") if config.is_file() else None
-    return Checkpoint(learner.eval(), list(manifest["trained_on"]), extra, text)
+    learner = build_learner(str(folder / MANIFEST), manifest, tensors)
+    learner.load_state_dict(_part(tensors, "learner/"))
+    config = _read_config(folder, manifest)
+    return Checkpoint(learner.eval(), list(manifest["trained_on"]), _part(tensors, "extra/"), config)
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
 
 
 def checkpoint_files(checkpoint: Checkpoint) -> dict[str, bytes]:
@@ -126,64 +121,77 @@ def _replace(path: Path, content: bytes) -> None:
     os.replace(beside, path)
 
 
-def _read_manifest(folder: Path) -> Mapping[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint folder, its fields checked.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or its format is newer than this version.
+    """
     path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{folder} is no checkpoint folder: {path.name} can't be read ({error})") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged: {error}; fetch the checkpoint again") from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
-        raise CheckpointError(f"{path} is damaged: it names no format; fetch the checkpoint again")
+    if not path.exists():
+        raise CheckpointError(f"{folder} is no checkpoint folder: it has no {MANIFEST}")
+    return check_manifest(parse_json(read_bytes(path, TEXT_LIMIT), str(path)), str(path))
+
+
+def check_manifest(manifest: Any, where: str) -> dict[str, Any]:
+    """A manifest as it was parsed, its fields checked.
+
+    Raises:
+        CheckpointError: it is damaged, or its format is newer than this version.
+    """
+    if not isinstance(manifest, dict) or type(manifest.get("format")) is not int:
+        raise CheckpointError(f"{where} is damaged: it names no format; fetch the checkpoint again")
     if manifest["format"] < 1:
-        raise CheckpointError(f"{path} is damaged: it names format {manifest['format']}; fetch the checkpoint again")
+        raise CheckpointError(f"{where} is damaged: it names format {manifest['format']}; fetch the checkpoint again")
     if manifest["format"] > FORMAT:
         raise CheckpointError(
-            f"{path} has format {manifest['format']}, this version of metaad_zoo knows up to {FORMAT}: upgrade it with "
-            "`pip install -U metaad_zoo`"
+            f"{where} has format {manifest['format']}, this version of metaad_zoo knows up to {FORMAT}: upgrade it "
+            "with `pip install -U metaad_zoo`"
         )
     kinds = {"learner": str, "arguments": dict, "trained_on": list, "sha256": dict}
     wrong = [key for key, kind in kinds.items() if not isinstance(manifest.get(key), kind)]
+    if not wrong and not all(isinstance(name, str) for name in manifest["trained_on"]):
+        wrong = ["trained_on"]
     if wrong:
-        raise CheckpointError(f"{path} is damaged: {', '.join(wrong)} missing or of a wrong type; fetch it again")
+        raise CheckpointError(f"{where} is damaged: {', '.join(wrong)} missing or of a wrong type; fetch it again")
     return manifest
+
+
+def verify(content: bytes, sha256: object, where: str, says: str = "its manifest") -> bytes:
+    """The same content, if its sha256 is the one expected.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise CheckpointError(
+            f"{where} has sha256 {found}, {says} says {sha256}: it is damaged or was changed; fetch it again"
+        )
+    return content
 
 
 def _read_weights(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Tensor]:
     path = folder / WEIGHTS
+    content = verify(read_bytes(path, WEIGHTS_LIMIT), manifest["sha256"].get(WEIGHTS), str(path))
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path} can't be read ({error}); fetch the checkpoint again") from error
-    found, expected = hashlib.sha256(content).hexdigest(), manifest["sha256"].get(WEIGHTS)
-    if found != expected:
-        raise CheckpointError(
-            f"{path} has sha256 {found}, its manifest says {expected}: it is damaged or was changed; fetch it again"
-        )
-    try:
-        return load_safetensors(content)
-    except safetensors.SafetensorError as error:
+        tensors: dict[str, Tensor] = load_safetensors(content)
+    except Exception as error:  # whatever a forged header makes the library say
         raise CheckpointError(f"{path} is no safetensors file ({error}); fetch the checkpoint again") from error
+    for name, x in tensors.items():
+        if not name.startswith(("learner/", "extra/")):
+            raise CheckpointError(f"{path} holds {name!r}, which belongs to no learner: it is damaged or was changed")
+        if name.startswith("learner/") and x.is_floating_point() and not bool(torch.isfinite(x).all()):
+            raise CheckpointError(f"{path} holds NaN or infinite weights in {name!r}: no model that works has these")
+    return tensors
 
 
-def _build(folder: Path, manifest: Mapping[str, Any], shapes: Mapping[str, torch.Size]) -> Learner:
-    """The learner that the manifest describes, built without memory first, so that no forged size can ask for more than
-    the weights' own file."""
-    try:
-        arguments = dict(manifest["arguments"])
-        if "inner_loop" in arguments:
-            arguments["inner_loop"] = InnerLoopConfig(**arguments["inner_loop"])
-        with torch.random.fork_rng():
-            with torch.device("meta"):
-                skeleton = learner_class(manifest["learner"])(**arguments)
-            wanted = {f"learner/{name}": x.shape for name, x in skeleton.state_dict().items()}
-            found = {name: shape for name, shape in shapes.items() if name.startswith("learner/")}
-            if wanted == found:
-                return learner_class(manifest["learner"])(**arguments)
-    except Exception as error:  # a forged manifest can make anything fail, which is all the same to the user
-        raise CheckpointError(
-            f"{folder / MANIFEST} describes a learner that can't be built ({type(error).__name__}: {error})"
-        ) from error
-    differing = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
-    raise CheckpointError(f"the weights in {folder} do not fit the learner its manifest describes: {differing[:5]}")
+def _read_config(folder: Path, manifest: Mapping[str, Any]) -> str | None:
+    path, expected = folder / CONFIG, manifest["sha256"].get(CONFIG)
+    if not path.exists() and expected is None:
+        return None
+    content = read_bytes(path, TEXT_LIMIT)
+    if expected is not None:
+        verify(content, expected, str(path))
+    parse_yaml(content, str(path))
+    return content.decode("utf-8")

@@ -1,0 +1,165 @@
+"""Model cards: written by this code from a published folder's own files, never by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from metaad_zoo.learners import learner_class
+from metaad_zoo.zoo.folding import fold
+from metaad_zoo.zoo.limits import limits
+from metaad_zoo.zoo.published import Published
+
+COLUMNS = {
+    "auroc": "AUROC",
+    "ap": "AP",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "fpr": "false alarms",
+}
+LICENCE_IDS = {"Apache-2.0": "apache-2.0", "CC BY-SA 4.0": "cc-by-sa-4.0"}
+SAMPLES = {
+    "image": "images",
+    "sequence": "sequences",
+    "tabular": "table rows",
+    "multimodal": "samples of several kinds",
+}
+
+
+def card(published: Published) -> str:
+    """The card of a published model, in Markdown with a head that Hugging Face reads."""
+    parts = [
+        _head(published),
+        f"# {published.name}\n\n{_sentence(published)}",
+        _facts(published),
+        f"## Use\n\n{_use(published)}",
+        f"## Trained and tested on\n\n{_splits(published)}",
+        f"## Figures\n\n{_figures(published)}",
+        f"## Limits, and when not to use it\n\n{_limits(published)}",
+        f"## Reproduce\n\n{_reproduce(published)}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _head(published: Published) -> str:
+    tags = ["anomaly-detection", "few-shot-learning", "meta-learning", published.modality]
+    lines = [f"license: {LICENCE_IDS[published.weights_licence]}", "library_name: metaad_zoo", "tags:"]
+    return "\n".join(["---", *lines, *(f"- {tag}" for tag in tags), "---"])
+
+
+def _sentence(published: Published) -> str:
+    learner = learner_class(published.manifest["learner"])
+    what = (learner.__doc__ or "").strip().splitlines()[0].rstrip(".")
+    return (
+        f"Tells anomalies among {SAMPLES.get(published.modality, 'samples')} by a few normal samples of a domain that "
+        f"it has not seen. {published.manifest['learner']}: {what[0].lower()}{what[1:]}."
+    )
+
+
+def _facts(published: Published) -> str:
+    arguments = published.arguments
+    shapes = ", ".join(f"{name} {_shape(shape)}" for name, shape in arguments["input_shapes"].items())
+    rows = {
+        "modality": published.modality,
+        "one sample": shapes,
+        "backbone": _with_options(published.backbone, arguments.get("backbone_options", {})),
+        "learner": published.manifest["learner"],
+        "parameters": f"{published.metrics['parameters']:,}",
+        "data": "; ".join(f"{k}: {t.licence} ({t.source})" for k, t in published.terms.items()),
+        "licence of the weights": published.weights_licence,
+    }
+    if start := _pretrained(published.config.get("model")):
+        rows["started from"] = f"weights pretrained on ImageNet (`pretrained: {start}`)"
+    return "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())])
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return " x ".join("any" if n == -1 else str(n) for n in shape)
+
+
+def _with_options(name: str, options: Mapping[str, Any]) -> str:
+    told = ", ".join(f"{k} {v}" for k, v in options.items() if isinstance(v, (int, str)) and k != "pretrained")
+    return f"{name} ({told})" if told else name
+
+
+def _pretrained(value: Any) -> Any:
+    """What a config's backbone, or one inside it, starts from; None where nothing is pretrained."""
+    if isinstance(value, Mapping):
+        return value.get("pretrained") or next((x for v in value.values() if (x := _pretrained(v))), None)
+    return None
+
+
+def _use(published: Published) -> str:
+    return f"""```python
+import metaad_zoo as mz
+
+detector = mz.load_detector("{published.name}")
+detector.fit(support)  # a few normal samples: an array, a DataFrame, or a path
+detector.predict(samples, alpha=0.1)  # 1 = anomalous
+```
+
+Or `metaad adapt {published.name} --support PATH --out my_detector`, then `metaad score my_detector --data PATH --out
+scores.csv`."""
+
+
+def _splits(published: Published) -> str:
+    protocol = published.metrics["protocol"]
+    splits = protocol["data"].get("splits") or {}
+    seen = published.manifest["trained_on"]
+    trained = fold(splits["train"]) if "train" in splits else fold(seen)
+    lines = [f"- Trained on: {trained}."]
+    if "val" in splits:
+        lines.append(f"- Chosen and calibrated on: {fold(splits['val'])}.")
+    tasks = list(published.metrics.get("auroc_by_task", {}))
+    lines.append(f"- Tested on: {fold(splits.get('test', tasks))}; never seen in training.")
+    lines.append(f"- `manifest.json` names all {len(seen)} classes or domains that training and choosing have seen.")
+    return "\n".join(lines)
+
+
+def _figures(published: Published) -> str:
+    protocol = published.metrics["protocol"]
+    episode = protocol["data"]["test_episode"]
+    contents = ", ".join(
+        f"{n} {kind.replace('_', ' ')}" for kind, n in episode.items() if isinstance(n, int) and n and n is not True
+    )
+    told = "95 % intervals over tasks" if _has_intervals(published) else "no intervals"
+    lines = [
+        f"{protocol['episodes']} episodes of {protocol['tasks']} unseen tasks, the same for all methods; an episode: "
+        f"{contents}. In per cent, with {told}.",
+        "",
+        f"| method | {' | '.join(COLUMNS.values())} | ours minus its AUROC |",
+        "|---" * (len(COLUMNS) + 2) + "|",
+    ]
+    for name, figures in published.metrics["methods"].items():
+        cells = [_cell(figures["mean"][m], figures["ci95"].get(m)) for m in COLUMNS]
+        behind = figures["auroc_behind_first"]
+        cells.append("" if name == published.ours else _cell(behind["mean"], behind["ci95"]))
+        lines.append(f"| {f'**{name}**' if name == published.ours else name} | {' | '.join(cells)} |")
+    lines += ["", f"Threshold: {protocol['threshold']}. Intervals: {protocol['intervals']}."]
+    return "\n".join(lines)
+
+
+def _has_intervals(published: Published) -> bool:
+    return published.metrics["methods"][published.ours]["ci95"]["auroc"] is not None
+
+
+def _cell(mean: float, interval: Sequence[float] | None) -> str:
+    return f"{100 * mean:.1f}" + (f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else "")
+
+
+def _limits(published: Published) -> str:
+    told = "\n".join(f"- {sentence}" for sentence in limits(published))
+    return f"{told}\n\n{published.notes.strip()}" if published.notes.strip() else told
+
+
+def _reproduce(published: Published) -> str:
+    files = sorted({t.file for t in published.terms.values() if t.file})
+    needs = f" The folder that `METAAD_DATA` names must hold {', '.join(files)}." if files else ""
+    seed = published.metrics["protocol"]["seed"]
+    environment = ", ".join(f"{k} {v}" for k, v in published.metrics["environment"].items())
+    return f"""```
+python train.py --config checkpoints/{published.name}/config.yaml
+```
+
+It was trained by this command, with seed {seed}.{needs} Measured with {environment}."""

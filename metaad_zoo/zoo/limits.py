@@ -1,0 +1,90 @@
+"""When not to use a model, as far as its own figures tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from metaad_zoo.zoo.published import Published
+
+Verdict = Literal["better", "alike", "worse", "untold"]
+HARDEST = 3
+
+
+def verdict(behind: Mapping[str, Any]) -> Verdict:
+    """What a paired difference in AUROC to a baseline says of ours.
+
+    Args:
+        behind: the baseline's ``auroc_behind_first``: ours minus its own.
+
+    Example:
+        >>> verdict({"mean": 0.02, "ci95": [-0.01, 0.05]})
+        'alike'
+    """
+    if behind["ci95"] is None:
+        return "untold"
+    low, high = behind["ci95"]
+    if low > 0:
+        return "better"
+    return "worse" if high < 0 else "alike"
+
+
+def limits(published: Published) -> list[str]:
+    """Sentences on the model's limits, from its figures and its protocol."""
+    by_verdict: dict[Verdict, list[str]] = {"better": [], "alike": [], "worse": [], "untold": []}
+    for name, figures in published.baselines.items():
+        by_verdict[verdict(figures["auroc_behind_first"])].append(name)
+    found = []
+    for name in by_verdict["worse"]:
+        figures = published.baselines[name]
+        found.append(f"**{name} does better here**: {_difference(figures)}. Prefer it on data like these.")
+    for name in by_verdict["alike"]:
+        figures = published.baselines[name]
+        found.append(f"**{name} does as well here**: {_difference(figures)}. {_advice(name)}")
+    if by_verdict["untold"]:
+        found.append(f"Whether it beats {', '.join(by_verdict['untold'])} can't be told from so few test tasks.")
+    return [*found, *_of_decisions(published), *_of_tasks(published), _of_support(published)]
+
+
+def _advice(baseline: str) -> str:
+    if baseline.startswith("same network"):
+        return "That meta-training helps can't be told on these tasks."
+    return "It needs no training; try it first."
+
+
+def _difference(figures: Mapping[str, Any]) -> str:
+    behind = figures["auroc_behind_first"]
+    low, high = (100 * x for x in behind["ci95"])
+    return (
+        f"AUROC {100 * figures['mean']['auroc']:.1f}, ours {100 * behind['mean']:+.1f} points beside it "
+        f"(95 % interval {low:+.1f} to {high:+.1f})"
+    )
+
+
+def _of_decisions(published: Published) -> list[str]:
+    alpha, ours = published.metrics["protocol"].get("alpha"), published.metrics["methods"][published.ours]
+    interval: Sequence[float] | None = ours["ci95"].get("fpr")
+    if alpha is None or interval is None or interval[0] <= alpha:
+        return []
+    return [
+        f"Its threshold promises {alpha:.0%} false alarms, but gave {ours['mean']['fpr']:.0%} on the test tasks: set "
+        "it by normal samples of your own domain."
+    ]
+
+
+def _of_tasks(published: Published) -> list[str]:
+    by_task = published.metrics.get("auroc_by_task", {})
+    hardest = sorted(by_task, key=lambda name: (by_task[name], name))[:HARDEST]
+    if len(by_task) <= HARDEST:
+        return []
+    told = ", ".join(f"{name} ({100 * by_task[name]:.1f})" for name in hardest)
+    return [f"Tasks differ: lowest AUROC on {told}."]
+
+
+def _of_support(published: Published) -> str:
+    episode = published.metrics["protocol"]["data"]["test_episode"]
+    shots = episode["support_normal"] + episode["support_unlabelled"]
+    return (
+        f"Figures and p-values are for supports of {shots} samples and for domains akin to those tested. For others, "
+        "compare it with the baselines on your own samples: `metaad recommend --support PATH`."
+    )

@@ -1,0 +1,47 @@
+"""Where a checkpoint is: a published name, a folder, an address or a repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from metaad_zoo.names import unknown_name
+from metaad_zoo.zoo.checkpoint import is_checkpoint
+from metaad_zoo.zoo.hub import PREFIX, fetch_from_hub
+from metaad_zoo.zoo.index import find_published, read_index
+from metaad_zoo.zoo.reading import CheckpointError
+from metaad_zoo.zoo.remote import fetch_checkpoint
+
+
+def model_folder(path: Path) -> Path | None:
+    """The model that a path stands for: itself, or the folder ``model`` of a run; None where there is none."""
+    return next((p for p in (path, path / "model") if is_checkpoint(p)), None)
+
+
+def is_known(name: str) -> bool:
+    """Whether a name stands for a checkpoint, without fetching it: an address, a folder or a published name."""
+    return "://" in name or model_folder(Path(name).expanduser()) is not None or name in read_index()
+
+
+def locate(name: str | Path) -> Path:
+    """The folder of a checkpoint, fetched where it lies elsewhere.
+
+    Args:
+        name: a folder (a finished run, a run's ``model``, what ``detector.save`` wrote); a published name; an address,
+            see :func:`metaad_zoo.zoo.fetch_checkpoint`; or ``hf://owner/repository``.
+
+    Raises:
+        CheckpointError: there is none, or it can't be fetched; the nearest published names are told.
+    """
+    if "://" in str(name):
+        text = str(name)
+        return fetch_from_hub(text) if text.startswith(PREFIX) else fetch_checkpoint(text)
+    folder = model_folder(Path(name).expanduser())
+    if folder is not None:
+        return folder
+    published = read_index()
+    if str(name) in published:
+        return find_published(str(name))
+    raise CheckpointError(
+        f"{name} is no checkpoint: expected a finished run (runs/<name>/<time>), what detector.save wrote, an address, "
+        f"or a published name; {unknown_name('checkpoint', str(name), published)}"
+    )

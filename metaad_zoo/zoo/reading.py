@@ -1,0 +1,106 @@
+"""Files that may be forged: read up to a size, as plain JSON or plain YAML, or refused by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TEXT_LIMIT = 16 * 2**20
+"""Bytes of a manifest, config or index, of which no honest one has a tenth."""
+WEIGHTS_LIMIT = 4 * 2**30
+"""Bytes of a file of weights."""
+DEPTH_LIMIT = 64
+"""How deep JSON or YAML may be nested."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged, forged, or of a kind that this version does not know."""
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The content of a regular file of at most ``limit`` bytes.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    try:
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise CheckpointError(f"{path} is no regular file; fetch the checkpoint again")
+            if status.st_size > limit:
+                raise CheckpointError(f"{path} has {status.st_size:,} bytes, expected at most {limit:,}: not read")
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read ({error}); fetch the checkpoint again") from error
+    if len(content) > limit:  # it has grown since
+        raise CheckpointError(f"{path} has more than {limit:,} bytes: not read")
+    return content
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """A pipe put in a file's place would else be waited on for ever."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def parse_json(content: bytes, where: str) -> Any:
+    """Strict JSON: UTF-8, no key twice, no NaN or infinity, not nested too deep.
+
+    Args:
+        content: of the file.
+        where: its name, for errors.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    try:
+        value = json.loads(content.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else error
+        raise CheckpointError(f"{where} is damaged: {reason}; fetch the checkpoint again") from error
+    return _finite_and_shallow(value, where)
+
+
+def parse_yaml(content: bytes, where: str) -> Any:
+    """Plain YAML: no tags that name Python objects.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    try:
+        value = yaml.safe_load(content.decode("utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{where} is no plain YAML ({reason}); fetch the checkpoint again") from error
+    return _finite_and_shallow(value, where)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands there twice")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"it holds {name}, which is no JSON")
+
+
+def _finite_and_shallow(value: Any, where: str) -> Any:
+    """The same value, refused where a number is infinite or lists and dicts are nested too deep (or in themselves)."""
+    level, depth, seen = [value], 0, 0
+    while level:
+        depth, seen = depth + 1, seen + len(level)
+        if depth > DEPTH_LIMIT or seen > TEXT_LIMIT:
+            raise CheckpointError(f"{where} is damaged: it is nested too deep; fetch the checkpoint again")
+        if any(isinstance(x, float) and abs(x) == float("inf") for x in level):
+            raise CheckpointError(f"{where} is damaged: it holds an infinite number; fetch the checkpoint again")
+        inner = [x.values() if isinstance(x, dict) else x for x in level if isinstance(x, (dict, list))]
+        level = [y for x in inner for y in x]
+    return value

@@ -1,0 +1,135 @@
+"""From a manifest to the learner that it describes, at no cost that a forged manifest could choose."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules import module as torch_modules
+
+from metaad_zoo.inner_loop import InnerLoopConfig
+from metaad_zoo.learners import Learner, learner_class
+from metaad_zoo.names import unknown_name
+from metaad_zoo.zoo.reading import CheckpointError
+
+NUMBER_LIMIT = 2_000_000
+"""Whole numbers in a learner's arguments are widths, lengths and counts: none is larger."""
+SAMPLE_LIMIT = 2**26
+"""Numbers in one sample."""
+STEPS_LIMIT = 10_000
+"""Inner steps."""
+SPARE_PARAMETERS = 1000
+"""So many more parameters than there are weights may be made while a learner is built."""
+
+
+def build_learner(where: str, manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Learner:
+    """The learner that a manifest describes, with new weights.
+
+    It is built without memory first and compared with the weights, so that no forged size can ask for more than the
+    weights' own file; nothing is fetched.
+
+    Args:
+        where: the manifest's name, for errors.
+        manifest: with ``learner`` and ``arguments``.
+        tensors: its weights, ``learner/<name>``.
+
+    Raises:
+        CheckpointError: it can't be built, or has other weights.
+    """
+    name = manifest["learner"]
+    try:
+        arguments = _without_fetching(manifest["arguments"])
+        _check_sizes(arguments)
+        if "inner_loop" in arguments:
+            arguments["inner_loop"] = _inner_loop(arguments["inner_loop"])
+        with torch.random.fork_rng(devices=[]), torch.device("meta"), _few_parameters(len(tensors)):
+            skeleton = learner_class(name)(**arguments)
+        for argument in arguments:
+            if argument not in skeleton.arguments():
+                raise unknown_name(f"argument of learner {name!r}:", argument, skeleton.arguments())
+        wanted = {f"learner/{key}": _kind(x) for key, x in skeleton.state_dict().items()}
+        found = {key: _kind(x) for key, x in tensors.items() if key.startswith("learner/")}
+        if wanted == found:
+            with torch.random.fork_rng(devices=[]):
+                return learner_class(name)(**arguments)
+    except Exception as error:  # a forged manifest can make anything fail, which is all the same to the user
+        raise CheckpointError(
+            f"{where} describes a learner that can't be built ({type(error).__name__}: {error})"
+        ) from error
+    differing = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
+    raise CheckpointError(f"the weights beside {where} do not fit the learner it describes: {differing[:5]}")
+
+
+def _kind(x: Tensor) -> tuple[torch.Size, bool, bool]:
+    """What must agree for one tensor to be copied into another as it is."""
+    return x.shape, x.is_floating_point(), x.is_complex()
+
+
+def _inner_loop(settings: Any) -> InnerLoopConfig:
+    if not isinstance(settings, dict):
+        raise ValueError(f"inner_loop is {settings!r}; expected its settings by name")
+    known = [f.name for f in fields(InnerLoopConfig)]
+    for name in settings:
+        if name not in known:
+            raise unknown_name("setting of inner_loop:", name, known)
+    config = InnerLoopConfig(**settings)
+    if max(config.steps, config.cg_steps) > STEPS_LIMIT:
+        raise ValueError(f"expected at most {STEPS_LIMIT} steps, saw {max(config.steps, config.cg_steps)}")
+    return config
+
+
+def _without_fetching(value: Any) -> Any:
+    """A copy in which no backbone, alone or within another, asks for pretrained weights: its own come from the file."""
+    if isinstance(value, dict):
+        return {k: False if k == "pretrained" else _without_fetching(v) for k, v in value.items()}
+    return [_without_fetching(v) for v in value] if isinstance(value, list) else value
+
+
+def _check_sizes(arguments: Mapping[str, Any]) -> None:
+    shapes = arguments.get("input_shapes", {})
+    if not isinstance(shapes, dict) or not all(isinstance(s, list) and s for s in shapes.values()):
+        raise ValueError(f"expected input_shapes as lists by modality, saw {shapes!r}")
+    for name, shape in shapes.items():
+        if not all(type(n) is int and (n > 0 or n == -1) for n in shape) or math.prod(map(abs, shape)) > SAMPLE_LIMIT:
+            raise ValueError(f"expected a sample of at most {SAMPLE_LIMIT:,} numbers, saw {name} of shape {shape}")
+    _check_numbers(arguments)
+
+
+def _check_numbers(value: Any) -> None:
+    if isinstance(value, (dict, list)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            _check_numbers(inner)
+    elif isinstance(value, int) and abs(value) > NUMBER_LIMIT:
+        raise ValueError(f"expected whole numbers of at most {NUMBER_LIMIT:,}, saw {value}")
+
+
+@contextmanager
+def _few_parameters(expected: int) -> Iterator[None]:
+    """Stop the building of a network that goes far beyond the weights there are.
+
+    Raises:
+        ValueError: then.
+    """
+    made, limit = 0, 2 * expected + SPARE_PARAMETERS
+
+    def count(*_: Any) -> None:
+        nonlocal made
+        made += 1
+        if made > limit:
+            raise ValueError(f"it asks for more than {limit} parameters and layers, where there are {expected} weights")
+
+    handles = [
+        torch_modules.register_module_parameter_registration_hook(count),
+        torch_modules.register_module_module_registration_hook(count),
+        torch_modules.register_module_buffer_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

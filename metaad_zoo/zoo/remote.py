@@ -1,0 +1,138 @@
+"""Checkpoints from an address: fetched over https, bounded in size, checked by sha256, and kept in a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import parse_qsl, urldefrag, urljoin, urlsplit
+from urllib.request import url2pathname
+
+import pooch
+import requests
+
+from metaad_zoo.names import unknown_name
+from metaad_zoo.zoo.checkpoint import CONFIG, MANIFEST, WEIGHTS, check_manifest, verify
+from metaad_zoo.zoo.index import parse_index
+from metaad_zoo.zoo.reading import TEXT_LIMIT, WEIGHTS_LIMIT, CheckpointError, parse_json, read_bytes
+
+CACHE_VARIABLE = "METAAD_CACHE"
+TIMEOUT = 30.0
+"""Seconds without an answer or a further byte."""
+REDIRECTS = 5
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+_CHUNK = 2**20
+
+
+def cache_folder() -> Path:
+    """Where fetched checkpoints are kept: what ``METAAD_CACHE`` names, else the user's cache."""
+    named = os.environ.get(CACHE_VARIABLE)
+    return (Path(named).expanduser() if named else Path(pooch.os_cache("metaad_zoo"))) / "checkpoints"
+
+
+def fetch_checkpoint(address: str) -> Path:
+    """The folder of a checkpoint at an address, fetched if it is not in the cache.
+
+    Args:
+        address: ``file://`` or ``https://`` (``http://`` for this machine alone) of a folder with ``manifest.json``,
+            or of an ``index.json`` with ``#NAME`` behind it. ``#sha256=...`` pins the manifest or, beside a name
+            (``#NAME&sha256=...``), the index.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, the network fails, or what came is too large or not what was
+            pinned.
+    """
+    url, pins = _take_apart(address)
+    known = pins.get("sha256")
+    if url.endswith(".json"):
+        entries = parse_index(_get(url, TEXT_LIMIT, known), url)
+        if pins.get("name") not in entries:
+            raise CheckpointError(
+                f"{unknown_name('checkpoint', pins.get('name', ''), entries)}: {url}#NAME is expected"
+            )
+        files = entries[pins["name"]].files
+        base, known = urljoin(url, pins["name"] + "/"), files[MANIFEST]["sha256"]
+    else:
+        base = url if url.endswith("/") else url + "/"
+    cached = cache_folder() / str(known)
+    if known and (cached / MANIFEST).is_file():
+        manifest = read_bytes(cached / MANIFEST, TEXT_LIMIT)
+    else:
+        manifest = _get(base + MANIFEST, TEXT_LIMIT, known)
+    if known:
+        verify(manifest, known, base + MANIFEST, "what names it")
+    return _complete(base, manifest)
+
+
+def _complete(base: str, manifest: bytes) -> Path:
+    """The cache's folder for a manifest, with all files that it names."""
+    folder = cache_folder() / hashlib.sha256(manifest).hexdigest()
+    fields = check_manifest(parse_json(manifest, base + MANIFEST), base + MANIFEST)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, limit in ((WEIGHTS, WEIGHTS_LIMIT), (CONFIG, TEXT_LIMIT)):
+        expected = fields["sha256"].get(name)
+        if expected is None and name == CONFIG:
+            continue
+        if not (folder / name).is_file() or hashlib.sha256(read_bytes(folder / name, limit)).hexdigest() != expected:
+            _keep(folder / name, _get(base + name, limit, str(expected)))
+    _keep(folder / MANIFEST, manifest)
+    return folder
+
+
+def _keep(path: Path, content: bytes) -> None:
+    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    beside.write_bytes(content)
+    os.replace(beside, path)
+
+
+def _take_apart(address: str) -> tuple[str, Mapping[str, str]]:
+    """The address without its fragment, and the fragment's name and pin."""
+    url, fragment = urldefrag(address)
+    name, _, rest = ("", "", fragment) if fragment.startswith("sha256=") else fragment.partition("&")
+    pins = dict(parse_qsl(rest, keep_blank_values=True))
+    if set(pins) - {"sha256"}:
+        raise CheckpointError(f"{address}: expected #NAME, #sha256=... or #NAME&sha256=..., saw {fragment!r}")
+    return url, {**pins, **({"name": name} if name else {})}
+
+
+def _get(url: str, limit: int, sha256: str | None) -> bytes:
+    """What lies at a URL, at most ``limit`` bytes of it, checked against its sha256 where one is known."""
+    if urlsplit(url).scheme == "file":
+        content = read_bytes(Path(url2pathname(urlsplit(url).path)), limit)
+    else:
+        try:
+            with requests.Session() as session:
+                content = _get_over_http(session, url, limit)
+        except requests.RequestException as error:
+            raise CheckpointError(f"{url} could not be fetched ({error}): try again, or fetch it by hand") from error
+    return content if sha256 is None else verify(content, sha256, url, "what names it")
+
+
+def _get_over_http(session: requests.Session, url: str, limit: int) -> bytes:
+    here = url
+    for _ in range(REDIRECTS + 1):
+        _check_scheme(here, url)
+        with session.get(here, stream=True, timeout=TIMEOUT, allow_redirects=False) as answer:
+            if answer.is_redirect:
+                here = urljoin(here, answer.headers["location"])
+                continue
+            answer.raise_for_status()
+            content = bytearray()
+            for chunk in answer.iter_content(_CHUNK):
+                content += chunk
+                if len(content) > limit:
+                    raise CheckpointError(f"{url} gives more than {limit:,} bytes: not fetched")
+            return bytes(content)
+    raise CheckpointError(f"{url} redirects more than {REDIRECTS} times: not fetched")
+
+
+def _check_scheme(here: str, asked: str) -> None:
+    parts = urlsplit(here)
+    if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOCAL):
+        return
+    way = "" if here == asked else f" (where {asked} redirects to)"
+    raise CheckpointError(
+        f"{here}{way} is no https:// address: what comes over others can be changed on its way, so none is fetched but "
+        "from this machine"
+    )

@@ -1,0 +1,95 @@
+"""Under which terms data sets are given, and so whether what was trained on them may be published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIT, BSD2, CC_BY, CC_BY_SA = "MIT", "BSD-2-Clause", "CC BY 4.0", "CC BY-SA 4.0"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The terms of one data set.
+
+    Args:
+        licence: its name; None where the set comes without one, and nothing trained on it may be published.
+        source: where the data and its terms are from.
+        file: what a user must have in the folder ``METAAD_DATA`` to train on it again; None: it comes with a package.
+    """
+
+    licence: str | None
+    source: str
+    file: str | None = None
+
+    @property
+    def share_alike(self) -> bool:
+        """Whether what is made of the data is to be passed on under the same terms."""
+        return self.licence is not None and "BY-SA" in self.licence
+
+
+_UCI = "UCI Machine Learning Repository, in scikit-learn"
+_OMNIGLOT = "Lake, Salakhutdinov and Tenenbaum, Science 2015, https://github.com/brendenlake/omniglot"
+_FSDD = "Jackson et al., Free Spoken Digit Dataset, https://github.com/Jakobovski/free-spoken-digit-dataset"
+
+TERMS: dict[str, Terms] = {
+    "generated": Terms("Apache-2.0", "made by this package from a seed"),
+    # image
+    "digits": Terms(CC_BY, f"Alpaydin and Kaynak, {_UCI}"),
+    "omniglot28": Terms(MIT, _OMNIGLOT, "omniglot28.npz"),
+    "torchvision/Omniglot": Terms(MIT, _OMNIGLOT),
+    "torchvision/FashionMNIST": Terms(MIT, "Xiao et al., 2017, https://github.com/zalandoresearch/fashion-mnist"),
+    "torchvision/KMNIST": Terms(CC_BY_SA, "Clanuwat et al., 2018, https://github.com/rois-codh/kmnist"),
+    "piped128": Terms(CC_BY, "pictures of a paper inspection, nine types of paper", "piped128.npz"),
+    "cifar100": Terms(None, "Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html", "cifar100.npz"),
+    "torchvision/CIFAR10": Terms(None, "Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html"),
+    "torchvision/CIFAR100": Terms(None, "Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html"),
+    # sequence
+    "nab": Terms("MIT-style", "Lavin and Ahmad, ICMLA 2015, https://github.com/numenta/NAB", "nab.npz"),
+    "smd": Terms(MIT, "Su et al., KDD 2019, https://github.com/NetManAIOps/OmniAnomaly", "smd.npz"),
+    "asd": Terms(MIT, "Li et al., KDD 2021, https://github.com/zhhlee/InterFusion", "asd.npz"),
+    "smap": Terms("BSD-style", "Hundman et al., KDD 2018, https://github.com/khundman/telemanom", "smap.npz"),
+    "tep": Terms("free to use", "Downs and Vogel, 1993: output of the Tennessee Eastman simulator", "tep.npz"),
+    "omniglot_strokes": Terms(MIT, _OMNIGLOT, "omniglot_image_stroke.npz"),
+    "spoken_digits": Terms(CC_BY_SA, _FSDD, "digits_audio_image.npz"),
+    # tabular
+    "adbench": Terms(BSD2, "Han et al., NeurIPS 2022, https://github.com/Minqi824/ADBench", "adbench.npz"),
+    "sklearn_tables": Terms(CC_BY, _UCI),
+    "sklearn/breast_cancer": Terms(CC_BY, _UCI),
+    "sklearn/digits_table": Terms(CC_BY, _UCI),
+    "sklearn/iris": Terms(CC_BY, _UCI),
+    "sklearn/wine": Terms(CC_BY, _UCI),
+    # multimodal
+    "digits_audio_image": Terms(
+        "CC BY-SA 4.0 (speech), MIT (images)", f"{_FSDD}, and handwritten digits", "digits_audio_image.npz"
+    ),
+    "digits_tones": Terms(CC_BY, f"Alpaydin and Kaynak, {_UCI}; tones made by this package"),
+    "omniglot_image_stroke": Terms(MIT, _OMNIGLOT, "omniglot_image_stroke.npz"),
+    "leaf_image_table": Terms(None, "Mallah, Cope and Orwell, 2013: 100 plant species leaves", "leaf_image_table.npz"),
+}
+"""By data set, as far as they are known; a set that is not here has terms that are not known."""
+
+
+def terms_of(dataset: str, stated: str | None = None) -> Terms:
+    """The terms of a data set from which a model is to be published.
+
+    Args:
+        dataset: its name, as in ``data.dataset``.
+        stated: licence of the publisher's own data, where this package can't know it.
+
+    Raises:
+        ValueError: it has no licence, or none that is known and none is stated.
+    """
+    known = TERMS.get(dataset)
+    if known is None:
+        if stated is None:
+            raise ValueError(
+                f"the terms of the data {dataset!r} are not known: if it is yours, or may be used to publish models, "
+                "say under which terms with --data-licence"
+            )
+        return Terms(stated, "as stated by who published the model")
+    if known.licence is None:
+        raise ValueError(
+            f"{dataset} comes without a licence ({known.source}), so nothing trained on it may be published: train on "
+            "a set whose terms allow it; the model stays usable from its run's folder"
+        )
+    return known
