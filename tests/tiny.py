@@ -38,6 +38,7 @@ TINY: dict[str, tuple[dict[str, Any], Shape | dict[str, Shape]]] = {
     "tcn:any": ({"width": 6, "layers": 1, "in_channels": ANY}, (7, 3)),
     "transformer": ({"width": 8, "heads": 2}, (7, 2)),
     "transformer:any": ({"width": 8, "heads": 2, "patch": 3, "in_channels": ANY}, (7, 3)),
+    "window_statistics": ({}, (7, 2)),
     "mlp": ({"widths": (8, 6)}, (5,)),
     "fusion_concat": _fusion(PAIR),
     "fusion_gated": _fusion(TRIPLE),

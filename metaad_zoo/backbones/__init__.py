@@ -10,6 +10,7 @@ from metaad_zoo.backbones import task_recurrent as task_recurrent  # adds its la
 from metaad_zoo.backbones import tcn as tcn
 from metaad_zoo.backbones import transformer as transformer
 from metaad_zoo.backbones import vit as vit
+from metaad_zoo.backbones import window_statistics as window_statistics
 from metaad_zoo.backbones.cnn import ImageBackbone
 from metaad_zoo.backbones.layers import (
     BatchNormPolicy,
