@@ -46,6 +46,7 @@ TINY: dict[str, tuple[dict[str, Any], Shape | dict[str, Shape]]] = {
     "resnet_mlp": ({"width": 6}, (5,)),
     "ft_transformer": ({"width": 8, "heads": 2}, (5,)),
     "columns": ({"width": 6}, (5,)),
+    "raw_columns": ({}, (5,)),
     "timm/resnet18": ({}, (1, 32, 32)),
     "timm/tf_efficientnet_lite0": ({}, (1, 64, 64)),
     "timm/vit_tiny_patch16_224": ({}, (1, 32, 32)),
@@ -70,7 +71,7 @@ def tiny_modality(name: str) -> str:
 
 def reads_any(name: str) -> bool:
     """Whether the last axis of its samples may have any length."""
-    return name == "columns" or name.endswith(":any")
+    return name in ("columns", "raw_columns") or name.endswith(":any")
 
 
 def shapes_of(name: str) -> dict[str, Shape]:

@@ -4,6 +4,7 @@ from metaad_zoo.learners.base import Learner
 from metaad_zoo.learners.controls import from_scratch, untrained, with_steps
 from metaad_zoo.learners.embedding import AdaptedEmbedding, EmbeddingLearner
 from metaad_zoo.learners.gradient import GradientLearner
+from metaad_zoo.learners.in_context import InContextDetector
 from metaad_zoo.learners.maml_family import ANIL, BOIL, FirstOrderMAML, ImplicitMAML, MAMLPlusPlus, MetaSGD
 from metaad_zoo.learners.network import AdaptedNetwork
 from metaad_zoo.learners.proto_maml import ProtoMAML
@@ -23,6 +24,7 @@ __all__ = [
     "FirstOrderMAML",
     "GradientLearner",
     "ImplicitMAML",
+    "InContextDetector",
     "Learner",
     "MAMLPlusPlus",
     "MetaSGD",
