@@ -16,7 +16,7 @@ from metaad_zoo.cli.contestants import contestants, data_of_config, described, o
 from metaad_zoo.cli.curves import inner_steps_curve, shots_curve, steppers
 from metaad_zoo.cli.honesty import make_up
 from metaad_zoo.data import EpisodeDataModule
-from metaad_zoo.episodes import Method
+from metaad_zoo.episodes import DomainTaskPool, Method
 from metaad_zoo.evaluation.decisions import Always, Calibrator, WithinTask
 from metaad_zoo.evaluation.metrics import auroc
 from metaad_zoo.evaluation.plots import episode_figure
@@ -77,7 +77,7 @@ def run_evaluation(settings: Settings) -> dict[str, Any]:
     """
     console = Console()
     methods, checkpoints = contestants(settings.methods)
-    data = _open(settings, [c.learner for c in checkpoints.values()])
+    data, left_out = _open(settings, [c.learner for c in checkpoints.values()])
     refuse_unfit(checkpoints, data, settings.allow_transductive)
     tasks = len(data.pools["test"])
     if tasks < LEAST_TASKS:
@@ -101,7 +101,8 @@ def run_evaluation(settings: Settings) -> dict[str, Any]:
             )
         curves = _curves(settings, methods, data, progress)
     results = {
-        "protocol": _protocol(settings, data, methods, n, calibrate, {k: c.trained_on for k, c in checkpoints.items()}),
+        "protocol": {"too_small_for_so_many_shots": left_out}
+        | _protocol(settings, data, methods, n, calibrate, {k: c.trained_on for k, c in checkpoints.items()}),
         "methods": figures,
         "curves": curves,
         "calibration": rates.table(calibrators, data.test_episode.support_normal),
@@ -170,14 +171,24 @@ class _Extremes:
                     figure.savefig(out / f"{name}.{kind}", dpi=120)
 
 
-def _open(settings: Settings, learners: Sequence[Learner]) -> EpisodeDataModule:
-    """The data, with the episodes that are asked for."""
+def _open(settings: Settings, learners: Sequence[Learner]) -> tuple[EpisodeDataModule, list[str]]:
+    """The data, with the episodes that are asked for, and what is left out because it is too small for these.
+
+    Who is in which split is settled by the config's own episodes, whatever number of shots is asked for: a model is
+    tested on what it was not trained on, and a curve over shots on the same tasks all along.
+    """
     is_config = settings.data.suffix in (".yaml", ".yml")
     data = data_of_config(settings.data) if is_config else own_data(settings.data, learners, settings.seed)
+    left_out = []
     if settings.shots:
+        most = replace(data.test_episode, support_normal=max(settings.shots))
+        for split in ("val", "test"):
+            pool = data.pools.get(split)
+            if isinstance(pool, DomainTaskPool):
+                left_out += [f"{split}: {why}" for why in pool.leave_out_small(most)]
         data.test_episode = replace(data.test_episode, support_normal=settings.shots[0])
     data.sampler("test")
-    return data
+    return data, left_out
 
 
 def _calibrators(

@@ -163,3 +163,27 @@ def test_a_model_of_other_data_is_refused(place, capsys):
     save_checkpoint(place / "model", Checkpoint(learner, [], {}))
     assert run(place, str(place / "model"), "--data", str(place / "data.yaml")) == 1
     assert "reads {'tabular': [3]}, but the data gives {'image': (1, 16, 16)}" in capsys.readouterr().err
+
+
+def test_more_shots_keep_the_split_and_leave_out_who_is_too_small(tmp_path):
+    (tmp_path / "tables").mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        n = 40 if i % 4 == 0 else 80
+        rows = np.column_stack([rng.normal(size=(n, 2)), np.arange(n) % 4 == 0])
+        write_rows(tmp_path / "tables" / f"t{i}.csv", rows, ["x", "y", "anomaly"])
+    spec = {"support_normal": 5, "query_normal": 5, "query_anomalous": 5}
+    init = {"dataset": "own", "root": str(tmp_path / "tables"), "splits": [0, 1, 11], "episode": spec}
+    config = {"data": {"class_path": "metaad_zoo.data.TabularEpisodes", "init_args": init}}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(config))
+    arguments = ["knn", "--data", str(tmp_path / "data.yaml"), "--episodes", "12", "--calibrate", "within"]
+    found = []
+    for shots in ("15", "40"):
+        assert run(tmp_path, *arguments, "--shots", shots) == 0
+        found.append(json.loads((tmp_path / "out" / "results.json").read_text()))
+    few, many = ({t["task"] for t in r["methods"]["knn"]["tasks"]} for r in found)
+    assert len(few) == found[0]["protocol"]["tasks"] == 11
+    assert many == few - {"t0", "t4", "t8"}
+    told = [r["protocol"]["too_small_for_so_many_shots"] for r in found]
+    assert told[0] == []
+    assert {"test: " + name for name in few - many} <= {sentence.split(" has ")[0] for sentence in told[1]}
