@@ -30,17 +30,21 @@ def show_checkpoints(pattern: str, modality: str | None, as_json: bool) -> None:
         print(json.dumps([{**asdict(entry), "bytes": entry.size} for entry in found]))
         return
     if not found:
-        print(f"No published checkpoint is called {pattern!r}; there are {len(index)} in all (`metaad list`).")
+        chosen = f" of modality {modality}" if modality else ""
+        print(f"No published checkpoint{chosen} is called {pattern!r}; there are {len(index)} in all.")
         return
     table = Table("name", "data", "AUROC, %", "best baseline: its AUROC, ours minus it", "size")
     for entry in found:
         figures = entry.figures
         row = (", ".join(entry.data), auroc_cell(figures), baseline_cell(figures), told(entry.size))
         table.add_row(entry.name, *row)
-    console = Console()
-    wide = console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)
-    wide.print(table)
+    _wide().print(table)
     print("Read its card before you take one:  metaad info NAME")
+
+
+def _wide() -> Console:
+    console = Console()
+    return console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)
 
 
 def info_arguments(command: argparse.ArgumentParser) -> None:
@@ -57,7 +61,7 @@ def info(options: argparse.Namespace) -> None:
         print(json.dumps({"folder": str(folder), "manifest": manifest, "metrics": metrics}))
     elif (folder / CARD).exists():
         text = read_bytes(folder / CARD, TEXT_LIMIT).decode("utf-8", "replace")
-        Console().print(Markdown(text.split("---\n", 2)[-1] if text.startswith("---\n") else text))
+        _wide().print(Markdown(text.split("---\n", 2)[-1] if text.startswith("---\n") else text))
     else:
         seen = manifest["trained_on"]
         print(f"{folder}: {manifest['learner']}, {manifest['arguments']}; trained on {len(seen)} classes or domains.")

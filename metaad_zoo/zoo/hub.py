@@ -12,6 +12,7 @@ from typing import Any
 from metaad_zoo.zoo.checkpoint import CONFIG, MANIFEST, WEIGHTS, load_checkpoint, read_manifest
 from metaad_zoo.zoo.published import FILES
 from metaad_zoo.zoo.reading import TEXT_LIMIT, WEIGHTS_LIMIT, CheckpointError
+from metaad_zoo.zoo.remote import CACHE_VARIABLE, cache_folder
 
 PREFIX = "hf://"
 _ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<folder>[\w./-]+?))?(?:@(?P<revision>[\w./-]+))?/?")
@@ -33,19 +34,24 @@ def fetch_from_hub(address: str) -> Path:
     if parts is None or ".." in address:
         raise CheckpointError(f"{address}: expected hf://owner/repository, or hf://owner/repository/folder@revision")
     with _told(address) as hub:
-        place: dict[str, Any] = {"repo_id": parts["repo"], "subfolder": parts["folder"]}
+        place: dict[str, Any] = {
+            "repo_id": parts["repo"],
+            "subfolder": parts["folder"],
+            "endpoint": os.environ.get("HF_ENDPOINT"),
+        }
+        cache = cache_folder() / "hub" if os.environ.get(CACHE_VARIABLE) else None  # huggingface_hub's own
         commit: str | None = parts["revision"]
 
         def get(name: str, limit: int) -> Path:
             nonlocal commit
-            url = hub.hf_hub_url(**place, filename=name, revision=commit, endpoint=_endpoint())
+            url = hub.hf_hub_url(**place, filename=name, revision=commit)
             facts = hub.get_hf_file_metadata(url)
             if facts.size is None or facts.size > limit:
                 raise CheckpointError(
                     f"{address}: {name} has {facts.size} bytes, expected at most {limit:,}: not fetched"
                 )
             commit = facts.commit_hash or commit
-            return Path(hub.hf_hub_download(**place, filename=name, revision=commit, endpoint=_endpoint()))
+            return Path(hub.hf_hub_download(**place, filename=name, revision=commit, cache_dir=cache))
 
         folder = get(MANIFEST, TEXT_LIMIT).parent
         expected = read_manifest(folder)["sha256"]
@@ -73,17 +79,13 @@ def push_to_hub(folder: Path, repository: str, private: bool = False) -> str:
     """
     load_checkpoint(folder)
     with _told(repository) as hub:
-        api = hub.HfApi(endpoint=_endpoint())
+        api = hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
         api.create_repo(repository, private=private, exist_ok=True)
         names = [name for name in FILES if (folder / name).is_file()]
         done = api.upload_folder(
             repo_id=repository, folder_path=folder, allow_patterns=names, commit_message="Checkpoint of metaad_zoo"
         )
     return f"{PREFIX}{repository}@{done.oid}"
-
-
-def _endpoint() -> str | None:
-    return os.environ.get("HF_ENDPOINT")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -14,6 +15,8 @@ TEXT_LIMIT = 16 * 2**20
 """Bytes of a manifest, config or index, of which no honest one has a tenth."""
 WEIGHTS_LIMIT = 4 * 2**30
 """Bytes of a file of weights."""
+VALUES_LIMIT = 2_000_000
+"""Values in one such file."""
 DEPTH_LIMIT = 64
 """How deep JSON or YAML may be nested."""
 
@@ -63,7 +66,8 @@ def parse_json(content: bytes, where: str) -> Any:
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deep" if isinstance(error, RecursionError) else error
         raise CheckpointError(f"{where} is damaged: {reason}; fetch the checkpoint again") from error
-    return _finite_and_shallow(value, where)
+    _check_inside(value, where, 0, {})
+    return value
 
 
 def parse_yaml(content: bytes, where: str) -> Any:
@@ -77,7 +81,8 @@ def parse_yaml(content: bytes, where: str) -> Any:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{where} is no plain YAML ({reason}); fetch the checkpoint again") from error
-    return _finite_and_shallow(value, where)
+    _check_inside(value, where, 0, {})
+    return value
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -92,15 +97,18 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"it holds {name}, which is no JSON")
 
 
-def _finite_and_shallow(value: Any, where: str) -> Any:
-    """The same value, refused where a number is infinite or lists and dicts are nested too deep (or in themselves)."""
-    level, depth, seen = [value], 0, 0
-    while level:
-        depth, seen = depth + 1, seen + len(level)
-        if depth > DEPTH_LIMIT or seen > TEXT_LIMIT:
+def _check_inside(value: Any, where: str, depth: int, sizes: dict[int, int]) -> int:
+    """How many values there are, YAML's aliases counted each time; refused where they are too many, nested too deep (or
+    in themselves) or infinite."""
+    if isinstance(value, float) and math.isinf(value):
+        raise CheckpointError(f"{where} is damaged: it holds an infinite number; fetch the checkpoint again")
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in sizes:
+        if depth > DEPTH_LIMIT:
             raise CheckpointError(f"{where} is damaged: it is nested too deep; fetch the checkpoint again")
-        if any(isinstance(x, float) and abs(x) == float("inf") for x in level):
-            raise CheckpointError(f"{where} is damaged: it holds an infinite number; fetch the checkpoint again")
-        inner = [x.values() if isinstance(x, dict) else x for x in level if isinstance(x, (dict, list))]
-        level = [y for x in inner for y in x]
-    return value
+        inside = value.values() if isinstance(value, dict) else value
+        sizes[id(value)] = 1 + sum(_check_inside(inner, where, depth + 1, sizes) for inner in inside)
+        if sizes[id(value)] > VALUES_LIMIT:
+            raise CheckpointError(f"{where} is damaged: it holds more than {VALUES_LIMIT:,} values")
+    return sizes[id(value)]

@@ -91,7 +91,7 @@ def _take_apart(address: str) -> tuple[str, Mapping[str, str]]:
     url, fragment = urldefrag(address)
     name, _, rest = ("", "", fragment) if fragment.startswith("sha256=") else fragment.partition("&")
     pins = dict(parse_qsl(rest, keep_blank_values=True))
-    if set(pins) - {"sha256"}:
+    if set(pins) - {"sha256"} or "=" in name or (name and not url.endswith(".json")):
         raise CheckpointError(f"{address}: expected #NAME, #sha256=... or #NAME&sha256=..., saw {fragment!r}")
     return url, {**pins, **({"name": name} if name else {})}
 

@@ -1,0 +1,218 @@
+"""Checkpoints by name and from addresses, over real HTTP and TLS: verified, bounded, cached, never from elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import ssl
+import subprocess
+
+import numpy as np
+import pytest
+
+import metaad_zoo as mz
+from metaad_zoo.cli import main
+from metaad_zoo.zoo.reading import TEXT_LIMIT
+from tests.zoo.conftest import NAME
+from tests.zoo.forge import FORGED
+from tests.zoo.server import endless, redirect, serving
+
+WINDOWS = np.random.default_rng(0).normal(size=(6, 32, 1)).astype("float32")
+
+
+def scores(name):
+    return mz.load_detector(name).fit(WINDOWS[:3]).score(WINDOWS)
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def server(zoo):
+    with serving(zoo) as running:
+        yield running
+
+
+def test_by_name(zoo, run):
+    assert mz.list_checkpoints() == mz.list_checkpoints("*gru*", modality="sequence") == [NAME]
+    assert mz.list_checkpoints("*omniglot*") == mz.list_checkpoints(modality="image") == []
+    np.testing.assert_array_equal(scores(NAME), scores(run))
+    with pytest.raises(ValueError, match="unknown modality of checkpoints: 'sequences'; did you mean 'sequence'"):
+        mz.list_checkpoints(modality="sequences")
+    with pytest.raises(mz.CheckpointError, match=f"did you mean '{NAME}'"):
+        mz.load_detector(NAME[:-1])
+
+
+def test_what_is_not_as_the_index_says_is_refused(zoo):
+    for name in ("model.safetensors", "manifest.json", "config.yaml", "metrics.json", "README.md"):
+        path = zoo / NAME / name
+        content = path.read_bytes()
+        path.write_bytes(content + b" ")
+        with pytest.raises(mz.CheckpointError, match=rf"{name} has sha256 .*, the index says"):
+            mz.load_detector(NAME)
+        path.unlink()
+        with pytest.raises(mz.CheckpointError, match="can't be read"):
+            mz.load_detector(NAME)
+        path.symlink_to(zoo / "copy")
+        (zoo / "copy").write_bytes(content)
+        with pytest.raises(mz.CheckpointError, match="is a link"):
+            mz.load_detector(NAME)
+        path.unlink()
+        path.write_bytes(content)
+    mz.load_detector(NAME)
+    (zoo / NAME).rename(zoo / "elsewhere")
+    (zoo / NAME).symlink_to(zoo / "elsewhere")
+    with pytest.raises(mz.CheckpointError, match="is a link"):
+        mz.load_detector(NAME)
+
+
+@pytest.mark.parametrize(
+    "form", ["{url}{name}", "{url}{name}/", "{url}{name}#sha256={manifest}", "{url}index.json#{name}"]
+)
+def test_from_an_address_once(form, server, zoo, tmp_path):
+    pins = {"manifest": sha256(zoo / NAME / "manifest.json")}
+    address = form.format(url=server.url, name=NAME, **pins)
+    expected = scores(NAME)
+    np.testing.assert_array_equal(scores(address), expected)
+    first = list(server.asked)
+    np.testing.assert_array_equal(scores(address), expected)
+    again = server.asked[len(first) :]
+    assert not any("model.safetensors" in path for path in again), "the weights are in the cache"
+    assert "#sha256" not in address or again == []
+    np.testing.assert_array_equal(scores(form.format(url=f"file://{zoo}/", name=NAME, **pins)), expected)
+    kept = {p.name for p in (tmp_path / "cache").rglob("*") if p.is_file()}
+    assert kept == {"manifest.json", "model.safetensors", "config.yaml"}
+
+
+def test_a_damaged_cache_is_fetched_again(server, tmp_path):
+    expected = scores(server.url + NAME)
+    for path in (tmp_path / "cache").rglob("model.safetensors"):
+        path.write_bytes(b"damaged")
+    np.testing.assert_array_equal(scores(server.url + NAME), expected)
+
+
+@pytest.mark.parametrize(
+    ("fragment", "complaint"),
+    [
+        ("#sha256=" + "0" * 64, "has sha256 .*, what names it says 0000"),
+        ("#name=x", "expected #NAME, #sha256=... or #NAME&sha256=..."),
+        ("#x&md5=1", "expected #NAME, #sha256=... or #NAME&sha256=..."),
+    ],
+)
+def test_a_wrong_pin(fragment, complaint, server):
+    with pytest.raises(mz.CheckpointError, match=complaint):
+        mz.load_detector(server.url + NAME + fragment)
+
+
+def test_what_a_server_may_not_do(zoo, tmp_path):
+    shutil.copytree(zoo / NAME, zoo / "changed")
+    weights = bytearray((zoo / "changed" / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (zoo / "changed" / "model.safetensors").write_bytes(weights)
+    manifest = f"/{NAME}/manifest.json"
+    answers = {
+        "/file/manifest.json": redirect(f"file://{zoo}{manifest}"),
+        "/plain/manifest.json": redirect(f"http://example.com{manifest}"),
+        "/ftp/manifest.json": redirect(f"ftp://localhost{manifest}"),
+        "/ring/manifest.json": redirect("/ring/manifest.json"),
+        "/moved/manifest.json": redirect(manifest),
+        "/moved/model.safetensors": redirect(f"/{NAME}/model.safetensors"),
+        "/moved/config.yaml": redirect(f"/{NAME}/config.yaml"),
+        "/endless/manifest.json": endless,
+    }
+    said = {
+        "changed": r"model\.safetensors has sha256",
+        "file": "file://.* redirects to\\) is no https:// address",
+        "plain": "http://example.com.* redirects to\\) is no https:// address",
+        "ftp": "ftp://.* is no https:// address",
+        "ring": "redirects more than 5 times",
+        "endless": f"gives more than {TEXT_LIMIT:,} bytes",
+        "nothing": "404",
+        "index.json#other-a-b-c": "unknown checkpoint 'other-a-b-c'",
+        "index.json": "index.json#NAME is expected",
+    }
+    with serving(zoo, answers) as server:
+        for path, complaint in said.items():
+            with pytest.raises(mz.CheckpointError, match=complaint):
+                mz.load_detector(server.url + path)
+        np.testing.assert_array_equal(scores(server.url + "moved"), scores(NAME))
+        closed = server.url
+    with pytest.raises(mz.CheckpointError, match="could not be fetched"):
+        mz.load_detector(closed + "other")
+
+
+@pytest.mark.parametrize("address", ["http://example.com/x", "ftp://example.com/x", "data://x", "https:///x", "x://"])
+def test_other_addresses_are_refused_unasked(address, zoo):
+    with pytest.raises(mz.CheckpointError, match=r"is no https:// address|could not be fetched"):
+        mz.load_detector(address)
+
+
+def test_a_hostile_manifest_names_no_file_outside(zoo, tmp_path):
+    path = zoo / NAME / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["sha256"] |= {"../../../escaped": "0" * 64, "/tmp/escaped": "0" * 64}
+    path.write_text(json.dumps(manifest))
+    with serving(zoo) as server:
+        mz.load_detector(server.url + NAME)
+    assert not any("escaped" in path for path in server.asked)
+    assert not list(tmp_path.rglob("escaped"))
+
+
+@pytest.mark.parametrize("name", ["name_goes_up", "file_goes_up", "newer"])
+def test_a_forged_index_on_a_server(name, zoo):
+    with serving(FORGED / "indexes") as server, pytest.raises(mz.CheckpointError):
+        mz.load_detector(f"{server.url}{name}.json#tabular-mlp-maml-adbench")
+    assert server.asked == [f"/{name}.json"]
+
+
+def test_over_tls(zoo, tmp_path, monkeypatch):
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl to make a certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    subprocess.run([*make.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with serving(zoo, wrap=lambda s: context.wrap_socket(s, server_side=True)) as server:
+        with pytest.raises(mz.CheckpointError, match=r"(?i)certificate.verify.failed"):
+            mz.load_detector(server.url + NAME)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        np.testing.assert_array_equal(scores(server.url + NAME), scores(NAME))
+
+
+def test_the_commands(zoo, server, run, tmp_path, capsys):
+    assert main(["list", "*gru*"]) == 0
+    assert NAME in capsys.readouterr().out
+    assert main(["list", "--json", "--modality", "sequence"]) == 0
+    (entry,) = json.loads(capsys.readouterr().out)
+    assert entry["name"] == NAME
+    assert entry["figures"]["best_baseline"]["name"]
+    assert main(["list", "--modality", "image"]) == 0
+    assert "there are 1 in all" in capsys.readouterr().out
+    assert main(["info", NAME]) == 0
+    assert "Limits, and when not to use it" in capsys.readouterr().out
+    assert main(["info", NAME, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"]["name"] == NAME
+    assert main(["info", str(run)]) == 0
+    assert "has no card" in capsys.readouterr().out
+    assert main(["pull", server.url + NAME, "--out", str(tmp_path / "pulled")]) == 0
+    np.testing.assert_array_equal(scores(tmp_path / "pulled"), scores(NAME))
+    assert main(["pull", NAME, "--out", str(tmp_path / "pulled")]) == 1
+    assert "not empty" in capsys.readouterr().err
+    to = ["--name", NAME, "--to", str(tmp_path / "other")]
+    assert main(["publish", str(run), *to]) == 0
+    assert main(["publish", str(run), *to]) == 1
+    assert "--replace" in capsys.readouterr().err
+    assert main(["publish", "--refresh", "--to", str(tmp_path / "other")]) == 0
+    assert "0 files changed" in capsys.readouterr().out
+    assert main(["publish", str(run)]) == 1
+    assert "--name" in capsys.readouterr().err
+
+
+def test_adapt_by_name(zoo, tmp_path):
+    np.savetxt(tmp_path / "series.csv", np.sin(np.arange(200) / 5), header="value", comments="")
+    arguments = ["adapt", NAME, "--support", str(tmp_path / "series.csv"), "--out", str(tmp_path / "mine")]
+    assert main(arguments) == 0
+    assert mz.load_detector(tmp_path / "mine").is_fitted
