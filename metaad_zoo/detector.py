@@ -268,7 +268,8 @@ class Detector:
         Args:
             samples: what to explain.
             method: ``"integrated_gradients"``, ``"occlusion"``, ``"nearest"`` (the difference to the nearest support
-                sample) or ``"auto"``; see :meth:`metaad_zoo.evaluation.explanation.Explainer.attribute`.
+                sample), ``"patches"`` (the heat map of ``patch_memory``) or ``"auto"``; see
+                :meth:`metaad_zoo.evaluation.explanation.Explainer.attribute`.
 
         Returns:
             float32 in the samples' own shape ``(n, ...)``, NaN where they have NaN; of several modalities a dict.

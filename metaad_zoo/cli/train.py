@@ -190,7 +190,7 @@ def run(argv: Sequence[str] | None = None) -> TrainingCLI:
 def _run_verb(cli: TrainingCLI) -> None:
     trainer, learner, data = cli.trainer, cli.model, cli.datamodule
     trains, tests = cli.verb in (None, "fit"), cli.verb in (None, "test")
-    if not trains and cli.resume_from is None:
+    if not trains and cli.resume_from is None and learner.trains:
         raise ValueError(f"{cli.verb} needs a trained model: add --ckpt_path best, or the path of a .ckpt")
     if cli.config["trainer"]["limit_test_batches"] is not None:
         raise ValueError("trainer.limit_test_batches does not reach the test: set data.test_episodes")
@@ -203,7 +203,10 @@ def _run_verb(cli: TrainingCLI) -> None:
         refuse_other_config(cli.run_dir, yaml.safe_load(cli.parser.dump(cli.config)))
     checkpoint = read_checkpoint(cli.resume_from, learner) if cli.resume_from else {}
     weights = "/".join(cli.resume_from.parts[-4:]) if cli.resume_from else ""  # <name>/<time>/checkpoints/<file>
-    if trains:
+    if not learner.trains:
+        weights = "as built: nothing is trained"
+        _note_untrained(cli)
+    elif trains:
         trainer.fit(learner, datamodule=data, ckpt_path=cli.resume_from, weights_only=True)
         best = cli.run_dir / "checkpoints" / "best.ckpt"
         weights = "best validation AUROC" if best.is_file() else "last step"
@@ -215,7 +218,10 @@ def _run_verb(cli: TrainingCLI) -> None:
     if cli.verb == "validate":
         trainer.validate(learner, datamodule=data)
         return
-    seen = data.seen if trains else _seen_by(checkpoint, data)
+    if not learner.trains:  # the val tasks choose its threshold
+        seen = sorted(data.pools["val"].members) if "val" in data.pools else []
+    else:
+        seen = data.seen if trains else _seen_by(checkpoint, data)
     if not trains:
         refuse_seen(data, seen)
     end = Conclusion(
@@ -228,6 +234,16 @@ def _run_verb(cli: TrainingCLI) -> None:
     elif "val" in data.pools:
         save_model(learner, data, end)
         print(f"The model: {cli.run_dir}")
+
+
+def _note_untrained(cli: TrainingCLI) -> None:
+    """Do what a training would do besides: say what happens, keep the config, go to the trainer's device."""
+    cli.model.to(cli.trainer.strategy.root_device)
+    if cli.trainer.is_global_zero:
+        name = type(cli.model).registered_name
+        print(f"{name} has nothing to train: no step is taken, its weights stay as they are built")
+        cli.run_dir.mkdir(parents=True, exist_ok=True)
+        cli.parser.save(cli.config, cli.run_dir / "config.yaml", skip_none=False, overwrite=True)
 
 
 def _seen_by(checkpoint: dict[str, Any], data: EpisodeDataModule) -> list[str]:

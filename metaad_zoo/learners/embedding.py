@@ -193,7 +193,7 @@ class AdaptedEmbedding:
     def embed(self, samples: Samples | None = None) -> Tensor:
         """Embeddings ``(n, embedding_dim)`` of samples in the network's :meth:`units`; without any, of the support."""
         network = self.learner.network
-        rows = self.support if samples is None or _reads_statistics(network) else None
+        rows = self.support if samples is None or reads_statistics(network) else None
         with torch.autocast(self.learner.device.type, enabled=False), without_cudnn_recurrence(network):
             if rows is None:
                 assert samples is not None
@@ -201,6 +201,6 @@ class AdaptedEmbedding:
             return network.embed(rows, samples)
 
 
-def _reads_statistics(network: EmbeddingNetwork) -> bool:
+def reads_statistics(network: EmbeddingNetwork) -> bool:
     """Whether embeddings depend on the support set beside them."""
     return any(isinstance(m, EpisodicBatchNorm) and m.policy != "running" for m in network.modules())
