@@ -1,4 +1,4 @@
-"""Feature memory on paper defects: `python benchmarks/patch_memory.py DATA --json benchmarks/results/patch_memory.json`.
+"""Feature memory on paper: `python benchmarks/patch_memory.py DATA --json benchmarks/results/patch_memory.json`.
 
 DATA is the folder that holds piped128.npz and raw/paper_defects. Nothing is trained, so each of the eight paper types
 is tested: AUROC by the number of good images, mean and 95 % interval over types, beside the nearest neighbour on pixels
@@ -28,7 +28,8 @@ from metaad_zoo.evaluation.protocol import environment, interval
 from metaad_zoo.learners import PatchMemory
 
 SHOTS = (1, 2, 5, 10)
-TYPES = [f"PA_{name}" for name in "BDP01_TL BFT01_TL BRG01_RL BRG02_RL BRG03_TL FLR01_TL FLR02_TL ZPB01_RL".split()]
+NAMES = ("BDP01_TL", "BFT01_TL", "BRG01_RL", "BRG02_RL", "BRG03_TL", "FLR01_TL", "FLR02_TL", "ZPB01_RL")
+TYPES = [f"PA_{name}" for name in NAMES]
 SHAPE = {"image": (3, 128, 128)}
 
 

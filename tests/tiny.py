@@ -39,6 +39,7 @@ TINY: dict[str, tuple[dict[str, Any], Shape | dict[str, Shape]]] = {
     "transformer": ({"width": 8, "heads": 2}, (7, 2)),
     "transformer:any": ({"width": 8, "heads": 2, "patch": 3, "in_channels": ANY}, (7, 3)),
     "window_statistics": ({}, (7, 2)),
+    "window_statistics:any": ({"in_channels": ANY}, (7, 3)),
     "mlp": ({"widths": (8, 6)}, (5,)),
     "fusion_concat": _fusion(PAIR),
     "fusion_gated": _fusion(TRIPLE),
@@ -47,6 +48,7 @@ TINY: dict[str, tuple[dict[str, Any], Shape | dict[str, Shape]]] = {
     "ft_transformer": ({"width": 8, "heads": 2}, (5,)),
     "columns": ({"width": 6}, (5,)),
     "raw_columns": ({}, (5,)),
+    "raw_columns:any": ({"in_features": ANY}, (5,)),
     "timm/resnet18": ({}, (1, 32, 32)),
     "timm/tf_efficientnet_lite0": ({}, (1, 64, 64)),
     "timm/vit_tiny_patch16_224": ({}, (1, 32, 32)),
@@ -54,6 +56,8 @@ TINY: dict[str, tuple[dict[str, Any], Shape | dict[str, Shape]]] = {
 """By backbone its options and the shape of one sample, by modality for a multimodal one; ``name:variant`` is the same
 backbone with other options."""
 
+
+WEIGHTLESS = ("raw_columns", "window_statistics")
 
 REGISTERED = [*list_backbones(), *(name for name in TINY if ":" in name)]
 TIMM = [name for name in TINY if name.startswith("timm/")]
@@ -71,7 +75,7 @@ def tiny_modality(name: str) -> str:
 
 def reads_any(name: str) -> bool:
     """Whether the last axis of its samples may have any length."""
-    return name in ("columns", "raw_columns") or name.endswith(":any")
+    return name == "columns" or name.endswith(":any")
 
 
 def shapes_of(name: str) -> dict[str, Shape]:

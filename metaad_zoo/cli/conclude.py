@@ -21,7 +21,14 @@ from metaad_zoo.evaluation.protocol import across_tasks, environment, evaluate
 from metaad_zoo.evaluation.rates import RealisedRates
 from metaad_zoo.evaluation.report import results_table, write_json
 from metaad_zoo.evaluation.scores import ScoreFile, record_all
-from metaad_zoo.learners import EmbeddingLearner, GradientLearner, Learner, from_scratch, untrained
+from metaad_zoo.learners import (
+    EmbeddingLearner,
+    GradientLearner,
+    Learner,
+    can_start_from_scratch,
+    from_scratch,
+    untrained,
+)
 from metaad_zoo.zoo import Checkpoint, save_checkpoint
 
 TABLE_WIDTH = 118
@@ -112,9 +119,10 @@ def methods_for(learner: Learner, modalities: Iterable[str], seed: int) -> dict[
         seed: of the untrained networks.
     """
     methods: dict[str, Method] = {learner.registered_name: learner}
-    if isinstance(learner, GradientLearner | EmbeddingLearner):
+    if isinstance(learner, GradientLearner | EmbeddingLearner) and any(p.requires_grad for p in learner.parameters()):
         methods["same network, untrained"] = untrained(learner, seed)
-        methods["same network, from scratch"] = from_scratch(learner, seed)
+        if can_start_from_scratch(learner):
+            methods["same network, from scratch"] = from_scratch(learner, seed)
     if set(modalities) == {"image"}:
         methods["1-NN on pixels"] = NearestNeighbour()
         methods["1-NN on standardised pixels"] = NearestNeighbour("sample")

@@ -2,7 +2,7 @@
 
 from metaad_zoo.learners.adapted_memory import AdaptedMemory
 from metaad_zoo.learners.base import Learner
-from metaad_zoo.learners.controls import from_scratch, untrained, with_steps
+from metaad_zoo.learners.controls import can_start_from_scratch, from_scratch, untrained, with_steps
 from metaad_zoo.learners.embedding import AdaptedEmbedding, EmbeddingLearner
 from metaad_zoo.learners.gradient import GradientLearner
 from metaad_zoo.learners.in_context import InContextDetector
@@ -36,6 +36,7 @@ __all__ = [
     "ProtoMAML",
     "PrototypicalNetwork",
     "Reptile",
+    "can_start_from_scratch",
     "from_scratch",
     "learner_class",
     "list_learners",

@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from metaad_zoo.backbones import ANY
 from metaad_zoo.inner_loop import InnerLoopConfig
 from metaad_zoo.learners.embedding import EmbeddingLearner
 from metaad_zoo.learners.gradient import GradientLearner
@@ -36,6 +37,12 @@ def untrained(learner: Learning, seed: int) -> Learning:
     if config.batch_norm == "per_step":  # its averages are meta-learned
         config = replace(config, batch_norm="support")
     return _seeded(seed, lambda: type(learner)(**{**given, "inner_loop": config})).to(learner.device).eval()
+
+
+def can_start_from_scratch(learner: Learning) -> bool:
+    """Whether the network has a fixed width, on which a linear head can be trained, and weights."""
+    backbone = learner.network.backbone
+    return backbone.embedding_dim != ANY and any(p.requires_grad for p in backbone.parameters())
 
 
 def from_scratch(learner: Learning, seed: int, steps: int = SCRATCH_STEPS, lr: float = SCRATCH_LR) -> GradientLearner:

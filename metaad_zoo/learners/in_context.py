@@ -67,6 +67,8 @@ class InContextDetector(EmbeddingLearner):
         kwargs: likewise.
     """
 
+    reads_missing = True
+
     def __init__(
         self,
         *,
@@ -249,7 +251,7 @@ def pick_columns(stats: ColumnStatistics, most: int) -> Tensor:
 
     It does not depend on the columns' order, but for columns of equal spread.
     """
-    order = torch.where(stats.there, stats.spread, torch.inf).argsort(-1, stable=True)
+    order = torch.where(stats.there, stats.spread, torch.inf).argsort(stable=True, dim=-1)
     count = stats.there.sum(-1, keepdim=True).clamp_min(most)
     places = torch.arange(most, device=order.device) * count // most
     return order.gather(-1, places)

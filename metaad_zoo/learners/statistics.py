@@ -26,9 +26,9 @@ class AdaptiveCentredRepresentations(EmbeddingLearner):
     tasks with batch normalisation by each task's own batch, a network learns to gather the batch's majority around a
     centre. Here the batch is the support set, labelled or not; its statistics also serve the queries, so that a score
     does not depend on the other queries. A backbone without batch normalisation has its embedding normalised by the
-    batch instead (behind one that has it, that was measured to harm: 92.7 against 97.9 AUROC on Omniglot). Differs from the paper in its centre, which is not fixed
-    but taken from the batch so as to bear anomalies in it, and in its loss, the cross-entropy of ``scale (D - R)`` with
-    learned scale and radius, in place of Deep SVDD's ``D`` and ``1 / D``.
+    batch instead (behind one that has it, that was measured to harm: 92.7 against 97.9 AUROC on Omniglot). Differs from
+    the paper in its centre, which is not fixed but taken from the batch so as to bear anomalies in it, and in its loss,
+    the cross-entropy of ``scale (D - R)`` with learned scale and radius, in place of Deep SVDD's ``D`` and ``1 / D``.
 
     Args:
         centre: ``"mean"``; ``"median"`` of each feature; ``"reweighted"``: from the median, three means whose weights
@@ -50,7 +50,7 @@ class AdaptiveCentredRepresentations(EmbeddingLearner):
             self.steepness = nn.Parameter(torch.tensor(1.0))
 
     def read(self, embeddings: Tensor, labels: Tensor) -> Reading:
-        """The units (``mean`` and ``spread`` of each feature), the batch's ``centre`` in them and usual ``distance``."""
+        """Units (``mean`` and ``spread`` of each feature), the batch's ``centre`` in them and usual ``distance``."""
         here = (labels != ANOMALOUS).unsqueeze(-1)
         mean, spread = moments(embeddings, here)
         if not self.normalises:
