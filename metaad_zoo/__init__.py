@@ -5,6 +5,7 @@
 64
 """
 
+from metaad_zoo import pyod, sklearn
 from metaad_zoo.backbones import create_backbone, list_backbones
 from metaad_zoo.data import list_datasets
 from metaad_zoo.detector import Detector, load_detector
@@ -23,4 +24,6 @@ __all__ = [
     "list_learners",
     "load_detector",
     "push_to_hub",
+    "pyod",
+    "sklearn",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,18 @@ from metaad_zoo.data.row_samples import column_names, in_order, read_series
 from metaad_zoo.data.samples import as_labels, as_samples, refuse_anomalies_in
 from metaad_zoo.data.windows import Pooling, score_series
 from metaad_zoo.episodes import NORMAL, Adapted
-from metaad_zoo.evaluation.calibration import p_values
+from metaad_zoo.evaluation.calibration import threshold
+from metaad_zoo.evaluation.decisions import ROUNDING, USUAL_ALPHA, Calibrate, SupportDecisions
 from metaad_zoo.evaluation.explanation import Explainer, Explanation
-from metaad_zoo.zoo import Checkpoint, CheckpointError, load_checkpoint, locate, save_checkpoint
+from metaad_zoo.zoo import (
+    Checkpoint,
+    check_detector_tensors,
+    checkpoint_files,
+    files_in_a_folder,
+    load_checkpoint,
+    locate,
+    save_checkpoint,
+)
 
 SCORING_CHUNK = 256
 
@@ -41,6 +51,7 @@ class Detector:
         self._checkpoint = checkpoint
         self.input_shapes = checkpoint.learner.arguments()["input_shapes"]
         self._adapted: Adapted | None = None
+        self._judging: SupportDecisions | None = None
 
     @property
     def trained_on(self) -> list[str]:
@@ -57,9 +68,9 @@ class Detector:
         """Whether :meth:`fit` has been called, here or before the detector was saved."""
         return self._adapted is not None
 
-    def to(self, device: str | torch.device) -> Detector:
-        """Move to a device; a fitted detector adapts anew there."""
-        self._checkpoint.learner.to(device)
+    def to(self, place: str | torch.device | torch.dtype) -> Detector:
+        """Move to a device or to another precision; a fitted detector adapts anew there."""
+        self._checkpoint.learner.to(place)
         if self.is_fitted:
             self._adapt()
         return self
@@ -87,7 +98,7 @@ class Detector:
         kinds = as_labels([NORMAL] * n if labels is None else labels, n)
         # A copy: what is done to the caller's array later must not reach the detector.
         samples = {name: x.clone() for name, x in samples.items()}
-        self._adapted = self._checkpoint.learner.adapt(samples, kinds)
+        self._adapted, self._judging = self._checkpoint.learner.adapt(samples, kinds), None
         self._checkpoint.tensors["support_labels"] = kinds
         self._checkpoint.tensors.pop("support_columns", None)
         if columns is not None:  # as bytes, for a checkpoint holds tensors alone
@@ -97,9 +108,11 @@ class Detector:
         return self
 
     def _adapt(self) -> None:
-        tensors = self._checkpoint.tensors
-        support = {name: tensors[f"support/{name}"] for name in self.input_shapes}
-        self._adapted = self._checkpoint.learner.adapt(support, tensors["support_labels"])
+        labels = self._checkpoint.tensors["support_labels"]
+        self._adapted, self._judging = self._checkpoint.learner.adapt(self._support(), labels), None
+
+    def _support(self) -> dict[str, Tensor]:
+        return {name: self._checkpoint.tensors[f"support/{name}"] for name in self.input_shapes}
 
     def score(self, samples: Any) -> np.ndarray:
         """Anomaly scores ``(n,)`` float64, in the model's own units: higher is more anomalous.
@@ -159,47 +172,93 @@ class Detector:
         window = min(len(values), SCORING_CHUNK) if shape[0] == ANY else shape[0]
         return score_series(self.score, values, window, min(stride, window), how)
 
-    def p_value(self, samples: Any) -> np.ndarray:
+    def p_value(self, samples: Any, calibrate: Calibrate = "across", contamination: float | None = None) -> np.ndarray:
         """Conformal p-values ``(n,)``: small is anomalous.
 
-        They compare with normal samples of the validation tasks, so they hold on average over tasks like these and for
-        supports of the size that the model was trained with; see :mod:`metaad_zoo.evaluation.calibration`.
+        Args:
+            samples: what to judge.
+            calibrate: which scores stand for normal ones. ``"across"``: those of the validation tasks, which hold on
+                average over tasks like these and for supports of the size trained with; ``"within"``: the support's
+                own, each left out once, never below ``1 / (K + 1)``; ``"contamination"``: the support's own without
+                the highest share. Where each promise ends: :mod:`metaad_zoo.evaluation.decisions`.
+            contamination: that share, expected to be anomalous; for ``"contamination"`` alone.
 
         Raises:
             RuntimeError: the detector is not fitted, or its checkpoint holds no calibration.
+            ValueError: samples can't be used, or the way to calibrate does not suit the support set.
         """
-        return self._p_values(self.score(samples))
+        way = self._decisions()
+        way.compared_with(calibrate, contamination)
+        return way.p_values(torch.as_tensor(self.score(samples)), calibrate, contamination).numpy()
 
-    def predict(self, samples: Any, alpha: float = 0.1) -> np.ndarray:
+    def predict(
+        self,
+        samples: Any,
+        alpha: float | None = None,
+        calibrate: Calibrate = "across",
+        contamination: float | None = None,
+    ) -> np.ndarray:
         """Decisions ``(n,)`` of 0 and 1, 1 for an anomaly: where the p-value is at most ``alpha``.
 
         Args:
             samples: what to judge.
-            alpha: false-alarm rate to hold, see :meth:`p_value`.
+            alpha: false-alarm rate to hold, see :meth:`p_value`; None: 0.1, but for ``"contamination"`` what lies above
+                the support's scores without the highest share is flagged, as in PyOD.
+            calibrate: see :meth:`p_value`.
+            contamination: see :meth:`p_value`.
 
         Raises:
             RuntimeError: the detector is not fitted, or its checkpoint holds no calibration.
-            ValueError: alpha is out of (0, 1) or below what the calibration scores can promise.
+            ValueError: alpha is out of (0, 1) or below what the calibration scores can promise; see :meth:`p_value`.
         """
-        return self.judge(samples, alpha)[2]
+        return self.judge(samples, alpha, calibrate, contamination)[2]
 
-    def judge(self, samples: Any, alpha: float = 0.1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def judge(
+        self,
+        samples: Any,
+        alpha: float | None = None,
+        calibrate: Calibrate = "across",
+        contamination: float | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Scores, p-values and decisions in one pass; arguments and errors as for :meth:`predict`."""
-        if not 0 < alpha < 1:
-            raise ValueError(f"alpha is {alpha}; expected a false-alarm rate between 0 and 1, such as 0.1")
+        way = self._decisions()
+        rate = way.rate_to_hold(alpha, calibrate, contamination)
         scores = self.score(samples)
-        p = self._p_values(scores)
-        n = len(self._checkpoint.tensors["calibration"])
-        if alpha * (n + 1) < 1 - 1e-9:
-            raise ValueError(f"{n} calibration scores can't promise {alpha} false alarms: take alpha >= 1/{n + 1}")
-        return scores, p, (p <= alpha + 1e-12).astype(np.int64)
+        p = way.p_values(torch.as_tensor(scores), calibrate, contamination).numpy()
+        return scores, p, (p <= rate + ROUNDING).astype(np.int64)
 
-    def _p_values(self, scores: np.ndarray) -> np.ndarray:
+    def _decisions(self) -> SupportDecisions:
+        """Kept until the next fit, for leaving one out adapts once a sample."""
+        adapted, tensors = self._fitted(), self._checkpoint.tensors
+        if self._judging is None:
+            across = tensors.get("calibration")
+            learner, labels = self._checkpoint.learner, tensors["support_labels"]
+            self._judging = SupportDecisions(learner, adapted, self._support(), labels, across)
+        return self._judging
+
+    def threshold(self, alpha: float = USUAL_ALPHA) -> float:
+        """The score above which :meth:`predict`, across tasks, calls a sample anomalous; the same for any support set.
+
+        Raises:
+            RuntimeError: the checkpoint holds no calibration.
+            ValueError: as for :meth:`predict`.
+        """
+        n, limit = len(self.calibration), threshold(self.calibration, alpha)
+        if math.isinf(limit):
+            raise ValueError(f"{n} calibration scores can't promise {alpha} false alarms: take alpha >= 1/{n + 1}")
+        return limit
+
+    @property
+    def calibration(self) -> Tensor:
+        """Scores of normal samples of the validation tasks, ``(m,)``, ascending.
+
+        Raises:
+            RuntimeError: the checkpoint holds none.
+        """
         calibration = self._checkpoint.tensors.get("calibration")
         if calibration is None or len(calibration) == 0:
             raise RuntimeError("this checkpoint holds no calibration scores: train it with a val split, or use score()")
-        found: np.ndarray = p_values(torch.as_tensor(scores), calibration).numpy()
-        return found
+        return calibration
 
     def explain(self, samples: Any, method: Explanation = "auto") -> np.ndarray | dict[str, np.ndarray]:
         """What in the samples made their scores: positive where a value raised it over that of the usual sample.
@@ -209,7 +268,8 @@ class Detector:
         Args:
             samples: what to explain.
             method: ``"integrated_gradients"``, ``"occlusion"``, ``"nearest"`` (the difference to the nearest support
-                sample) or ``"auto"``; see :meth:`metaad_zoo.evaluation.explanation.Explainer.attribute`.
+                sample), ``"patches"`` (the heat map of ``patch_memory``) or ``"auto"``; see
+                :meth:`metaad_zoo.evaluation.explanation.Explainer.attribute`.
 
         Returns:
             float32 in the samples' own shape ``(n, ...)``, NaN where they have NaN; of several modalities a dict.
@@ -236,13 +296,21 @@ class Detector:
         return found.indices.cpu().numpy(), found.distances.double().cpu().numpy()
 
     def _explainer(self) -> Explainer:
-        adapted, tensors = self._fitted(), self._checkpoint.tensors
-        support = {name: tensors[f"support/{name}"] for name in self.input_shapes}
-        return Explainer(adapted, support, tensors["support_labels"])
+        return Explainer(self._fitted(), self._support(), self._checkpoint.tensors["support_labels"])
 
     def save(self, folder: str | Path) -> None:
         """Keep the detector, with its support set if it is fitted, in a folder for :func:`load_detector`."""
         save_checkpoint(Path(folder), self._checkpoint)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copies and pickles go the way of save and load: adapted weights are computed, not kept.
+        reference = next(self._checkpoint.learner.parameters(), torch.zeros(()))
+        return _from_files, (checkpoint_files(self._checkpoint), reference.dtype, reference.device)
+
+
+def _from_files(files: dict[str, bytes], dtype: torch.dtype, device: torch.device) -> Detector:
+    with files_in_a_folder(files) as folder:
+        return load_detector(folder).to(dtype).to(device)
 
 
 def load_detector(name: str | Path) -> Detector:
@@ -259,23 +327,8 @@ def load_detector(name: str | Path) -> Detector:
     """
     folder = locate(name)
     checkpoint = load_checkpoint(folder)
-    _check_tensors(folder, checkpoint)
+    check_detector_tensors(folder, checkpoint)
     detector = Detector(checkpoint)
     if "support_labels" in checkpoint.tensors:
         detector._adapt()
     return detector
-
-
-def _check_tensors(folder: Path, checkpoint: Checkpoint) -> None:
-    """Refuse calibration scores and support sets that no detector has written."""
-    tensors = checkpoint.tensors
-    calibration = tensors.get("calibration", torch.zeros(0))
-    if calibration.ndim != 1 or torch.isnan(calibration).any() or bool((calibration.diff() < 0).any()):
-        raise CheckpointError(f"{folder} holds calibration scores that are not an ascending row of numbers: damaged")
-    if "support_labels" in tensors:
-        try:
-            shapes = checkpoint.learner.arguments()["input_shapes"]
-            found = as_samples({name: tensors[f"support/{name}"] for name in shapes}, shapes)
-            as_labels(tensors["support_labels"], len(next(iter(found.values()))))
-        except (KeyError, ValueError) as error:
-            raise CheckpointError(f"{folder} holds a support set that does not fit its model: {error}") from error

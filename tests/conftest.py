@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 import torch
 
-from metaad_zoo.data import ImageEpisodes
+from metaad_zoo.data import ImageEpisodes, TabularEpisodes
+from metaad_zoo.data.generated_tables import TablePrior
 from metaad_zoo.episodes import EpisodeSpec
+from metaad_zoo.evaluation.calibration import normal_scores
 from metaad_zoo.inner_loop import InnerLoopConfig
 from metaad_zoo.learners import GradientLearner
+from metaad_zoo.zoo import Checkpoint, save_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SPLITS = {"train": ["0", "1", "2", "3"], "val": ["4", "5"], "test": ["6", "7", "8", "9"]}
@@ -49,3 +54,30 @@ def data_folder() -> Path:
     if not folder:
         pytest.skip("needs the real data in the folder METAAD_DATA")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def table_model(tmp_path_factory) -> Path:
+    """A model of tables of any width, meta-trained on generated ones for seconds, with calibration scores."""
+    data = TabularEpisodes(
+        dataset="sklearn_tables",
+        splits={"train": ["generated"], "val": ["generated"], "test": ["wine/*"]},
+        anomalies="rest",
+        prior=TablePrior(min_columns=2, max_columns=16),
+        episode=EpisodeSpec(support_normal=5, query_normal=10, query_anomalous=10),
+        tasks_per_batch=8,
+        episodes_per_epoch=1200,
+        val_episodes=40,
+        test_episodes=5,
+    )
+    config = InnerLoopConfig(engine="vectorized", steps=1, lr=0.1, learn_lr="parameter_and_step")
+    torch.manual_seed(0)
+    adam = partial(torch.optim.Adam, lr=0.002)
+    learner = GradientLearner("columns", {"width": 16}, {"tabular": (-1,)}, config, optimizer=adam)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = pl.Trainer(**quiet, max_epochs=1, enable_checkpointing=False, limit_val_batches=0)
+    trainer.fit(learner, datamodule=data)
+    calibration = normal_scores(learner.eval(), data.episodes("val", 40, epoch=1))
+    folder = tmp_path_factory.mktemp("table_model")
+    save_checkpoint(folder, Checkpoint(learner, data.seen, {"calibration": calibration}))
+    return folder

@@ -19,6 +19,8 @@ FLOORS = {
     "zoo": 4,
     "detector": 5,
     "explain": 6,
+    "sklearn": 6,
+    "pyod": 7,
     "cli": 7,
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

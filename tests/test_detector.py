@@ -42,6 +42,61 @@ def test_fit_score_predict_on_arrays(detector, pictures):
     np.testing.assert_allclose(p, expected)
 
 
+def test_within_compares_with_each_support_sample_left_out(detector, pictures):
+    detector.fit(pictures[:5])
+    left_out = [detector.fit(np.delete(pictures[:5], i, 0)).score(pictures[i : i + 1]).item() for i in range(5)]
+    detector.fit(pictures[:5])
+    expected = [(1 + sum(own >= s for own in left_out)) / 6 for s in detector.score(pictures)]
+    np.testing.assert_allclose(detector.p_value(pictures, "within"), expected)
+    decisions = detector.predict(pictures, alpha=1 / 6, calibrate="within")
+    assert np.array_equal(decisions, (np.array(expected) < 0.17).astype(int))
+    with pytest.raises(ValueError, match=r"can't promise 0.1 false alarms: take alpha >= 1/6, give 9 normal support"):
+        detector.predict(pictures, calibrate="within")
+
+
+def test_leave_one_out_adapts_once_a_sample_and_fit(detector, pictures, monkeypatch):
+    learner = detector._checkpoint.learner
+    adapt, calls = learner.adapt, []
+    monkeypatch.setattr(learner, "adapt", lambda *given: calls.append(1) or adapt(*given))
+    detector.fit(pictures[:5])
+    for _ in range(3):
+        detector.p_value(pictures, "within")
+    assert len(calls) == 1 + 5
+    before = detector.p_value(pictures, "within")
+    assert not np.array_equal(detector.fit(pictures[5:]).p_value(pictures, "within"), before)
+    assert len(calls) == 1 + 5 + 1 + 7
+
+
+def test_contamination_flags_what_is_above_the_support_without_its_highest_share(detector, pictures):
+    detector.fit(pictures[:10], labels=[-1] * 10)
+    own = np.sort(detector.score(pictures[:10]))
+    expected = (detector.score(pictures) > own[7]).astype(int)
+    given = {"calibrate": "contamination", "contamination": 0.2}
+    assert np.array_equal(detector.predict(pictures, **given), expected)
+    assert expected[:10].sum() == 2, "as in PyOD, the expected share of the support is flagged"
+    np.testing.assert_allclose(
+        detector.p_value(pictures, **given), [(1 + (own[:8] >= s).sum()) / 9 for s in detector.score(pictures)]
+    )
+    with pytest.raises(ValueError, match=r"can't promise 0.1 false alarms: take alpha >= 1/9, or leave alpha out"):
+        detector.predict(pictures, alpha=0.1, **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"calibrate": "contamination"}, "give the share of anomalies that you expect"),
+        ({"contamination": 0.1}, "together with calibrate='contamination'"),
+        ({"calibrate": "contamination", "contamination": 1.0}, r"expected a share in \[0, 1\)"),
+        ({"calibrate": "inside"}, "across"),
+    ],
+)
+def test_ways_to_calibrate_that_do_not_fit_are_refused(detector, pictures, given, complaint):
+    detector.fit(pictures[:5])
+    for call in (detector.p_value, detector.predict):
+        with pytest.raises(ValueError, match=complaint):
+            call(pictures, **given)
+
+
 def test_scores_are_those_of_the_learner(detector, pictures):
     learner = detector._checkpoint.learner
     x = torch.as_tensor(pictures[:, None]).float() / 255
@@ -186,5 +241,7 @@ def test_calls_out_of_order_and_out_of_range(detector, folder, pictures, tmp_pat
     with pytest.raises(CheckpointError, match="expected a finished run"):
         mz.load_detector(tmp_path)
     save_checkpoint(tmp_path / "bare", Checkpoint(small_learner(), [], {}))
-    with pytest.raises(RuntimeError, match="holds no calibration"):
-        mz.load_detector(tmp_path / "bare").fit(pictures).p_value(pictures)
+    bare = mz.load_detector(tmp_path / "bare").fit(pictures)
+    with pytest.raises(RuntimeError, match=r"holds no calibration.*calibrate='within'"):
+        bare.p_value(pictures)
+    assert bare.predict(pictures, calibrate="within").shape == (12,)

@@ -38,6 +38,8 @@ TINY: dict[str, tuple[dict[str, Any], Shape | dict[str, Shape]]] = {
     "tcn:any": ({"width": 6, "layers": 1, "in_channels": ANY}, (7, 3)),
     "transformer": ({"width": 8, "heads": 2}, (7, 2)),
     "transformer:any": ({"width": 8, "heads": 2, "patch": 3, "in_channels": ANY}, (7, 3)),
+    "window_statistics": ({}, (7, 2)),
+    "window_statistics:any": ({"in_channels": ANY}, (7, 3)),
     "mlp": ({"widths": (8, 6)}, (5,)),
     "fusion_concat": _fusion(PAIR),
     "fusion_gated": _fusion(TRIPLE),
@@ -45,6 +47,8 @@ TINY: dict[str, tuple[dict[str, Any], Shape | dict[str, Shape]]] = {
     "resnet_mlp": ({"width": 6}, (5,)),
     "ft_transformer": ({"width": 8, "heads": 2}, (5,)),
     "columns": ({"width": 6}, (5,)),
+    "raw_columns": ({}, (5,)),
+    "raw_columns:any": ({"in_features": ANY}, (5,)),
     "timm/resnet18": ({}, (1, 32, 32)),
     "timm/tf_efficientnet_lite0": ({}, (1, 64, 64)),
     "timm/vit_tiny_patch16_224": ({}, (1, 32, 32)),
@@ -52,6 +56,8 @@ TINY: dict[str, tuple[dict[str, Any], Shape | dict[str, Shape]]] = {
 """By backbone its options and the shape of one sample, by modality for a multimodal one; ``name:variant`` is the same
 backbone with other options."""
 
+
+WEIGHTLESS = ("raw_columns", "window_statistics")
 
 REGISTERED = [*list_backbones(), *(name for name in TINY if ":" in name)]
 TIMM = [name for name in TINY if name.startswith("timm/")]

@@ -4,12 +4,14 @@ from metaad_zoo.backbones import cnn as cnn  # each of these registers its backb
 from metaad_zoo.backbones import columns as columns
 from metaad_zoo.backbones import ft_transformer as ft_transformer
 from metaad_zoo.backbones import fusion as fusion
+from metaad_zoo.backbones import raw_columns as raw_columns
 from metaad_zoo.backbones import rnn as rnn
 from metaad_zoo.backbones import tabular as tabular
 from metaad_zoo.backbones import task_recurrent as task_recurrent  # adds its layers to TASK_LAYERS
 from metaad_zoo.backbones import tcn as tcn
 from metaad_zoo.backbones import transformer as transformer
 from metaad_zoo.backbones import vit as vit
+from metaad_zoo.backbones import window_statistics as window_statistics
 from metaad_zoo.backbones.cnn import ImageBackbone
 from metaad_zoo.backbones.layers import (
     BatchNormPolicy,

@@ -20,7 +20,7 @@ ACTIVATIONS: Mapping[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
 }
 
-READ_ANY_WIDTH = ("columns",)
+READ_ANY_WIDTH = ("columns", "raw_columns")
 """Tabular backbones that need not know the number of columns."""
 
 

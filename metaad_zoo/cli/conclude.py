@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,24 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from metaad_zoo.cli.honesty import make_up, refuse_transductive
 from metaad_zoo.data import EpisodeDataModule
-from metaad_zoo.episodes import Episode, Method
+from metaad_zoo.episodes import Method
 from metaad_zoo.evaluation.baselines import FlagEverything, NearestNeighbour
 from metaad_zoo.evaluation.calibration import normal_scores
 from metaad_zoo.evaluation.plots import episode_figure, learning_curve
 from metaad_zoo.evaluation.protocol import across_tasks, environment, evaluate
+from metaad_zoo.evaluation.rates import RealisedRates
 from metaad_zoo.evaluation.report import results_table, write_json
-from metaad_zoo.evaluation.scores import ScoreFile
-from metaad_zoo.learners import EmbeddingLearner, GradientLearner, Learner, from_scratch, untrained
+from metaad_zoo.evaluation.scores import ScoreFile, record_all
+from metaad_zoo.learners import (
+    EmbeddingLearner,
+    GradientLearner,
+    Learner,
+    can_start_from_scratch,
+    from_scratch,
+    untrained,
+)
 from metaad_zoo.zoo import Checkpoint, save_checkpoint
 
 TABLE_WIDTH = 118
@@ -46,37 +55,33 @@ class Conclusion:
     next_command: str | None
 
 
-def check_before_training(data: EpisodeDataModule, alpha: float) -> None:
+def check_before_training(
+    learner: Learner, data: EpisodeDataModule, alpha: float, allow_transductive: bool = False
+) -> None:
     """Refuse, before any work is lost, what the evaluation after it could not do.
+
+    Args:
+        learner: to be trained.
+        data: to be trained and tested on.
+        alpha: false-alarm rate that thresholds aim at.
+        allow_transductive: let batch normalisation take statistics over the queries.
 
     Raises:
         ValueError: there is no val or test split, a class is too small, or alpha is out of range or lower than the
-            validation episodes can promise.
+            validation episodes can promise, or the learner normalises over the queries.
     """
+    if not allow_transductive:
+        refuse_transductive("this learner", learner, "--allow_transductive=true")
     data.sampler("val")
     data.sampler("test")
-    scores = data.val_episodes * data.test_episode.query_normal
+    scores = data.calibration_episodes * data.test_episode.query_normal
     if not 0 < alpha < 1 or alpha * (scores + 1) < 1:
         raise ValueError(
             f"alpha is {alpha}; expected a false-alarm rate below 1 and of at least 1/{scores + 1}, for there are "
-            f"{scores} normal queries in the validation episodes"
+            f"{scores} normal queries in the calibration episodes (data.calibration_episodes)"
         )
     if data.test_episode.query_normal == 0 or data.test_episode.query_anomalous == 0:
         raise ValueError("data.test_episode has queries of one kind only: AUROC needs normal and anomalous ones")
-
-
-def refuse_seen(data: EpisodeDataModule, seen: list[str]) -> None:
-    """Refuse to test a model on classes or domains that it was trained or chosen on.
-
-    Raises:
-        ValueError: names them.
-    """
-    shared = sorted(set(seen) & data.pools["test"].members)
-    if shared:
-        raise ValueError(
-            f"the checkpoint was trained or chosen on {shared[:10]}, which are in the test split: meta-test classes "
-            "must never be seen in meta-training; take other classes for data.splits, or another checkpoint"
-        )
 
 
 def conclude(learner: Learner, data: EpisodeDataModule, end: Conclusion) -> dict[str, Any]:
@@ -114,9 +119,10 @@ def methods_for(learner: Learner, modalities: Iterable[str], seed: int) -> dict[
         seed: of the untrained networks.
     """
     methods: dict[str, Method] = {learner.registered_name: learner}
-    if isinstance(learner, GradientLearner | EmbeddingLearner):
+    if isinstance(learner, GradientLearner | EmbeddingLearner) and any(p.requires_grad for p in learner.parameters()):
         methods["same network, untrained"] = untrained(learner, seed)
-        methods["same network, from scratch"] = from_scratch(learner, seed)
+        if can_start_from_scratch(learner):
+            methods["same network, from scratch"] = from_scratch(learner, seed)
     if set(modalities) == {"image"}:
         methods["1-NN on pixels"] = NearestNeighbour()
         methods["1-NN on standardised pixels"] = NearestNeighbour("sample")
@@ -139,12 +145,15 @@ def test_results(learner: Learner, data: EpisodeDataModule, end: Conclusion, con
     methods = methods_for(learner, data.input_shapes, end.seed)
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("thresholds on validation tasks", total=len(methods))
-        calibration = list(calibration_episodes(data))
+        calibration = list(data.calibration())
         calibrators = across_tasks(methods, calibration, lambda: progress.advance(bar))
         bar = progress.add_task("test on unseen tasks", total=data.test_episodes)
         episodes = data.episodes("test", data.test_episodes)
-        with ScoreFile(end.run_dir / "scores.parquet") as record:
-            figures = evaluate(methods, episodes, calibrators, end.alpha, lambda: progress.advance(bar), record)
+        rates = RealisedRates()
+        with ScoreFile(end.run_dir / "scores.parquet") as file:
+            figures = evaluate(
+                methods, episodes, calibrators, end.alpha, lambda: progress.advance(bar), record_all(file, rates)
+            )
     protocol = {
         "data": data.description(),
         "split": "test",
@@ -152,20 +161,21 @@ def test_results(learner: Learner, data: EpisodeDataModule, end: Conclusion, con
         "weights": end.weights,
         "episodes": data.test_episodes,
         "tasks": len(next(iter(figures.values()))["tasks"]),
+        **make_up(data.test_episode, methods),
         "alpha": end.alpha,
-        "threshold": f"{1 - end.alpha:.0%} conformal quantile of the normal queries in {data.val_episodes} episodes of "
-        "the validation tasks, others than those that chose the weights",
+        "threshold": f"{1 - end.alpha:.0%} conformal quantile of the normal queries in {data.calibration_episodes} "
+        "episodes of the validation tasks, others than those that chose the weights",
         "intervals": "95 % BCa bootstrap over tasks, a task's figure being the mean of its episodes; pairs that share "
         "a class are taken as independent, and there is one training",
         "seed": end.seed,
         "learner": {"name": learner.registered_name, **learner.arguments()},
     }
-    return {"protocol": protocol, "methods": figures, "environment": environment(str(learner.device))}
-
-
-def calibration_episodes(data: EpisodeDataModule) -> Iterator[Episode]:
-    """Episodes of the validation tasks, but not those (of epoch 0) by which the best checkpoint is chosen."""
-    return data.episodes("val", data.val_episodes, epoch=1)
+    return {
+        "protocol": protocol,
+        "methods": figures,
+        "calibration": rates.table(calibrators, data.test_episode.support_normal),
+        "environment": environment(str(learner.device)),
+    }
 
 
 def _draw(run_dir: Path, learner: Learner, data: EpisodeDataModule, results: dict[str, Any]) -> None:
@@ -174,10 +184,9 @@ def _draw(run_dir: Path, learner: Learner, data: EpisodeDataModule, results: dic
     if parts:
         learning_curve(parts).savefig(run_dir / "learning_curve.png", dpi=120)
     episode = next(data.episodes("test", 1))
-    if "image" in episode.support:
-        scores = learner.adapt(episode.support, episode.support_labels).score(episode.query).cpu()
-        threshold = results["methods"][learner.registered_name]["threshold"]
-        episode_figure(episode, scores, threshold).savefig(run_dir / "episode.png", dpi=120)
+    scores = learner.adapt(episode.support, episode.support_labels).score(episode.query).cpu()
+    threshold = results["methods"][learner.registered_name]["threshold"]
+    episode_figure(episode, scores, threshold).savefig(run_dir / "episode.png", dpi=120)
 
 
 def save_model(learner: Learner, data: EpisodeDataModule, end: Conclusion) -> None:
@@ -185,7 +194,7 @@ def save_model(learner: Learner, data: EpisodeDataModule, end: Conclusion) -> No
     learner.eval()
     config = end.run_dir / "config.yaml"
     text = config.read_text(encoding="utf-8") if config.is_file() else None
-    calibration = normal_scores(learner, calibration_episodes(data))
+    calibration = normal_scores(learner, data.calibration())
     save_checkpoint(end.run_dir / "model", Checkpoint(learner, end.seen, {"calibration": calibration}, text))
 
 

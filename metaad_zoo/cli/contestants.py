@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 
+from metaad_zoo.cli.honesty import refuse_seen, refuse_transductive
 from metaad_zoo.data import (
     EpisodeDataModule,
     ImageEpisodes,
@@ -16,11 +17,11 @@ from metaad_zoo.data import (
     SequenceEpisodes,
     TabularEpisodes,
 )
-from metaad_zoo.episodes import EpisodeSpec
-from metaad_zoo.evaluation.baselines import list_baselines
+from metaad_zoo.episodes import EpisodeSpec, Method
+from metaad_zoo.evaluation.baselines import create_baseline, list_baselines
 from metaad_zoo.learners import Learner
 from metaad_zoo.names import unknown_name
-from metaad_zoo.zoo import is_known, locate, model_folder, read_index
+from metaad_zoo.zoo import Checkpoint, is_known, load_checkpoint, locate, model_folder, read_index
 
 OWN: Mapping[str, type[EpisodeDataModule]] = {
     "image": ImageEpisodes,
@@ -64,6 +65,44 @@ def folders_of(methods: Sequence[str]) -> dict[str, Path]:
             known = [*read_index(), *list_baselines()]
             raise unknown_name("method (no model lies there, and nothing is called so):", method, known)
     return found
+
+
+def contestants(methods: Sequence[str]) -> tuple[dict[str, Method], dict[str, Checkpoint]]:
+    """All methods by their names in the results, and the checkpoints of those that are models.
+
+    Raises:
+        ValueError: as :func:`folders_of` and :func:`names_of`.
+    """
+    checkpoints = {name: load_checkpoint(folder) for name, folder in folders_of(methods).items()}
+    found: dict[str, Method] = {
+        name: checkpoints[name].learner if name in checkpoints else create_baseline(name) for name in names_of(methods)
+    }
+    return found, checkpoints
+
+
+def described(methods: Mapping[str, Method]) -> dict[str, Any]:
+    """Every setting of every method, for a protocol."""
+    return {n: m.arguments() if isinstance(m, Learner) else vars(m) for n, m in methods.items()}
+
+
+def refuse_unfit(
+    checkpoints: Mapping[str, Checkpoint], data: EpisodeDataModule, allow_transductive: bool = False
+) -> None:
+    """Refuse models of other data, those trained or chosen on what is to be tested, those that normalise over queries.
+
+    Args:
+        checkpoints: by the models' names.
+        data: to be tested on.
+        allow_transductive: let batch normalisation take statistics over the queries.
+
+    Raises:
+        ValueError: as said.
+    """
+    for name, checkpoint in checkpoints.items():
+        refuse_other_shapes(name, checkpoint.learner, data)
+        refuse_seen(data, checkpoint.trained_on)
+        if not allow_transductive:
+            refuse_transductive(name, checkpoint.learner, "--allow-transductive")
 
 
 def data_of_config(path: Path) -> EpisodeDataModule:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from metaad_zoo.cli.conclude import TABLE_WIDTH, calibration_episodes, refuse_seen
-from metaad_zoo.cli.contestants import data_of_config, folders_of, names_of, own_data, refuse_other_shapes
+from metaad_zoo.cli.conclude import TABLE_WIDTH
+from metaad_zoo.cli.contestants import contestants, data_of_config, described, own_data, refuse_unfit
+from metaad_zoo.cli.curves import inner_steps_curve, shots_curve, steppers
+from metaad_zoo.cli.honesty import make_up
 from metaad_zoo.data import EpisodeDataModule
-from metaad_zoo.episodes import Episode, Method
-from metaad_zoo.evaluation.baselines import create_baseline
+from metaad_zoo.episodes import DomainTaskPool, Method
 from metaad_zoo.evaluation.decisions import Always, Calibrator, WithinTask
 from metaad_zoo.evaluation.metrics import auroc
 from metaad_zoo.evaluation.plots import episode_figure
@@ -25,12 +26,11 @@ from metaad_zoo.evaluation.protocol import (
     environment,
     evaluate,
     flags_everything,
-    interval,
 )
+from metaad_zoo.evaluation.rates import RealisedRates
 from metaad_zoo.evaluation.report import results_table, write_json
-from metaad_zoo.evaluation.scores import Scored, ScoreFile
+from metaad_zoo.evaluation.scores import Scored, ScoreFile, record_all
 from metaad_zoo.learners import Learner
-from metaad_zoo.zoo import load_checkpoint
 
 LEAST_EPISODES = 600
 Calibration = Literal["across", "within"]
@@ -51,6 +51,9 @@ class Settings:
         calibrate: ``"across"`` the validation tasks, or ``"within"`` each support set; None: across where there are
             validation tasks.
         seed: of the episodes of a user's own files.
+        inner_steps: numbers of inner steps; None: as trained. A curve over them, of the methods that take gradient
+            steps.
+        allow_transductive: let batch normalisation take statistics over the queries.
     """
 
     methods: Sequence[str]
@@ -61,6 +64,8 @@ class Settings:
     alpha: float = 0.1
     calibrate: Calibration | None = None
     seed: int = 0
+    inner_steps: Sequence[int] | None = None
+    allow_transductive: bool = False
 
 
 def run_evaluation(settings: Settings) -> dict[str, Any]:
@@ -71,15 +76,9 @@ def run_evaluation(settings: Settings) -> dict[str, Any]:
             a model has seen test classes or domains, or there are too few tasks for an interval.
     """
     console = Console()
-    learners = {name: load_checkpoint(folder) for name, folder in folders_of(settings.methods).items()}
-    data = _open(settings, [c.learner for c in learners.values()])
-    for name, checkpoint in learners.items():
-        refuse_other_shapes(name, checkpoint.learner, data)
-        refuse_seen(data, checkpoint.trained_on)
-    methods: dict[str, Method] = {
-        name: learners[name].learner if name in learners else create_baseline(name)
-        for name in names_of(settings.methods)
-    }
+    methods, checkpoints = contestants(settings.methods)
+    data, left_out = _open(settings, [c.learner for c in checkpoints.values()])
+    refuse_unfit(checkpoints, data, settings.allow_transductive)
     tasks = len(data.pools["test"])
     if tasks < LEAST_TASKS:
         raise ValueError(
@@ -94,25 +93,23 @@ def run_evaluation(settings: Settings) -> dict[str, Any]:
     with Progress(console=console, transient=True) as progress:
         calibrators = _calibrators(methods, data, calibrate, progress)
         bar = progress.add_task("unseen tasks", total=n)
-        with ScoreFile(settings.out / "scores.parquet") as record:
-
-            def keep(row: Scored) -> None:
-                record(row)
-                extremes(row)
-
+        rates = RealisedRates()
+        with ScoreFile(settings.out / "scores.parquet") as file:
+            record = record_all(file, extremes, rates)
             figures = evaluate(
-                methods, data.episodes("test", n), calibrators, settings.alpha, lambda: progress.advance(bar), keep
+                methods, data.episodes("test", n), calibrators, settings.alpha, lambda: progress.advance(bar), record
             )
-        curves = _shots_curve(methods, data, settings.shots, progress) if len(settings.shots or ()) > 1 else {}
+        curves = _curves(settings, methods, data, progress)
     results = {
-        "protocol": _protocol(settings, data, methods, n, calibrate, {k: c.trained_on for k, c in learners.items()}),
+        "protocol": {"too_small_for_so_many_shots": left_out}
+        | _protocol(settings, data, methods, n, calibrate, {k: c.trained_on for k, c in checkpoints.items()}),
         "methods": figures,
         "curves": curves,
+        "calibration": rates.table(calibrators, data.test_episode.support_normal),
         "environment": environment("cpu"),
     }
     write_json(settings.out / "results.json", results)
-    if set(data.input_shapes) == {"image"}:
-        extremes.draw(settings.out, data)
+    extremes.draw(settings.out, data)
     (console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)).print(results_table(results))
     console.print(f"Figures and every score: {settings.out}", soft_wrap=True)
     return results
@@ -139,6 +136,8 @@ def _check_before_work(
         for method in methods.values():
             method.adapt(episode.support, episode.support_labels)
     data.test_episode = spec
+    if settings.inner_steps:
+        steppers(methods, settings.inner_steps)
 
 
 class _Extremes:
@@ -164,6 +163,7 @@ class _Extremes:
         for name, found in {"best": self._best, "worst": self._worst}.items():
             if found is not None:
                 row = found[1]
+                assert row.flagged is not None
                 passed = row.scores[~row.flagged]  # a threshold for the picture, where each task may have its own
                 threshold = float(passed.max()) if len(passed) else float("-inf")
                 figure = episode_figure(sampler.episode(0, row.episode), row.scores, threshold)
@@ -171,14 +171,24 @@ class _Extremes:
                     figure.savefig(out / f"{name}.{kind}", dpi=120)
 
 
-def _open(settings: Settings, learners: Sequence[Learner]) -> EpisodeDataModule:
-    """The data, with the episodes that are asked for."""
+def _open(settings: Settings, learners: Sequence[Learner]) -> tuple[EpisodeDataModule, list[str]]:
+    """The data, with the episodes that are asked for, and what is left out because it is too small for these.
+
+    Who is in which split is settled by the config's own episodes, whatever number of shots is asked for: a model is
+    tested on what it was not trained on, and a curve over shots on the same tasks all along.
+    """
     is_config = settings.data.suffix in (".yaml", ".yml")
     data = data_of_config(settings.data) if is_config else own_data(settings.data, learners, settings.seed)
+    left_out = []
     if settings.shots:
+        most = replace(data.test_episode, support_normal=max(settings.shots))
+        for split in ("val", "test"):
+            pool = data.pools.get(split)
+            if isinstance(pool, DomainTaskPool):
+                left_out += [f"{split}: {why}" for why in pool.leave_out_small(most)]
         data.test_episode = replace(data.test_episode, support_normal=settings.shots[0])
     data.sampler("test")
-    return data
+    return data, left_out
 
 
 def _calibrators(
@@ -187,35 +197,21 @@ def _calibrators(
     if calibrate == "within":
         return {n: Always() if flags_everything(m) else WithinTask(m) for n, m in methods.items()}
     bar = progress.add_task("validation tasks", total=len(methods))
-    return across_tasks(methods, list(calibration_episodes(data)), lambda: progress.advance(bar))
+    return across_tasks(methods, list(data.calibration()), lambda: progress.advance(bar))
 
 
-def _shots_curve(
-    methods: Mapping[str, Method], data: EpisodeDataModule, shots: Sequence[int] | None, progress: Progress
+def _curves(
+    settings: Settings, methods: Mapping[str, Method], data: EpisodeDataModule, progress: Progress
 ) -> dict[str, Any]:
-    """Mean AUROC of each method by the number of normal support samples, over at most 200 episodes each."""
-    values = sorted(set(shots or ()))
-    bar = progress.add_task("shots", total=len(values))
-    by_method: dict[str, dict[str, list[Any]]] = {name: {"mean": [], "ci95": []} for name in methods}
-    spec = data.test_episode
-    for k in values:
-        data.test_episode = replace(spec, support_normal=k)
-        episodes = list(data.episodes("test", max(200, len(data.pools["test"]))))
-        for name, method in methods.items():
-            tasks = _auroc_by_task(method, episodes)
-            by_method[name]["mean"].append(float(tasks.mean()))
-            by_method[name]["ci95"].append(interval(tasks))
-        progress.advance(bar)
-    data.test_episode = spec
-    return {"shots": {"values": values, "methods": by_method}}
-
-
-def _auroc_by_task(method: Method, episodes: Sequence[Episode]) -> np.ndarray:
-    found: dict[str, list[float]] = {}
-    for e in episodes:
-        scores = method.adapt(e.support, e.support_labels).score(e.query).cpu()
-        found.setdefault(e.task, []).append(auroc(scores, e.query_labels))
-    return np.array([np.mean(values) for values in found.values()])
+    found = {}
+    for name, values, curve in (
+        ("shots", settings.shots if len(settings.shots or ()) > 1 else None, shots_curve),
+        ("inner_steps", settings.inner_steps, inner_steps_curve),
+    ):
+        if values:
+            bar = progress.add_task(name.replace("_", " "), total=len(set(values)))
+            found[name] = curve(methods, data, values, partial(progress.advance, bar))
+    return found
 
 
 def _protocol(
@@ -227,7 +223,9 @@ def _protocol(
     trained_on: Mapping[str, list[str]],
 ) -> dict[str, Any]:
     """Every choice that fixes the figures."""
-    across = f"{1 - settings.alpha:.0%} conformal over the normal queries of {data.val_episodes} validation episodes"
+    across = (
+        f"{1 - settings.alpha:.0%} conformal over the normal queries of {data.calibration_episodes} validation episodes"
+    )
     within = "leave-one-out conformal inside each support set"
     return {
         "data": data.description(),
@@ -235,10 +233,11 @@ def _protocol(
         "episodes": episodes,
         "tasks": len(data.pools["test"]),
         "episode": data.test_episode.as_dict(),
+        **make_up(data.test_episode, methods),
         "alpha": settings.alpha,
         "threshold": across if calibrate == "across" else within,
         "intervals": "95 % BCa bootstrap over tasks; differences paired by task, Wilcoxon signed-rank",
         "seed": data.seed,
         "trained_or_chosen_on": dict(trained_on),
-        "methods": {n: m.arguments() if isinstance(m, Learner) else vars(m) for n, m in methods.items()},
+        "methods": described(methods),
     }

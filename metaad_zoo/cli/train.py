@@ -22,10 +22,10 @@ from metaad_zoo.cli.conclude import (
     Conclusion,
     check_before_training,
     conclude,
-    refuse_seen,
     save_model,
     write_predictions,
 )
+from metaad_zoo.cli.honesty import refuse_seen
 from metaad_zoo.cli.parsing import HintingParser, arrange, own_error
 from metaad_zoo.cli.resume import find_checkpoint, read_checkpoint, refuse_other_config
 from metaad_zoo.data import EpisodeDataModule
@@ -82,6 +82,7 @@ class TrainingCLI(LightningCLI):
         parser.add_argument("--runs", type=str, default="runs", help="folder of all runs")
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="a .ckpt, or last or best of <name>")
         parser.add_argument("--alpha", type=float, default=0.1, help="false-alarm rate that thresholds aim at")
+        parser.add_argument("--allow_transductive", type=bool, default=False, help="test what normalises over queries")
         parser.add_argument("--next", type=str | None, default=None, help="a command to propose at the end")
         parser.link_arguments(
             "data",
@@ -189,7 +190,7 @@ def run(argv: Sequence[str] | None = None) -> TrainingCLI:
 def _run_verb(cli: TrainingCLI) -> None:
     trainer, learner, data = cli.trainer, cli.model, cli.datamodule
     trains, tests = cli.verb in (None, "fit"), cli.verb in (None, "test")
-    if not trains and cli.resume_from is None:
+    if not trains and cli.resume_from is None and learner.trains:
         raise ValueError(f"{cli.verb} needs a trained model: add --ckpt_path best, or the path of a .ckpt")
     if cli.config["trainer"]["limit_test_batches"] is not None:
         raise ValueError("trainer.limit_test_batches does not reach the test: set data.test_episodes")
@@ -197,12 +198,15 @@ def _run_verb(cli: TrainingCLI) -> None:
     if trainer.is_global_zero:
         Console().print(data.summary())
     if tests:
-        check_before_training(data, cli.config["alpha"])
+        check_before_training(learner, data, cli.config["alpha"], cli.config["allow_transductive"])
     if trains and cli.resume_from:
         refuse_other_config(cli.run_dir, yaml.safe_load(cli.parser.dump(cli.config)))
     checkpoint = read_checkpoint(cli.resume_from, learner) if cli.resume_from else {}
     weights = "/".join(cli.resume_from.parts[-4:]) if cli.resume_from else ""  # <name>/<time>/checkpoints/<file>
-    if trains:
+    if not learner.trains:
+        weights = "as built: nothing is trained"
+        _note_untrained(cli)
+    elif trains:
         trainer.fit(learner, datamodule=data, ckpt_path=cli.resume_from, weights_only=True)
         best = cli.run_dir / "checkpoints" / "best.ckpt"
         weights = "best validation AUROC" if best.is_file() else "last step"
@@ -214,7 +218,10 @@ def _run_verb(cli: TrainingCLI) -> None:
     if cli.verb == "validate":
         trainer.validate(learner, datamodule=data)
         return
-    seen = data.seen if trains else _seen_by(checkpoint, data)
+    if not learner.trains:  # the val tasks choose its threshold
+        seen = sorted(data.pools["val"].members) if "val" in data.pools else []
+    else:
+        seen = data.seen if trains else _seen_by(checkpoint, data)
     if not trains:
         refuse_seen(data, seen)
     end = Conclusion(
@@ -227,6 +234,16 @@ def _run_verb(cli: TrainingCLI) -> None:
     elif "val" in data.pools:
         save_model(learner, data, end)
         print(f"The model: {cli.run_dir}")
+
+
+def _note_untrained(cli: TrainingCLI) -> None:
+    """Do what a training would do besides: say what happens, keep the config, go to the trainer's device."""
+    cli.model.to(cli.trainer.strategy.root_device)
+    if cli.trainer.is_global_zero:
+        name = type(cli.model).registered_name
+        print(f"{name} has nothing to train: no step is taken, its weights stay as they are built")
+        cli.run_dir.mkdir(parents=True, exist_ok=True)
+        cli.parser.save(cli.config, cli.run_dir / "config.yaml", skip_none=False, overwrite=True)
 
 
 def _seen_by(checkpoint: dict[str, Any], data: EpisodeDataModule) -> list[str]:

@@ -16,6 +16,7 @@ from metaad_zoo.backbones import list_backbones
 from metaad_zoo.cli.checkpoints import VERBS as CHECKPOINT_VERBS
 from metaad_zoo.cli.checkpoints import show_checkpoints
 from metaad_zoo.cli.evaluate import Settings, run_evaluation
+from metaad_zoo.cli.evaluate_points import PointSettings, run_point_evaluation
 from metaad_zoo.cli.recommend import run_recommendation
 from metaad_zoo.data import list_datasets
 from metaad_zoo.data.row_samples import column_names, in_order
@@ -23,6 +24,7 @@ from metaad_zoo.data.samples import named_samples, refuse_anomalies_in
 from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
 from metaad_zoo.detector import Detector, load_detector
 from metaad_zoo.evaluation.baselines import list_baselines
+from metaad_zoo.evaluation.decisions import USUAL_ALPHA, WAYS, Calibrate
 from metaad_zoo.evaluation.explanation import Explanation
 from metaad_zoo.evaluation.html_report import write_report
 from metaad_zoo.explain import write_explanations
@@ -34,6 +36,9 @@ LISTS: dict[str, Callable[..., list[str]]] = {
     "datasets": list_datasets,
     "baselines": list_baselines,
 }
+COMMON_OPTIONS = ("methods", "data", "out", "shots", "seed", "allow_transductive")
+EPISODE_OPTIONS = ("episodes", "alpha", "calibrate", "inner_steps")
+POINT_OPTIONS = ("draws", "stride", "longest", "buffer")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -115,7 +120,14 @@ def _data_arguments(command: argparse.ArgumentParser) -> None:
 def _score_arguments(command: argparse.ArgumentParser) -> None:
     _data_arguments(command)
     command.add_argument("--out", type=Path, required=True, help="CSV file: sample, score, p_value, anomaly")
-    command.add_argument("--alpha", type=float, default=0.1, help="false-alarm rate of the column anomaly")
+    command.add_argument("--alpha", type=float, help="false-alarm rate of the column anomaly; 0.1")
+    command.add_argument(
+        "--calibrate",
+        choices=WAYS,
+        help="by scores of the validation tasks (across, the usual), of the support set, each left out once (within), "
+        "or of the support set without the share --contamination",
+    )
+    command.add_argument("--contamination", type=float, help="share of anomalies expected in the support set")
 
 
 def _score(options: argparse.Namespace) -> None:
@@ -124,12 +136,14 @@ def _score(options: argparse.Namespace) -> None:
         raise ValueError(f"--out {out}: the folder {out.parent} does not exist; make it first")
     detector = load_detector(options.folder)
     names, samples = _as_adapted(detector, options)
-    scores, p, decisions = detector.judge(samples, options.alpha)
+    calibrate: Calibrate = options.calibrate or ("across" if options.contamination is None else "contamination")
+    scores, p, decisions = detector.judge(samples, options.alpha, calibrate, options.contamination)
     with out.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["sample", "score", "p_value", "anomaly"])
         writer.writerows(zip(names, scores, p, decisions, strict=True))
-    print(f"{int(decisions.sum())} of {len(names)} samples called anomalous at alpha={options.alpha}: {out}")
+    by = "" if options.alpha is None and calibrate == "contamination" else f" at alpha={options.alpha or USUAL_ALPHA}"
+    print(f"{int(decisions.sum())} of {len(names)} samples called anomalous{by} ({calibrate}): {out}")
 
 
 def _as_adapted(detector: Detector, options: argparse.Namespace) -> tuple[list[str], dict[str, Tensor]]:
@@ -163,16 +177,36 @@ def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("methods", nargs="+", help="checkpoints by name or folder, and baselines")
     command.add_argument("--data", type=Path, required=True, help="a config with a data section, or your own files")
     command.add_argument("--out", type=Path, required=True, help="folder for results.json and scores.parquet")
-    command.add_argument("--episodes", type=int, help="on the test tasks; 600, or one of each task if more")
     command.add_argument("--shots", type=int, nargs="+", help="normal support samples; several draw a curve")
-    command.add_argument("--alpha", type=float, default=0.1, help="false-alarm rate to aim at")
-    command.add_argument("--calibrate", choices=("across", "within"), help="validation tasks, or each support set")
     command.add_argument("--seed", type=int, default=0, help="of the episodes of your own files")
+    command.add_argument(
+        "--allow-transductive", action="store_true", help="also models that normalise over the queries"
+    )
+    episodes = command.add_argument_group("on episodes")
+    episodes.add_argument("--episodes", type=int, help="on the test tasks; 600, or one of each task if more")
+    episodes.add_argument("--alpha", type=float, help="false-alarm rate to aim at; 0.1")
+    episodes.add_argument("--calibrate", choices=("across", "within"), help="validation tasks, or each support set")
+    episodes.add_argument("--inner-steps", type=int, nargs="+", help="of gradient learners: draws a curve")
+    points = command.add_argument_group("point by point")
+    points.add_argument("--points", action="store_true", help="score the whole later part of each labelled series")
+    points.add_argument("--draws", type=int, help="of the support windows of each series; 3")
+    points.add_argument("--stride", type=int, help="steps between scored windows; a quarter of a window")
+    points.add_argument("--longest", type=int, help="points scored of a series; 50000")
+    points.add_argument("--buffer", type=int, help="longest buffer of VUS in points; the window")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    given = {k: v for k, v in vars(options).items() if k not in ("command", "run")}
-    run_evaluation(Settings(**given))
+    here, there = (POINT_OPTIONS, EPISODE_OPTIONS) if options.points else (EPISODE_OPTIONS, POINT_OPTIONS)
+    idle = [f"--{name.replace('_', '-')}" for name in there if getattr(options, name) is not None]
+    if idle:
+        raise ValueError(f"{', '.join(idle)}: only {'without' if options.points else 'with'} --points")
+    given = {k: v for k in (*COMMON_OPTIONS, *here) if (v := getattr(options, k)) is not None}
+    if not options.points:
+        run_evaluation(Settings(**given))
+        return
+    if len(options.shots or [0]) > 1:
+        raise ValueError(f"--shots {options.shots}: give one number with --points")
+    run_point_evaluation(PointSettings(**given | ({"shots": options.shots[0]} if options.shots else {})))
 
 
 def _report_arguments(command: argparse.ArgumentParser) -> None:

@@ -40,6 +40,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         episodes_per_epoch: training episodes of one epoch, over all processes.
         val_episodes: the same ones at each validation.
         test_episodes: the same ones at each test.
+        calibration_episodes: of the val split, to calibrate decisions by; None takes ``val_episodes``. They are of
+            other tasks than those that choose the weights, as far as the split has more tasks than ``val_episodes``.
         tasks_per_batch: training tasks of one outer step, in each process.
         repeat_episodes: take the same training episodes in every epoch, to see whether a model can overfit them.
         num_workers: loader processes; what is drawn does not depend on it.
@@ -53,6 +55,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         episodes_per_epoch: int = 400,
         val_episodes: int = 100,
         test_episodes: int = 600,
+        calibration_episodes: int | None = None,
         tasks_per_batch: int = 4,
         repeat_episodes: bool = False,
         num_workers: int = 0,
@@ -63,6 +66,7 @@ class EpisodeDataModule(pl.LightningDataModule):
             "episodes_per_epoch": episodes_per_epoch,
             "val_episodes": val_episodes,
             "test_episodes": test_episodes,
+            "calibration_episodes": val_episodes if calibration_episodes is None else calibration_episodes,
             "tasks_per_batch": tasks_per_batch,
         }
         for name, value in counts.items():
@@ -74,6 +78,7 @@ class EpisodeDataModule(pl.LightningDataModule):
             val_episodes,
             test_episodes,
         )
+        self.calibration_episodes = counts["calibration_episodes"]
         self.tasks_per_batch, self.repeat_episodes = tasks_per_batch, repeat_episodes
         self.num_workers, self.seed = num_workers, seed
         self._train_loader: EpisodeLoader | None = None
@@ -130,6 +135,18 @@ class EpisodeDataModule(pl.LightningDataModule):
         """The first ``n`` episodes of a split's epoch, one after the other."""
         sampler = self.sampler(split)
         return (sampler.episode(epoch, i) for i in range(n))
+
+    def calibration(self, n: int | None = None) -> Iterator[Episode]:
+        """Episodes of the val split to calibrate by, never those (of epoch 0) that choose the weights.
+
+        Tasks come in the split's fixed order, from the first one on that chooses nothing, where there is one.
+
+        Args:
+            n: how many; None: ``calibration_episodes``.
+        """
+        sampler = self.sampler("val")
+        start = self.val_episodes if len(self.pools["val"]) > self.val_episodes else 0
+        return (sampler.episode(1, start + i) for i in range(n or self.calibration_episodes))
 
     @property
     def seen(self) -> list[str]:

@@ -15,6 +15,7 @@ from metaad_zoo.backbones.missing import ANY
 from metaad_zoo.data.base import EpisodeDataModule
 from metaad_zoo.data.domain_splits import USUAL_SHARES, DomainSplitter
 from metaad_zoo.data.generated_series import GeneratedOptions
+from metaad_zoo.data.labelled_series import LabelledSeries
 from metaad_zoo.data.sources.columns import Missing
 from metaad_zoo.data.sources.known_series import SERIES_READERS
 from metaad_zoo.data.sources.series import Fit, FittedSequences, SequenceArrays, SeriesSet
@@ -22,7 +23,7 @@ from metaad_zoo.data.sources.series_files import FileOptions, read_own_series
 from metaad_zoo.data.splits import split_by_counts, split_by_patterns
 from metaad_zoo.data.synthetic import create_synthetic
 from metaad_zoo.data.windows import WindowRule, cut
-from metaad_zoo.episodes import ClassTaskPool, Corruption, Domain, TaskPool
+from metaad_zoo.episodes import ClassTaskPool, Corruption, Domain, DomainTaskPool, TaskPool
 from metaad_zoo.names import unknown_name
 
 Splits = dict[str, list[str]] | list[int]
@@ -206,6 +207,25 @@ class SequenceEpisodes(EpisodeDataModule):
         if splits is None:
             splits = splitter.usual_counts(self.domains)
         return splitter.pools(self.domains, splits, self.split_by)
+
+    def labelled_series(self, stride: int) -> list[LabelledSeries]:
+        """The test split's series whole, those with labels, for an evaluation point by point.
+
+        Args:
+            stride: steps from one scored window to the next.
+
+        Raises:
+            ValueError: the data are no long series, or there is no test split.
+        """
+        pool = self.pools.get("test")
+        if not isinstance(pool, DomainTaskPool):
+            raise ValueError(
+                f"data.dataset={self.dataset} has no long series to test point by point: short sequences and generated "
+                "signals are judged as a whole; take labelled series, with a test split"
+            )
+        assert isinstance(self.found, SeriesSet)
+        series = {s.name: s for s in self.found.series if s.labels is not None}
+        return [LabelledSeries.of(series[d.name], d, self.rule, stride) for d in pool.domains if d.name in series]
 
     def _corruption(self) -> Corruption | None:
         return create_synthetic(self.synthetic) if self.synthetic else None

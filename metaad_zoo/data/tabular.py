@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metaad_zoo.data.base import EpisodeDataModule
 from metaad_zoo.data.generated_tables import GeneratedTables, TablePrior
+from metaad_zoo.data.mixed_tables import MixedTables
 from metaad_zoo.data.sources.big_tables import BigTable, memory_needed, read_big_table
 from metaad_zoo.data.sources.columns import Missing
 from metaad_zoo.data.sources.known_tables import read_known_tables
@@ -50,6 +51,7 @@ class TabularEpisodes(EpisodeDataModule):
         synthetic: names of synthetic anomalies, made of normal rows, for the data's own training domains: in every
             episode of one without anomalies of its own, and in a share of the others'.
         synthetic_share: that share.
+        generated_share: share of the training episodes that come from generated tables, where others train on the data.
         prior: what generated tables are like.
         memory_limit: MiB; larger files are read row by row out of a mapped copy on disk.
         cache: folder for these copies; None takes ``metaad_zoo/tables`` in the user's cache folder.
@@ -73,6 +75,7 @@ class TabularEpisodes(EpisodeDataModule):
         max_columns: int | None = None,
         synthetic: list[str] | None = None,
         synthetic_share: float = 0.5,
+        generated_share: float = 0.0,
         prior: TablePrior = TablePrior(),  # noqa: B008 - frozen
         memory_limit: float = 256.0,
         cache: str | None = None,
@@ -84,6 +87,7 @@ class TabularEpisodes(EpisodeDataModule):
         self.dataset, self.root, self.splits, self.exclude = dataset, root, splits, exclude or []
         self.label, self.missing, self.anomalies, self.max_columns = label, missing, anomalies, max_columns
         self.synthetic, self.synthetic_share = synthetic, synthetic_share
+        self.generated_share = generated_share
         self.prior, self.memory_limit, self.cache = prior, memory_limit, cache
 
     @cached_property
@@ -146,7 +150,10 @@ class TabularEpisodes(EpisodeDataModule):
                         "data.label=COLUMN (0 normal, 1 anomalous), or train on it with data.synthetic"
                     )
                 domains.append(Domain(table.name, reader, table.normal, table.anomalous))
-        return _TablePool(domains, names, corrupt, self.synthetic_share if corrupt else 0.0)
+        pool = _TablePool(domains, names, corrupt, self.synthetic_share if corrupt else 0.0)
+        if split == "train" and self.generated_share:
+            return MixedTables(pool, GeneratedTables(self.prior, split, self.seed), self.generated_share)
+        return pool
 
     def _corruption(self) -> Corruption | None:
         if self.synthetic is None:
@@ -164,6 +171,8 @@ class TabularEpisodes(EpisodeDataModule):
                 widths |= {self.prior.min_columns, self.prior.max_columns}
             here = [len(t.columns) for t in self.tables if set(names) & set(_names(t))]
             widths |= {min(n, self.max_columns or n) for n in here}
+        if self.generated_share:
+            widths |= {self.prior.min_columns, self.prior.max_columns}
         return {"tabular": (widths.pop() if len(widths) == 1 else ANY,)}
 
     @property
@@ -171,7 +180,7 @@ class TabularEpisodes(EpisodeDataModule):
         return [reason for table in self.tables for reason in table.skipped]
 
     def description(self) -> dict[str, Any]:
-        generated = [GENERATED] in self.domain_splits.values()
+        generated = [GENERATED] in self.domain_splits.values() or self.generated_share > 0
         return {
             "dataset": self.dataset,
             "splits": self.domain_splits,
@@ -181,6 +190,7 @@ class TabularEpisodes(EpisodeDataModule):
             "max_columns": self.max_columns,
             "synthetic": self.synthetic,
             "synthetic_share": self.synthetic_share if self.synthetic else 0.0,
+            "generated_share": self.generated_share,
             "prior": asdict(self.prior) if generated else None,
             "train_episode": self.episode.as_dict(),
             "test_episode": self.test_episode.as_dict(),

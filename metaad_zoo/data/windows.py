@@ -80,6 +80,11 @@ class SeriesWindows:
         return {"sequence": self._values[torch.as_tensor(steps, dtype=torch.int64)]}
 
 
+def support_end(series: Series, rule: WindowRule) -> int:
+    """Where the part of a series that gives the support ends, and the part that is tested begins."""
+    return round(rule.support_share * len(series.values)) if series.support_until is None else series.support_until
+
+
 def cut(series: Series, rule: WindowRule) -> tuple[Domain, dict[str, int]]:
     """A series as a domain: support windows of its first part, query windows of the rest, which share no time point.
 
@@ -95,7 +100,7 @@ def cut(series: Series, rule: WindowRule) -> tuple[Domain, dict[str, int]]:
             f"{series.name} has {length} steps, fewer than a window of {rule.window}: set data.window to {length} or "
             "less, or leave it out"
         )
-    until = round(rule.support_share * length) if series.support_until is None else series.support_until
+    until = support_end(series, rule)
     starts = np.concatenate(
         [window_starts(until, rule.window, rule.stride), window_starts(length, rule.window, rule.stride, until)]
     )

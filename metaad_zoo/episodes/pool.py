@@ -180,6 +180,24 @@ class DomainTaskPool(TaskPool):
             if self.corrupt is not None and (self.share or not own):
                 domain.check(spec, synthetic=True)
 
+    def leave_out_small(self, spec: EpisodeSpec) -> list[str]:
+        """Leave out the domains that can't fill an episode, and say why of each.
+
+        Raises:
+            ValueError: none is left.
+        """
+        kept, reasons = [], []
+        for domain in self.domains:
+            try:
+                DomainTaskPool([domain], self.corrupt, self.share).check(spec)
+                kept.append(domain)
+            except ValueError as error:
+                reasons.append(str(error))
+        if not kept:
+            raise ValueError(reasons[0])
+        self.domains = kept
+        return reasons
+
     def _has_own(self, domain: Domain, spec: EpisodeSpec) -> bool:
         return len(domain.anomalous) >= spec.anomalous_needed
 

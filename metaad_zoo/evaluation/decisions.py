@@ -1,15 +1,36 @@
-"""From scores to p-values without a test label: across tasks, within one, or by expected contamination."""
+"""From scores to p-values without a test label: across tasks, within one, or by expected contamination.
+
+What each promises, and where its promise ends:
+
+- :class:`AcrossTasks` holds a false-alarm rate on average over tasks that are exchangeable with the validation tasks.
+  It does not hold for one task by itself; for domains unlike those of validation (other machines, real tables after
+  generated ones); for supports of another size than the validation episodes had, because scores change with it; nor
+  precisely where there were few validation tasks: their number counts, not that of the scores.
+- :class:`WithinTask` holds it in the task itself, about, and never below ``1 / (K + 1)``.
+- :class:`ExpectedContamination` promises nothing: it is a rank among the support's own scores.
+
+All take normal samples as exchangeable. Windows of a series with memory are not: neighbours resemble each other, and
+what comes later drifts away from the support, so that the rate is off whenever the series has changed since.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from metaad_zoo.episodes import ANOMALOUS, NORMAL, Adapted, Method, Samples, count
 from metaad_zoo.evaluation.calibration import p_values
+from metaad_zoo.names import unknown_name
+
+Calibrate = Literal["across", "within", "contamination"]
+WAYS: tuple[Calibrate, ...] = ("across", "within", "contamination")
+USUAL_ALPHA = 0.1
+ROUNDING = 1e-12
+"""A p-value that equals alpha up to rounding counts as equal."""
 
 
 class Calibrator(Protocol):
@@ -25,7 +46,7 @@ class AcrossTasks:
     """Conformal over the normal queries of other tasks.
 
     From as little as one support sample it can promise any rate down to ``1 / (m + 1)``, on average over tasks that are
-    exchangeable with those the scores come from.
+    exchangeable with those the scores come from, and for supports of the same size.
 
     Args:
         normal: ``(m,)`` scores of normal samples, ascending (:func:`metaad_zoo.evaluation.calibration.normal_scores`).
@@ -112,7 +133,89 @@ class ExpectedContamination:
 
     def p_values(self, adapted: Adapted, support: Samples, support_labels: Tensor, scores: Tensor) -> Tensor:
         """See :class:`Calibrator`."""
+        return p_values(scores, self.normal_scores(adapted, support, support_labels))
+
+    def normal_scores(self, adapted: Adapted, support: Samples, support_labels: Tensor) -> Tensor:
+        """The support's own scores without the highest share, ascending, float64."""
         here = (support_labels != ANOMALOUS).nonzero().flatten()
         own = adapted.score({name: x[here.to(x.device)] for name, x in support.items()}).double().cpu().sort().values
-        kept = own[: max(1, len(own) - round(self.contamination * len(own)))]
-        return p_values(scores, kept)
+        return own[: max(1, len(own) - round(self.contamination * len(own)))]
+
+
+class SupportDecisions:
+    """p-values and decisions of one adapted method, in any of the three ways.
+
+    What a way compares with is found when it is first asked for, and kept: leaving one out adapts once a sample.
+
+    Args:
+        method: as it adapts.
+        adapted: the same, adapted to this support set.
+        support: the support set.
+        labels: its labels.
+        across: ascending scores of normal samples in the validation tasks; None where there are none.
+    """
+
+    def __init__(
+        self, method: Method, adapted: Adapted, support: Samples, labels: Tensor, across: Tensor | None
+    ) -> None:
+        self._method, self._adapted, self._support, self._labels = method, adapted, support, labels
+        self._across = across
+        self._kept: dict[tuple[str, float | None], Tensor] = {}
+
+    def compared_with(self, calibrate: Calibrate, contamination: float | None) -> Tensor:
+        """The ascending scores that stand for normal samples.
+
+        Raises:
+            ValueError: the way is unknown or does not fit ``contamination``, or the support set is too small for it.
+            RuntimeError: there are no scores of validation tasks.
+        """
+        if calibrate not in WAYS:
+            raise unknown_name("way to calibrate", calibrate, WAYS)
+        if (contamination is None) == (calibrate == "contamination"):
+            raise ValueError(
+                f"calibrate={calibrate!r} with contamination={contamination}: give the share of anomalies that you "
+                "expect in the support set together with calibrate='contamination', and with that alone"
+            )
+        if calibrate == "across":
+            if self._across is None or len(self._across) == 0:
+                raise RuntimeError(
+                    "this checkpoint holds no calibration scores: train it with a val split, take calibrate='within' "
+                    "(from ten normal support samples on), or use score()"
+                )
+            return self._across
+        way = (calibrate, contamination)
+        if way not in self._kept:
+            if contamination is None:
+                self._kept[way] = leave_one_out_scores(self._method, self._support, self._labels)
+            else:
+                share = ExpectedContamination(contamination)
+                self._kept[way] = share.normal_scores(self._adapted, self._support, self._labels)
+        return self._kept[way]
+
+    def p_values(self, scores: Tensor, calibrate: Calibrate, contamination: float | None) -> Tensor:
+        """p-values ``(n,)``, float64; errors as in :meth:`compared_with`."""
+        return p_values(scores, self.compared_with(calibrate, contamination))
+
+    def rate_to_hold(self, alpha: float | None, calibrate: Calibrate, contamination: float | None) -> float:
+        """The false-alarm rate to decide by; where none is named, 0.1, or for contamination the least that there is.
+
+        Raises:
+            ValueError: it is out of (0, 1), or lower than so few scores can promise; see also :meth:`compared_with`.
+        """
+        if alpha is not None and not 0 < alpha < 1:
+            raise ValueError(f"alpha is {alpha}; expected a false-alarm rate between 0 and 1, such as 0.1")
+        n = len(self.compared_with(calibrate, contamination))
+        if alpha is None and calibrate == "contamination":
+            return 1 / (n + 1)
+        alpha = USUAL_ALPHA if alpha is None else alpha
+        if alpha * (n + 1) < 1 - 1e-9:
+            needed = math.ceil(1 / alpha - 1e-9) - 1
+            mends = {
+                "across": "",
+                "within": f", give {needed} normal support samples, or take calibrate='across'",
+                "contamination": ", or leave alpha out to flag what is above all of these",
+            }
+            raise ValueError(
+                f"{n} calibration scores can't promise {alpha} false alarms: take alpha >= 1/{n + 1}{mends[calibrate]}"
+            )
+        return alpha

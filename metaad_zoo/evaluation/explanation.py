@@ -20,7 +20,7 @@ from metaad_zoo.evaluation.attribution import (
 )
 from metaad_zoo.names import unknown_name
 
-Explanation = Literal["auto", "integrated_gradients", "nearest", "occlusion"]
+Explanation = Literal["auto", "integrated_gradients", "nearest", "occlusion", "patches"]
 
 
 @runtime_checkable
@@ -37,6 +37,15 @@ class Transparent(Adapted, Protocol):
 
     def embed(self, samples: Samples | None = None) -> Tensor:
         """Embeddings ``(n, d)`` of samples in its units; without any, of the support."""
+        ...
+
+
+@runtime_checkable
+class Mapped(Transparent, Protocol):
+    """A scorer of images that tells by itself where an anomaly is."""
+
+    def heat_map(self, samples: Samples) -> Tensor:
+        """How strange each pixel is ``(n, H, W)``, of samples in its units."""
         ...
 
 
@@ -91,8 +100,9 @@ class Explainer:
             samples: raw, by modality ``(n, ...)``.
             method: ``"integrated_gradients"`` (:func:`metaad_zoo.evaluation.attribution.integrated_gradients`),
                 ``"occlusion"`` (:func:`metaad_zoo.evaluation.attribution.occlusion`); ``"nearest"``: the difference to
-                the nearest support sample, in the detector's units, NaN where that one has no value; ``"auto"``: the
-                first, or the second for a detector without gradients.
+                the nearest support sample, in the detector's units, NaN where that one has no value; ``"patches"``: how
+                much stranger a pixel is than half of its image's, of a detector that compares patches; ``"auto"``: this
+                one where there is it, else the first, or the second for a detector without gradients.
 
         Raises:
             ValueError: the method is unknown or not to be had of this detector, or scores depend on the batch.
@@ -101,9 +111,11 @@ class Explainer:
             raise unknown_name("method of explaining", method, get_args(Explanation))
         here = self.units(samples)
         if method == "auto":
-            method = "integrated_gradients" if isinstance(self._adapted, Transparent) else "occlusion"
+            method = self._usual_method()
         if method == "nearest":
             return self._difference(here)
+        if method == "patches":
+            return self._heat(here)
         baseline = self.baseline(here)
         self._require_own_scores(here, baseline)
         if method == "occlusion":
@@ -117,6 +129,24 @@ class Explainer:
             name: torch.where(here[name].isnan() & ~samples[name].to(x.device).isnan(), 0, x)
             for name, x in found.items()
         }
+
+    def _usual_method(self) -> Explanation:
+        if isinstance(self._adapted, Mapped):
+            return "patches"
+        return "integrated_gradients" if isinstance(self._adapted, Transparent) else "occlusion"
+
+    def _heat(self, samples: Samples) -> dict[str, Tensor]:
+        """A heat map, dealt out to the channels."""
+        if not isinstance(self._adapted, Mapped):
+            raise ValueError(
+                f"method='patches' is for the learner patch_memory, not for {type(self._adapted).__name__}: take "
+                "method='auto'"
+            )
+        images = samples["image"]
+        maps = torch.cat([self._adapted.heat_map({"image": x}) for x in images.split(ROWS_AT_ONCE)])
+        stranger = maps - maps.flatten(1).median(1).values.view(-1, 1, 1)
+        share = (stranger / images.shape[1]).unsqueeze(1).expand_as(images)
+        return {"image": share} | {name: torch.zeros_like(x) for name, x in samples.items() if name != "image"}
 
     @torch.no_grad()
     def nearest(self, samples: Samples) -> NearestSupport:

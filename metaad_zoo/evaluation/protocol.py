@@ -16,7 +16,7 @@ from scipy import stats
 
 from metaad_zoo.episodes import Episode, Method
 from metaad_zoo.evaluation.calibration import normal_scores, threshold
-from metaad_zoo.evaluation.decisions import AcrossTasks, Always, Calibrator
+from metaad_zoo.evaluation.decisions import ROUNDING, AcrossTasks, Always, Calibrator
 from metaad_zoo.evaluation.metrics import METRICS, all_metrics
 from metaad_zoo.evaluation.scores import Record, Scored
 
@@ -24,8 +24,6 @@ CONFIDENCE = 0.95
 BOOTSTRAP_RESAMPLES = 9999
 LEAST_TASKS = 5
 """Fewer tasks say nothing of others: a bootstrap over them draws the same few again and again."""
-ROUNDING = 1e-12
-"""A p-value that equals alpha up to rounding counts as equal."""
 
 
 def across_tasks(
@@ -108,29 +106,31 @@ def threshold_of(calibrator: Calibrator, alpha: float) -> float | None:
     return threshold(calibrator.normal, alpha) if isinstance(calibrator, AcrossTasks) else None
 
 
-def with_differences(results: dict[str, Any]) -> dict[str, Any]:
-    """The same with, for each method, by how much its AUROC is behind that of the first."""
+def with_differences(results: dict[str, Any], metrics: Sequence[str] = ("auroc",)) -> dict[str, Any]:
+    """The same with, for each method, by how much its AUROC (or each of ``metrics``) is behind that of the first."""
     first = next(iter(results.values()))
     for result in results.values():
-        result["auroc_behind_first"] = paired_difference(first["tasks"], result["tasks"])
+        for m in metrics:
+            result[f"{m}_behind_first"] = paired_difference(first["tasks"], result["tasks"], m)
     return results
 
 
-def summarise(by_task: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Any]:
+def summarise(by_task: Mapping[str, Sequence[Mapping[str, float]]], metrics: Sequence[str] = METRICS) -> dict[str, Any]:
     """Means and intervals over tasks.
 
     Args:
         by_task: for each task the figures of its episodes.
+        metrics: names of the figures.
     """
     tasks: list[dict[str, Any]] = [
         {
             "task": task,
             "episodes": len(rows),
-            **{m: float(np.mean([row[m] for row in rows])) for m in METRICS},
+            **{m: float(np.mean([row[m] for row in rows])) for m in metrics},
         }
         for task, rows in sorted(by_task.items())
     ]
-    columns = {m: np.array([t[m] for t in tasks]) for m in METRICS}
+    columns = {m: np.array([t[m] for t in tasks]) for m in metrics}
     return {
         "mean": {m: float(x.mean()) for m, x in columns.items()},
         "ci95": {m: interval(x) for m, x in columns.items()},
@@ -138,14 +138,16 @@ def summarise(by_task: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str,
     }
 
 
-def paired_difference(first: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean AUROC of one method minus that of another over the same tasks.
+def paired_difference(
+    first: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]], metric: str = "auroc"
+) -> dict[str, Any]:
+    """Mean AUROC, or another figure, of one method minus that of another over the same tasks.
 
     Returns:
         ``mean``, ``ci95`` (paired, over tasks) and ``wilcoxon_p``: of the two-sided signed-rank test (Wilcoxon, 1945);
         None where all tasks agree, or there is one alone.
     """
-    differences = np.array([a["auroc"] - b["auroc"] for a, b in zip(first, other, strict=True)])
+    differences = np.array([a[metric] - b[metric] for a, b in zip(first, other, strict=True)])
     tellable = len(differences) > 1 and bool(np.any(differences != 0))
     p = float(stats.wilcoxon(differences).pvalue) if tellable else None
     return {"mean": float(differences.mean()), "ci95": interval(differences), "wilcoxon_p": p}

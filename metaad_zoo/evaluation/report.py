@@ -21,6 +21,7 @@ TITLES = {
     "f1": "F1",
     "fpr": "false alarms",
 }
+POINT_TITLES = {"auroc": "AUROC", "ap": "AP", "vus_pr": "VUS-PR", "vus_roc": "VUS-ROC"}
 
 
 def results_table(results: dict[str, Any]) -> Table:
@@ -46,6 +47,29 @@ def results_table(results: dict[str, Any]) -> Table:
         behind = figures["auroc_behind_first"]
         cells = [_cell(figures["mean"][m], figures["ci95"][m]) for m in TITLES]
         table.add_row(name, *cells, _cell(behind["mean"], behind["ci95"]))
+    return table
+
+
+def points_table(results: dict[str, Any]) -> Table:
+    """One row a method of an evaluation point by point: mean over series and its 95 % interval, in per cent.
+
+    Args:
+        results: with ``methods`` and ``protocol`` as in ``results.json``.
+    """
+    protocol = results["protocol"]
+    table = Table(
+        title=f"{protocol['data']['dataset']}: {protocol['points']:,} points of {protocol['tasks']} unseen series, "
+        "in %, with 95 % intervals over series",
+        show_lines=True,
+        caption="Point by point, without point adjustment and without a threshold.",
+    )
+    table.add_column("method")
+    for title in [*POINT_TITLES.values(), "AUROC behind", "VUS-PR behind"]:
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, figures in results["methods"].items():
+        behind = [figures["auroc_behind_first"], figures["vus_pr_behind_first"]]
+        cells = [_cell(figures["mean"][m], figures["ci95"][m]) for m in POINT_TITLES]
+        table.add_row(name, *cells, *(_cell(b["mean"], b["ci95"]) for b in behind))
     return table
 
 

@@ -119,6 +119,8 @@ def threshold_words(figures: Mapping[str, Any]) -> str:
         'each task has its own threshold'
     """
     flagged = {figures["mean"].get("recall"), figures["mean"].get("fpr")}
+    if flagged == {None}:
+        return "no threshold was set"
     if flagged == {1}:
         return "everything is flagged"
     return "nothing is flagged" if flagged == {0} else "each task has its own threshold"

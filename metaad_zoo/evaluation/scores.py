@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,8 +42,8 @@ class Scored:
         episode: its number, from 0.
         labels: ``(n,)`` of the query.
         scores: ``(n,)``.
-        p: ``(n,)`` p-values.
-        flagged: ``(n,)`` booleans.
+        p: ``(n,)`` p-values; None where none were asked for.
+        flagged: ``(n,)`` booleans; None without p-values.
     """
 
     method: str
@@ -50,11 +51,21 @@ class Scored:
     episode: int
     labels: Tensor
     scores: Tensor
-    p: Tensor
-    flagged: Tensor
+    p: Tensor | None
+    flagged: Tensor | None
 
 
 Record = Callable[[Scored], None]
+
+
+def record_all(*records: Record) -> Record:
+    """One record that hands each row to several."""
+
+    def record(row: Scored) -> None:
+        for one in records:
+            one(row)
+
+    return record
 
 
 class ScoreFile:
@@ -81,8 +92,8 @@ class ScoreFile:
             "sample": list(range(n)),
             "label": row.labels.tolist(),
             "score": row.scores.tolist(),
-            "p_value": row.p.tolist(),
-            "decision": row.flagged.long().tolist(),
+            "p_value": [math.nan] * n if row.p is None else row.p.tolist(),
+            "decision": [None] * n if row.flagged is None else row.flagged.long().tolist(),
         }
         for name, values in columns.items():
             self._columns[name] += values

@@ -1,11 +1,14 @@
 """Learners: LightningModules that meta-train over many tasks and adapt to a new one."""
 
+from metaad_zoo.learners.adapted_memory import AdaptedMemory
 from metaad_zoo.learners.base import Learner
-from metaad_zoo.learners.controls import from_scratch, untrained
+from metaad_zoo.learners.controls import can_start_from_scratch, from_scratch, untrained, with_steps
 from metaad_zoo.learners.embedding import AdaptedEmbedding, EmbeddingLearner
 from metaad_zoo.learners.gradient import GradientLearner
+from metaad_zoo.learners.in_context import InContextDetector
 from metaad_zoo.learners.maml_family import ANIL, BOIL, FirstOrderMAML, ImplicitMAML, MAMLPlusPlus, MetaSGD
 from metaad_zoo.learners.network import AdaptedNetwork
+from metaad_zoo.learners.patch_memory import PatchMemory
 from metaad_zoo.learners.proto_maml import ProtoMAML
 from metaad_zoo.learners.prototypes import PrototypicalNetwork
 from metaad_zoo.learners.registry import learner_class, list_learners, register_learner
@@ -17,22 +20,27 @@ __all__ = [
     "ANIL",
     "BOIL",
     "AdaptedEmbedding",
+    "AdaptedMemory",
     "AdaptedNetwork",
     "AdaptiveCentredRepresentations",
     "EmbeddingLearner",
     "FirstOrderMAML",
     "GradientLearner",
     "ImplicitMAML",
+    "InContextDetector",
     "Learner",
     "MAMLPlusPlus",
     "MetaSGD",
     "MetaSVDD",
+    "PatchMemory",
     "ProtoMAML",
     "PrototypicalNetwork",
     "Reptile",
+    "can_start_from_scratch",
     "from_scratch",
     "learner_class",
     "list_learners",
     "register_learner",
     "untrained",
+    "with_steps",
 ]

@@ -49,6 +49,8 @@ class Learner(pl.LightningModule):
     """
 
     registered_name: ClassVar[str]
+    trains: ClassVar[bool] = True
+    """False for a learner that is used as it is built: ``train.py`` then goes straight to the test."""
 
     def __init__(self, optimizer: OptimizerCallable, schedule: Schedule) -> None:
         super().__init__()

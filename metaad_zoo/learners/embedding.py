@@ -5,14 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from metaad_zoo.backbones import BatchNormPolicy, EpisodicBatchNorm, TaskAxis, prefers_sample_major, task_axis
+from metaad_zoo.backbones import ANY, BatchNormPolicy, EpisodicBatchNorm, TaskAxis, prefers_sample_major, task_axis
 from metaad_zoo.episodes import EpisodeBatch, Samples, Scaling, SupportScaling
+from metaad_zoo.episodes.scaling import LIMIT
 from metaad_zoo.inner_loop.precision import without_cudnn_recurrence
 from metaad_zoo.learners.accumulation import mean_part_by_part
 from metaad_zoo.learners.base import Learner, Schedule
@@ -43,6 +44,9 @@ class EmbeddingLearner(Learner):
         ValueError: a name or a setting is unknown, or the backbone does not fit the data.
     """
 
+    reads_missing: ClassVar[bool] = False
+    """Whether the head takes embeddings with NaN as they are; others are given :class:`SupportColumns`' instead."""
+
     def __init__(
         self,
         backbone: str = "conv4",
@@ -71,6 +75,11 @@ class EmbeddingLearner(Learner):
         }
         self.network = EmbeddingNetwork(backbone, backbone_options or {}, input_shapes, batch_norm, scaling=scaling)
         self._tasks_are_independent = False  # not looked at yet
+
+    @property
+    def fills_columns(self) -> bool:
+        """Whether embeddings of any width reach the head without NaN."""
+        return self.network.backbone.embedding_dim == ANY and not self.reads_missing
 
     @abstractmethod
     def read(self, embeddings: Tensor, labels: Tensor) -> Reading:
@@ -129,6 +138,9 @@ class EmbeddingLearner(Learner):
         with task_axis(axis):
             support, query = self.network.embed_both(batch.support, batch.query)
         assert query is not None
+        if self.fills_columns:
+            columns = SupportColumns.of(support)
+            support, query = columns.fill(support), columns.fill(query)
         # Half a distance's digits are lost in half precision: heads compare in full.
         with torch.autocast(self.device.type, enabled=False):
             reading = self.read(_full(support), batch.support_labels)
@@ -147,8 +159,12 @@ class EmbeddingLearner(Learner):
             here = {name: _usable(x, reference) for name, x in support.items()}
             scalings = self.network.scalings(here)
             here = scaled(here, scalings)
-            reading = self.read(self.network.embed(here), support_labels.to(self.device, copy=True))
-        return AdaptedEmbedding(self, reading, here, scalings)
+            embeddings, columns = self.network.embed(here), None
+            if self.fills_columns:
+                columns = SupportColumns.of(embeddings)
+                embeddings = columns.fill(embeddings)
+            reading = self.read(embeddings, support_labels.to(self.device, copy=True))
+        return AdaptedEmbedding(self, reading, here, scalings, columns)
 
 
 def _full(x: Tensor) -> Tensor:
@@ -160,6 +176,32 @@ def _usable(x: Tensor, like: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class SupportColumns:
+    """The columns of embeddings that have no fixed width, in units in which all present ones count the same.
+
+    Attributes:
+        centre: mean of each column over the support, ``(..., 1, d)``; 0 where it is absent.
+        gain: ``1 / spread``, 0 for absent columns, times the root of the share of columns that are there: means over
+            features become means over present ones.
+    """
+
+    centre: Tensor
+    gain: Tensor
+
+    @classmethod
+    def of(cls, embeddings: Tensor) -> SupportColumns:
+        """The columns of a support's embeddings ``(..., n, d)``, NaN where a value is missing."""
+        scaling = SupportScaling.fit(embeddings.detach(), "standard", embeddings.ndim - 2)
+        there = ~embeddings.isnan().all(-2, keepdim=True)
+        share = there.double().mean(-1, keepdim=True).clamp_min(1 / there.shape[-1]).to(embeddings.dtype)
+        return cls(scaling.centre.nan_to_num(0.0), torch.where(there, 1 / (scaling.spread * share.sqrt()), 0.0))
+
+    def fill(self, embeddings: Tensor) -> Tensor:
+        """Standardised, cut off as in :class:`metaad_zoo.episodes.SupportScaling`; 0 for what is missing."""
+        return ((embeddings - self.centre) * self.gain).clamp(-LIMIT, LIMIT).nan_to_num(0.0)
+
+
+@dataclass(frozen=True)
 class AdaptedEmbedding:
     """A learner that has read one support set.
 
@@ -168,12 +210,14 @@ class AdaptedEmbedding:
         reading: what it keeps of the support set.
         support: scaled; batch normalisation may take its statistics from it.
         scalings: what brings new samples to the support's units.
+        columns: of the support's embeddings, where these have no fixed width.
     """
 
     learner: EmbeddingLearner
     reading: Reading
     support: Samples
     scalings: Mapping[str, SupportScaling] = field(default_factory=dict)
+    columns: SupportColumns | None = None
 
     @torch.no_grad()
     def score(self, samples: Samples) -> Tensor:
@@ -193,14 +237,16 @@ class AdaptedEmbedding:
     def embed(self, samples: Samples | None = None) -> Tensor:
         """Embeddings ``(n, embedding_dim)`` of samples in the network's :meth:`units`; without any, of the support."""
         network = self.learner.network
-        rows = self.support if samples is None or _reads_statistics(network) else None
+        rows = self.support if samples is None or reads_statistics(network) else None
         with torch.autocast(self.learner.device.type, enabled=False), without_cudnn_recurrence(network):
-            if rows is None:
+            if rows is not None:
+                found = network.embed(rows, samples)
+            else:
                 assert samples is not None
-                return network.embed(samples)
-            return network.embed(rows, samples)
+                found = network.embed(samples)
+        return found if self.columns is None else self.columns.fill(found)
 
 
-def _reads_statistics(network: EmbeddingNetwork) -> bool:
+def reads_statistics(network: EmbeddingNetwork) -> bool:
     """Whether embeddings depend on the support set beside them."""
     return any(isinstance(m, EpisodicBatchNorm) and m.policy != "running" for m in network.modules())

@@ -51,7 +51,8 @@ class PrototypicalNetwork(EmbeddingLearner):
         self.spread_weight = nn.Parameter(torch.tensor(1.0))
         if distance == "mahalanobis":
             self.prior_weight = nn.Parameter(torch.tensor(2.0))
-            self.log_variance = nn.Parameter(torch.zeros(self.network.backbone.embedding_dim))
+            # One for all columns where their number is not known.
+            self.log_variance = nn.Parameter(torch.zeros(max(self.network.backbone.embedding_dim, 1)))
 
     def read(self, embeddings: Tensor, labels: Tensor) -> Reading:
         """Prototypes, radius, known anomalies and what the distance needs; see the class."""
@@ -100,7 +101,7 @@ class PrototypicalNetwork(EmbeddingLearner):
     def _whitening(self, residual: Tensor, n: Tensor) -> Tensor:
         """The inverse of the covariance's Cholesky factor, ``(..., d, d)``."""
         m = F.softplus(self.prior_weight)
-        prior = torch.diag_embed(m * self.log_variance.exp())
+        prior = torch.diag_embed(m * self.log_variance.exp().expand(residual.shape[-1]))
         covariance = (residual.transpose(-1, -2) @ residual + prior) / (n + m).unsqueeze(-1)
         factor = torch.linalg.cholesky(covariance)
         identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metaad_zoo.backbones import EpisodicBatchNorm
 from metaad_zoo.episodes import ANOMALOUS
 from metaad_zoo.learners.embedding import EmbeddingLearner, Reading
 from metaad_zoo.learners.registry import register_learner
@@ -24,10 +25,10 @@ class AdaptiveCentredRepresentations(EmbeddingLearner):
     Source: Li et al., "Zero-Shot Anomaly Detection via Batch Normalization" (ACR), NeurIPS 2023: trained over many
     tasks with batch normalisation by each task's own batch, a network learns to gather the batch's majority around a
     centre. Here the batch is the support set, labelled or not; its statistics also serve the queries, so that a score
-    does not depend on the other queries. Behind the backbone the embedding is normalised by the same batch once more,
-    so that backbones without batch normalisation adapt too. Differs from the paper in its centre, which is not fixed
-    but taken from the batch so as to bear anomalies in it, and in its loss, the cross-entropy of ``scale (D - R)`` with
-    learned scale and radius, in place of Deep SVDD's ``D`` and ``1 / D``.
+    does not depend on the other queries. A backbone without batch normalisation has its embedding normalised by the
+    batch instead (behind one that has it, that was measured to harm: 92.7 against 97.9 AUROC on Omniglot). Differs from
+    the paper in its centre, which is not fixed but taken from the batch so as to bear anomalies in it, and in its loss,
+    the cross-entropy of ``scale (D - R)`` with learned scale and radius, in place of Deep SVDD's ``D`` and ``1 / D``.
 
     Args:
         centre: ``"mean"``; ``"median"`` of each feature; ``"reweighted"``: from the median, three means whose weights
@@ -41,6 +42,7 @@ class AdaptiveCentredRepresentations(EmbeddingLearner):
             raise unknown_name("centre", centre, get_args(Centre))
         self._arguments |= {"centre": centre}
         self.centre: Centre = centre
+        self.normalises = not any(isinstance(m, EpisodicBatchNorm) for m in self.network.modules())
         self.log_scale = nn.Parameter(torch.tensor(2.0))
         self.radius = nn.Parameter(torch.tensor(0.5))
         if centre == "reweighted":
@@ -48,9 +50,11 @@ class AdaptiveCentredRepresentations(EmbeddingLearner):
             self.steepness = nn.Parameter(torch.tensor(1.0))
 
     def read(self, embeddings: Tensor, labels: Tensor) -> Reading:
-        """The batch's ``mean`` and ``spread`` of each feature, its ``centre`` in these units and usual ``distance``."""
+        """Units (``mean`` and ``spread`` of each feature), the batch's ``centre`` in them and usual ``distance``."""
         here = (labels != ANOMALOUS).unsqueeze(-1)
         mean, spread = moments(embeddings, here)
+        if not self.normalises:
+            mean, spread = torch.zeros_like(mean), torch.ones_like(spread)
         x = (embeddings - mean.unsqueeze(-2)) / spread.unsqueeze(-2)
         centre = self._centre(x, here)
         distances = (x - centre.unsqueeze(-2)).square().mean(-1, keepdim=True)

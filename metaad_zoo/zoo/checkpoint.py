@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -90,6 +92,22 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+
+
+def checkpoint_files(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """The files that :func:`save_checkpoint` writes, by name."""
+    with TemporaryDirectory() as folder:
+        save_checkpoint(Path(folder), checkpoint)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+@contextmanager
+def files_in_a_folder(files: Mapping[str, bytes]) -> Iterator[Path]:
+    """A folder that holds such files as long as the context lasts."""
+    with TemporaryDirectory() as folder:
+        for name, content in files.items():
+            (Path(folder) / name).write_bytes(content)
+        yield Path(folder)
 
 
 def is_checkpoint(folder: Path) -> bool:

@@ -107,6 +107,10 @@ def test_an_unknown_key_in_a_config_gets_one_too(tmp_path, capsys):
         ("--data.episode.support_normal=500", "normal samples but an episode draws"),
         ("--ckpt_path=last", "there is no run in .* yet"),
         ("--ckpt_path=nowhere.ckpt", "there is no such file"),
+        (
+            "--model.inner_loop.batch_norm=transductive",
+            "normalises over the queries .* or allow it by --allow_transductive=true",
+        ),
         ("--data.image_size=8", "at least 16, saw 8"),
         ("--model.backbone=timm/resnt18", "did you mean 'timm/resnet18"),
         ("--model.backbone_options={widht: 3}", "did you mean 'width'"),

@@ -12,11 +12,14 @@ import yaml
 from pyarrow import parquet
 
 from metaad_zoo.cli import main
+from metaad_zoo.cli.contestants import data_of_config
+from metaad_zoo.cli.curves import auroc_by_task
+from metaad_zoo.evaluation.html_report import write_report
 from metaad_zoo.evaluation.protocol import summarise
 from metaad_zoo.evaluation.scores import figures_from_scores
 from metaad_zoo.inner_loop import InnerLoopConfig
 from metaad_zoo.learners import GradientLearner
-from metaad_zoo.zoo import Checkpoint, save_checkpoint
+from metaad_zoo.zoo import Checkpoint, load_checkpoint, save_checkpoint
 from tests.cli.test_configs import write_rows
 from tests.conftest import SPLITS, small_learner
 
@@ -60,6 +63,12 @@ def test_models_and_baselines_see_the_same_episodes(place, calibrate, capsys):
     assert by_method[model] == by_method["knn"] == by_method["flag_everything"]
     flagged = np.array(table["p_value"]) <= 0.3 + 1e-9
     assert np.array_equal(flagged, np.array(table["decision"]) == 1)
+    calibration = results["calibration"]
+    assert calibration["alphas"] == ([0.1, 0.2, 0.3] if calibrate == "across" else [0.3]), "none below what is promised"
+    assert list(calibration["methods"]) == [model, "knn"], "flagging everything promises nothing"
+    for name, line in calibration["methods"].items():
+        mean = results["methods"][name]["mean"]
+        assert [line["fpr"][-1], line["power"][-1]] == pytest.approx([mean["fpr"], mean["recall"]])
     curve = results["curves"]["shots"]
     assert curve["values"] == [2, 3]
     assert len(curve["methods"]["knn"]["mean"]) == 2
@@ -68,6 +77,36 @@ def test_models_and_baselines_see_the_same_episodes(place, calibrate, capsys):
     assert protocol["episode"]["support_normal"] == 3
     assert protocol["trained_or_chosen_on"] == {model: ["digits/0"]}
     assert protocol["methods"][model]["inner_loop"]["batch_norm"] == "support"
+    assert protocol["batch_norm"] == {model: "support"}
+    assert protocol["query_ratio"] == "4 normal : 4 anomalous"
+    assert protocol["realised_contamination"] == 0.0
+
+
+def test_auroc_against_inner_steps(place, capsys):
+    options = ["--data", str(place / "data.yaml"), "--episodes", "12"]
+    assert run(place, str(place / "model"), "knn", *options, "--inner-steps", "0", "2", "5") == 0
+    results = json.loads((place / "out" / "results.json").read_text())
+    curve, model = results["curves"]["inner_steps"], f"{place.name}/model"
+    assert curve["values"] == [0, 2, 5]
+    assert list(curve["methods"]) == [model], "nearest neighbours take no steps"
+    assert curve["trained_with"] == {model: 2}
+    data = data_of_config(place / "data.yaml")
+    expected = auroc_by_task(load_checkpoint(place / "model").learner, list(data.episodes("test", 200))).mean()
+    line = curve["methods"][model]
+    assert line["mean"][1] == pytest.approx(expected), "the number it was trained with changes nothing"
+    assert len({*line["mean"]}) == 3
+    assert all(low <= mean <= high for mean, (low, high) in zip(line["mean"], line["ci95"], strict=True))
+    assert "AUROC against inner steps" in write_report(place / "out").page.read_text()
+
+
+def test_a_model_that_normalises_over_queries_needs_a_flag(place, capsys):
+    save_checkpoint(place / "model", Checkpoint(small_learner(batch_norm="transductive"), [], {}))
+    arguments = [str(place / "model"), "--data", str(place / "data.yaml"), "--episodes", "12"]
+    assert run(place, *arguments) == 1
+    assert "normalises over the queries (batch_norm=transductive)" in capsys.readouterr().err
+    assert run(place, *arguments, "--allow-transductive") == 0
+    results = json.loads((place / "out" / "results.json").read_text())
+    assert results["protocol"]["batch_norm"] == {f"{place.name}/model": "transductive"}
 
 
 def test_own_files_are_evaluated_without_a_config(tmp_path, capsys):
@@ -82,6 +121,7 @@ def test_own_files_are_evaluated_without_a_config(tmp_path, capsys):
     assert run(tmp_path, *arguments) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert {t["task"] for t in results["methods"]["iforest"]["tasks"]} == {*"abcde"}
+    assert {"best.png", "worst.svg"} <= {p.name for p in (tmp_path / "out").iterdir()}
 
 
 @pytest.mark.parametrize(
@@ -92,6 +132,8 @@ def test_own_files_are_evaluated_without_a_config(tmp_path, capsys):
         (["knn", "--data", "nowhere"], "name at least one model, or give a config"),
         (["knn", "--data", "nowhere.yaml"], r"nowhere\.yaml does not exist"),
         (["lof", "--data", "data.yaml", "--shots", "3", "1"], "K=1|two|at least 2"),
+        (["knn", "--data", "data.yaml", "--inner-steps", "1"], "none of .'knn'. does"),
+        (["model", "--data", "data.yaml", "--inner-steps", "-1"], "inner-steps -1 for .*expected whole steps >= 0"),
         (["knn", "--data", "data.yaml", "--calibrate", "within"], "no rate below 0.250 can be held"),
     ],
 )
@@ -121,3 +163,27 @@ def test_a_model_of_other_data_is_refused(place, capsys):
     save_checkpoint(place / "model", Checkpoint(learner, [], {}))
     assert run(place, str(place / "model"), "--data", str(place / "data.yaml")) == 1
     assert "reads {'tabular': [3]}, but the data gives {'image': (1, 16, 16)}" in capsys.readouterr().err
+
+
+def test_more_shots_keep_the_split_and_leave_out_who_is_too_small(tmp_path):
+    (tmp_path / "tables").mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        n = 40 if i % 4 == 0 else 80
+        rows = np.column_stack([rng.normal(size=(n, 2)), np.arange(n) % 4 == 0])
+        write_rows(tmp_path / "tables" / f"t{i}.csv", rows, ["x", "y", "anomaly"])
+    spec = {"support_normal": 5, "query_normal": 5, "query_anomalous": 5}
+    init = {"dataset": "own", "root": str(tmp_path / "tables"), "splits": [0, 1, 11], "episode": spec}
+    config = {"data": {"class_path": "metaad_zoo.data.TabularEpisodes", "init_args": init}}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(config))
+    arguments = ["knn", "--data", str(tmp_path / "data.yaml"), "--episodes", "12", "--calibrate", "within"]
+    found = []
+    for shots in ("15", "40"):
+        assert run(tmp_path, *arguments, "--shots", shots) == 0
+        found.append(json.loads((tmp_path / "out" / "results.json").read_text()))
+    few, many = ({t["task"] for t in r["methods"]["knn"]["tasks"]} for r in found)
+    assert len(few) == found[0]["protocol"]["tasks"] == 11
+    assert many == few - {"t0", "t4", "t8"}
+    told = [r["protocol"]["too_small_for_so_many_shots"] for r in found]
+    assert told[0] == []
+    assert {"test: " + name for name in few - many} <= {sentence.split(" has ")[0] for sentence in told[1]}

@@ -56,6 +56,12 @@ def test_results_hold_every_method_ours_first(finished):
         assert set(method["mean"]) == {"auroc", "ap", "pauroc", "precision", "recall", "f1", "fpr"}
         assert len(method["tasks"]) == 12
     assert results["protocol"]["data"]["camera"]["rotation"] == 25
+    assert results["protocol"]["batch_norm"]["maml"] == "support"
+    assert results["protocol"]["query_ratio"] == "4 normal : 4 anomalous"
+    at = results["calibration"]["alphas"].index(0.1)  # the run's own alpha
+    assert results["calibration"]["methods"]["maml"]["fpr"][at] == pytest.approx(
+        results["methods"]["maml"]["mean"]["fpr"]
+    )
     assert results["environment"]["torch"] == version("torch")
 
 

@@ -67,6 +67,18 @@ def test_adapt_then_score(place, capsys):
     assert list(rows[0]) == ["sample", "score", "p_value", "anomaly"]
     assert [row["sample"].rpartition("/")[2] for row in rows] == [f"{i}.png" for i in range(7)]
     assert all((float(row["p_value"]) <= 0.2) == (row["anomaly"] == "1") for row in rows)
+    for way, by in (
+        (["--calibrate", "within", "--alpha", "0.2"], "at alpha=0.2 (within)"),
+        (["--contamination", "0.2"], "(c"),
+    ):
+        assert main(["score", mine, "--data", str(place / "new"), "--out", str(out), *way]) == 0
+        assert by in capsys.readouterr().out
+        with out.open() as file:
+            assert {float(row["p_value"]) for row in csv.DictReader(file)} <= {
+                i / n for n in (5, 6) for i in range(1, 7)
+            }
+    assert main(["score", mine, "--data", str(place / "new"), "--out", str(out), "--calibrate", "within"]) == 1
+    assert "take alpha >= 1/6, give 9 normal support samples" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

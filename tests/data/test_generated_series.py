@@ -86,3 +86,17 @@ def test_options_that_cannot_work_are_refused(given, complaint):
         GeneratedOptions(**given)
     with pytest.raises(ValueError, match=r"a window of at least 8 steps, saw 1 and data.window=4"):
         GeneratedSeries("test", 1, 4, ["level"])
+
+
+def test_calibration_takes_tasks_that_choose_no_weights():
+    options = {"generated": GeneratedOptions((9, 20, 9)), "episode": SPEC}
+    data = SequenceEpisodes("generated", **options, val_episodes=8, calibration_episodes=12)
+    choosing, calibrating = ({e.task for e in some} for some in (data.episodes("val", 8), data.calibration()))
+    assert len(choosing) == 8
+    assert len(calibrating) == 12
+    assert not choosing & calibrating
+    few = SequenceEpisodes("generated", **options, val_episodes=20)
+    drawn = list(few.calibration())
+    assert len(drawn) == 20, "as many as there are validation episodes, unless told"
+    same = [e for e in few.episodes("val", 20) if e.task == drawn[0].task]
+    assert not torch.equal(same[0].query["sequence"], drawn[0].query["sequence"]), "the same tasks, other samples"

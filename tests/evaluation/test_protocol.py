@@ -11,6 +11,7 @@ from rich.console import Console
 from scipy import stats
 from sklearn.neighbors import NearestNeighbors
 
+from metaad_zoo.episodes import Episode
 from metaad_zoo.evaluation.baselines import FlagEverything, NearestNeighbour
 from metaad_zoo.evaluation.calibration import normal_scores, p_values, threshold
 from metaad_zoo.evaluation.decisions import Always
@@ -174,3 +175,30 @@ def test_pictures_are_drawn(digits, tmp_path):
     curve = learning_curve([tmp_path / "a.csv", tmp_path / "b.csv"])
     assert curve.axes[0].lines[0].get_xydata().tolist() == [[0, 3], [1, 2], [2, 1], [3, 0.5]]
     assert curve.axes[1].lines[0].get_xydata().tolist() == [[2, 0.6], [3, 0.7]]
+
+
+@pytest.mark.parametrize(("modality", "shape"), [("sequence", (12, 8)), ("tabular", (5,))])
+def test_pictures_of_series_and_tables_are_drawn(modality, shape, tmp_path):
+    g = torch.Generator().manual_seed(0)
+    support, query = torch.randn(3, *shape, generator=g), torch.randn(7, *shape, generator=g)
+    support[0], query[2, 0] = torch.nan, torch.nan  # a missing sample, a missing step or value
+    labels = torch.tensor([0, 1, 0, 1, 0, 0, 1])
+    episode = Episode(
+        {modality: support}, torch.zeros(3).long(), {modality: query}, labels, "t", torch.arange(3), torch.arange(7)
+    )
+    scores = torch.tensor([0.1, 0.9, 0.8, 0.2, 0.3, 0.4, 0.5])
+    figure = episode_figure(episode, scores, threshold=0.6)
+    if modality == "sequence":
+        shown = [axes for part in figure.subfigs for axes in part.axes if axes.lines]
+        assert [len(axes.lines) for axes in shown] == [6] * 10
+        assert sum(axes.title.get_color() == "red" for axes in shown) == 3
+        raw = query[0].numpy()  # its score is the lowest; drawn is a channel of it, moved and stretched
+        drawn = shown[3].lines[0].get_ydata()
+        assert max(abs(np.corrcoef(raw[:, c], drawn)[0, 1]) for c in range(8)) == pytest.approx(1)
+    else:
+        cells, points = figure.axes[:2]
+        assert cells.images[0].get_array().shape == (3 + 7, 5)
+        offsets = np.concatenate([part.get_offsets() for part in points.collections])
+        assert sorted(offsets[:, 0].tolist()) == sorted(scores.tolist())
+        assert offsets[offsets[:, 0].argsort(), 1].tolist() == [*range(3, 10)], "queries by score, below the support"
+    figure.savefig(tmp_path / "episode.svg")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,48 +11,120 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from metaad_zoo.episodes import Episode
+from metaad_zoo.episodes import USUAL_SCALING, Episode, SupportScaling
+
+KINDS = {0: "normal", 1: "anomalous", -1: "unlabelled"}
+CHANNELS_SHOWN, COLUMNS_SHOWN = 6, 40
+FAR = 4.0
+"""Colours of a table end so many usual deviations of the support away from its median."""
 
 
 def episode_figure(episode: Episode, scores: Tensor, threshold: float, columns: int = 10) -> Figure:
-    """One image episode: the support set, then the queries from the most normal to the most anomalous.
+    """One episode: the support set, then the queries from the most normal to the most anomalous.
+
+    Images are shown as they are; sequences as lines in the support's units, all at one scale; tables as rows of
+    colours beside their scores. Of several modalities the first of these is drawn that the support has.
 
     Args:
-        episode: with an ``image`` modality ``(n, C, H, W)``.
+        episode: with images ``(n, C, H, W)``, sequences ``(n, T, C)`` or tables ``(n, D)``.
         scores: ``(n_query,)``, of the episode's queries.
-        threshold: above it a query is flagged; flagged normals and passed anomalies are framed in red as mistakes.
+        threshold: above it a query is flagged; flagged normals and passed anomalies are marked red as mistakes.
         columns: pictures in a row.
     """
-    support, query = episode.support["image"], episode.query["image"]
+    there = [m for m in ("image", "sequence", "tabular") if m in episode.support]
+    modality = next((m for m in there if not episode.support[m].isnan().all()), there[0])
+    scaling = SupportScaling.fit(episode.support[modality].float(), USUAL_SCALING[modality])
+    support, query = (scaling.apply(x[modality].float()).cpu().numpy() for x in (episode.support, episode.query))
+    if modality == "tabular":
+        return _table_figure(episode, support, query, scores, threshold)
+    what = ""
+    draw: Callable[[Axes, np.ndarray], None] = _image
+    if modality == "sequence":
+        shown = _most_varying(np.concatenate([support, query]))
+        what = f", {len(shown)} of its {support.shape[-1]} channels" if len(shown) < support.shape[-1] else ""
+        support, query = support[..., shown], query[..., shown]
+        draw = _lines_between(*_ends(support, query))
     order = scores.argsort().tolist()
     support_rows, query_rows = -(-len(support) // columns), -(-len(query) // columns)
     figure = Figure(figsize=(1.25 * columns, 1.6 * (support_rows + query_rows) + 1.2), layout="constrained")
     parts = figure.subfigures(2, 1, height_ratios=[support_rows, query_rows], squeeze=False)
     top, bottom = parts[0, 0], parts[1, 0]
-    top.suptitle(f"{episode.task}: support set")
+    top.suptitle(f"{episode.task}: support set{what}")
     bottom.suptitle(f"queries by score (threshold {threshold:.2f}; red: mistakes)")
-    kinds = {0: "normal", 1: "anomalous", -1: "unlabelled"}
     top_axes = top.subplots(support_rows, columns, squeeze=False).ravel()
-    for axes, image, label in zip(top_axes, support, episode.support_labels.tolist(), strict=False):
-        _show(axes, image, kinds[label])
+    for axes, sample, label in zip(top_axes, support, episode.support_labels.tolist(), strict=False):
+        draw(axes, sample)
+        _frame(axes, KINDS[label])
     bottom_axes = bottom.subplots(query_rows, columns, squeeze=False).ravel()
     for axes, i in zip(bottom_axes, order, strict=False):
         label, flagged = int(episode.query_labels[i]), bool(scores[i] > threshold)
-        _show(axes, query[i], f"{kinds[label]}\n{float(scores[i]):.2f}", mistake=flagged != bool(label))
+        draw(axes, query[i])
+        _frame(axes, f"{KINDS[label]}\n{float(scores[i]):.2f}", mistake=flagged != bool(label))
     for axes in [*top_axes[len(support) :], *bottom_axes[len(query) :]]:
         axes.set_axis_off()
     return figure
 
 
-def _show(axes: Axes, image: Tensor, title: str, mistake: bool = False) -> None:
-    pixels = image.movedim(0, -1).float().cpu().numpy()
+def _most_varying(sequences: np.ndarray) -> list[int]:
+    """The channels of ``(n, T, C)`` that vary most, in their own order."""
+    spread = np.ma.masked_invalid(sequences).std((0, 1)).filled(0.0)
+    return sorted(np.argsort(-spread, kind="stable")[:CHANNELS_SHOWN].tolist())
+
+
+def _ends(*parts: np.ndarray) -> tuple[float, float]:
+    """Lowest and highest value, with some room; 0 and 1 where there is none."""
+    values = np.concatenate([x[np.isfinite(x)] for x in parts])
+    if not len(values):
+        return 0.0, 1.0
+    room = 0.05 * float(np.ptp(values)) or 1.0
+    return float(values.min()) - room, float(values.max()) + room
+
+
+def _lines_between(low: float, high: float) -> Callable[[Axes, np.ndarray], None]:
+    def draw(axes: Axes, sample: np.ndarray) -> None:
+        axes.plot(sample, linewidth=0.8)
+        axes.set_ylim(low, high)
+
+    return draw
+
+
+def _image(axes: Axes, sample: np.ndarray) -> None:
+    pixels = np.moveaxis(sample, 0, -1)
     low, high = pixels.min(), pixels.max()
     pixels = (pixels - low) / max(high - low, 1e-12)
     axes.imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray")
+
+
+def _frame(axes: Axes, title: str, mistake: bool = False) -> None:
     axes.set(xticks=[], yticks=[])
     axes.set_title(title, fontsize=8, color="red" if mistake else "black")
     for spine in axes.spines.values():
-        spine.set(color="red" if mistake else "0.7", linewidth=3 if mistake else 0.8)
+        spine.set(visible=True, color="red" if mistake else "0.7", linewidth=3 if mistake else 0.8)
+
+
+def _table_figure(episode: Episode, support: np.ndarray, query: np.ndarray, scores: Tensor, threshold: float) -> Figure:
+    """Left the rows as colours, support first, then queries by score; right the scores, a point a row."""
+    order = scores.argsort().cpu().numpy()
+    ranked, labels = scores.double().cpu().numpy()[order], episode.query_labels.cpu().numpy()[order]
+    rows = np.concatenate([support, query[order]])[:, :COLUMNS_SHOWN]
+    figure = Figure(figsize=(9, 1.6 + 0.14 * len(rows)), layout="constrained")
+    cells, points = figure.subplots(1, 2, sharey=True, width_ratios=[2, 1])
+    drawn = cells.imshow(rows, cmap="coolwarm", vmin=-FAR, vmax=FAR, aspect="auto", interpolation="nearest")
+    cells.axhline(len(support) - 0.5, color="black", linewidth=1.5)
+    figure.colorbar(drawn, ax=cells, location="left", label="in units of the support's spread, white: missing")
+    of = f", the first {COLUMNS_SHOWN} of {support.shape[1]} columns" if support.shape[1] > COLUMNS_SHOWN else ""
+    cells.set(xlabel="column", xticks=[], yticks=[], title=f"{episode.task}: support (above), queries by score{of}")
+    places = len(support) + np.arange(len(ranked))
+    wrong = (ranked > threshold) != (labels == 1)
+    for label, marker in ((0, "o"), (1, "X")):
+        here = labels == label
+        colours = np.where(wrong[here], "red", "0.3")
+        points.scatter(ranked[here], places[here], c=colours.tolist(), marker=marker, s=22, label=KINDS[label])
+    if np.isfinite(threshold):
+        points.axvline(threshold, color="black", linestyle="--", linewidth=1)
+    points.set(xlabel="score", title="red: mistakes")
+    points.legend(fontsize=8)
+    return figure
 
 
 def learning_curve(metrics_files: Sequence[Path]) -> Figure:

@@ -1,0 +1,189 @@
+"""`metaad evaluate --points`: methods judged on whole series, point by point."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from metaad_zoo.cli.conclude import TABLE_WIDTH
+from metaad_zoo.cli.contestants import contestants, data_of_config, described, refuse_unfit
+from metaad_zoo.cli.honesty import batch_norm_of
+from metaad_zoo.data import EpisodeDataModule, SequenceEpisodes
+from metaad_zoo.data.labelled_series import LabelledSeries
+from metaad_zoo.episodes import EpisodeSpec
+from metaad_zoo.evaluation.protocol import LEAST_TASKS, environment
+from metaad_zoo.evaluation.report import points_table, write_json
+from metaad_zoo.evaluation.scores import ScoreFile
+from metaad_zoo.evaluation.series_protocol import evaluate_points
+from metaad_zoo.learners import Learner
+
+USUAL_WINDOW = 64
+
+
+@dataclass(frozen=True)
+class PointSettings:
+    """What is asked of an evaluation point by point.
+
+    Args:
+        methods: folders of models or runs, and names of baselines.
+        data: a config with a ``data`` section of :class:`SequenceEpisodes`, or a user's own series with labels.
+        out: folder for the results.
+        shots: support windows of each series.
+        draws: of the support, whose figures are averaged.
+        stride: steps from one scored window to the next; None: a quarter of the window.
+        longest: points of a series that are scored, from the start of its later part on; None: all.
+        buffer: longest buffer of the volumes (VUS), in points; None: the window.
+        seed: of the draws.
+        allow_transductive: let batch normalisation take statistics over the queries.
+    """
+
+    methods: Sequence[str]
+    data: Path
+    out: Path
+    shots: int = 50
+    draws: int = 3
+    stride: int | None = None
+    longest: int | None = 50_000
+    buffer: int | None = None
+    seed: int = 0
+    allow_transductive: bool = False
+
+
+def run_point_evaluation(settings: PointSettings) -> dict[str, Any]:
+    """Evaluate, print the table, and write ``results.json`` and ``scores.parquet``, a row a point.
+
+    Raises:
+        ValueError: a method or the data can't be read, they do not fit together, a model has seen a test series, or
+            fewer series can be tested than an interval needs.
+    """
+    console = Console()
+    methods, checkpoints = contestants(settings.methods)
+    data = _open(settings, [c.learner for c in checkpoints.values()])
+    refuse_unfit(checkpoints, data, settings.allow_transductive)
+    stride = max(1, data.rule.window // 4) if settings.stride is None else settings.stride
+    buffer = data.rule.window if settings.buffer is None else settings.buffer
+    _check_numbers(settings, stride, buffer, data.rule.window)
+    series, left_out = _testable(data.labelled_series(stride), settings)
+    for method in methods.values():  # what can't adapt to so few windows is refused before work is lost
+        support = series[0].draw_support(settings.shots, np.random.default_rng(0))
+        method.adapt(support, support["sequence"].new_zeros(settings.shots).long())
+    settings.out.mkdir(parents=True, exist_ok=True)
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("unseen series", total=len(series) * settings.draws)
+        with ScoreFile(settings.out / "scores.parquet") as record:
+            figures = evaluate_points(
+                methods,
+                series,
+                settings.shots,
+                settings.draws,
+                buffer,
+                settings.seed,
+                lambda: progress.advance(bar),
+                record,
+            )
+    results = {
+        "protocol": {
+            **_protocol(settings, data, series, left_out, stride, buffer),
+            "batch_norm": {name: batch_norm_of(c.learner) for name, c in checkpoints.items()},
+            "trained_or_chosen_on": {name: c.trained_on for name, c in checkpoints.items()},
+            "methods": described(methods),
+        },
+        "methods": figures,
+        "environment": environment("cpu"),
+    }
+    write_json(settings.out / "results.json", results)
+    (console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)).print(points_table(results))
+    console.print(f"Figures and the score of every point: {settings.out}", soft_wrap=True)
+    return results
+
+
+def _open(settings: PointSettings, learners: Sequence[Learner]) -> SequenceEpisodes:
+    if settings.data.suffix in (".yaml", ".yml"):
+        data: EpisodeDataModule = data_of_config(settings.data)
+    else:
+        shapes: dict[str, Any] = next((x.arguments()["input_shapes"] for x in learners), {})
+        window = shapes.get("sequence", [USUAL_WINDOW])[0]
+        least = EpisodeSpec(support_normal=1, query_normal=1, query_anomalous=1)
+        data = SequenceEpisodes(
+            "own", str(settings.data), {"test": ["*"]}, window=window, stride=max(1, window // 4), episode=least
+        )
+    if not isinstance(data, SequenceEpisodes):
+        raise ValueError(f"--points is for series, but {settings.data} gives {data.input_shapes}: leave it out")
+    return data
+
+
+def _check_numbers(settings: PointSettings, stride: int, buffer: int, window: int) -> None:
+    for name, value, least in [
+        ("--shots", settings.shots, 1),
+        ("--draws", settings.draws, 1),
+        ("--buffer", buffer, 0),
+        ("--longest", window if settings.longest is None else settings.longest, window),
+    ]:
+        if value < least:
+            raise ValueError(f"{name} is {value}; expected at least {least}")
+    if not 1 <= stride <= window:
+        raise ValueError(f"--stride is {stride}; expected 1 to {window}, the window, or points would have no score")
+
+
+def _testable(found: Sequence[LabelledSeries], settings: PointSettings) -> tuple[list[LabelledSeries], list[str]]:
+    """The series that can be tested, and why others can't.
+
+    Raises:
+        ValueError: fewer are left than an interval needs.
+    """
+    kept, left_out = [], []
+    for series in found:
+        here = series if settings.longest is None else series.first(settings.longest)
+        if len(here.support) < settings.shots:
+            left_out.append(f"{here.name}: {len(here.support)} normal windows before the part that is tested")
+        elif len(set(here.labels.tolist())) < 2:
+            left_out.append(f"{here.name}: {len(here.labels)} points are tested, all of one kind")
+        elif len(here.values) < here.window:
+            left_out.append(f"{here.name}: {len(here.values)} points are tested, fewer than a window")
+        else:
+            kept.append(here)
+    if len(kept) < LEAST_TASKS:
+        raise ValueError(
+            f"{settings.data} has {len(kept)} series that can be tested on {settings.shots} windows, and an interval "
+            f"over fewer than {LEAST_TASKS} tells nothing of others: give more series with labels, or lower --shots. "
+            f"Left out: {'; '.join(left_out[:5]) or 'none'}"
+        )
+    return kept, left_out
+
+
+def _protocol(
+    settings: PointSettings,
+    data: SequenceEpisodes,
+    series: Sequence[LabelledSeries],
+    left_out: Sequence[str],
+    stride: int,
+    buffer: int,
+) -> dict[str, Any]:
+    """Every choice that fixes the figures."""
+    longest = "whole" if settings.longest is None else f"its first {settings.longest:,} points"
+    return {
+        "data": data.description(),
+        "split": "test",
+        "judged": "point by point, without point adjustment",
+        "tasks": len(series),
+        "episodes": len(series) * settings.draws,
+        "points": sum(len(s.labels) for s in series),
+        "anomalous_points": int(sum(s.labels.sum() for s in series)),
+        "support": f"{settings.shots} normal windows of {data.rule.window} steps out of each series' training part (or "
+        f"its first {data.rule.support_share:.0%}, where it has none), the same for all methods; they may overlap one "
+        "another, but share no point with what is scored",
+        "draws": f"{settings.draws} of the support; a series' figures are their means",
+        "scored": f"each series' later part, {longest}; windows every {stride} steps, a point's score is the mean over "
+        "the windows that cover it",
+        "vus": f"mean over buffers of 0 to {buffer} points, every score a threshold",
+        "threshold": "none: all figures are over ranks",
+        "left_out": list(left_out),
+        "intervals": "95 % BCa bootstrap over series; differences paired by series, Wilcoxon signed-rank",
+        "seed": settings.seed,
+    }

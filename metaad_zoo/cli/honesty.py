@@ -1,0 +1,67 @@
+"""What no evaluation may do, and what its protocol says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from metaad_zoo.backbones import EpisodicBatchNorm
+from metaad_zoo.data import EpisodeDataModule
+from metaad_zoo.episodes import EpisodeSpec, Method
+from metaad_zoo.learners import Learner
+
+NO_BATCH_NORM = "no batch normalisation"
+
+
+def refuse_seen(data: EpisodeDataModule, seen: list[str]) -> None:
+    """Refuse to test a model on classes or domains that it was trained or chosen on.
+
+    Raises:
+        ValueError: names them.
+    """
+    shared = sorted(set(seen) & data.pools["test"].members)
+    if shared:
+        raise ValueError(
+            f"the checkpoint was trained or chosen on {shared[:10]}, which are in the test split: meta-test classes "
+            "must never be seen in meta-training; take other classes for data.splits, or another checkpoint"
+        )
+
+
+def batch_norm_of(learner: Learner) -> str:
+    """Where a learner's batch normalisation takes its statistics from."""
+    policies = {layer.policy for layer in learner.modules() if isinstance(layer, EpisodicBatchNorm)}
+    return ", ".join(sorted(policies)) or NO_BATCH_NORM
+
+
+def refuse_transductive(name: str, learner: Learner, flag: str) -> None:
+    """Refuse a model whose batch normalisation takes statistics over the queries.
+
+    Args:
+        name: of the model.
+        learner: the model.
+        flag: what allows it all the same, for the error.
+
+    Raises:
+        ValueError: as said.
+    """
+    if "transductive" in batch_norm_of(learner):
+        raise ValueError(
+            f"{name} normalises over the queries (batch_norm=transductive): a sample's score depends on which others, "
+            "and how many anomalies, are scored with it, so that its figures hold for no other mixture and are no "
+            f"match for methods that score samples one by one; train with batch_norm=support, or allow it by {flag}, "
+            "which the protocol then says"
+        )
+
+
+def make_up(spec: EpisodeSpec, methods: Mapping[str, Method]) -> dict[str, Any]:
+    """What of the protocol tells whether figures can be compared: contamination, query ratio, batch-norm policies.
+
+    Args:
+        spec: of the test episodes.
+        methods: by name; those that are learners have a batch-norm policy.
+    """
+    return {
+        "realised_contamination": spec.realised_contamination,
+        "query_ratio": f"{spec.query_normal} normal : {spec.query_anomalous} anomalous",
+        "batch_norm": {name: batch_norm_of(m) for name, m in methods.items() if isinstance(m, Learner)},
+    }

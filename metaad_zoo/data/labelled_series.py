@@ -1,0 +1,69 @@
+"""Whole series with a label at every time point, to be scored point by point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from metaad_zoo.data.sources.series import Series
+from metaad_zoo.data.windows import WindowRule, score_series, support_end
+from metaad_zoo.episodes import Domain
+from metaad_zoo.episodes.draw import Reader
+
+
+@dataclass(frozen=True)
+class LabelledSeries:
+    """One unseen series: normal windows of its training part, and its later part with a label at every point.
+
+    Attributes:
+        name: of its domain.
+        reader: reads windows.
+        support: positions of the normal windows of the training part; none of them shares a point with the later part.
+        values: ``(T, C)`` of the later part.
+        labels: ``(T,)`` of 0 and 1.
+        window: steps of a window.
+        stride: steps from one scored window to the next.
+    """
+
+    name: str
+    reader: Reader
+    support: np.ndarray
+    values: np.ndarray
+    labels: np.ndarray
+    window: int
+    stride: int
+
+    @classmethod
+    def of(cls, series: Series, domain: Domain, rule: WindowRule, stride: int) -> LabelledSeries:
+        """The series that ``domain`` was cut out of by ``rule``.
+
+        Raises:
+            ValueError: the series has no labels.
+        """
+        if series.labels is None or domain.support is None:
+            raise ValueError(f"{series.name} has no label at its time points: name their column with data.label")
+        until = support_end(series, rule)
+        return cls(
+            series.name,
+            domain.reader,
+            domain.support,
+            series.values[until:],
+            series.labels[until:].astype(np.int64),
+            rule.window,
+            stride,
+        )
+
+    def first(self, points: int) -> LabelledSeries:
+        """The same with at most so many points of the later part, from its start."""
+        return replace(self, values=self.values[:points], labels=self.labels[:points])
+
+    def draw_support(self, shots: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        """So many distinct support windows as ``{"sequence": (shots, window, C)}``."""
+        return self.reader.read(rng.choice(self.support, shots, replace=False), rng)
+
+    def score_points(self, scorer: Callable[[dict[str, Tensor]], Tensor]) -> np.ndarray:
+        """Scores ``(T,)``: at each point the mean over the windows that cover it."""
+        return score_series(scorer, self.values, self.window, self.stride)

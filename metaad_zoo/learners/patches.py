@@ -1,0 +1,103 @@
+"""Patches of images: their features, a small set that covers many, and what lies nearest in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.v2.functional import gaussian_blur
+
+PAIRS_AT_ONCE = 2**24
+"""Distances in memory at one time, so that any number of patches can be compared."""
+
+
+def patch_features(maps: Sequence[Tensor], unit_length: bool) -> Tensor:
+    """One vector for each place of the finest map: the maps' means over 3 x 3 places, side by side.
+
+    Source: Roth et al., "Towards Total Recall in Industrial Anomaly Detection" (PatchCore), CVPR 2022, section 3.1.
+
+    Args:
+        maps: ``(n, C_i, H_i, W_i)``, the finest first, to whose places coarser ones are interpolated (bilinearly).
+        unit_length: bring each map's vectors to length one, so that no map outweighs the others.
+
+    Returns:
+        ``(n, H_0, W_0, sum of the C_i)``.
+    """
+    parts = []
+    for x in maps:
+        around = F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+        if unit_length:
+            around = F.normalize(around, dim=1)
+        if around.shape[-2:] != maps[0].shape[-2:]:
+            around = F.interpolate(around, maps[0].shape[-2:], mode="bilinear", align_corners=False)
+        parts.append(around)
+    return torch.cat(parts, 1).permute(0, 2, 3, 1)
+
+
+def coreset(x: Tensor, size: int) -> Tensor:
+    """Positions of a subset that covers all: each next one is the farthest from those chosen before.
+
+    It starts at the one farthest from the mean, and so needs no random numbers.
+
+    Source: Sener and Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set Approach", ICLR 2018
+    (greedy k-centre), as in PatchCore.
+
+    Args:
+        x: ``(n, d)``.
+        size: how many; with ``size >= n`` all.
+
+    Returns:
+        ``(min(size, n),)``, in the order of choice, or ascending where all are taken.
+
+    Example:
+        >>> coreset(torch.tensor([[0.0], [0.1], [5.0], [5.1], [2.0]]), 3).tolist()
+        [3, 0, 4]
+    """
+    if size >= len(x):
+        return torch.arange(len(x), device=x.device)
+    chosen = [int((x - x.mean(0)).square().sum(1).argmax())]
+    distances = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
+    while len(chosen) < size:
+        distances = torch.minimum(distances, (x - x[chosen[-1]]).square().sum(1))
+        chosen.append(int(distances.argmax()))
+    return torch.tensor(chosen, device=x.device)
+
+
+def nearest(x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    """Euclidean distance to the nearest row of a memory, and which row that is.
+
+    Args:
+        x: ``(m, d)``.
+        memory: ``(n, d)``.
+
+    Returns:
+        ``(m,)`` each.
+    """
+    rows = max(1, PAIRS_AT_ONCE // len(memory))
+    with torch.no_grad():
+        places = torch.cat([torch.cdist(part, memory).argmin(1) for part in x.split(rows)])
+    return (x - memory[places]).norm(dim=1), places  # all digits, where cdist loses half of them
+
+
+def to_pixels(distances: Tensor, size: Sequence[int]) -> Tensor:
+    """Patches' distances as a map of the image's pixels: interpolated, and smoothed over half a patch.
+
+    PatchCore's smoothing (4 pixels, where patches lie 8 apart), for any size.
+
+    Args:
+        distances: ``(n, H, W)``.
+        size: height and width of the image.
+
+    Returns:
+        ``(n, *size)``.
+    """
+    pixels = F.interpolate(distances.unsqueeze(1), tuple(size), mode="bilinear", align_corners=False)
+    sigma = [size[1] / distances.shape[2] / 2, size[0] / distances.shape[1] / 2]  # along x, along y
+    if min(sigma) <= 0.5:
+        return pixels.squeeze(1)
+    reach = [min(math.ceil(2 * s), length - 1) for s, length in zip(sigma, (size[1], size[0]), strict=True)]
+    smooth: Tensor = gaussian_blur(pixels, [2 * r + 1 for r in reach], sigma)
+    return smooth.squeeze(1)

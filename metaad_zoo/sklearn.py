@@ -1,0 +1,183 @@
+"""A meta-trained model behind scikit-learn's conventions for outlier detectors."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from metaad_zoo.backbones import ANY
+from metaad_zoo.detector import Detector, load_detector
+from metaad_zoo.episodes import NORMAL, UNLABELLED
+
+__all__ = ["FewShotOutlierDetector"]
+
+Contamination = float | Literal["auto"]
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+
+
+class FewShotOutlierDetector(OutlierMixin, BaseEstimator):
+    """Adapts a meta-trained model to the samples it is fitted on; works in ``Pipeline`` and ``GridSearchCV``.
+
+    As everywhere in scikit-learn, and unlike in the rest of this package, low scores are abnormal and a prediction is
+    +1 for an inlier, -1 for an outlier.
+
+    Args:
+        checkpoint: what :func:`metaad_zoo.load_detector` reads, or a loaded :class:`metaad_zoo.Detector` (which is
+            copied, so that fitting leaves it as it is). One of several modalities is refused.
+        contamination: a share in (0, 0.5]: the training samples are taken as unlabelled, and this share of them lies
+            below the threshold. ``"auto"``, for a few samples that are known to be normal: they are taken as such, and
+            the threshold is the model's conformal one for ``alpha``, which need not lie among them.
+        alpha: false-alarm rate to hold with ``contamination="auto"``; see :meth:`metaad_zoo.Detector.predict`.
+        precision: ``"float64"``: a sample's score does not depend, to the last digits, on which others it is scored
+            with; ``"float32"`` is faster.
+        device: such as ``"cpu"`` or ``"cuda"``.
+
+    Attributes:
+        detector_: the adapted :class:`metaad_zoo.Detector`.
+        offset_: ``decision_function = score_samples - offset_``.
+        n_features_in_: columns of a 2-D input; the length of the second axis of another.
+        feature_names_in_: names of the columns, if the input had any.
+
+    Input:
+        Tables ``(n, D)``, NaN where a value is missing. For models of images and sequences arrays with the model's own
+        axes, as :meth:`metaad_zoo.Detector.fit` takes them, or flattened to ``(n, features)`` in C order, which is what
+        scikit-learn's own steps hand on; images without NaN.
+
+    Example:
+        >>> from metaad_zoo.learners import GradientLearner
+        >>> from metaad_zoo.zoo import Checkpoint
+        >>> learner = GradientLearner("columns", {"width": 8}, {"tabular": (-1,)})
+        >>> model = Detector(Checkpoint(learner, [], {}))
+        >>> rows = np.random.default_rng(0).normal(size=(20, 3))
+        >>> FewShotOutlierDetector(model).fit_predict(rows).tolist().count(-1)
+        2
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | os.PathLike[str] | Detector | None = None,
+        *,
+        contamination: Contamination = 0.1,
+        alpha: float = 0.1,
+        precision: Literal["float32", "float64"] = "float64",
+        device: str = "cpu",
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.contamination = contamination
+        self.alpha = alpha
+        self.precision = precision
+        self.device = device
+
+    def fit(self, X: Any, y: Any = None) -> FewShotOutlierDetector:  # noqa: N803
+        """Adapt to samples.
+
+        Args:
+            X: the training samples, see the class.
+            y: not used; here for scikit-learn's conventions. To learn from known anomalies use
+                :meth:`metaad_zoo.Detector.fit`.
+
+        Raises:
+            ValueError: a parameter or the samples can't be used.
+            CheckpointError: the checkpoint can't be read.
+            RuntimeError: ``contamination="auto"``, but the checkpoint holds no calibration scores.
+        """
+        self._check_parameters()
+        detector = self._model()
+        if self.contamination == "auto":
+            offset = -detector.threshold(self.alpha)
+        samples = self._samples(X, detector.input_shapes, reset=True)
+        kind = NORMAL if self.contamination == "auto" else UNLABELLED
+        detector.fit(samples, np.full(len(samples), kind))
+        if self.contamination != "auto":
+            offset = float(np.percentile(-detector.score(samples), 100 * self.contamination))
+        self.detector_, self.offset_ = detector, offset
+        return self
+
+    def score_samples(self, X: Any) -> np.ndarray:  # noqa: N803
+        """Minus the model's anomaly scores, ``(n,)``: the lower, the more abnormal."""
+        check_is_fitted(self)
+        return -self.detector_.score(self._samples(X, self.detector_.input_shapes, reset=False))
+
+    def decision_function(self, X: Any) -> np.ndarray:  # noqa: N803
+        """Scores ``(n,)`` from the threshold on: negative for outliers."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> np.ndarray:  # noqa: N803
+        """+1 for inliers, -1 for outliers, ``(n,)``."""
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def _check_parameters(self) -> None:
+        if self.checkpoint is None:
+            raise ValueError(
+                "checkpoint is None: name a trained model, as in FewShotOutlierDetector('runs/quickstart_tabular/...')"
+            )
+        share = self.contamination
+        if share != "auto" and not (isinstance(share, Real) and 0 < share <= 0.5):
+            raise ValueError(f"contamination is {share!r}; expected 'auto' or a share in (0, 0.5]")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
+
+    def _model(self) -> Detector:
+        if isinstance(self.checkpoint, Detector):
+            model = copy.deepcopy(self.checkpoint)
+        else:
+            assert self.checkpoint is not None  # checked before
+            model = load_detector(os.fspath(self.checkpoint))
+        if len(model.input_shapes) > 1:
+            raise ValueError(
+                f"this checkpoint reads {sorted(model.input_shapes)}, which one array can't hold: use "
+                "metaad_zoo.load_detector and Detector.fit"
+            )
+        return model.to(self.device).to(PRECISIONS[self.precision])
+
+    def _samples(self, x: Any, input_shapes: dict[str, Sequence[int]], reset: bool) -> np.ndarray:
+        ((modality, shape),) = input_shapes.items()
+        image = modality == "image"
+        found: np.ndarray = validate_data(
+            self,
+            x,
+            reset=reset,
+            dtype="numeric" if image else np.float32,  # whole numbers are an image's bytes
+            ensure_all_finite=True if image else "allow-nan",
+            allow_nd=modality != "tabular",
+        )
+        flat = found.ndim == 2 and modality != "tabular"
+        return found.reshape(len(found), *unflattened(found.shape[1], shape)) if flat else found
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+
+def unflattened(features: int, shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of a sample that was flattened.
+
+    Args:
+        features: their number.
+        shape: of the model; -1 for an axis of any length. With several such axes the first has all features.
+
+    Raises:
+        ValueError: so many features make no such sample.
+
+    Example:
+        >>> unflattened(784, (1, 28, 28)), unflattened(96, (32, -1)), unflattened(50, (-1, -1))
+        ((1, 28, 28), (32, 3), (50, 1))
+    """
+    free = [i for i, size in enumerate(shape) if size == ANY]
+    sizes = [1 if size == ANY else int(size) for size in shape]
+    known = int(np.prod(sizes))
+    if features % known or (not free and features != known):
+        wanted = ", ".join("any" if size == ANY else str(size) for size in shape)
+        raise ValueError(f"{features} features are no flattened sample of the model's shape ({wanted})")
+    if free:
+        sizes[free[0]] = features // known
+    return tuple(sizes)
