@@ -1,16 +1,21 @@
-"""How often `metaad recommend` picks well without labels.
+"""How well `metaad recommend` picks, and the prior that it picks by.
 
-    python benchmarks/recommendation.py --json benchmarks/results/recommendation.json
+    METAAD_DATA=FOLDER python benchmarks/recommendation.py --json benchmarks/results/recommendation.json --write-prior
 
-Of each table of ADBench (in METAAD_DATA), normal rows alone are the support set; baselines are tried on it with
-synthetic anomalies. Then all of them are fitted to the support and scored on other rows, with the table's own
-anomalies: the pick is good where it is within one AUROC point of the best.
+Tasks of tables (ADBench, scikit-learn's), images (digits, Omniglot, paper inspection) and series (generated, servers,
+traffic) give support sets of 10 and 50 normal samples, alone or (50) with 5 labelled anomalies. All baselines are
+cross-validated inside each as `metaad recommend` does it, and scored on other samples with the task's own anomalies.
+The prior is the mean over data sets; the weight of cross-validation is the least-squares slope of what is found on real
+anomalies, halved. Both are learned anew for each judged data set without it (a data set is a table, a set of images, or
+a set of series). Rows are kept in --rows, so that a run that was stopped goes on. --write-prior puts the prior over all
+of them into the package.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,66 +25,231 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from metaad_zoo.data.sources.known_tables import read_known_tables
-from metaad_zoo.data.synthetic import create_synthetic, list_synthetic
-from metaad_zoo.evaluation.baselines import create_baseline, list_baselines
-from metaad_zoo.evaluation.choosing import WITHIN, recommend
+from metaad_zoo.cli.recommend import baselines_for, synthetic_for
+from metaad_zoo.data import EpisodeDataModule, ImageEpisodes, SequenceEpisodes, TabularEpisodes
+from metaad_zoo.data.generated_series import KINDS, GeneratedOptions
+from metaad_zoo.episodes import Episode, EpisodeSpec, TaskPool
+from metaad_zoo.evaluation.baselines import create_baseline
+from metaad_zoo.evaluation.choosing import PRIOR, WITHIN, Prior
 from metaad_zoo.evaluation.metrics import auroc
 from metaad_zoo.evaluation.protocol import environment
+from metaad_zoo.evaluation.trying import Trial, try_methods
 
-NOT_TRIED = ("flag_everything", "random")
-QUERY = 500
+SIZES = (50, 10)
+ANOMALIES = 5
+QUERIES = (200, 100, 60, 40, 20, 10, 5)
+"""Normal and anomalous queries: the most that a task has room for."""
+LABELLED_AT = 50
+BORROWED = 5
+"""Data sets that the means over all modalities count as, beside a modality's own ones."""
+TRUST = 0.5
+"""Of the slope found, for rows of one data set are not independent."""
+ALL = {"test": ["*"]}
+CASES = (("synthetic", 10), ("synthetic", 50), ("labels", 50))
 
 
-def one_table(name: str, values: np.ndarray, labels: np.ndarray, support: int, seed: int) -> dict[str, Any]:
-    """Pick, best, and every method's AUROC."""
-    rng = np.random.default_rng(seed)
-    normal, anomalous = (rng.permutation(np.flatnonzero(labels == kind)) for kind in (0, 1))
-    methods = {n: create_baseline(n) for n in list_baselines(modality="tabular") if n not in NOT_TRIED}
-    rows = {"tabular": torch.as_tensor(values[normal[:support]])}
-    unlabelled = torch.zeros(support, dtype=torch.long)
-    synthetic = [create_synthetic([kind]) for kind in list_synthetic(modality="tabular")]
-    found = recommend(methods, rows, unlabelled, synthetic)
-    query = np.concatenate([normal[support : support + QUERY], anomalous[:QUERY]])
-    kinds = torch.as_tensor(labels[query].astype(np.int64))
-    samples = {"tabular": torch.as_tensor(values[query])}
-    real = {n: auroc(m.adapt(rows, unlabelled).score(samples).double(), kinds) for n, m in methods.items()}
-    best = max(real, key=lambda n: real[n])
-    return {"table": name, "pick": found.choice, "best": best, "behind": real[best] - real[found.choice], "auroc": real}
+def sources() -> Iterator[tuple[str, EpisodeDataModule, int]]:
+    """Modality, data, and how many of its tasks."""
+    yield "tabular", TabularEpisodes("adbench", splits=ALL), 99
+    yield "tabular", TabularEpisodes("sklearn_tables", splits=ALL, anomalies="rest"), 18
+    yield "image", ImageEpisodes("digits", splits=ALL, anomalies="rest"), 6
+    yield "image", ImageEpisodes("omniglot28", splits=ALL, anomalies="rest"), 6
+    yield "image", ImageEpisodes("piped128", splits=ALL, image_size=32), 9
+    laws = GeneratedOptions((1, 1, 20), test_anomalies=tuple(KINDS))
+    yield "sequence", SequenceEpisodes("generated", window=32, generated=laws), 6
+    for name in ("asd", "smd", "nab"):
+        yield "sequence", SequenceEpisodes(name, splits=ALL, window=32), 5
+
+
+def draw(pool: TaskPool, task: int, n: int) -> Episode | None:
+    """The largest episode that the task has room for; None where there is no room for the smallest."""
+    for normal in QUERIES[:-1]:
+        for anomalous in QUERIES:
+            spec = EpisodeSpec(n, ANOMALIES, query_normal=normal, query_anomalous=anomalous)
+            try:
+                return pool.draw(task, spec, np.random.default_rng([task, n]))
+            except ValueError:
+                continue
+    return None
+
+
+def collect(kept: Path) -> list[dict[str, Any]]:
+    """A row for each task and size of the support; those in the file are not made again."""
+    rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
+    done = {(row["task"], row["n"]) for row in rows}
+    for modality, data, limit in sources():
+        pool = data.pools["test"]
+        for task in track(np.random.default_rng(0).permutation(len(pool))[:limit].tolist(), str(data.dataset)):
+            for n in SIZES:
+                episode = None if (pool.task_name(task), n) in done else draw(pool, task, n)
+                if episode is not None:
+                    rows.append({"modality": modality, "n": n} | measure(episode, n))
+                    with kept.open("a") as file:
+                        file.write(json.dumps(rows[-1]) + "\n")
+    return rows
+
+
+def measure(episode: Episode, n: int) -> dict[str, Any]:
+    """AUROC of each baseline on the task's own anomalies and inside its support."""
+    normal = episode.support_labels == 0
+    support = {m: x[normal] for m, x in episode.support.items()}
+    unlabelled = torch.zeros(n, dtype=torch.long)
+    tried = baselines_for(support, n)
+    real = {}
+    for name in tried:  # as they are, not as they are tried
+        scores = create_baseline(name).adapt(support, unlabelled).score(episode.query).double()
+        real[name] = auroc(scores, episode.query_labels)
+    row: dict[str, Any] = {"task": episode.task, "real": real}
+    row["synthetic"] = _means(try_methods(tried, support, unlabelled, synthetic_for(support)))
+    if n == LABELLED_AT:
+        row["labels"] = _means(try_methods(tried, episode.support, episode.support_labels, {}))
+    return row
+
+
+def _means(trials: Sequence[Trial]) -> dict[str, dict[str, float]]:
+    return {t.name: {k: round(float(np.mean(x)), 4) for k, x in t.by_kind.items()} for t in trials if not t.reason}
+
+
+def dataset_of(row: dict[str, Any]) -> str:
+    """What a row is left out with: a table, or a set of images or of series."""
+    first, second, *_ = row["task"].split("/")
+    return f"{first}/{second}" if first == "adbench" else str(first)
+
+
+def learn(every: Sequence[dict[str, Any]], modality: str) -> dict[str, Any]:
+    """The prior of one modality, as :func:`metaad_zoo.evaluation.choosing.read_prior` reads it.
+
+    All data sets weigh alike. A modality of few data sets borrows: means over all modalities count as :data:`BORROWED`
+    data sets beside its own ones, method by method, of the same size of the support.
+    """
+    rows = [row for row in every if row["modality"] == modality]
+    names = sorted(set.intersection(*(set(row["real"]) for row in rows)))
+    real = np.array([[row["real"][m] for m in names] for row in rows])
+    real -= real.mean(1, keepdims=True)
+    sizes = np.array([row["n"] for row in rows])
+    advantage = {}
+    for n in sorted(set(sizes.tolist())):
+        here = [row for row in rows if row["n"] == n]
+        own = np.average(real[sizes == n], axis=0, weights=shares_of(here))
+        datasets = len({dataset_of(row) for row in here})
+        advantage[n] = (datasets * own + BORROWED * _everywhere(every, n, names)) / (datasets + BORROWED)
+    weights = {}
+    for by in ("synthetic", "labels"):
+        here = [row for row in rows if set(names) <= set(row.get(by, ()))]
+        if not here:
+            weights[by] = 0.0
+            continue
+        inside = np.array([[np.mean(list(row[by][m].values())) for m in names] for row in here])
+        inside -= inside.mean(1, keepdims=True)
+        left = np.array(
+            [x - advantage[row["n"]] for row, x in zip(rows, real, strict=True) if set(names) <= set(row.get(by, ()))]
+        )
+        share = shares_of(here)[:, None]
+        slope = (share * inside * left).sum() / max((share * inside**2).sum(), 1e-12)
+        weights[by] = round(float(np.clip(TRUST * slope, 0, 1)), 3)
+    by_size = {
+        str(n): {m: round(float(a), 4) for m, a in zip(names, values, strict=True)} for n, values in advantage.items()
+    }
+    return {"advantage": by_size, "weights": weights, "datasets": len({dataset_of(row) for row in rows})}
+
+
+def _everywhere(every: Sequence[dict[str, Any]], n: int, names: Sequence[str]) -> np.ndarray:
+    """Advantage of methods over data sets of all modalities; 0 for those that do not read all of them."""
+    rows = [row for row in every if row["n"] == n]
+    common = set.intersection(*(set(row["real"]) for row in rows))
+    means = {row_id: np.mean([row["real"][m] for m in common]) for row_id, row in enumerate(rows)}
+    share = shares_of(rows)
+    return np.array(
+        [
+            np.average([row["real"][m] - means[i] for i, row in enumerate(rows)], weights=share) if m in common else 0.0
+            for m in names
+        ]
+    )
+
+
+def shares_of(rows: Sequence[dict[str, Any]]) -> np.ndarray:
+    """Weight of each row: each data set has 1 in all."""
+    names = np.array([dataset_of(row) for row in rows])
+    return np.array([1 / (names == name).sum() for name in names])
+
+
+def judge(every: Sequence[dict[str, Any]], modality: str, by: str, n: int) -> dict[str, Any]:
+    """How far the pick and every fixed choice are behind the best; each data set without its own rows."""
+    here = [row for row in every if row["modality"] == modality and row["n"] == n and by in row]
+    picks, behind = [], []
+    for row in here:
+        rest = [other for other in every if dataset_of(other) != dataset_of(row)]
+        trials = [Trial(m, {k: [x] for k, x in kinds.items()}) for m, kinds in row[by].items() if m in row["real"]]
+        learned = learn(rest, modality)
+        expected = Prior(learned["advantage"][str(n)], learned["weights"], learned["datasets"]).expected(trials, by)
+        pick, alone = max(expected, key=lambda m: expected[m]), max(trials, key=lambda t: t.auroc).name
+        best = max(row["real"].values())
+        picks.append({"task": row["task"], "pick": pick, "cross_validation_alone": alone})
+        named = {"recommend": pick, "cross_validation_alone": alone} | {m: m for m in row["real"]}
+        behind.append({who: best - row["real"][m] for who, m in named.items()})
+    share = shares_of(here)
+    choices = {}
+    for who in behind[0]:
+        gaps = np.array([one[who] for one in behind])
+        mean, good = (float(np.average(x, weights=share)) for x in (gaps, gaps <= WITHIN))
+        choices[who] = {"mean_behind_best": round(mean, 4), "within_one_point": round(good, 3)}
+    about = {"by": by, "n": n, "tasks": len(here), "datasets": len({dataset_of(row) for row in here})}
+    return about | {"choices": choices, "picks": picks}
+
+
+def overall(cases: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """How far each choice is behind the best over all cases without labels, each data set and size alike."""
+    here = [case for case in cases if case["by"] == "synthetic"]
+    common = set.intersection(*(set(case["choices"]) for case in here))
+    sizes = [case["datasets"] for case in here]
+    return {
+        who: round(float(np.average([case["choices"][who]["mean_behind_best"] for case in here], weights=sizes)), 4)
+        for who in sorted(common)
+    }
+
+
+def show(console: Console, modality: str, case: dict[str, Any]) -> None:
+    """For the eye."""
+    title = f"{modality}: {case['n']} normal, {case['by']}; {case['tasks']} tasks of {case['datasets']} data sets"
+    table = Table("choice", "behind the best, points", "within a point of it", title=title)
+    for who, found in sorted(case["choices"].items(), key=lambda x: x[1]["mean_behind_best"]):
+        table.add_row(who, f"{100 * found['mean_behind_best']:.1f}", f"{found['within_one_point']:.0%}")
+    console.print(table)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--support", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rows", type=Path, default=Path("runs/recommendation.jsonl"))
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--write-prior", action="store_true")
     options = parser.parse_args()
-    tables = [t for t in read_known_tables("adbench") if (t.labels == 0).sum() >= options.support + 20]
-    rows = [
-        one_table(t.name, t.values, t.labels, options.support, options.seed)
-        for t in track(tables, description="tables")
-    ]
-    shown = Table("table", "pick", "best", "behind, points", title=f"{options.support} normal rows, no labels")
-    for row in rows:
-        shown.add_row(row["table"], row["pick"], row["best"], f"{100 * row['behind']:.1f}")
-    good = sum(row["behind"] <= WITHIN for row in rows)
-    fixed = {n: float(np.mean([max(r["auroc"].values()) - r["auroc"][n] for r in rows])) for n in rows[0]["auroc"]}
-    picked = float(np.mean([row["behind"] for row in rows]))
-    console = Console(width=110)
-    console.print(shown)
-    console.print(
-        f"within one point of the best: {good} of {len(rows)}; behind it by {100 * picked:.1f} points on average"
-    )
-    console.print({name: f"{100 * value:.1f}" for name, value in sorted(fixed.items(), key=lambda x: x[1])})
+    options.rows.parent.mkdir(parents=True, exist_ok=True)
+    every, console = collect(options.rows), Console(width=100)
+    cases: dict[str, list[dict[str, Any]]] = {}
+    priors: dict[str, Any] = {}
+    for modality in ("tabular", "image", "sequence"):
+        rows = [row for row in every if row["modality"] == modality]
+        priors[modality] = learn(every, modality)
+        cases[modality] = [
+            judge(every, modality, by, n)
+            for by, n in CASES
+            if len({dataset_of(r) for r in rows if r["n"] == n and by in r}) > 1
+        ]
+        for case in cases[modality]:
+            show(console, modality, case)
+    together = overall([case for found in cases.values() for case in found])
+    console.print("Behind the best over all, without labels:", {m: f"{100 * x:.1f}" for m, x in together.items()})
     if options.json:
         content = {
-            "support": options.support,
-            "within_one_point": good,
-            "tables": rows,
-            "mean_behind_best": {"recommend": picked, **fixed},
+            "overall_without_labels": together,
+            "cases": cases,
+            "prior": priors,
+            "rows": every,
             "environment": environment("cpu"),
         }
-        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    if options.write_prior:
+        PRIOR.write_text(json.dumps(priors, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,66 +14,132 @@ from rich.table import Table
 from torch import Tensor
 
 from metaad_zoo.backbones import ANY
-from metaad_zoo.data.samples import named_samples
+from metaad_zoo.cli.contestants import name_of
+from metaad_zoo.data.samples import fits, named_samples, refuse_anomalies_in
 from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
 from metaad_zoo.data.sources.files import list_images
+from metaad_zoo.data.sources.manifest import FILE_COLUMNS, read_manifest
 from metaad_zoo.data.synthetic import create_synthetic, list_synthetic
-from metaad_zoo.episodes import Method, count
-from metaad_zoo.evaluation.baselines import create_baseline, list_baselines
-from metaad_zoo.evaluation.choosing import Recommendation, recommend
+from metaad_zoo.episodes import ANOMALOUS, Corruption, Method, Samples, count
+from metaad_zoo.evaluation.baselines import create_baseline, list_baselines, modalities_of
+from metaad_zoo.evaluation.choosing import ENOUGH, Recommendation, read_prior, recommend
+from metaad_zoo.learners import Learner
 from metaad_zoo.zoo import load_checkpoint, locate
 
 USUAL_SHAPES: Mapping[str, tuple[int, ...]] = {"image": (3, 64, 64), "tabular": (ANY,), "sequence": (32, ANY)}
 """In which samples are read where no model says."""
 NOT_TRIED = ("flag_everything", "random")
+SMALL_FOREST = 10
+"""Trees of the isolation forest while it is tried on few samples: growing a hundred takes longer than all the rest."""
 
 
-def run_recommendation(support: Path, label: str | None, models: Sequence[str], as_json: bool) -> Recommendation:
+def run_recommendation(
+    support: Path, label: str | None, models: Sequence[str], modality: str | None, as_json: bool
+) -> Recommendation:
     """Try models and baselines on a support set and print which to take.
 
     Args:
-        support: images, a table, or series.
-        label: a table's column of labels.
+        support: images, a table, series, or a manifest of several modalities.
+        label: a table's or manifest's column of labels.
         models: checkpoints by name or folder; those that read other samples are named as such.
+        modality: as what files of columns are read; None: a manifest where it names files, else a table, and as series
+            where they lie in a folder.
         as_json: print for machines.
 
     Raises:
         ValueError: the support can't be read, or is too small.
     """
-    learners = {name: load_checkpoint(locate(name)).learner for name in models}
-    read = [x.arguments()["input_shapes"] for x in learners.values()]
-    shapes: dict[str, Any] = read[0] if read else _shapes_of(support)
-    _, samples = named_samples(support, shapes, label)
-    modality = next(iter(samples)) if len(samples) == 1 else "multimodal"
+    learners = dict(_learner(name) for name in models)
+    shapes = _shapes_of(support, learners, modality)
+    samples, labels = _read(support, shapes, label)
+    n = int((labels != ANOMALOUS).sum())
+    methods: dict[str, Method] = {**baselines_for(samples, n), **learners}
+    for name, learner in learners.items():
+        reads = learner.arguments()["input_shapes"]
+        fit = set(reads) == set(samples) and all(fits(x.shape[1:], reads[m]) for m, x in samples.items())
+        if not fit:
+            here = {m: tuple(x.shape[1:]) for m, x in samples.items()}
+            methods[name] = _ReadsOther(f"reads {reads}, but the samples are {here}")
+    prior = read_prior(next(iter(samples)), n) if len(samples) == 1 else None
+    found = recommend(methods, samples, labels, synthetic_for(samples), prior)
+    _print(found, as_json)
+    return found
+
+
+def baselines_for(samples: Samples, n: int) -> dict[str, Method]:
+    """Baselines that read these samples, by name, as they are tried on n of them."""
+    names = [b for b in list_baselines() if b not in NOT_TRIED and set(samples) <= set(modalities_of(b))]
+    small = {"iforest": create_baseline("iforest", trees=SMALL_FOREST)} if n < ENOUGH else {}
+    return {b: small.get(b) or create_baseline(b) for b in names}
+
+
+def synthetic_for(samples: Samples) -> dict[str, Corruption]:
+    """Kinds of synthetic anomalies that these samples can have, by name."""
+    return {kind: create_synthetic([kind]) for modality in samples for kind in list_synthetic(modality=modality)}
+
+
+class _ReadsOther:
+    """Stands for a model of other samples: it can't adapt, and says why."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def adapt(self, support: Samples, support_labels: Tensor) -> Any:
+        raise ValueError(self.reason)
+
+
+def _learner(name: str) -> tuple[str, Learner]:
+    return name_of(name), load_checkpoint(locate(name)).learner
+
+
+def _shapes_of(support: Path, learners: Mapping[str, Learner], modality: str | None) -> dict[str, tuple[int, ...]]:
+    """In which shape the files are read: the first model's of their modality, or the usual one."""
+    wanted = modality or _modality_of(support)
+    read: list[dict[str, Any]] = [x.arguments()["input_shapes"] for x in learners.values()]
+    for shapes in read:
+        if (set(shapes) == {wanted}) if wanted != "multimodal" else len(shapes) > 1:
+            return shapes
+    if wanted != "multimodal":
+        return {wanted: USUAL_SHAPES[wanted]}
+    return read_manifest(support, USUAL_SHAPES["image"][-1], None, USUAL_SHAPES["image"][0]).shapes
+
+
+def _modality_of(support: Path) -> str:
+    """What the files are taken for."""
+    if support.is_file() and support.suffix.lower() in COLUMN_SUFFIXES:
+        return "multimodal" if set(FILE_COLUMNS) & set(read_columns(support).text) else "tabular"
+    if support.is_dir():
+        return "image" if list_images(support) else "sequence"
+    return "image"
+
+
+def _read(support: Path, shapes: Mapping[str, tuple[int, ...]], label: str | None) -> tuple[dict[str, Tensor], Tensor]:
+    """Samples and their labels.
+
+    Raises:
+        ValueError: they can't be read, or anomalies would count as normal.
+    """
+    if label is not None and support.suffix.lower() not in COLUMN_SUFFIXES:
+        raise ValueError(f"--label {label} names a column of a table or a manifest, but {support} is none")
+    if label is None:
+        refuse_anomalies_in(support)
+    found = None if label is None else read_columns(support, label).labels
+    _, samples = named_samples(support, shapes, label if set(shapes) == {"tabular"} else None)
     n = count(samples)
-    found = read_columns(support, label).labels if label is not None else None
-    labels: Tensor = torch.zeros(n, dtype=torch.long) if found is None else torch.as_tensor(found).long()
-    methods: dict[str, Method] = {
-        name: create_baseline(name) for name in list_baselines(modality=modality) if name not in NOT_TRIED
-    }
-    methods |= learners
-    synthetic = [create_synthetic([name]) for name in list_synthetic(modality=modality)]
-    recommendation = recommend(methods, samples, labels, () if bool((labels == 1).any()) else synthetic)
-    _print(recommendation, as_json)
-    return recommendation
-
-
-def _shapes_of(support: Path) -> dict[str, tuple[int, ...]]:
-    """What the files are taken for: a table, unless they are images; series are read by models alone."""
-    if support.suffix.lower() in COLUMN_SUFFIXES:
-        return {"tabular": USUAL_SHAPES["tabular"]}
-    images = support.is_dir() and bool(list_images(support))
-    return {"image": USUAL_SHAPES["image"]} if images else {"sequence": USUAL_SHAPES["sequence"]}
+    labels = torch.zeros(n, dtype=torch.long) if found is None else torch.as_tensor(found).long()
+    return samples, labels
 
 
 def _print(found: Recommendation, as_json: bool) -> None:
     if as_json:
         print(json.dumps(asdict(found)))
         return
-    table = Table("method", "AUROC", "standard error", "not tried because")
+    table = Table("method", "expected", "AUROC in your samples", "standard error", "not tried because")
     for c in found.candidates:
+        expected = "" if c.expected is None else f"{100 * c.expected:+.1f}"
         figures = ("", "") if c.reason else (f"{100 * c.auroc:.1f}", f"{100 * c.spread:.1f}")
-        table.add_row(c.name, *figures, c.reason or "")
+        table.add_row(c.name, expected, *figures, c.reason or "")
     console = Console()
     console.print(table)
+    console.print("Expected: points of AUROC above the mean of these methods, on real anomalies.")
     console.print(f"Take [bold]{found.choice}[/bold]: {found.why}", soft_wrap=True)

@@ -225,11 +225,16 @@ def _recommend_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--models", nargs="*", default=[], help="checkpoints by name or folder, to try beside the baselines"
     )
+    command.add_argument(
+        "--modality",
+        choices=("tabular", "sequence", "image", "multimodal"),
+        help="of the samples; without, a folder holds images or series, and a file of columns is a table or a manifest",
+    )
     command.add_argument("--json", action="store_true", help="for machines")
 
 
 def _recommend(options: argparse.Namespace) -> None:
-    run_recommendation(options.support, options.label, options.models, options.json)
+    run_recommendation(options.support, options.label, options.models, options.modality, options.json)
 
 
 _VERBS: dict[str, tuple[Callable[[argparse.Namespace], None], str, Callable[[argparse.ArgumentParser], None]]] = {

@@ -7,12 +7,15 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from metaad_zoo.cli import main
 from metaad_zoo.data.synthetic import create_synthetic
 from metaad_zoo.evaluation.baselines import create_baseline
-from metaad_zoo.evaluation.choosing import recommend
+from metaad_zoo.evaluation.choosing import PRIOR, Prior, read_prior, recommend
+from metaad_zoo.zoo import Checkpoint, save_checkpoint
 from tests.cli.test_configs import write_rows
+from tests.conftest import REPOSITORY, small_learner
 
 
 def correlated(n: int, rng: np.random.Generator) -> torch.Tensor:
@@ -29,11 +32,12 @@ def support():
     return {"tabular": torch.cat([normal, off])}, torch.tensor([0] * 40 + [1] * 20)
 
 
+COPULA = {"copula": create_synthetic(["copula"])}
 METHODS = {"ecod": create_baseline("ecod"), "mahalanobis": create_baseline("mahalanobis")}
 
 
 def test_labelled_anomalies_decide(support):
-    found = recommend(METHODS, *support)
+    found = recommend(METHODS, *support, {})
     assert found.choice == "mahalanobis"
     assert [c.name for c in found.candidates] == ["mahalanobis", "ecod"]
     assert found.candidates[0].auroc > found.candidates[1].auroc + 0.1
@@ -43,10 +47,10 @@ def test_labelled_anomalies_decide(support):
 def test_synthetic_anomalies_decide_where_there_are_no_labels(support):
     samples, labels = support
     normal = {"tabular": samples["tabular"][:40]}
-    found = recommend(METHODS, normal, labels[:40], [create_synthetic(["copula"])])
+    found = recommend(METHODS, normal, labels[:40], COPULA)
     assert found.choice == "mahalanobis", "a copula of independent columns leaves the line"
     assert "synthetic anomalies" in found.why
-    assert recommend(METHODS, normal, labels[:40], [create_synthetic(["copula"])]) == found, "the seed decides"
+    assert recommend(METHODS, normal, labels[:40], COPULA) == found, "the seed decides"
 
 
 def test_with_enough_data_the_simple_method_is_preferred_among_equals():
@@ -54,9 +58,51 @@ def test_with_enough_data_the_simple_method_is_preferred_among_equals():
     x = torch.as_tensor(np.concatenate([rng.normal(size=(300, 2)), 9 + rng.normal(size=(20, 2))])).float()
     labels = torch.tensor([0] * 300 + [1] * 20)
     methods = {"knn": create_baseline("knn"), "iforest": create_baseline("iforest")}
-    found = recommend(methods, {"tabular": x}, labels)
+    found = recommend(methods, {"tabular": x}, labels, {})
     assert found.choice == "iforest"
     assert "you have enough data (300 normal samples)" in found.why
+
+
+def test_the_prior_decides_unless_the_support_set_speaks_against_it(support):
+    strong = Prior({"ecod": 0.1, "mahalanobis": 0.0}, {"labels": 0.1, "synthetic": 0.0}, 31)
+    found = recommend(METHODS, *support, {}, strong)
+    assert found.choice == "ecod"
+    assert "the best on average over 31 other data sets" in found.why
+    mahalanobis, ecod = (next(c for c in found.candidates if c.name == name) for name in ("mahalanobis", "ecod"))
+    gap = mahalanobis.auroc - ecod.auroc
+    assert mahalanobis.expected == pytest.approx(0.1 * gap / 2)
+    assert ecod.expected == pytest.approx(0.1 - 0.1 * gap / 2)
+    weak = Prior({"ecod": 0.01, "mahalanobis": 0.0}, {"labels": 0.5, "synthetic": 0.0}, 31)
+    found = recommend(METHODS, *support, {}, weak)
+    assert found.choice == "mahalanobis"
+    assert f"mahalanobis is {100 * gap:.1f} points of AUROC ahead of it" in found.why
+
+
+def test_a_method_that_the_prior_does_not_know_must_be_clearly_ahead(support):
+    prior = Prior({"ecod": 0.1}, {"labels": 0.1, "synthetic": 0.1}, 31)
+    found = recommend(METHODS, *support, {}, prior)
+    assert found.choice == "mahalanobis"
+    assert "points of AUROC ahead of ecod" in found.why
+    twins = {"ecod": create_baseline("ecod"), "mine": create_baseline("ecod")}
+    assert recommend(twins, *support, {}, prior).choice == "ecod", "no better is not ahead"
+
+
+def test_the_published_prior_is_that_of_the_benchmark():
+    results = json.loads((REPOSITORY / "benchmarks" / "results" / "recommendation.json").read_text())
+    assert json.loads(PRIOR.read_text()) == results["prior"]
+    for case in (case for cases in results["cases"].values() for case in cases):
+        for choice in case["choices"].values():
+            assert 0 <= choice["mean_behind_best"] < 1
+    behind = results["overall_without_labels"]
+    assert behind["recommend"] < min(value for who, value in behind.items() if who != "recommend")
+
+
+def test_the_prior_is_interpolated_between_sizes(tmp_path):
+    content = {"image": {"advantage": {"10": {"knn": 0.0}, "50": {"knn": 1.0}}, "weights": {}, "datasets": 3}}
+    (tmp_path / "prior.json").write_text(json.dumps(content))
+    found = [read_prior("image", n, tmp_path / "prior.json").advantage["knn"] for n in (4, 10, 22.3607, 50, 900)]
+    np.testing.assert_allclose(found, [0, 0, 0.5, 1, 1], atol=1e-4)
+    assert read_prior("multimodal", 10, tmp_path / "prior.json") is None
 
 
 def test_a_method_that_fails_is_listed_with_its_reason(support):
@@ -64,16 +110,16 @@ def test_a_method_that_fails_is_listed_with_its_reason(support):
         def adapt(self, support, labels):
             raise ValueError("it can't")
 
-    found = recommend({"fails": Fails(), **METHODS}, *support)
+    found = recommend({"fails": Fails(), **METHODS}, *support, {})
     assert found.candidates[-1].name == "fails"
     assert found.candidates[-1].reason == "it can't"
     with pytest.raises(ValueError, match="no method could be tried: fails: it can't"):
-        recommend({"fails": Fails()}, *support)
+        recommend({"fails": Fails()}, *support, {})
 
 
 @pytest.mark.parametrize(
     ("n", "corruptions", "complaint"),
-    [(3, [create_synthetic(["copula"])], "at least 4 normal samples, saw 3"), (9, [], "no labelled anomalies")],
+    [(3, COPULA, "at least 4 normal samples, saw 3"), (9, {}, "no labelled anomalies")],
 )
 def test_what_cannot_be_told_is_refused(n, corruptions, complaint):
     with pytest.raises(ValueError, match=complaint):
@@ -90,3 +136,48 @@ def test_the_command_recommends(tmp_path, capsys, support):
     assert "flag_everything" not in {c["name"] for c in found["candidates"]}
     assert main(["recommend", "--support", str(table), "--label", "broken"]) == 0
     assert f"Take {found['choice']}" in capsys.readouterr().out
+
+
+@pytest.fixture
+def places(tmp_path):
+    """Samples of each modality as files."""
+    rng = np.random.default_rng(0)
+    for folder in ("images", "series"):
+        (tmp_path / folder).mkdir()
+    for i in range(8):
+        Image.fromarray(rng.integers(0, 255, (16, 16), np.uint8)).save(tmp_path / "images" / f"{i}.png")
+        write_rows(tmp_path / "series" / f"{i}.csv", rng.normal(size=(64, 2)).round(3), ["a", "b"])
+    rows = [["image,weight,label"], *([f"images/{i}.png,{i / 7},{int(i == 7)}"] for i in range(8))]
+    (tmp_path / "manifest.csv").write_text("\n".join(row[0] for row in rows) + "\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reads", "known"),
+    [
+        (["images"], "AUROC", True),
+        (["series"], "AUROC", True),
+        (["series/0.csv", "--modality", "sequence"], "at least 4 normal samples, saw 2", False),
+        (["manifest.csv", "--label", "label"], "labelled anomalies", False),
+        (["images", "--label", "x"], "--label x names a column of a table or a manifest", False),
+    ],
+)
+def test_the_command_reads_every_modality(places, capsys, arguments, reads, known):
+    path, *options = arguments
+    status = main(["recommend", "--support", str(places / path), *options])
+    printed = capsys.readouterr()
+    assert reads in printed.out + printed.err
+    assert (status == 0) == ("Take" in printed.out)
+    assert ("other data sets" in printed.out) == known
+
+
+def test_models_of_other_samples_are_named_as_such(places, capsys):
+    save_checkpoint(places / "images_model", Checkpoint(small_learner(), [], {}))
+    arguments = ["recommend", "--models", str(places / "images_model"), "--json"]
+    assert main([*arguments, "--support", str(places / "series")]) == 0
+    candidates = json.loads(capsys.readouterr().out)["candidates"]
+    assert candidates[-1]["name"].endswith("images_model")
+    assert "reads {'image': [1, 16, 16]}, but the samples are" in candidates[-1]["reason"]
+    assert main([*arguments, "--support", str(places / "images")]) == 0
+    candidates = json.loads(capsys.readouterr().out)["candidates"]
+    assert all(c["reason"] is None for c in candidates)

@@ -1,0 +1,129 @@
+"""Methods tried inside a support set by cross-validation, against its labelled anomalies or against synthetic ones."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metaad_zoo.episodes import ANOMALOUS, NORMAL, Corruption, Method, Samples, count
+from metaad_zoo.evaluation.metrics import auroc
+
+FOLDS = 5
+SCORED = 20
+"""Normal samples that are scored at the least: of smaller supports the folds are dealt anew."""
+LABELS = "labels"
+"""Stands for the support's own anomalies where kinds of synthetic ones are named."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A method and how it did inside the support set.
+
+    Attributes:
+        name: of the method.
+        by_kind: AUROC of each fold against each kind of synthetic anomalies, or against :data:`LABELS`.
+        reason: why it could not be tried; there are then no figures.
+    """
+
+    name: str
+    by_kind: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    reason: str | None = None
+
+    @property
+    def folds(self) -> np.ndarray:
+        """AUROC of each fold, the mean over kinds."""
+        return np.mean(list(self.by_kind.values()), 0)
+
+    @property
+    def auroc(self) -> float:
+        """Mean over folds and kinds; NaN where the method could not be tried."""
+        return float(self.folds.mean()) if self.by_kind else float("nan")
+
+    @property
+    def spread(self) -> float:
+        """Standard error of that mean over folds."""
+        return standard_error(self.folds) if self.by_kind else float("nan")
+
+
+def try_methods(
+    methods: Mapping[str, Method],
+    support: Samples,
+    labels: Tensor,
+    corruptions: Mapping[str, Corruption],
+    seed: int = 0,
+) -> list[Trial]:
+    """Cross-validate methods inside a support set.
+
+    The normal samples are dealt out to folds. A method adapts to all other folds and scores the left one beside
+    anomalies: the labelled ones, or where there are none, synthetic ones made of the left fold.
+
+    Args:
+        methods: by name.
+        support: by modality ``(n, ...)``.
+        labels: ``(n,)`` of 0, 1 and -1 (taken as normal).
+        corruptions: by name kinds of synthetic anomalies, each tried; for supports without labelled anomalies.
+        seed: of the folds and the synthetic anomalies.
+
+    Raises:
+        ValueError: there are fewer than four normal samples, or no anomalies of either kind.
+    """
+    normal = (labels != ANOMALOUS).nonzero().flatten().numpy()
+    anomalies = {name: x[labels == ANOMALOUS] for name, x in support.items()}
+    labelled = count(anomalies) > 0
+    if len(normal) < 4:
+        raise ValueError(f"cross-validation needs at least 4 normal samples, saw {len(normal)}: give more")
+    if not labelled and not corruptions:
+        raise ValueError("there are no labelled anomalies and no synthetic ones: label some, or name synthetic kinds")
+    splits = _splits(normal, np.random.default_rng(seed))
+    made: list[tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Samples]]] = []
+    for i, (rest, left) in enumerate(splits):
+        there, query = _rows(support, rest), _rows(support, left)
+        if labelled:
+            against: dict[str, Samples] = {LABELS: anomalies}
+        else:
+            rngs = [np.random.default_rng([seed, i, k]) for k in range(len(corruptions))]
+            against = {kind: c(query, there, rng) for (kind, c), rng in zip(corruptions.items(), rngs, strict=True)}
+        made.append((there, query, against))
+    return [_try(name, method, made) for name, method in methods.items()]
+
+
+def _splits(normal: np.ndarray, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Positions of the samples to adapt to and of those left out, for each fold of each repeat."""
+    repeats = math.ceil(SCORED / len(normal))
+    splits = []
+    for _ in range(repeats):
+        folds = np.array_split(rng.permutation(normal), min(FOLDS, len(normal) // 2))
+        splits += [(np.concatenate([f for j, f in enumerate(folds) if j != i]), left) for i, left in enumerate(folds)]
+    return splits
+
+
+def _try(name: str, method: Method, splits: Sequence[tuple[Samples, Samples, Mapping[str, Samples]]]) -> Trial:
+    values: dict[str, list[float]] = defaultdict(list)
+    try:
+        for rest, query, against in splits:
+            adapted = method.adapt(rest, torch.full((count(rest),), NORMAL))
+            parts = [query, *against.values()]
+            # Scored in one go, which is many times as fast for some methods.
+            together = {m: torch.cat([part[m] for part in parts]) for m in query}
+            of_normal, *others = adapted.score(together).double().cpu().split([count(part) for part in parts])
+            for kind, scores in zip(against, others, strict=True):
+                truth = torch.tensor([0] * len(of_normal) + [1] * len(scores))
+                values[kind].append(auroc(torch.cat([of_normal, scores]), truth))
+    except (ValueError, RuntimeError, FloatingPointError) as error:
+        return Trial(name, reason=str(error).splitlines()[0])
+    return Trial(name, dict(values))
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Of a mean."""
+    return float(np.std(values, ddof=1) / math.sqrt(len(values)))
+
+
+def _rows(samples: Samples, ids: np.ndarray) -> dict[str, Tensor]:
+    return {name: x[torch.as_tensor(ids)] for name, x in samples.items()}
