@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from metaad_zoo.data.row_samples import column_names, in_order, read_series
 from metaad_zoo.data.samples import as_labels, as_samples, refuse_anomalies_in
 from metaad_zoo.data.windows import Pooling, score_series
 from metaad_zoo.episodes import NORMAL, Adapted
-from metaad_zoo.evaluation.calibration import threshold
-from metaad_zoo.evaluation.decisions import ROUNDING, USUAL_ALPHA, Calibrate, SupportDecisions
+from metaad_zoo.evaluation.decisions import SupportDecisions
 from metaad_zoo.evaluation.explanation import Explainer, Explanation
+from metaad_zoo.judging import Judge
 from metaad_zoo.zoo import (
     Checkpoint,
     check_detector_tensors,
@@ -32,7 +31,7 @@ from metaad_zoo.zoo import (
 SCORING_CHUNK = 256
 
 
-class Detector:
+class Detector(Judge):
     """A meta-trained model that a few samples of a new domain turn into an anomaly detector.
 
     Args:
@@ -172,61 +171,6 @@ class Detector:
         window = min(len(values), SCORING_CHUNK) if shape[0] == ANY else shape[0]
         return score_series(self.score, values, window, min(stride, window), how)
 
-    def p_value(self, samples: Any, calibrate: Calibrate = "across", contamination: float | None = None) -> np.ndarray:
-        """Conformal p-values ``(n,)``: small is anomalous.
-
-        Args:
-            samples: what to judge.
-            calibrate: which scores stand for normal ones. ``"across"``: those of the validation tasks, which hold on
-                average over tasks like these and for supports of the size trained with; ``"within"``: the support's
-                own, each left out once, never below ``1 / (K + 1)``; ``"contamination"``: the support's own without
-                the highest share. Where each promise ends: :mod:`metaad_zoo.evaluation.decisions`.
-            contamination: that share, expected to be anomalous; for ``"contamination"`` alone.
-
-        Raises:
-            RuntimeError: the detector is not fitted, or its checkpoint holds no calibration.
-            ValueError: samples can't be used, or the way to calibrate does not suit the support set.
-        """
-        way = self._decisions()
-        way.compared_with(calibrate, contamination)
-        return way.p_values(torch.as_tensor(self.score(samples)), calibrate, contamination).numpy()
-
-    def predict(
-        self,
-        samples: Any,
-        alpha: float | None = None,
-        calibrate: Calibrate = "across",
-        contamination: float | None = None,
-    ) -> np.ndarray:
-        """Decisions ``(n,)`` of 0 and 1, 1 for an anomaly: where the p-value is at most ``alpha``.
-
-        Args:
-            samples: what to judge.
-            alpha: false-alarm rate to hold, see :meth:`p_value`; None: 0.1, but for ``"contamination"`` what lies above
-                the support's scores without the highest share is flagged, as in PyOD.
-            calibrate: see :meth:`p_value`.
-            contamination: see :meth:`p_value`.
-
-        Raises:
-            RuntimeError: the detector is not fitted, or its checkpoint holds no calibration.
-            ValueError: alpha is out of (0, 1) or below what the calibration scores can promise; see :meth:`p_value`.
-        """
-        return self.judge(samples, alpha, calibrate, contamination)[2]
-
-    def judge(
-        self,
-        samples: Any,
-        alpha: float | None = None,
-        calibrate: Calibrate = "across",
-        contamination: float | None = None,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Scores, p-values and decisions in one pass; arguments and errors as for :meth:`predict`."""
-        way = self._decisions()
-        rate = way.rate_to_hold(alpha, calibrate, contamination)
-        scores = self.score(samples)
-        p = way.p_values(torch.as_tensor(scores), calibrate, contamination).numpy()
-        return scores, p, (p <= rate + ROUNDING).astype(np.int64)
-
     def _decisions(self) -> SupportDecisions:
         """Kept until the next fit, for leaving one out adapts once a sample."""
         adapted, tensors = self._fitted(), self._checkpoint.tensors
@@ -235,18 +179,6 @@ class Detector:
             learner, labels = self._checkpoint.learner, tensors["support_labels"]
             self._judging = SupportDecisions(learner, adapted, self._support(), labels, across)
         return self._judging
-
-    def threshold(self, alpha: float = USUAL_ALPHA) -> float:
-        """The score above which :meth:`predict`, across tasks, calls a sample anomalous; the same for any support set.
-
-        Raises:
-            RuntimeError: the checkpoint holds no calibration.
-            ValueError: as for :meth:`predict`.
-        """
-        n, limit = len(self.calibration), threshold(self.calibration, alpha)
-        if math.isinf(limit):
-            raise ValueError(f"{n} calibration scores can't promise {alpha} false alarms: take alpha >= 1/{n + 1}")
-        return limit
 
     @property
     def calibration(self) -> Tensor:

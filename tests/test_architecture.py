@@ -17,6 +17,7 @@ FLOORS = {
     "evaluation": 2,
     "learners": 3,
     "zoo": 4,
+    "judging": 4,
     "detector": 5,
     "explain": 6,
     "sklearn": 6,
