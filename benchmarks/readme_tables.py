@@ -14,19 +14,22 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results"
 METRICS = {"auroc": "AUROC", "ap": "AP", "f1": "F1", "fpr": "false alarms"}
+POINT_METRICS = {"auroc": "AUROC", "ap": "AP", "vus_pr": "VUS-PR", "vus_roc": "VUS-ROC"}
 
 
 def table(results: dict[str, Any]) -> str:
-    """A Markdown table in per cent, with intervals over tasks."""
+    """A Markdown table in per cent, with intervals over tasks; of points where they were scored one by one."""
+    methods = results["methods"]
+    metrics = POINT_METRICS if "vus_pr" in next(iter(methods.values()))["mean"] else METRICS
     lines = [
-        f"| method | {' | '.join(METRICS.values())} | AUROC behind ours |",
-        "|---" * (len(METRICS) + 2) + "|",
+        f"| method | {' | '.join(metrics.values())} | AUROC behind ours |",
+        "|---" * (len(metrics) + 2) + "|",
     ]
-    for name, figures in results["methods"].items():
-        cells = [_cell(figures["mean"][m], figures["ci95"][m]) for m in METRICS]
+    for name, figures in methods.items():
+        cells = [_cell(figures["mean"][m], figures["ci95"][m]) for m in metrics]
         behind = figures["auroc_behind_first"]
         cells.append("" if not lines[2:] else _cell(behind["mean"], behind["ci95"]))
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {name.partition('/20')[0]} | {' | '.join(cells)} |")  # a run without its time
     return "\n".join(lines)
 
 
@@ -69,8 +72,8 @@ def overview_rows(names: list[str]) -> list[str]:
     for name in names:
         results = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         methods = results["methods"]
-        known = [next(m for m in alike if m in methods) for alike in OTHERS.values()]
-        cells = [_cell(methods[m]["mean"]["auroc"], methods[m]["ci95"]["auroc"]) for m in (next(iter(methods)), *known)]
+        shown = [next(iter(methods)), *(next((m for m in alike if m in methods), "") for alike in OTHERS.values())]
+        cells = [_cell(methods[m]["mean"]["auroc"], methods[m]["ci95"]["auroc"]) if m else "" for m in shown]
         first, all_flagged = next(iter(methods.values())), methods["flag everything"]
         decided = (first["mean"]["f1"], all_flagged["mean"]["f1"], first["mean"]["fpr"])
         cells += [f"{100 * value:.1f}" for value in decided]
@@ -86,6 +89,17 @@ def size_rows(measured: dict[str, Any]) -> list[str]:
         lines.append(
             f"| {row['rows']:,} | {row['episodes_per_second']:.0f} | {added['total']:.0f} | {added['anonymous']:.0f} |"
         )
+    return lines
+
+
+def contamination_rows(measured: dict[str, Any]) -> list[str]:
+    """AUROC of batches without labels, by what is in them."""
+    methods = list(measured["rows"][0]["methods"])
+    lines = [f"| unlabelled batch | {' | '.join(methods)} |", "|---" * (len(methods) + 1) + "|"]
+    for row in measured["rows"]:
+        share = f"{100 * row['contamination']:.0f} % anomalous, others scored" if row["kind"] == "held out" else ""
+        name = share or f"{row['normal']} normal and {row['anomalous']} anomalous, scored themselves"
+        lines.append(f"| {name} | {' | '.join(_cell(m['mean'], m['ci95']) for m in row['methods'].values())} |")
     return lines
 
 
@@ -109,6 +123,11 @@ def with_tables(text: str) -> str:
         rows = size_rows(json.loads((RESULTS / "table_size.json").read_text(encoding="utf-8")))
         return "<!-- table size -->\n" + "\n".join(rows) + "\n<!-- end -->"
 
+    def fill_contamination(match: re.Match[str]) -> str:
+        rows = contamination_rows(json.loads((RESULTS / "contamination.json").read_text(encoding="utf-8")))
+        return "<!-- contamination -->\n" + "\n".join(rows) + "\n<!-- end -->"
+
+    text = re.sub(r"<!-- contamination -->.*?<!-- end -->", fill_contamination, text, flags=re.DOTALL)
     text = re.sub(r"<!-- overview: ([\w ]+?) -->.*?<!-- end -->", fill_overview, text, flags=re.DOTALL)
     text = re.sub(r"<!-- table size -->.*?<!-- end -->", fill_sizes, text, flags=re.DOTALL)
     text = re.sub(r"<!-- results: (\w+) -->.*?<!-- end -->", fill, text, flags=re.DOTALL)
