@@ -129,6 +129,12 @@ class EmbeddingLearner(Learner):
 
     def task_losses(self, batch: EpisodeBatch) -> Tensor:
         """Each task's query loss, ``(tasks,)``."""
+        support, query = self.embed_batch(batch)
+        with torch.autocast(self.device.type, enabled=False):
+            return self.task_loss(self.read(support, batch.support_labels), query, batch.query_labels)
+
+    def embed_batch(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
+        """Embeddings of a batch's support and query samples, ``(tasks, n, d)`` and ``(tasks, m, d)``, all at once."""
         batch = self.network.scaled(batch)
         axis = TaskAxis(len(batch), prefers_sample_major(self.network))
         if not self._tasks_are_independent and len(batch) > 1:
@@ -142,9 +148,7 @@ class EmbeddingLearner(Learner):
             columns = SupportColumns.of(support)
             support, query = columns.fill(support), columns.fill(query)
         # Half a distance's digits are lost in half precision: heads compare in full.
-        with torch.autocast(self.device.type, enabled=False):
-            reading = self.read(_full(support), batch.support_labels)
-            return self.task_loss(reading, _full(query), batch.query_labels)
+        return _full(support), _full(query)
 
     @torch.no_grad()
     def adapt(self, support: Samples, support_labels: Tensor) -> AdaptedEmbedding:
