@@ -53,7 +53,7 @@ class CentredNetwork(EpisodeNetwork):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.head = DistanceToCentre(self.backbone.embedding_dim)
+        self.head = DistanceToCentre(self.backbone.embedding_dim)  # type: ignore[assignment]  # in the linear one's place
 
 
 @register_learner("deep_sad")
