@@ -223,7 +223,7 @@ def _report(options: argparse.Namespace) -> None:
 def _recommend_arguments(command: argparse.ArgumentParser) -> None:
     _support_arguments(command)
     command.add_argument(
-        "--models", nargs="*", default=[], help="checkpoints by name or folder, to try beside the baselines"
+        "--models", nargs="*", help="checkpoints by name or folder, to try beside the baselines; without, all that fit"
     )
     command.add_argument(
         "--modality",

@@ -39,14 +39,14 @@ def as_images(data: Any, shape: Sequence[int]) -> Tensor:
     if isinstance(data, (str, Path)):
         path = Path(data).expanduser()
         if path.suffix == ".npz":
-            return _fitted(read_path(path).images.float() / 255, shape)
+            return fit_images(read_path(path).images.float() / 255, shape)
         data = image_files(path)
     if isinstance(data, (list, tuple)) and data and all(isinstance(p, (str, Path)) for p in data):
         files = [Path(p).expanduser() for p in data]
         if height != width:
             raise ValueError(f"image files are brought to squares, but this model reads {height} x {width} pixels")
         return read_images(files, image_size=height, channels=channels).float() / 255
-    return _fitted(_array_of_images(data, channels), shape)
+    return fit_images(_array_of_images(data, channels), shape)
 
 
 def _array_of_images(data: Any, channels: int) -> Tensor:
@@ -86,7 +86,8 @@ def _array_of_images(data: Any, channels: int) -> Tensor:
     return x.float()
 
 
-def _fitted(images: Tensor, shape: Sequence[int]) -> Tensor:
+def fit_images(images: Tensor, shape: Sequence[int]) -> Tensor:
+    """Images ``(n, C, H, W)`` of 1 or 3 channels brought to another size and number of channels."""
     channels, height, width = shape
     if images.shape[1] != channels:
         images = vision.rgb_to_grayscale(images) if channels == 1 else images.expand(-1, 3, -1, -1)
