@@ -155,8 +155,8 @@ def places(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "reads", "known"),
     [
-        (["images"], "AUROC", True),
-        (["series"], "AUROC", True),
+        (["images", "--models"], "AUROC", True),
+        (["series", "--models"], "AUROC", True),
         (["series/0.csv", "--modality", "sequence"], "at least 4 normal samples, saw 2", False),
         (["manifest.csv", "--label", "label"], "labelled anomalies", False),
         (["images", "--label", "x"], "--label x names a column of a table or a manifest", False),
