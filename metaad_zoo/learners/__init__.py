@@ -7,6 +7,7 @@ from metaad_zoo.learners.gradient import GradientLearner
 from metaad_zoo.learners.in_context import InContextDetector
 from metaad_zoo.learners.maml_family import ANIL, BOIL, FirstOrderMAML, ImplicitMAML, MAMLPlusPlus, MetaSGD
 from metaad_zoo.learners.network import AdaptedNetwork
+from metaad_zoo.learners.neural_process import ConditionalNeuralProcess
 from metaad_zoo.learners.proto_maml import ProtoMAML
 from metaad_zoo.learners.prototypes import PrototypicalNetwork
 from metaad_zoo.learners.registry import learner_class, list_learners, register_learner
@@ -20,6 +21,7 @@ __all__ = [
     "AdaptedEmbedding",
     "AdaptedNetwork",
     "AdaptiveCentredRepresentations",
+    "ConditionalNeuralProcess",
     "EmbeddingLearner",
     "FirstOrderMAML",
     "GradientLearner",
