@@ -10,6 +10,7 @@ from metaad_zoo.learners.gradient import GradientLearner
 from metaad_zoo.learners.in_context import InContextDetector
 from metaad_zoo.learners.maml_family import ANIL, BOIL, FirstOrderMAML, ImplicitMAML, MAMLPlusPlus, MetaSGD
 from metaad_zoo.learners.network import AdaptedNetwork
+from metaad_zoo.learners.neural_process import ConditionalNeuralProcess
 from metaad_zoo.learners.pairwise import PairwiseRelation
 from metaad_zoo.learners.patch_memory import PatchMemory
 from metaad_zoo.learners.pretrained import ContrastivePretraining
@@ -27,6 +28,7 @@ __all__ = [
     "AdaptedMemory",
     "AdaptedNetwork",
     "AdaptiveCentredRepresentations",
+    "ConditionalNeuralProcess",
     "ContrastivePretraining",
     "DeepSAD",
     "DeviationNetwork",
