@@ -15,6 +15,7 @@ from torch import Tensor
 from metaad_zoo.backbones import list_backbones
 from metaad_zoo.cli.checkpoints import VERBS as CHECKPOINT_VERBS
 from metaad_zoo.cli.checkpoints import show_checkpoints
+from metaad_zoo.cli.deploy import VERBS as DEPLOY_VERBS
 from metaad_zoo.cli.evaluate import Settings, run_evaluation
 from metaad_zoo.cli.evaluate_points import PointSettings, run_point_evaluation
 from metaad_zoo.cli.recommend import run_recommendation
@@ -240,6 +241,7 @@ def _recommend(options: argparse.Namespace) -> None:
 _VERBS: dict[str, tuple[Callable[[argparse.Namespace], None], str, Callable[[argparse.ArgumentParser], None]]] = {
     "list": (_list, "what there is: published checkpoints, backbones, learners, ...", _list_arguments),
     **CHECKPOINT_VERBS,
+    **DEPLOY_VERBS,
     "adapt": (_adapt, "make a detector for your own domain from a few samples", _adapt_arguments),
     "score": (_score, "score samples by a detector", _score_arguments),
     "explain": (_explain, "show what in the samples made their scores", _explain_arguments),
