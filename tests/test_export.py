@@ -15,7 +15,7 @@ from metaad_zoo.detector import Detector
 from metaad_zoo.export import ExportError, exporting, load_exported
 from metaad_zoo.learners import list_learners
 from metaad_zoo.zoo import Checkpoint
-from tests.tiny import EMBEDDING_LEARNERS, REGISTERED, tiny_batch, tiny_embedding_learner, tiny_learner
+from tests.tiny import EMBEDDING_LEARNERS, WITH_WEIGHTS, tiny_batch, tiny_embedding_learner, tiny_learner
 
 CALIBRATION = torch.linspace(-2, 2, 99)
 LATER = [x for x in list_learners() if x != "maml"]
@@ -55,7 +55,7 @@ def require_equal(path, detector, samples, alpha=0.1):
 
 
 @pytest.mark.usefixtures("_onnx")
-@pytest.mark.parametrize("backbone", REGISTERED)
+@pytest.mark.parametrize("backbone", WITH_WEIGHTS)
 def test_every_backbone_scores_alike_in_onnxruntime(backbone, tmp_path):
     detector = fitted(backbone)
     about = mz.export_detector(detector, tmp_path / "d.onnx")

@@ -158,7 +158,7 @@ class EmbeddingLearner(Learner):
             support: by modality ``(n, ...)``; brought to the learner's device and type.
             support_labels: ``(n,)`` of 0 normal, 1 anomalous, -1 unlabelled.
         """
-        reference = next(self.network.parameters(), torch.zeros((), device=self.device))
+        reference = next(self.parameters(), torch.zeros((), device=self.device))
         with torch.inference_mode(False), torch.autocast(self.device.type, enabled=False):
             here = {name: _usable(x, reference) for name, x in support.items()}
             scalings = self.network.scalings(here)

@@ -41,6 +41,8 @@ class ConditionalNeuralProcess(EmbeddingLearner):
         kwargs: likewise.
     """
 
+    reads_missing = True
+
     def __init__(
         self,
         *,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from metaad_zoo.episodes import ANOMALOUS
 from metaad_zoo.learners.embedding import EmbeddingLearner, Reading
+from metaad_zoo.learners.network import fixed_width
 from metaad_zoo.learners.registry import register_learner
 
 BOTH, ONE, NONE = 8.0, 4.0, 0.0
@@ -38,7 +39,7 @@ class PairwiseRelation(EmbeddingLearner):
         if hidden < 1:
             raise ValueError(f"hidden is {hidden}; expected 1 or more")
         self._arguments |= {"hidden": hidden}
-        features = self.network.backbone.embedding_dim
+        features = fixed_width(self.network.backbone)
         self.relation = nn.Sequential(nn.Linear(2 * features, hidden), nn.ReLU(), nn.Linear(hidden, 2))
 
     def read(self, embeddings: Tensor, labels: Tensor) -> Reading:
