@@ -21,7 +21,7 @@ from metaad_zoo.data.samples import named_samples, refuse_anomalies_in
 from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
 from metaad_zoo.detector import Detector, load_detector
 from metaad_zoo.evaluation.baselines import list_baselines
-from metaad_zoo.evaluation.decisions import USUAL_ALPHA, WAYS
+from metaad_zoo.evaluation.decisions import USUAL_ALPHA, WAYS, Calibrate
 from metaad_zoo.evaluation.explanation import Explanation
 from metaad_zoo.evaluation.html_report import write_report
 from metaad_zoo.explain import write_explanations
@@ -126,7 +126,7 @@ def _score(options: argparse.Namespace) -> None:
         raise ValueError(f"--out {out}: the folder {out.parent} does not exist; make it first")
     detector = load_detector(options.folder)
     names, samples = _as_adapted(detector, options)
-    calibrate = options.calibrate or ("across" if options.contamination is None else "contamination")
+    calibrate: Calibrate = options.calibrate or ("across" if options.contamination is None else "contamination")
     scores, p, decisions = detector.judge(samples, options.alpha, calibrate, options.contamination)
     with out.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
