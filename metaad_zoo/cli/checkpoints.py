@@ -33,7 +33,10 @@ def show_checkpoints(pattern: str, modality: str | None, as_json: bool) -> None:
         chosen = f" of modality {modality}" if modality else ""
         print(f"No published checkpoint{chosen} is called {pattern!r}; there are {len(index)} in all.")
         return
-    table = Table("name", "data", "AUROC, %", "best baseline: its AUROC, ours minus it", "size")
+    table = Table()
+    table.add_column("name", no_wrap=True)  # to be copied as it is
+    for title in ("data", "AUROC, %", "best baseline: its AUROC, ours minus it", "size"):
+        table.add_column(title)
     for entry in found:
         figures = entry.figures
         row = (", ".join(entry.data), auroc_cell(figures), baseline_cell(figures), told(entry.size))
