@@ -16,10 +16,11 @@ from torch import Tensor
 from metaad_zoo.backbones import ANY
 from metaad_zoo.cli.contestants import name_of
 from metaad_zoo.data.image_samples import fit_images
-from metaad_zoo.data.samples import fits, named_samples, refuse_anomalies_in
+from metaad_zoo.data.samples import fits, refuse_anomalies_in
 from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
 from metaad_zoo.data.sources.files import list_images
 from metaad_zoo.data.sources.manifest import FILE_COLUMNS, read_manifest
+from metaad_zoo.data.streams import named_samples
 from metaad_zoo.data.synthetic import create_synthetic, list_synthetic
 from metaad_zoo.episodes import ANOMALOUS, Adapted, Corruption, Method, Samples, count
 from metaad_zoo.evaluation.baselines import create_baseline, list_baselines, modalities_of
@@ -155,7 +156,7 @@ def _read(support: Path, shapes: Mapping[str, tuple[int, ...]], label: str | Non
     if label is None:
         refuse_anomalies_in(support)
     found = None if label is None else read_columns(support, label).labels
-    _, samples = named_samples(support, shapes, label if set(shapes) == {"tabular"} else None)
+    _, samples = named_samples(support, shapes, label)
     n = count(samples)
     labels = torch.zeros(n, dtype=torch.long) if found is None else torch.as_tensor(found).long()
     return samples, labels

@@ -33,6 +33,7 @@ class Columns:
         labels: ``(rows,)`` uint8 of 0 and 1, or None where the file has no label column.
         text: columns of text by name, each ``(rows,)`` of str, ``""`` where missing: categories, times, paths.
         skipped: what was left out, and why.
+        first_row: how many rows of the file lie before these.
     """
 
     path: Path
@@ -41,6 +42,18 @@ class Columns:
     labels: np.ndarray | None = None
     text: dict[str, np.ndarray] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+    first_row: int = 0
+
+    def row(self, position: int) -> int:
+        """The number of a row in its file, from 1, for messages."""
+        return self.first_row + int(position) + 1
+
+    def part(self, start: int, stop: int) -> Columns:
+        """The rows from ``start`` to before ``stop``."""
+        labels = None if self.labels is None else self.labels[start:stop]
+        text = {name: x[start:stop] for name, x in self.text.items()}
+        first = self.first_row + start
+        return Columns(self.path, self.names, self.values[start:stop], labels, text, [*self.skipped], first)
 
 
 def read_columns(path: Path, label: str | None = None, missing: Missing = "impute") -> Columns:

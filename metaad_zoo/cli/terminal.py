@@ -1,0 +1,38 @@
+"""What all verbs share of talking to a terminal: figures to standard output, bars and notes to standard error."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+OK, ERROR, USAGE, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes: done; an error, told in one line; a command line that can't be read; stopped by Ctrl-C."""
+EXIT_CODES = (
+    f"exit codes: {OK} done, {ERROR} error (one line on stderr), {USAGE} wrong usage, {INTERRUPTED} interrupted"
+)
+
+
+def bars() -> Progress:
+    """Progress bars on standard error, gone when they are done; none where that is no terminal."""
+    return Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+
+
+def note(sentence: str) -> None:
+    """Tell what the user should know, on standard error, so that it does not end in a pipe."""
+    print(f"note: {sentence}", file=sys.stderr)
+
+
+def json_argument(command: argparse.ArgumentParser) -> None:
+    """Add ``--json``."""
+    command.add_argument("--json", action="store_true", help="figures for machines, as one JSON object")
+
+
+def tell(as_json: bool, figures: Mapping[str, Any], sentence: str) -> None:
+    """Print figures: as a sentence, or as JSON."""
+    print(json.dumps(figures, default=str) if as_json else sentence)
