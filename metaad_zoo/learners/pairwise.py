@@ -24,7 +24,7 @@ class PairwiseRelation(EmbeddingLearner):
     of pairs is trained by absolute error towards 8 for two anomalies, 4 for one and 0 for none, unlabelled samples
     taken as normal; a sample's score is its mean over pairs with labelled anomalies and with unlabelled samples. There
     the network is linear on both embeddings laid end to end; over many tasks, where what is normal changes, it must
-    compare them: here it reads their absolute differences and products (as in Sung et al., "Learning to Compare:
+    compare them: here it reads their squared differences and products (as in Sung et al., "Learning to Compare:
     Relation Network", CVPR 2018, it is learned), and has one output for pairs with an anomaly and one for the others.
     Without labelled anomalies the latter alone is used. Both outputs rise by 4 from a normal to an anomalous query; the
     logit is the mean rise, less half of it.
@@ -40,7 +40,7 @@ class PairwiseRelation(EmbeddingLearner):
             raise ValueError(f"hidden is {hidden}; expected 1 or more")
         self._arguments |= {"hidden": hidden}
         features = fixed_width(self.network.backbone)
-        self.relation = nn.Sequential(nn.Linear(2 * features, hidden), nn.ReLU(), nn.Linear(hidden, 2))
+        self.relation = nn.Sequential(nn.Linear(2 * features, hidden), nn.SiLU(), nn.Linear(hidden, 2))
 
     def read(self, embeddings: Tensor, labels: Tensor) -> Reading:
         """The support's embeddings, and which are labelled anomalies."""
@@ -61,7 +61,7 @@ class PairwiseRelation(EmbeddingLearner):
     def pairs(self, reading: Reading, embeddings: Tensor) -> Tensor:
         """Scores ``(..., m, n)`` of each query with each support sample."""
         query, support = embeddings.unsqueeze(-2), reading["support"].unsqueeze(-3)
-        features = torch.cat([(query - support).abs(), query * support], -1)
+        features = torch.cat([(query - support).square(), query * support], -1)
         with_normal, with_anomaly = self.relation(features).unbind(-1)
         return torch.where(reading["is_anomaly"].unsqueeze(-2), with_anomaly, with_normal)
 

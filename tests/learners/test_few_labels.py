@@ -96,7 +96,7 @@ def test_pairs_are_scored_one_by_one():
     scores = np.array(
         [
             [
-                learner.relation(torch.cat([(a - b).abs(), a * b])).detach()[int(label == 1)].item()
+                learner.relation(torch.cat([(a - b).square(), a * b])).detach()[int(label == 1)].item()
                 for b, label in zip(s, LABELS, strict=True)
             ]
             for a in q
