@@ -30,7 +30,7 @@ class ConditionalNeuralProcess(EmbeddingLearner):
     An embedding is read as a table row of ``d`` columns; with the backbone ``raw_columns`` it is one, of any width, NaN
     for what is missing. A column's reading is the mean over the support rows of a network of value (in the column's own
     units) and label; the table's is the mean over its columns. A query's cells are decoded beside both, and their mean
-    and maximum give the logit. So scores depend on the order neither of rows nor of columns, nor on absent columns.
+    and soft maximum give the logit. So scores depend neither on the order of rows or columns nor on absent columns.
 
     Source: Garnelo et al., "Conditional Neural Processes", ICML 2018; Zaheer et al., "Deep Sets", NeurIPS 2017.
 
@@ -88,8 +88,9 @@ class ConditionalNeuralProcess(EmbeddingLearner):
         decoded = self.decode(F.gelu(self.cell(cells)))
         here = there.unsqueeze(-3)
         mean = torch.where(here, decoded, 0).sum(-2) / count.unsqueeze(-2)
-        largest = torch.where(here, decoded, -torch.inf).amax(-2)
-        largest = torch.where(here.any(-2), largest, 0)
+        some = here.any(-2)
+        energies = torch.where(here | ~some.unsqueeze(-2), decoded, -torch.inf)
+        largest = torch.where(some, energies.logsumexp(-2) - count.log().unsqueeze(-2), 0)
         logits: Tensor = self.head(torch.cat([mean, largest], -1)).squeeze(-1)
         return logits
 
