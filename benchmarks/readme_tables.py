@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from judging_tables import TABLES, cell  # beside this script
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results"
 METRICS = {"auroc": "AUROC", "ap": "AP", "f1": "F1", "fpr": "false alarms"}
@@ -26,15 +28,11 @@ def table(results: dict[str, Any]) -> str:
         "|---" * (len(metrics) + 2) + "|",
     ]
     for name, figures in methods.items():
-        cells = [_cell(figures["mean"][m], figures["ci95"][m]) for m in metrics]
+        cells = [cell(figures["mean"][m], figures["ci95"][m]) for m in metrics]
         behind = figures["auroc_behind_first"]
-        cells.append("" if not lines[2:] else _cell(behind["mean"], behind["ci95"]))
+        cells.append("" if not lines[2:] else cell(behind["mean"], behind["ci95"]))
         lines.append(f"| {name.partition('/20')[0]} | {' | '.join(cells)} |")  # a run without its time
     return "\n".join(lines)
-
-
-def _cell(mean: float, interval: list[float]) -> str:
-    return f"{100 * mean:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
 
 
 def speed_rows(measured: dict[str, Any]) -> list[str]:
@@ -73,33 +71,11 @@ def overview_rows(names: list[str]) -> list[str]:
         results = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         methods = results["methods"]
         shown = [next(iter(methods)), *(next((m for m in alike if m in methods), "") for alike in OTHERS.values())]
-        cells = [_cell(methods[m]["mean"]["auroc"], methods[m]["ci95"]["auroc"]) if m else "" for m in shown]
+        cells = [cell(methods[m]["mean"]["auroc"], methods[m]["ci95"]["auroc"]) if m else "" for m in shown]
         first, all_flagged = next(iter(methods.values())), methods["flag everything"]
         decided = (first["mean"]["f1"], all_flagged["mean"]["f1"], first["mean"]["fpr"])
         cells += [f"{100 * value:.1f}" for value in decided]
         lines.append(f"| `{name}` | {results['protocol']['tasks']} | {' | '.join(cells)} |")
-    return lines
-
-
-def size_rows(measured: dict[str, Any]) -> list[str]:
-    """Episodes a second and resident memory by the number of rows."""
-    lines = ["| rows | episodes/s | memory added, MiB | of it anonymous |", "|---|---|---|---|"]
-    for row in measured["tables"]:
-        added = {kind: row["after"][kind] - row["before"][kind] for kind in ("total", "anonymous")}
-        lines.append(
-            f"| {row['rows']:,} | {row['episodes_per_second']:.0f} | {added['total']:.0f} | {added['anonymous']:.0f} |"
-        )
-    return lines
-
-
-def contamination_rows(measured: dict[str, Any]) -> list[str]:
-    """AUROC of batches without labels, by what is in them."""
-    methods = list(measured["rows"][0]["methods"])
-    lines = [f"| unlabelled batch | {' | '.join(methods)} |", "|---" * (len(methods) + 1) + "|"]
-    for row in measured["rows"]:
-        share = f"{100 * row['contamination']:.0f} % anomalous, others scored" if row["kind"] == "held out" else ""
-        name = share or f"{row['normal']} normal and {row['anomalous']} anomalous, scored themselves"
-        lines.append(f"| {name} | {' | '.join(_cell(m['mean'], m['ci95']) for m in row['methods'].values())} |")
     return lines
 
 
@@ -119,17 +95,14 @@ def with_tables(text: str) -> str:
         rows = overview_rows(match[1].split())
         return f"<!-- overview: {match[1]} -->\n" + "\n".join(rows) + "\n<!-- end -->"
 
-    def fill_sizes(match: re.Match[str]) -> str:
-        rows = size_rows(json.loads((RESULTS / "table_size.json").read_text(encoding="utf-8")))
-        return "<!-- table size -->\n" + "\n".join(rows) + "\n<!-- end -->"
-
-    def fill_contamination(match: re.Match[str]) -> str:
-        rows = contamination_rows(json.loads((RESULTS / "contamination.json").read_text(encoding="utf-8")))
-        return "<!-- contamination -->\n" + "\n".join(rows) + "\n<!-- end -->"
-
-    text = re.sub(r"<!-- contamination -->.*?<!-- end -->", fill_contamination, text, flags=re.DOTALL)
+    for name, rows_of in TABLES.items():
+        marker = f"<!-- {name} -->"
+        if marker in text:
+            measured = json.loads((RESULTS / f"{name.replace(' ', '_')}.json").read_text(encoding="utf-8"))
+            before, _, behind = text.partition(marker)
+            rows = "\n".join(rows_of(measured))
+            text = f"{before}{marker}\n{rows}\n<!-- end -->{behind.partition('<!-- end -->')[2]}"
     text = re.sub(r"<!-- overview: ([\w ]+?) -->.*?<!-- end -->", fill_overview, text, flags=re.DOTALL)
-    text = re.sub(r"<!-- table size -->.*?<!-- end -->", fill_sizes, text, flags=re.DOTALL)
     text = re.sub(r"<!-- results: (\w+) -->.*?<!-- end -->", fill, text, flags=re.DOTALL)
     return re.sub(r"<!-- inner loop: (\w+) -->.*?<!-- end -->", fill_timing, text, flags=re.DOTALL)
 
