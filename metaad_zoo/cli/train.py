@@ -224,8 +224,15 @@ def _run_verb(cli: TrainingCLI) -> None:
         seen = data.seen if trains else _seen_by(checkpoint, data)
     if not trains:
         refuse_seen(data, seen)
+    trained_by = None if trains or cli.resume_from is None else cli.resume_from.parent.parent / "config.yaml"
     end = Conclusion(
-        cli.run_dir, cli.config["alpha"], int(cli.config["seed_everything"]), seen, weights, cli.config["next"]
+        cli.run_dir,
+        cli.config["alpha"],
+        int(cli.config["seed_everything"]),
+        seen,
+        weights,
+        cli.config["next"],
+        trained_by,
     )
     if tests:
         conclude(learner, data, end)
