@@ -21,8 +21,6 @@ SMALLEST = 1e-2
 class DistanceToCentre(nn.Module):
     """Squared distance to a centre, the mean over features.
 
-    The centre is a buffer: it is set for each task and never adapted.
-
     Args:
         features: length of the embedding.
 
@@ -31,11 +29,10 @@ class DistanceToCentre(nn.Module):
     """
 
     carries_task_axis = True
-    centre: Tensor
 
     def __init__(self, features: int) -> None:
         super().__init__()
-        self.register_buffer("centre", torch.zeros(features))
+        self.centre = nn.Parameter(torch.zeros(features))
 
     def forward(self, x: Tensor) -> Tensor:
         axis = current_task_axis() if self.centre.ndim == 2 else None
@@ -63,8 +60,9 @@ class DeepSAD(GradientLearner):
     Source: Ruff et al., "Deep Semi-Supervised Anomaly Detection", ICLR 2020, equation 7: the loss is the squared
     distance ``D`` to a centre for unlabelled and normal samples and ``eta / D`` for labelled anomalies; without any it
     is Deep SVDD (Ruff et al., ICML 2018). As there, the centre is the mean embedding at the start, of each task's
-    unlabelled and normal support samples, and stays while the network is adapted. It is the loss of the inner steps on
-    the support and, with eta 1, of the outer loop on the queries; the score is ``D``.
+    unlabelled and normal support samples; a meta-learned vector, 0 at first, is added. In the paper it then stays where
+    it is, which ``inner_loop.adapt=["backbone.*"]`` says; else the inner steps move it too. It is the loss of these
+    steps on the support and, with eta 1, of the outer loop on the queries; the score is ``D``.
 
     Args:
         eta: weight of labelled anomalies in the support.
@@ -94,7 +92,8 @@ class DeepSAD(GradientLearner):
         with inner_precision(self.inner_loop.precision, self.device), at_inner_step(0):
             embeddings = self.network.embed(support)
         here = (support_labels != ANOMALOUS).unsqueeze(-1).to(embeddings.dtype)
-        return {"head.centre": (embeddings * here).sum(-2) / here.sum(-2).clamp_min(1)}
+        mean = (embeddings * here).sum(-2) / here.sum(-2).clamp_min(1)
+        return {"head.centre": mean + self.network.get_parameter("head.centre")}
 
 
 def sad_loss(distances: Tensor, labels: Tensor, eta: float) -> Tensor:
