@@ -213,6 +213,8 @@ def named_samples(
 
 
 def _padded(parts: Sequence[Tensor]) -> Tensor:
+    if len(parts) == 1:
+        return parts[0]
     steps = max(x.shape[1] for x in parts)
     if all(x.shape[1] == steps for x in parts):
         return torch.cat(list(parts))
