@@ -79,6 +79,19 @@ def overview_rows(names: list[str]) -> list[str]:
     return lines
 
 
+def zoo_rows() -> list[str]:
+    """The overview of the published checkpoints, which is made from their cards' figures."""
+    lines = (REPOSITORY / "checkpoints" / "README.md").read_text(encoding="utf-8").splitlines()
+    return [line.replace("](", "](checkpoints/") for line in lines if line.startswith("|")]
+
+
+def put(text: str, name: str, rows: list[str]) -> str:
+    """The text with these rows behind the marker of this name; as it is where it has no such marker."""
+    before, marker, behind = text.partition(f"<!-- {name} -->")
+    body = "\n".join(rows)
+    return f"{before}{marker}\n{body}\n<!-- end -->{behind.partition('<!-- end -->')[2]}" if marker else text
+
+
 def with_tables(text: str) -> str:
     """The text with what stands between each pair of `<!-- results: NAME -->` and `<!-- end -->` written anew."""
 
@@ -96,12 +109,10 @@ def with_tables(text: str) -> str:
         return f"<!-- overview: {match[1]} -->\n" + "\n".join(rows) + "\n<!-- end -->"
 
     for name, rows_of in TABLES.items():
-        marker = f"<!-- {name} -->"
-        if marker in text:
+        if f"<!-- {name} -->" in text:
             measured = json.loads((RESULTS / f"{name.replace(' ', '_')}.json").read_text(encoding="utf-8"))
-            before, _, behind = text.partition(marker)
-            rows = "\n".join(rows_of(measured))
-            text = f"{before}{marker}\n{rows}\n<!-- end -->{behind.partition('<!-- end -->')[2]}"
+            text = put(text, name, rows_of(measured))
+    text = put(text, "zoo", zoo_rows())
     text = re.sub(r"<!-- overview: ([\w ]+?) -->.*?<!-- end -->", fill_overview, text, flags=re.DOTALL)
     text = re.sub(r"<!-- results: (\w+) -->.*?<!-- end -->", fill, text, flags=re.DOTALL)
     return re.sub(r"<!-- inner loop: (\w+) -->.*?<!-- end -->", fill_timing, text, flags=re.DOTALL)

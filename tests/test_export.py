@@ -13,12 +13,20 @@ import metaad_zoo as mz
 from metaad_zoo.cli import main
 from metaad_zoo.detector import Detector
 from metaad_zoo.export import ExportError, exporting, load_exported
-from metaad_zoo.learners import list_learners
+from metaad_zoo.learners import PatchMemory
 from metaad_zoo.zoo import Checkpoint
-from tests.tiny import EMBEDDING_LEARNERS, WITH_WEIGHTS, tiny_batch, tiny_embedding_learner, tiny_learner
+from tests.tiny import (
+    EMBEDDING_LEARNERS,
+    GRADIENT_LEARNERS,
+    TINY,
+    WITH_WEIGHTS,
+    tiny_batch,
+    tiny_embedding_learner,
+    tiny_learner,
+)
 
 CALIBRATION = torch.linspace(-2, 2, 99)
-LATER = [x for x in list_learners() if x != "maml"]
+LATER = [x for x in (*GRADIENT_LEARNERS, *EMBEDDING_LEARNERS) if x != "maml"]
 
 
 @pytest.fixture
@@ -27,10 +35,17 @@ def _onnx():
         pytest.importorskip(name, reason="needs the extra export")
 
 
+def patch_memory():
+    """Fitted on images of noise."""
+    options, shape = TINY["resnet12"]
+    learner = PatchMemory(backbone="resnet12", backbone_options=options, input_shapes={"image": shape})
+    return Detector(Checkpoint(learner.eval(), [], {"calibration": CALIBRATION})).fit(queries_of("resnet12"))
+
+
 def fitted(backbone, learner="maml", **inner_loop):
     """A detector on a support set, some of whose samples lack a modality if there are several."""
     tiny = tiny_embedding_learner if learner in EMBEDDING_LEARNERS else tiny_learner
-    detector = Detector(Checkpoint(tiny(learner, backbone, **inner_loop), [], {"calibration": CALIBRATION}))
+    detector = Detector(Checkpoint(tiny(learner, backbone, **inner_loop).eval(), [], {"calibration": CALIBRATION}))
     return detector.fit({name: x.sigmoid() for name, x in support_of(backbone).items()})
 
 
@@ -68,9 +83,10 @@ def test_every_backbone_scores_alike_in_onnxruntime(backbone, tmp_path):
 @pytest.mark.usefixtures("_onnx")
 @pytest.mark.parametrize("learner", LATER)
 def test_every_learner_scores_alike_in_onnxruntime(learner, tmp_path):
-    detector = fitted("mlp", learner)
+    backbone = "raw_columns" if learner == "in_context" else "mlp"
+    detector = fitted(backbone, learner)
     mz.export_detector(detector, tmp_path / "d.onnx")
-    require_equal(tmp_path / "d.onnx", detector, queries_of("mlp"))
+    require_equal(tmp_path / "d.onnx", detector, queries_of(backbone))
 
 
 @pytest.mark.parametrize("backbone", ["conv4", "tcn:any", "columns", "fusion_gated"])
@@ -78,6 +94,12 @@ def test_torch_export_scores_alike(backbone, tmp_path):
     detector = fitted(backbone)
     mz.export_detector(detector, tmp_path / "d.pt2")
     require_equal(tmp_path / "d.pt2", detector, queries_of(backbone))
+
+
+def test_a_memory_of_patches(tmp_path):
+    detector = patch_memory()
+    mz.export_detector(detector, tmp_path / "d.pt2")
+    require_equal(tmp_path / "d.pt2", detector, {"image": queries_of("resnet12")["image"].flip(-1)})
 
 
 @pytest.mark.parametrize("policy", ["running", "per_step"])

@@ -87,7 +87,8 @@ def _program(graph: DetectorGraph, support: Mapping[str, Tensor]) -> ExportedPro
             shapes = (tuple({0: batch} for _ in rows),)
             program = torch.export.export(graph, rows, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # tracing raises whatever the model's code meets
-        raise ExportError(f"torch.export can't trace this model: {first_line(error)}") from error
+        reason = f"{first_line(error)}: score with the detector itself"
+        raise ExportError(f"torch.export can't trace this model: {reason}") from error
     for name, x in program.constants.items():
         if isinstance(x, Tensor):  # no slices of other tensors, which a file would hold as a whole
             program.constants[name] = x.detach().clone()

@@ -55,7 +55,10 @@ def write_program(program: ExportedProgram, path: Path, about: Exported) -> None
         ExportError: the format's packages are missing, or it has no word for an operation of the model.
     """
     if about.format == "pt2":
-        torch.export.save(program, path, extra_files={METADATA: json.dumps(asdict(about))})
+        try:
+            torch.export.save(program, path, extra_files={METADATA: json.dumps(asdict(about))})
+        except Exception as error:  # whatever the serialiser meets
+            raise ExportError(f"torch.export can't write this model: {first_line(error)}") from error
         return
     _require_onnx()
     import onnx

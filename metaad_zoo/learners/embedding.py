@@ -14,7 +14,7 @@ from torch import Tensor
 from metaad_zoo.backbones import ANY, BatchNormPolicy, EpisodicBatchNorm, TaskAxis, prefers_sample_major, task_axis
 from metaad_zoo.episodes import EpisodeBatch, Samples, Scaling, SupportScaling
 from metaad_zoo.episodes.scaling import LIMIT
-from metaad_zoo.inner_loop.precision import without_cudnn_recurrence
+from metaad_zoo.inner_loop.precision import full_precision, without_cudnn_recurrence
 from metaad_zoo.learners.accumulation import mean_part_by_part
 from metaad_zoo.learners.base import Learner, Schedule
 from metaad_zoo.learners.network import EmbeddingNetwork, anomaly_loss, require_independent_tasks, scaled
@@ -235,14 +235,14 @@ class AdaptedEmbedding:
 
     def logits(self, samples: Samples) -> Tensor:
         """Logits ``(n,)`` of samples in the network's :meth:`units`, by which they can be differentiated."""
-        with torch.autocast(self.learner.device.type, enabled=False):
+        with full_precision(self.learner.device):
             return self.learner.compare(self.reading, self.embed(samples))
 
     def embed(self, samples: Samples | None = None) -> Tensor:
         """Embeddings ``(n, embedding_dim)`` of samples in the network's :meth:`units`; without any, of the support."""
         network = self.learner.network
         rows = self.support if samples is None or reads_statistics(network) else None
-        with torch.autocast(self.learner.device.type, enabled=False), without_cudnn_recurrence(network):
+        with full_precision(self.learner.device), without_cudnn_recurrence(network):
             if rows is not None:
                 found = network.embed(rows, samples)
             else:

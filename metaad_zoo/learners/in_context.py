@@ -158,7 +158,10 @@ class InContextDetector(EmbeddingLearner):
     def compare(self, reading: Reading, embeddings: Tensor) -> Tensor:
         """See the class; queries are scored independently of each other, some at a time where there are many cells."""
         at_once = max(1, CELLS_AT_ONCE // (reading["support"].shape[-1] * reading["columns"].shape[-1]))
-        parts = _chosen(reading, embeddings).split(at_once, -2)
+        here = _chosen(reading, embeddings)
+        if torch.compiler.is_compiling():  # a traced graph takes batches of any length, as they come
+            return self._compare(reading, here)
+        parts = here.split(at_once, -2)
         return torch.cat([self._compare(reading, part) for part in parts], -1)
 
     def _compare(self, reading: Reading, queries: Tensor) -> Tensor:
@@ -177,7 +180,7 @@ class InContextDetector(EmbeddingLearner):
             gates, added = gates + told[..., :-1], told[..., -1]
         gates = gates.softmax(-1)
         score = (gates * near).sum(-1) + added
-        if not bool(normal.all()):
+        if torch.compiler.is_compiling() or not bool(normal.all()):  # a traced graph can't choose
             rival = soft_minimum(to_rows, ~normal, sharpness)
             apart = (gates * (near - rival)).sum(-1)
             some = (~normal).any(-1, keepdim=True)

@@ -23,8 +23,8 @@ MOSTLY_NUMBERS = 0.5
 """A column of which at least this share are numbers is a column of numbers, in which text is a mistake."""
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*(\.\d{3})*,\d+([eE][+-]?\d+)?\s*")
 _COMMAS_MENDED = (
-    "write it anew, such as by pandas.read_csv(path, sep=';', decimal=',').to_csv(new_path, index=False) (sep=',' where "
-    "commas tell the columns apart)"
+    "write it anew, such as by pandas.read_csv(path, sep=';', decimal=',').to_csv(new_path, index=False) (sep=',' "
+    "where commas tell the columns apart)"
 )
 
 
