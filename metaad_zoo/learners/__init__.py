@@ -4,6 +4,7 @@ from metaad_zoo.learners.adapted_memory import AdaptedMemory
 from metaad_zoo.learners.base import Learner
 from metaad_zoo.learners.controls import can_start_from_scratch, from_scratch, untrained, with_steps
 from metaad_zoo.learners.embedding import AdaptedEmbedding, EmbeddingLearner
+from metaad_zoo.learners.fine_tuning import FineTuning, Trained
 from metaad_zoo.learners.gradient import GradientLearner
 from metaad_zoo.learners.in_context import InContextDetector
 from metaad_zoo.learners.maml_family import ANIL, BOIL, FirstOrderMAML, ImplicitMAML, MAMLPlusPlus, MetaSGD
@@ -24,6 +25,7 @@ __all__ = [
     "AdaptedNetwork",
     "AdaptiveCentredRepresentations",
     "EmbeddingLearner",
+    "FineTuning",
     "FirstOrderMAML",
     "GradientLearner",
     "ImplicitMAML",
@@ -36,6 +38,7 @@ __all__ = [
     "ProtoMAML",
     "PrototypicalNetwork",
     "Reptile",
+    "Trained",
     "can_start_from_scratch",
     "from_scratch",
     "learner_class",

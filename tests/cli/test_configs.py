@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from metaad_zoo.cli.train import run
-from metaad_zoo.learners import list_learners
+from metaad_zoo.learners import InContextDetector, PrototypicalNetwork, list_learners
+from metaad_zoo.zoo import Checkpoint, save_checkpoint
 from tests.cli.short import CONFIGS, SHORT
 from tests.conftest import REPOSITORY
 
@@ -44,7 +45,7 @@ def own_data(modality: str, root: Path) -> Path:
     """A user's own files as the config `bring_your_own/<modality>.yaml` takes them."""
     rng = np.random.default_rng(0)
     if modality == "tabular":
-        for name in "ab":
+        for name in "abc":
             rows = np.column_stack([rng.normal(size=(60, 3)), np.arange(60) % 3 == 0])
             write_rows(root / f"{name}.csv", rows, ["x", "y", "z", "anomaly"])
     elif modality == "sequence":
@@ -63,6 +64,20 @@ def own_data(modality: str, root: Path) -> Path:
     return root
 
 
+def parent(modality: str, folder: Path) -> Path:
+    """A checkpoint that `finetune/<modality>.yaml` can go on with; it reads other shapes than the user's files have."""
+    backbone, options, shapes = {
+        "image": ("conv4", {"width": 4}, {"image": [1, 16, 16]}),
+        "sequence": ("window_statistics", {}, {"sequence": [24, -1]}),
+        "tabular": ("raw_columns", {}, {"tabular": [-1]}),
+        "multimodal": ("fusion_concat", {"width": 8}, {"image": [1, 16, 16], "tabular": [1]}),
+    }[modality]
+    kind = InContextDetector if backbone in ("window_statistics", "raw_columns") else PrototypicalNetwork
+    learner = kind(backbone=backbone, backbone_options=options, input_shapes=shapes)
+    save_checkpoint(folder, Checkpoint(learner, ["seen/before"], {}))
+    return folder
+
+
 @pytest.mark.parametrize("config", LISTED, ids=lambda p: str(p.relative_to(CONFIGS)))
 def test_every_config_trains_a_step(config, tmp_path, monkeypatch, request):
     """As its first comment says, but for the length and the device."""
@@ -73,6 +88,8 @@ def test_every_config_trains_a_step(config, tmp_path, monkeypatch, request):
     if "--data.root" in words:
         (tmp_path / "own").mkdir()
         words[words.index("--data.root") + 1] = str(own_data(config.stem, tmp_path / "own"))
+    if "--model.checkpoint" in words:
+        words[words.index("--model.checkpoint") + 1] = str(parent(config.stem, tmp_path / "parent"))
     cli = run(["fit", *words, *ON_THIS_MACHINE, "--trainer.max_steps=1", *ONE_STEP, "--runs", str(tmp_path / "runs")])
     assert cli.trainer.global_step == int(cli.model.trains)
 
