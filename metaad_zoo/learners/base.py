@@ -80,7 +80,7 @@ class Learner(pl.LightningModule):
 
     def __init__(self, optimizer: OptimizerCallable, schedule: Schedule) -> None:
         super().__init__()
-        self._set_optimizer(optimizer, schedule)
+        self.train_by(optimizer, schedule)
         self._last_batch_end = 0.0
         self._planned_steps = 0
         self._rng_state: Tensor | None = None
@@ -101,21 +101,16 @@ class Learner(pl.LightningModule):
         """Parameter groups of the outer optimiser."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
-    def go_on(self, parent: Parent, optimizer: OptimizerCallable, schedule: Schedule) -> None:
-        """Let the next training be a fine-tuning, by another optimiser.
+    def train_by(self, optimizer: OptimizerCallable, schedule: Schedule) -> None:
+        """Take another optimiser than the one it was built with.
 
         Args:
-            parent: where the weights come from.
             optimizer: as for the class.
             schedule: likewise.
 
         Raises:
             ValueError: the schedule is unknown.
         """
-        self._set_optimizer(optimizer, schedule)
-        self.parent = parent
-
-    def _set_optimizer(self, optimizer: OptimizerCallable, schedule: Schedule) -> None:
         if schedule not in ("constant", "cosine"):
             raise ValueError(f"schedule is {schedule!r}; expected 'constant' or 'cosine'")
         self._optimizer, self._schedule = optimizer, schedule

@@ -64,8 +64,8 @@ class FineTuning:
                 "low_rank"
             )
         how = f"low_rank, rank {self.rank}" if self.train == "low_rank" else self.train
-        parent = Parent(name, sha256, tuple(trained_on), how, deepcopy(learner).eval())
-        learner.train().go_on(parent, partial(self._build, learner), self.schedule)
+        learner.parent = Parent(name, sha256, tuple(trained_on), how, deepcopy(learner).eval())
+        learner.train().train_by(partial(self._build, learner), self.schedule)
         return learner
 
     def _build(self, learner: Learner, groups: Any) -> Optimizer:
@@ -84,5 +84,3 @@ def _outside_backbone(learner: Learner) -> dict[int, bool]:
     named = [(name, p) for name, p in learner.named_parameters() if p.requires_grad]
     outside = {n: p for n, p in named if not n.startswith("network.backbone.")}
     return {id(p): p.ndim < 2 or n.startswith(("inner_loop.", "query_loop.")) for n, p in outside.items()}
-
-

@@ -64,6 +64,22 @@ def own_data(modality: str, root: Path) -> Path:
     return root
 
 
+def single_data(modality: str, root: Path) -> Path:
+    """Normal samples of one domain, as `finetune/single_<modality>.yaml` takes them."""
+    rng = np.random.default_rng(0)
+    if modality == "image":
+        for i in range(24):
+            Image.fromarray(rng.integers(0, 255, (20, 20), np.uint8)).save(root / f"{i}.png")
+        return root
+    if modality == "multimodal":
+        folder = own_data("multimodal", root).parent
+        rows = [[f"class{c}/{i}.png", rng.normal()] for c in range(2) for i in range(16)]
+        write_rows(folder / "normal.csv", np.array(rows, dtype=object), ["image", "weight"])
+        return folder / "normal.csv"
+    write_rows(root / "normal.csv", rng.normal(size=(800, 3)), ["x", "y", "z"])
+    return root / "normal.csv"
+
+
 def parent(modality: str, folder: Path) -> Path:
     """A checkpoint that `finetune/<modality>.yaml` can go on with; it reads other shapes than the user's files have."""
     backbone, options, shapes = {
@@ -84,12 +100,13 @@ def test_every_config_trains_a_step(config, tmp_path, monkeypatch, request):
     if needs_files(config):
         request.getfixturevalue("data_folder")
     monkeypatch.chdir(REPOSITORY)
-    words = own_command(config)
+    words, modality = own_command(config), config.stem.removeprefix("single_")
     if "--data.root" in words:
         (tmp_path / "own").mkdir()
-        words[words.index("--data.root") + 1] = str(own_data(config.stem, tmp_path / "own"))
+        files = single_data if config.stem.startswith("single_") else own_data
+        words[words.index("--data.root") + 1] = str(files(modality, tmp_path / "own"))
     if "--model.checkpoint" in words:
-        words[words.index("--model.checkpoint") + 1] = str(parent(config.stem, tmp_path / "parent"))
+        words[words.index("--model.checkpoint") + 1] = str(parent(modality, tmp_path / "parent"))
     cli = run(["fit", *words, *ON_THIS_MACHINE, "--trainer.max_steps=1", *ONE_STEP, "--runs", str(tmp_path / "runs")])
     assert cli.trainer.global_step == int(cli.model.trains)
 
@@ -101,4 +118,6 @@ def test_every_learner_has_a_config():
 def test_every_modality_has_a_quickstart_and_a_config_for_own_data():
     own = {p.stem for p in (CONFIGS / "bring_your_own").iterdir()}
     quick = {p.stem.removeprefix("quickstart_") for p in CONFIGS.glob("quickstart_*.yaml")} - {"clean"}
+    tuned = {p.stem for p in (CONFIGS / "finetune").iterdir()}
+    assert tuned == own | {f"single_{modality}" for modality in own}
     assert own == quick | {"image"} == {"image", "multimodal", "sequence", "tabular"}
