@@ -83,7 +83,18 @@ def table_size(measured: dict[str, Any]) -> list[str]:
     return lines
 
 
+def patch_memory(measured: dict[str, Any]) -> list[str]:
+    """AUROC on paper by the number of good images."""
+    shots = sorted({row["shots"] for row in measured["rows"]})
+    lines = head("method", *(f"{k} good images" for k in shots))
+    for name in dict.fromkeys(row["method"] for row in measured["rows"]):
+        by_shots = {row["shots"]: row for row in measured["rows"] if row["method"] == name}
+        lines.append(f"| {name} | {' | '.join(cell(by_shots[k]['auroc'], by_shots[k]['ci95']) for k in shots)} |")
+    return lines
+
+
 TABLES = {
+    "patch memory": patch_memory,
     "calibration": calibration,
     "recommendation": recommendation,
     "explanations": explanations,

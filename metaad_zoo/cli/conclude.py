@@ -121,6 +121,8 @@ def methods_for(learner: Learner, modalities: Iterable[str], seed: int) -> dict[
         seed: of the untrained networks.
     """
     methods: dict[str, Method] = {learner.registered_name: learner}
+    if learner.parent is not None:
+        methods["before fine-tuning"] = learner.parent.learner.to(learner.device)
     if isinstance(learner, GradientLearner | EmbeddingLearner) and any(p.requires_grad for p in learner.parameters()):
         methods["same network, untrained"] = untrained(learner, seed)
         if can_start_from_scratch(learner):
@@ -171,6 +173,7 @@ def test_results(learner: Learner, data: EpisodeDataModule, end: Conclusion, con
         "a class are taken as independent, and there is one training",
         "seed": end.seed,
         "learner": {"name": learner.registered_name, **learner.arguments()},
+        **({} if learner.parent is None else {"fine_tuned_from": learner.parent.as_dict()}),
     }
     return {
         "protocol": protocol,

@@ -27,6 +27,7 @@ from metaad_zoo.cli.conclude import (
     save_model,
     write_predictions,
 )
+from metaad_zoo.cli.fine_tune import refuse_parents_classes, seen_by_parent, take_parents_shape
 from metaad_zoo.cli.honesty import refuse_seen
 from metaad_zoo.cli.parsing import HintingParser, arrange, own_error
 from metaad_zoo.cli.resume import find_checkpoint, read_checkpoint, refuse_other_config
@@ -92,6 +93,11 @@ class TrainingCLI(LightningCLI):
             compute_fn=_input_shapes,
             apply_on="instantiate",
         )
+
+    def before_instantiate_classes(self) -> None:
+        told = take_parents_shape(self.config)
+        if told:
+            Console().print(told, soft_wrap=True)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         self.resume_from = find_checkpoint(self.config["ckpt_path"], Path(self.config["runs"]) / self.config["name"])
@@ -205,6 +211,7 @@ def _run_verb(cli: TrainingCLI) -> None:
     data.setup("fit" if trains else "test")
     if trainer.is_global_zero:
         Console().print(data.summary())
+    refuse_parents_classes(learner, data)
     if tests:
         check_before_training(learner, data, cli.config["alpha"], cli.config["allow_transductive"])
     if trains and cli.resume_from:
@@ -233,6 +240,7 @@ def _run_verb(cli: TrainingCLI) -> None:
     if not trains:
         refuse_seen(data, seen)
     trained_by = None if trains or cli.resume_from is None else cli.resume_from.parent.parent / "config.yaml"
+    seen = sorted({*seen, *seen_by_parent(learner)})
     end = Conclusion(
         cli.run_dir,
         cli.config["alpha"],
@@ -249,6 +257,8 @@ def _run_verb(cli: TrainingCLI) -> None:
     elif "val" in data.pools:
         save_model(learner, data, end)
         print(f"The model: {cli.run_dir}")
+        if end.next_command:
+            print(f"Next, try:  {end.next_command.replace('{run}', str(cli.run_dir))}")
 
 
 def _note_untrained(cli: TrainingCLI) -> None:

@@ -6,6 +6,7 @@ from metaad_zoo.data.generated_tables import TablePrior
 from metaad_zoo.data.image import ImageEpisodes
 from metaad_zoo.data.multimodal import MultimodalEpisodes
 from metaad_zoo.data.sequence import SequenceEpisodes
+from metaad_zoo.data.single_domain import SingleDomainEpisodes
 from metaad_zoo.data.sources import list_datasets
 from metaad_zoo.data.tabular import TabularEpisodes
 
@@ -15,6 +16,7 @@ __all__ = [
     "ImageEpisodes",
     "MultimodalEpisodes",
     "SequenceEpisodes",
+    "SingleDomainEpisodes",
     "TablePrior",
     "TabularEpisodes",
     "list_datasets",

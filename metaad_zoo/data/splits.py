@@ -46,12 +46,13 @@ def split_by_patterns(names: Sequence[str], patterns: Mapping[str, Sequence[str]
     return splits
 
 
-def split_by_counts(names: Sequence[str], counts: Sequence[int], by: str, seed: int) -> dict[str, list[str]]:
+def split_by_counts(names: Sequence[str], counts: Sequence[float], by: str, seed: int) -> dict[str, list[str]]:
     """Assign names to splits at random, group by group.
 
     Args:
         names: classes or domains.
-        counts: groups for train, val and test; together at most as many as there are.
+        counts: groups for train, val and test; together at most as many as there are. Or shares that add up to 1, of
+            which each that is not 0 gives at least one group.
         by: ``"class"``: each name is a group; ``"parent"``: names that share the path before their last ``/`` are a
             group (the alphabet of a character), which never spreads over two splits.
         seed: of the shuffle.
@@ -67,12 +68,29 @@ def split_by_counts(names: Sequence[str], counts: Sequence[int], by: str, seed: 
         raise ValueError(f"split_by is {by!r}; expected 'class' or 'parent'")
     group_of = {n: n if by == "class" else n.rpartition("/")[0] for n in names}
     groups = sorted(set(group_of.values()))
+    counts = _counted(counts, len(groups))
     if len(counts) != len(SPLITS) or min(counts) < 0 or sum(counts) > len(groups):
         raise ValueError(
             f"splits is {list(counts)}; expected three counts (train, val, test) that together are at most the "
-            f"{len(groups)} groups there are (split_by={by!r})"
+            f"{len(groups)} groups there are (split_by={by!r}), or three shares that add up to 1"
         )
     shuffled = [groups[i] for i in np.random.default_rng(seed).permutation(len(groups))]
     ends = np.cumsum([0, *counts])
     parts = {split: set(shuffled[ends[i] : ends[i + 1]]) for i, split in enumerate(SPLITS)}
     return {split: [n for n in names if group_of[n] in part] for split, part in parts.items()}
+
+
+def _counted(counts: Sequence[float], groups: int) -> list[int]:
+    """Counts as they are; shares as counts, the first split taking what is left.
+
+    Example:
+        >>> _counted([0.6, 0.2, 0.2], 4), _counted([0.6, 0.2, 0.2], 10), _counted([3, 1, 1], 10)
+        ([2, 1, 1], [6, 2, 2], [3, 1, 1])
+    """
+    shares = any(n != int(n) for n in counts)
+    if shares and abs(sum(counts) - 1) > 1e-6:
+        raise ValueError(f"splits is {list(counts)}; expected whole counts, or three shares that add up to 1")
+    if not shares:
+        return [int(n) for n in counts]
+    held_out = [max(1, round(share * groups)) if share else 0 for share in counts[1:]]
+    return [groups - sum(held_out), *held_out]

@@ -38,8 +38,8 @@ class TabularEpisodes(EpisodeDataModule):
         root: for ``"own"``: a CSV, Parquet or npz (``X``, ``y``) file, a folder of them, or several of these; each file
             is a domain, named by its stem. For a known name: where its files lie (default ``METAAD_DATA``).
         splits: which domains or classes (``<table>/<class>``) go where: for each of ``train``, ``val``, ``test`` a list
-            of fnmatch patterns, or ``[generated]``; or three counts, drawn at random by ``seed``. None is ``{train:
-            [generated], val: [generated], test: ["*"]}``.
+            of fnmatch patterns, or ``[generated]``; or three counts or shares, drawn at random by ``seed``. None is
+            ``{train: [generated], val: [generated], test: ["*"]}``.
         exclude: patterns of domains or classes to leave out of all splits.
         label: the label column of ``"own"`` CSV and Parquet files; None looks for ``anomaly``, ``label`` and the like.
         missing: what to do about missing and infinite values: ``"refuse"``; ``"drop"`` the rows; ``"impute"``: hand
@@ -67,7 +67,7 @@ class TabularEpisodes(EpisodeDataModule):
         self,
         dataset: str = GENERATED,
         root: str | list[str] | None = None,
-        splits: dict[str, list[str]] | list[int] | None = None,
+        splits: dict[str, list[str]] | list[int] | list[float] | None = None,
         exclude: list[str] | None = None,
         label: str | None = None,
         missing: Missing = "impute",

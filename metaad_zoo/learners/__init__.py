@@ -6,6 +6,7 @@ from metaad_zoo.learners.controls import can_start_from_scratch, from_scratch, u
 from metaad_zoo.learners.deep_sad import DeepSAD
 from metaad_zoo.learners.deviation import DeviationNetwork
 from metaad_zoo.learners.embedding import AdaptedEmbedding, EmbeddingLearner
+from metaad_zoo.learners.fine_tuning import FineTuning, Trained
 from metaad_zoo.learners.gradient import GradientLearner
 from metaad_zoo.learners.in_context import InContextDetector
 from metaad_zoo.learners.maml_family import ANIL, BOIL, FirstOrderMAML, ImplicitMAML, MAMLPlusPlus, MetaSGD
@@ -33,6 +34,7 @@ __all__ = [
     "DeepSAD",
     "DeviationNetwork",
     "EmbeddingLearner",
+    "FineTuning",
     "FirstOrderMAML",
     "GradientLearner",
     "ImplicitMAML",
@@ -46,6 +48,7 @@ __all__ = [
     "ProtoMAML",
     "PrototypicalNetwork",
     "Reptile",
+    "Trained",
     "can_start_from_scratch",
     "from_scratch",
     "learner_class",

@@ -6,6 +6,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
@@ -37,6 +38,29 @@ def explain_missing_derivative() -> Iterator[None]:
         ) from error
 
 
+@dataclass(frozen=True)
+class Parent:
+    """The checkpoint that a fine-tuned learner comes from.
+
+    Attributes:
+        name: as it was asked for.
+        sha256: of its weights.
+        trained_on: classes or domains that it has seen.
+        trained: what of it the fine-tuning trains.
+        learner: as it was, in eval mode.
+    """
+
+    name: str
+    sha256: str
+    trained_on: tuple[str, ...]
+    trained: str
+    learner: Learner
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a protocol says of it."""
+        return {"checkpoint": self.name, "sha256": self.sha256, "trained": self.trained}
+
+
 class Learner(pl.LightningModule):
     """Meta-trained over many tasks, then adapted to one by its support set.
 
@@ -51,12 +75,12 @@ class Learner(pl.LightningModule):
     registered_name: ClassVar[str]
     trains: ClassVar[bool] = True
     """False for a learner that is used as it is built: ``train.py`` then goes straight to the test."""
+    parent: Parent | None = None
+    """Where it comes from, while it is fine-tuned."""
 
     def __init__(self, optimizer: OptimizerCallable, schedule: Schedule) -> None:
         super().__init__()
-        if schedule not in ("constant", "cosine"):
-            raise ValueError(f"schedule is {schedule!r}; expected 'constant' or 'cosine'")
-        self._optimizer, self._schedule = optimizer, schedule
+        self.train_by(optimizer, schedule)
         self._last_batch_end = 0.0
         self._planned_steps = 0
         self._rng_state: Tensor | None = None
@@ -76,6 +100,23 @@ class Learner(pl.LightningModule):
     def outer_parameters(self) -> Iterable[dict[str, Any]]:
         """Parameter groups of the outer optimiser."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+    def train_by(self, optimizer: OptimizerCallable, schedule: Schedule) -> None:
+        """Take another optimiser than the one it was built with.
+
+        Args:
+            optimizer: as for the class.
+            schedule: likewise.
+
+        Raises:
+            ValueError: the schedule is unknown.
+        """
+        if schedule not in ("constant", "cosine"):
+            raise ValueError(f"schedule is {schedule!r}; expected 'constant' or 'cosine'")
+        self._optimizer, self._schedule = optimizer, schedule
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        self.zero_grad()  # also what a fine-tuning leaves out of the optimiser, whose gradients would pile up
 
     def loss_scale(self) -> float:
         """The trainer's scale of the loss under 16-mixed."""

@@ -9,6 +9,7 @@ from metaad_zoo.zoo.checkpoint import (
     save_checkpoint,
 )
 from metaad_zoo.zoo.detector_tensors import check_detector_tensors
+from metaad_zoo.zoo.fine_tuned import FineTuned, parent_shapes
 from metaad_zoo.zoo.hub import push_to_hub
 from metaad_zoo.zoo.index import find_published, list_checkpoints, read_index
 from metaad_zoo.zoo.locate import is_known, locate, model_folder
@@ -19,6 +20,7 @@ from metaad_zoo.zoo.remote import fetch_checkpoint
 __all__ = [
     "Checkpoint",
     "CheckpointError",
+    "FineTuned",
     "check_detector_tensors",
     "checkpoint_files",
     "fetch_checkpoint",
@@ -30,6 +32,7 @@ __all__ = [
     "load_checkpoint",
     "locate",
     "model_folder",
+    "parent_shapes",
     "publish",
     "push_to_hub",
     "read_index",

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from metaad_zoo.cli.train import run
-from metaad_zoo.learners import list_learners
+from metaad_zoo.learners import InContextDetector, PrototypicalNetwork, list_learners
+from metaad_zoo.zoo import Checkpoint, save_checkpoint
 from tests.cli.short import CONFIGS, SHORT
 from tests.conftest import REPOSITORY
 
@@ -44,7 +45,7 @@ def own_data(modality: str, root: Path) -> Path:
     """A user's own files as the config `bring_your_own/<modality>.yaml` takes them."""
     rng = np.random.default_rng(0)
     if modality == "tabular":
-        for name in "ab":
+        for name in "abc":
             rows = np.column_stack([rng.normal(size=(60, 3)), np.arange(60) % 3 == 0])
             write_rows(root / f"{name}.csv", rows, ["x", "y", "z", "anomaly"])
     elif modality == "sequence":
@@ -63,16 +64,49 @@ def own_data(modality: str, root: Path) -> Path:
     return root
 
 
+def single_data(modality: str, root: Path) -> Path:
+    """Normal samples of one domain, as `finetune/single_<modality>.yaml` takes them."""
+    rng = np.random.default_rng(0)
+    if modality == "image":
+        for i in range(24):
+            Image.fromarray(rng.integers(0, 255, (20, 20), np.uint8)).save(root / f"{i}.png")
+        return root
+    if modality == "multimodal":
+        folder = own_data("multimodal", root).parent
+        rows = [[f"class{c}/{i}.png", rng.normal()] for c in range(2) for i in range(16)]
+        write_rows(folder / "normal.csv", np.array(rows, dtype=object), ["image", "weight"])
+        return folder / "normal.csv"
+    write_rows(root / "normal.csv", rng.normal(size=(800, 3)), ["x", "y", "z"])
+    return root / "normal.csv"
+
+
+def parent(modality: str, folder: Path) -> Path:
+    """A checkpoint that `finetune/<modality>.yaml` can go on with; it reads other shapes than the user's files have."""
+    backbone, options, shapes = {
+        "image": ("conv4", {"width": 4}, {"image": [1, 16, 16]}),
+        "sequence": ("window_statistics", {}, {"sequence": [24, -1]}),
+        "tabular": ("raw_columns", {}, {"tabular": [-1]}),
+        "multimodal": ("fusion_concat", {"width": 8}, {"image": [1, 16, 16], "tabular": [1]}),
+    }[modality]
+    kind = InContextDetector if backbone in ("window_statistics", "raw_columns") else PrototypicalNetwork
+    learner = kind(backbone=backbone, backbone_options=options, input_shapes=shapes)
+    save_checkpoint(folder, Checkpoint(learner, ["seen/before"], {}))
+    return folder
+
+
 @pytest.mark.parametrize("config", LISTED, ids=lambda p: str(p.relative_to(CONFIGS)))
 def test_every_config_trains_a_step(config, tmp_path, monkeypatch, request):
     """As its first comment says, but for the length and the device."""
     if needs_files(config):
         request.getfixturevalue("data_folder")
     monkeypatch.chdir(REPOSITORY)
-    words = own_command(config)
+    words, modality = own_command(config), config.stem.removeprefix("single_")
     if "--data.root" in words:
         (tmp_path / "own").mkdir()
-        words[words.index("--data.root") + 1] = str(own_data(config.stem, tmp_path / "own"))
+        files = single_data if config.stem.startswith("single_") else own_data
+        words[words.index("--data.root") + 1] = str(files(modality, tmp_path / "own"))
+    if "--model.checkpoint" in words:
+        words[words.index("--model.checkpoint") + 1] = str(parent(modality, tmp_path / "parent"))
     cli = run(["fit", *words, *ON_THIS_MACHINE, "--trainer.max_steps=1", *ONE_STEP, "--runs", str(tmp_path / "runs")])
     assert cli.trainer.global_step == int(cli.model.trains)
 
@@ -84,4 +118,6 @@ def test_every_learner_has_a_config():
 def test_every_modality_has_a_quickstart_and_a_config_for_own_data():
     own = {p.stem for p in (CONFIGS / "bring_your_own").iterdir()}
     quick = {p.stem.removeprefix("quickstart_") for p in CONFIGS.glob("quickstart_*.yaml")} - {"clean"}
+    tuned = {p.stem for p in (CONFIGS / "finetune").iterdir()}
+    assert tuned == own | {f"single_{modality}" for modality in own}
     assert own == quick | {"image"} == {"image", "multimodal", "sequence", "tabular"}

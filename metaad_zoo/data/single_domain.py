@@ -1,0 +1,121 @@
+"""Episodes out of one domain's normal samples alone, with anomalies made by corruption."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metaad_zoo.data.base import EpisodeDataModule
+from metaad_zoo.data.row_samples import series_files
+from metaad_zoo.data.samples import as_samples, refuse_anomalies_in
+from metaad_zoo.data.synthetic import create_synthetic
+from metaad_zoo.episodes import Domain, DomainTaskPool, TaskPool, count
+
+
+class SingleDomainEpisodes(EpisodeDataModule):
+    """Episodes of one domain of which nothing but normal samples is known: a line, a machine, a table.
+
+    They are what `metaad adapt` takes, read as it reads them. One part trains, the rest chooses the weights and gives
+    the decisions' calibration; anomalies are made of normal samples (:mod:`metaad_zoo.data.synthetic`) in both. There
+    is no test: made anomalies tell nothing about real ones. A series' later part chooses, as time runs; other samples
+    are dealt out at random.
+
+    Args:
+        root: a folder of images, an ``.npz``, CSV or Parquet file, a folder of series, or a manifest of several
+            modalities.
+        synthetic: names of synthetic anomalies, see :func:`metaad_zoo.data.synthetic.list_synthetic`.
+        sample_shapes: shape of one sample by modality, -1 for any length; ``train.py`` takes a fine-tuning's from the
+            checkpoint.
+        val_share: share of the samples that chooses.
+        kwargs: of :class:`metaad_zoo.data.EpisodeDataModule`.
+
+    Raises:
+        ValueError: an option is missing or unknown, the files can't be used or hold labelled anomalies, or a part is
+            too small for an episode; before any training.
+
+    Memory: all samples are held as float32.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        synthetic: list[str] | None = None,
+        sample_shapes: dict[str, list[int]] | None = None,
+        val_share: float = 0.5,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not synthetic:
+            raise ValueError("data.synthetic is missing: one domain of normal samples has no anomalies of its own")
+        if not 0 < val_share < 1:
+            raise ValueError(f"data.val_share is {val_share}; expected a share between 0 and 1")
+        self.root, self.synthetic, self.sample_shapes, self.val_share = root, synthetic, sample_shapes, val_share
+
+    @cached_property
+    def samples(self) -> dict[str, Tensor]:
+        """All samples by modality."""
+        if not self.root:
+            raise ValueError("data.root names no files: set data.root=PATH")
+        if not self.sample_shapes:
+            raise ValueError("data.sample_shapes is missing: such as {image: [1, 28, 28]}, or fine-tune a checkpoint")
+        path = Path(self.root).expanduser()
+        if set(self.sample_shapes) == {"sequence"} and path.is_dir():
+            for file in series_files(path):
+                refuse_anomalies_in(file)
+            return as_samples(series_files(path), self.sample_shapes)
+        refuse_anomalies_in(path)
+        return as_samples(path, self.sample_shapes)
+
+    @property
+    def name(self) -> str:
+        """Of the domain: that of its file or folder."""
+        return Path(str(self.root)).expanduser().resolve().stem
+
+    @cached_property
+    def pools(self) -> Mapping[str, TaskPool]:
+        n = count(self.samples)
+        order = np.arange(n) if "sequence" in self.samples else np.random.default_rng(self.seed).permutation(n)
+        parts = np.split(order, [n - round(n * self.val_share)])
+        corrupt = create_synthetic(self.synthetic or [])
+        none, reader = np.arange(0), _Held(self.samples)
+        return {
+            split: DomainTaskPool([Domain(f"{self.name} ({split})", reader, ids, none)], corrupt, 1.0)
+            for split, ids in zip(("train", "val"), parts, strict=True)
+        }
+
+    @property
+    def seen(self) -> list[str]:
+        """Both parts, and the domain's own name, under which other data may hold it."""
+        return sorted([*super().seen, self.name])
+
+    @property
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(x.shape[1:]) for name, x in self.samples.items()}
+
+    def description(self) -> dict[str, Any]:
+        return {
+            "dataset": self.name,
+            "splits": {split: sorted(pool.members) for split, pool in self.pools.items()},
+            "synthetic": self.synthetic,
+            "val_share": self.val_share,
+            "input_shapes": {name: list(shape) for name, shape in self.input_shapes.items()},
+            "train_episode": self.episode.as_dict(),
+            "test_episode": self.test_episode.as_dict(),
+            "seed": self.seed,
+        }
+
+
+class _Held:
+    """Samples in memory, read by position."""
+
+    def __init__(self, samples: Mapping[str, Tensor]) -> None:
+        self._samples = samples
+
+    def read(self, ids: np.ndarray | Sequence[int], rng: np.random.Generator) -> dict[str, Tensor]:
+        return {name: x[torch.as_tensor(ids)] for name, x in self._samples.items()}

@@ -1,0 +1,97 @@
+"""Low-rank changes of weights, made by the optimiser: the learner never notices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+class LowRankOptimizer(Optimizer):
+    """Moves each weight matrix by ``up @ down`` alone, and steps on these two factors in its place.
+
+    By the chain rule a weight's gradient ``G`` gives the factors' ``G down^T`` and ``up^T G``. They are the same as
+    those of a layer that adds the product in its forward pass, so that inner loops, engines with a task axis and
+    checkpoints see ordinary weights: the change is merged at every step. What is saved is the number of weights that
+    are free, not the memory of a gradient.
+
+    Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022, equation 3, with their start
+    (``up`` 0, ``down`` random) and a scale of one; a convolution's kernel is read as a matrix of its output channels.
+
+    Args:
+        groups: parameter groups, as for any optimiser.
+        optimizer: builds the one that steps on the factors.
+        rank: of the changes; at most a matrix's smaller side.
+        in_full: ids of the parameters that are stepped on as they are; of the others those that are no matrix stay.
+
+    Raises:
+        ValueError: the rank is below 1, or there is nothing to train.
+    """
+
+    def __init__(
+        self, groups: Iterable[Mapping[str, Any]], optimizer: OptimizerCallable, rank: int, in_full: Collection[int]
+    ) -> None:
+        if rank < 1:
+            raise ValueError(f"rank is {rank}; expected 1 or more")
+        generator = torch.Generator().manual_seed(0)  # all processes must draw the same
+        self.factors: dict[Tensor, tuple[nn.Parameter, nn.Parameter]] = {}
+        outer, inner = [], []
+        for group in groups:
+            kept = [p for p in group["params"] if id(p) in in_full or p.ndim > 1]
+            self.factors |= {p: _factors(p, rank, generator) for p in kept if id(p) not in in_full}
+            stepped = [x for p in kept for x in self.factors.get(p, (p,))]
+            if kept:
+                outer.append({**group, "params": kept})
+                inner.append({**group, "params": stepped})
+        if not outer:
+            raise ValueError("there is no weight matrix to change: set train=full")
+        self.on_factors = optimizer(inner)
+        for group, stepped_group in zip(outer, self.on_factors.param_groups, strict=True):
+            group.setdefault("lr", stepped_group["lr"])
+        super().__init__(outer, {})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Step on the factors by their weights' gradients, and move the weights with them."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group, stepped in zip(self.param_groups, self.on_factors.param_groups, strict=True):
+            stepped["lr"] = group["lr"]  # a schedule knows the outer groups
+        before = {}
+        for p, (up, down) in self.factors.items():
+            g = None if p.grad is None else p.grad.flatten(1)
+            up.grad, down.grad = (None, None) if g is None else (g @ down.T, up.T @ g)
+            before[p] = up @ down
+        self.on_factors.step()
+        for p, (up, down) in self.factors.items():
+            p += (up @ down - before[p]).view_as(p)
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """With the factors, so that a resumed run goes on exactly."""
+        factors = [x.detach() for pair in self.factors.values() for x in pair]
+        return {**super().state_dict(), "factors": factors, "on_factors": self.on_factors.state_dict()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As :meth:`state_dict` gave it."""
+        super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
+        own = [x for pair in self.factors.values() for x in pair]
+        for mine, saved in zip(own, state_dict["factors"], strict=True):
+            mine.copy_(saved)
+        self.on_factors.load_state_dict(state_dict["on_factors"])
+
+
+def _factors(p: Tensor, rank: int, generator: torch.Generator) -> tuple[nn.Parameter, nn.Parameter]:
+    rows, columns = p.shape[0], p[0].numel()
+    r = min(rank, rows, columns)
+    bound = 1 / math.sqrt(columns)
+    down = (2 * torch.rand(r, columns, generator=generator) - 1) * bound
+    return nn.Parameter(p.new_zeros(rows, r)), nn.Parameter(down.to(p.device, p.dtype))

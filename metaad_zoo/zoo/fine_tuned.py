@@ -1,0 +1,75 @@
+"""A checkpoint as the start of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+
+from metaad_zoo.data.samples import fits
+from metaad_zoo.learners import FineTuning, Learner, Trained
+from metaad_zoo.learners.base import Schedule
+from metaad_zoo.zoo.checkpoint import WEIGHTS, load_checkpoint, read_manifest
+from metaad_zoo.zoo.locate import locate
+
+
+class FineTuned(Learner):
+    """A checkpoint's learner, to be trained on; for configs: ``class_path: metaad_zoo.zoo.FineTuned``.
+
+    As ``pathlib.Path`` does, it builds an object of another class: the checkpoint's own, with its settings and weights.
+    That one's :attr:`~metaad_zoo.learners.Learner.parent` tells what it has seen before, which no test may be on.
+
+    Args:
+        checkpoint: what :func:`metaad_zoo.zoo.locate` takes: a published name, a finished run, a folder, an address.
+        train: ``"full"``, ``"head"`` or ``"low_rank"``; see :class:`metaad_zoo.learners.FineTuning`.
+        rank: of ``"low_rank"``.
+        optimizer: builds the outer optimiser.
+        schedule: of the outer learning rate, ``"constant"`` or ``"cosine"``.
+        input_shapes: of the new data; ``train.py`` takes it from there.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it is damaged.
+        ValueError: the new data have other shapes, or there is nothing to train.
+    """
+
+    def __new__(  # type: ignore[misc]
+        cls,
+        checkpoint: str,
+        train: Trained = "full",
+        rank: int = 4,
+        optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=5e-4),
+        schedule: Schedule = "cosine",
+        input_shapes: dict[str, Sequence[int]] | None = None,
+    ) -> Learner:
+        how = FineTuning(train, rank, optimizer, schedule)
+        folder = locate(checkpoint)
+        found = load_checkpoint(folder)
+        if input_shapes is not None:
+            _require_shapes(checkpoint, found.learner, input_shapes)
+        sha256 = str(read_manifest(folder)["sha256"][WEIGHTS])
+        return how.apply(found.learner, checkpoint, sha256, found.trained_on)
+
+
+def parent_shapes(checkpoint: str) -> dict[str, list[int]]:
+    """Shape of one sample by modality, as a checkpoint's manifest tells it; its weights are not read.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or its manifest is damaged.
+    """
+    shapes = read_manifest(locate(checkpoint))["arguments"].get("input_shapes")
+    return {str(name): list(shape) for name, shape in shapes.items()} if isinstance(shapes, dict) else {}
+
+
+def _require_shapes(checkpoint: str, learner: Learner, found: Mapping[str, Sequence[int]]) -> None:
+    shapes: Mapping[str, Sequence[int]] = learner.arguments()["input_shapes"]
+    read = getattr(getattr(learner, "network", None), "modalities", list(shapes))
+    for name in read:
+        if name not in found:
+            raise ValueError(f"{checkpoint} reads {sorted(read)}, the data has {sorted(found)}: take other data")
+        if not fits(found[name], shapes[name]):
+            raise ValueError(
+                f"{checkpoint} reads {name} of shape {tuple(shapes[name])}, the data has {tuple(found[name])} (-1: any "
+                "length): bring the data to it (data.image_size, data.channels, data.window, data.length), or take a "
+                "checkpoint that reads any"
+            )

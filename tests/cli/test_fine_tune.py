@@ -1,0 +1,90 @@
+"""`train.py` going on from a checkpoint: what it keeps, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+import metaad_zoo as mz
+from metaad_zoo.cli.train import run
+from metaad_zoo.learners import PrototypicalNetwork
+from metaad_zoo.zoo import Checkpoint, FineTuned, load_checkpoint, save_checkpoint
+from tests.cli.short import CONFIGS, SHORT
+from tests.cli.test_configs import own_data
+
+QUICK = [option for option in SHORT if "backbone_options" not in option and "_episodes=" not in option]
+QUICK += ["--data.val_episodes=4", "--data.test_episodes=4"]
+
+
+def command(tmp_path, *further):
+    (tmp_path / "own").mkdir(exist_ok=True)
+    config = CONFIGS / "finetune" / "image.yaml"
+    root = tmp_path / "own" if list((tmp_path / "own").iterdir()) else own_data("image", tmp_path / "own")
+    return [
+        *("--config", str(config), "--data.root", str(root), "--runs", str(tmp_path / "runs"), "--name", "tuned"),
+        *(*QUICK, "--model.checkpoint", str(tmp_path / "parent"), "--trainer.max_steps=2", *further),
+    ]
+
+
+@pytest.fixture
+def parent(tmp_path):
+    """A checkpoint that says what it was trained on."""
+
+    def save(*trained_on):
+        learner = PrototypicalNetwork(
+            distance="cosine", backbone="conv4", backbone_options={"width": 4}, input_shapes={"image": [1, 16, 16]}
+        )
+        save_checkpoint(tmp_path / "parent", Checkpoint(learner, list(trained_on), {}))
+        return load_checkpoint(tmp_path / "parent")
+
+    return save
+
+
+def test_a_fine_tuned_model_remembers_its_parent(parent, tmp_path):
+    before = parent("old/a", "old/b")
+    cli = run(command(tmp_path, "--model.train=low_rank", "--model.optimizer.lr=0.01"))
+    found = load_checkpoint(cli.run_dir / "model")
+    assert found.learner.registered_name == "protonet"
+    assert found.learner.arguments() == before.learner.arguments(), "its settings are the parent's"
+    assert found.trained_on == sorted([*cli.datamodule.seen, "old/a", "old/b"])
+    assert yaml.safe_load(found.config)["model"]["init_args"]["checkpoint"] == str(tmp_path / "parent")
+    assert any((p != q).any() for p, q in zip(found.learner.parameters(), before.learner.parameters(), strict=True))
+    results = json.loads((cli.run_dir / "results.json").read_text())
+    assert list(results["methods"])[:2] == ["protonet", "before fine-tuning"]
+    said = results["protocol"]["fine_tuned_from"]
+    sha256 = json.loads((tmp_path / "parent" / "manifest.json").read_text())["sha256"]["model.safetensors"]
+    assert said["checkpoint"] == str(tmp_path / "parent")
+    assert said["sha256"] == sha256
+    assert said["trained"].startswith("low_rank")
+    mz.load_detector(cli.run_dir)
+
+
+def test_a_resumed_fine_tuning_ends_where_a_straight_one_does(parent, tmp_path):
+    parent("old/a")
+    low_rank = ["--model.train=low_rank", "--model.schedule=constant", "--data.episodes_per_epoch=4"]
+    straight = run(["fit", *command(tmp_path, *low_rank, "--trainer.max_steps=4", "--name", "straight")])
+    run(["fit", *command(tmp_path, *low_rank)])
+    again = run(["fit", *command(tmp_path, *low_rank, "--trainer.max_steps=4", "--ckpt_path=last")])
+    a, b = (dict(load_checkpoint(cli.run_dir / "model").learner.named_parameters()) for cli in (straight, again))
+    assert all(a[name].equal(b[name]) for name in a)
+
+
+def test_what_the_parent_has_seen_is_no_test(parent, tmp_path):
+    parent("own/class0", "own/class1", "own/class2")
+    with pytest.raises(SystemExit, match=r"was trained or chosen on \['own/class") as error:
+        run(command(tmp_path))
+    assert "test split" in str(error.value)
+
+
+def test_a_checkpoint_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(SystemExit, match="is no checkpoint"):
+        run(command(tmp_path))
+
+
+@pytest.mark.parametrize("shapes", [{"image": (3, 16, 16)}, {"tabular": (5,)}])
+def test_data_of_another_shape_is_refused(parent, tmp_path, shapes):
+    parent("old/a")
+    with pytest.raises(ValueError, match=r"reads .*image"):
+        FineTuned(str(tmp_path / "parent"), input_shapes=shapes)
