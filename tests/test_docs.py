@@ -18,7 +18,7 @@ import lightning.pytorch as pl
 import pytest
 import yaml
 
-from metaad_zoo.cli.use import _parser
+from metaad_zoo.cli.use import command_parser
 from metaad_zoo.evaluation.baselines import list_baselines
 from metaad_zoo.learners import list_learners
 from metaad_zoo.zoo import list_checkpoints
@@ -44,7 +44,7 @@ def lines_of(page: Path, start: str) -> list[str]:
 
 
 def verbs() -> dict[str, argparse.ArgumentParser]:
-    (commands,) = (a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction))
+    (commands,) = (a for a in command_parser()._actions if isinstance(a, argparse._SubParsersAction))
     return commands.choices
 
 
