@@ -26,7 +26,7 @@ from tests.tiny import (
 )
 
 CALIBRATION = torch.linspace(-2, 2, 99)
-LATER = [x for x in (*GRADIENT_LEARNERS, *EMBEDDING_LEARNERS) if x != "maml"]
+LATER = [x for x in (*GRADIENT_LEARNERS, *EMBEDDING_LEARNERS) if x not in ("maml", "in_context")]
 
 
 @pytest.fixture
@@ -83,10 +83,19 @@ def test_every_backbone_scores_alike_in_onnxruntime(backbone, tmp_path):
 @pytest.mark.usefixtures("_onnx")
 @pytest.mark.parametrize("learner", LATER)
 def test_every_learner_scores_alike_in_onnxruntime(learner, tmp_path):
-    backbone = "raw_columns" if learner == "in_context" else "mlp"
-    detector = fitted(backbone, learner)
+    detector = fitted("mlp", learner)
     mz.export_detector(detector, tmp_path / "d.onnx")
-    require_equal(tmp_path / "d.onnx", detector, queries_of(backbone))
+    require_equal(tmp_path / "d.onnx", detector, queries_of("mlp"))
+
+
+@pytest.mark.usefixtures("_onnx")
+def test_in_context_is_for_torch_export_alone(tmp_path):
+    detector = fitted("raw_columns", "in_context")
+    mz.export_detector(detector, tmp_path / "d.pt2")
+    require_equal(tmp_path / "d.pt2", detector, queries_of("raw_columns"))
+    with pytest.raises(ExportError, match=r"torch\.onnx can't translate this model: .*cdist"):
+        mz.export_detector(detector, tmp_path / "d.onnx")
+    assert [p.name for p in tmp_path.iterdir()] == ["d.pt2"]
 
 
 @pytest.mark.parametrize("backbone", ["conv4", "tcn:any", "columns", "fusion_gated"])

@@ -132,5 +132,7 @@ def _require_onnx() -> None:
 
 
 def first_line(error: Exception) -> str:
-    """Of a translator's message, which may be pages long."""
+    """Of a translator's first cause, whose message may be pages long."""
+    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+        error = error.__cause__
     return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')[:300]}"
