@@ -18,7 +18,7 @@ from metaad_zoo.cli.contestants import name_of
 from metaad_zoo.data.image_samples import fit_images
 from metaad_zoo.data.samples import fits, refuse_anomalies_in
 from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
-from metaad_zoo.data.sources.files import list_images
+from metaad_zoo.data.sources.files import folders_below, list_images
 from metaad_zoo.data.sources.manifest import FILE_COLUMNS, read_manifest
 from metaad_zoo.data.streams import named_samples
 from metaad_zoo.data.synthetic import create_synthetic, list_synthetic
@@ -141,7 +141,7 @@ def _modality_of(support: Path) -> str:
     if support.is_file() and support.suffix.lower() in COLUMN_SUFFIXES:
         return "multimodal" if set(FILE_COLUMNS) & set(read_columns(support).text) else "tabular"
     if support.is_dir():
-        return "image" if list_images(support) else "sequence"
+        return "image" if any(list_images(folder) for folder in folders_below(support)) else "sequence"
     return "image"
 
 

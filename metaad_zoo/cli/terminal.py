@@ -6,10 +6,16 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import shtab
 from rich.console import Console
 from rich.progress import Progress
+from rich.table import Table
+
+from metaad_zoo.cli.conclude import TABLE_WIDTH
+from metaad_zoo.evaluation.report import finite
 
 OK, ERROR, USAGE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: done; an error, told in one line; a command line that can't be read; stopped by Ctrl-C."""
@@ -31,6 +37,30 @@ def note(sentence: str) -> None:
 def json_argument(command: argparse.ArgumentParser) -> None:
     """Add ``--json``."""
     command.add_argument("--json", action="store_true", help="figures for machines, as one JSON object")
+
+
+def complete_paths(command: argparse.ArgumentParser) -> None:
+    """Let a shell complete files after every option that takes a path."""
+    for action in command._actions:
+        if action.type is Path or action.dest in ("folder", "name", "methods", "models"):
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
+
+
+def shown(as_json: bool, results: Mapping[str, Any], table: Table, where: str) -> None:
+    """Print the results of a long work: as a table that is wide enough, or as JSON.
+
+    Args:
+        as_json: which of the two.
+        results: for machines.
+        table: for people.
+        where: a sentence on what lies in which folder.
+    """
+    if as_json:
+        print(json.dumps(finite(results), default=str))
+        return
+    console = Console()
+    (console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)).print(table)
+    console.print(where, soft_wrap=True)
 
 
 def tell(as_json: bool, figures: Mapping[str, Any], sentence: str) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import shtab
 
 from metaad_zoo.backbones import list_backbones
 from metaad_zoo.cli.adapt_and_score import VERBS as DETECTOR_VERBS
@@ -18,6 +22,7 @@ from metaad_zoo.cli.deploy import VERBS as DEPLOY_VERBS
 from metaad_zoo.cli.evaluate import Settings, run_evaluation
 from metaad_zoo.cli.evaluate_points import PointSettings, run_point_evaluation
 from metaad_zoo.cli.recommend import run_recommendation
+from metaad_zoo.cli.terminal import ERROR, EXIT_CODES, INTERRUPTED, OK, complete_paths, json_argument, tell
 from metaad_zoo.data import list_datasets
 from metaad_zoo.evaluation.baselines import list_baselines
 from metaad_zoo.evaluation.html_report import write_report
@@ -35,22 +40,37 @@ POINT_OPTIONS = ("draws", "stride", "longest", "buffer")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns its exit status: 0, or 1 after an error, which is printed."""
-    options = _parser().parse_args(argv)
+    """Run the command line; returns its exit code, see :mod:`metaad_zoo.cli.terminal`.
+
+    Raises:
+        SystemExit: the command line can't be read (code 2), or asked for help or a completion script (0).
+    """
+    options = command_parser().parse_args(argv)
     try:
         options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough; Python's own flush at the end must not fail
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        return ERROR
+    except KeyboardInterrupt:
+        print("error: interrupted; files that were not finished are not kept", file=sys.stderr)
+        return INTERRUPTED
+    return OK
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="metaad", description="Few-shot anomaly detection; train with train.py.")
+def command_parser() -> argparse.ArgumentParser:
+    """What reads `metaad`'s command line."""
+    parser = argparse.ArgumentParser(
+        prog="metaad", description="Few-shot anomaly detection; train with train.py.", epilog=EXIT_CODES
+    )
+    shtab.add_argument_to(parser, "--print-completion", help="a script of completions for this shell")
     commands = parser.add_subparsers(dest="command", required=True)
     for verb, (run, text, arguments) in _VERBS.items():
         command = commands.add_parser(verb, help=text, description=text)
         arguments(command)
+        complete_paths(command)
         command.set_defaults(run=run)
     return parser
 
@@ -96,6 +116,7 @@ def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
     points.add_argument("--stride", type=int, help="steps between scored windows; a quarter of a window")
     points.add_argument("--longest", type=int, help="points scored of a series; 50000")
     points.add_argument("--buffer", type=int, help="longest buffer of VUS in points; the window")
+    json_argument(command)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -105,22 +126,24 @@ def _evaluate(options: argparse.Namespace) -> None:
         raise ValueError(f"{', '.join(idle)}: only {'without' if options.points else 'with'} --points")
     given = {k: v for k in (*COMMON_OPTIONS, *here) if (v := getattr(options, k)) is not None}
     if not options.points:
-        run_evaluation(Settings(**given))
+        run_evaluation(Settings(**given), options.json)
         return
     if len(options.shots or [0]) > 1:
         raise ValueError(f"--shots {options.shots}: give one number with --points")
-    run_point_evaluation(PointSettings(**given | ({"shots": options.shots[0]} if options.shots else {})))
+    one = {"shots": options.shots[0]} if options.shots else {}
+    run_point_evaluation(PointSettings(**given | one), options.json)
 
 
 def _report_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", type=Path, help="what `metaad evaluate` wrote, or a finished run")
+    json_argument(command)
 
 
 def _report(options: argparse.Namespace) -> None:
     report = write_report(options.folder)
-    for sentence in report.missing:
-        print(f"Not on the page: {sentence}")
-    print(f"{report.page}, and {len(report.figures)} pictures in {options.folder / 'figures'}")
+    lines = [f"Not on the page: {sentence}" for sentence in report.missing]
+    lines.append(f"{report.page}, and {len(report.figures)} pictures in {options.folder / 'figures'}")
+    tell(options.json, asdict(report), "\n".join(lines))
 
 
 def _recommend_arguments(command: argparse.ArgumentParser) -> None:
