@@ -79,8 +79,8 @@ def one_size(
         for (name, kind), way in ways.items():
             p = way.p_values(adapted[name], e.support, e.support_labels, scores[name])
             calls = p[:, None] <= torch.tensor(ALPHAS) + ROUNDING
-            rates = [calls[e.query_labels == label].double().mean(0).numpy() for label in (0, 1)]
-            flagged[name, kind][e.task].append(np.stack(rates))
+            shares = [calls[e.query_labels == label].double().mean(0).numpy() for label in (0, 1)]
+            flagged[name, kind][e.task].append(np.stack(shares))
     rows = []
     for (name, kind), by_task in flagged.items():
         tasks = np.stack([np.mean(parts, 0) for parts in by_task.values()])  # task, label, alpha

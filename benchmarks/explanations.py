@@ -1,4 +1,7 @@
-"""Explanations put to the test: `python benchmarks/explanations.py runs/quickstart/<time> --json FILE`.
+"""Explanations put to the test.
+
+    python benchmarks/explanations.py runs/quickstart/<time> runs/quickstart_sequence/<time> \\
+        runs/quickstart_tabular/<time> runs/quickstart_multimodal/<time> --json benchmarks/results/explanations.json
 
 For each finished run: test episodes are drawn as its config says, the model adapts to each support set, all queries are
 explained by every method, and a tenth of their cells is replaced by the support's usual values: those named most
@@ -71,7 +74,13 @@ def measure(folder: Path, episodes: int, share: float) -> dict[str, Any]:
     arguments = checkpoint.learner.arguments()
     model = f"{checkpoint.learner.registered_name} {arguments['backbone']}"
     shapes = arguments["input_shapes"]
-    about = {"folder": folder.name, "model": model, "input_shapes": shapes, "episodes": episodes, "tasks": len(tasks)}
+    about = {
+        "run": folder.parent.name,
+        "model": model,
+        "input_shapes": shapes,
+        "episodes": episodes,
+        "tasks": len(tasks),
+    }
     return {**about, "methods": methods}
 
 
@@ -85,7 +94,7 @@ def result_table(results: list[dict[str, Any]], share: float) -> Table:
             cells = [f"{figures[k]['mean']:.3f}" for k in ("by_attribution", "at_random", "by_others_map")]
             gain, ci = figures["gain"]["mean"], figures["gain"]["ci95"]
             cells.append(f"{gain:.3f}" + (f" [{ci[0]:.3f}, {ci[1]:.3f}]" if ci else ""))
-            table.add_row(f"{result['model']} ({result['folder']})", method, *cells, f"{figures['s']['mean']:.2f}")
+            table.add_row(f"{result['model']} ({result['run']})", method, *cells, f"{figures['s']['mean']:.2f}")
     return table
 
 

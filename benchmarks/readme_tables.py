@@ -11,27 +11,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from judging_tables import TABLES, cell  # beside this script
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results"
 METRICS = {"auroc": "AUROC", "ap": "AP", "f1": "F1", "fpr": "false alarms"}
+POINT_METRICS = {"auroc": "AUROC", "ap": "AP", "vus_pr": "VUS-PR", "vus_roc": "VUS-ROC"}
 
 
 def table(results: dict[str, Any]) -> str:
-    """A Markdown table in per cent, with intervals over tasks."""
+    """A Markdown table in per cent, with intervals over tasks; of points where they were scored one by one."""
+    methods = results["methods"]
+    metrics = POINT_METRICS if "vus_pr" in next(iter(methods.values()))["mean"] else METRICS
     lines = [
-        f"| method | {' | '.join(METRICS.values())} | AUROC behind ours |",
-        "|---" * (len(METRICS) + 2) + "|",
+        f"| method | {' | '.join(metrics.values())} | AUROC behind ours |",
+        "|---" * (len(metrics) + 2) + "|",
     ]
-    for name, figures in results["methods"].items():
-        cells = [_cell(figures["mean"][m], figures["ci95"][m]) for m in METRICS]
+    for name, figures in methods.items():
+        cells = [cell(figures["mean"][m], figures["ci95"][m]) for m in metrics]
         behind = figures["auroc_behind_first"]
-        cells.append("" if not lines[2:] else _cell(behind["mean"], behind["ci95"]))
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        cells.append("" if not lines[2:] else cell(behind["mean"], behind["ci95"]))
+        lines.append(f"| {name.partition('/20')[0]} | {' | '.join(cells)} |")  # a run without its time
     return "\n".join(lines)
-
-
-def _cell(mean: float, interval: list[float]) -> str:
-    return f"{100 * mean:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
 
 
 def speed_rows(measured: dict[str, Any]) -> list[str]:
@@ -69,8 +70,8 @@ def overview_rows(names: list[str]) -> list[str]:
     for name in names:
         results = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         methods = results["methods"]
-        known = [next(m for m in alike if m in methods) for alike in OTHERS.values()]
-        cells = [_cell(methods[m]["mean"]["auroc"], methods[m]["ci95"]["auroc"]) for m in (next(iter(methods)), *known)]
+        shown = [next(iter(methods)), *(next((m for m in alike if m in methods), "") for alike in OTHERS.values())]
+        cells = [cell(methods[m]["mean"]["auroc"], methods[m]["ci95"]["auroc"]) if m else "" for m in shown]
         first, all_flagged = next(iter(methods.values())), methods["flag everything"]
         decided = (first["mean"]["f1"], all_flagged["mean"]["f1"], first["mean"]["fpr"])
         cells += [f"{100 * value:.1f}" for value in decided]
@@ -78,15 +79,17 @@ def overview_rows(names: list[str]) -> list[str]:
     return lines
 
 
-def size_rows(measured: dict[str, Any]) -> list[str]:
-    """Episodes a second and resident memory by the number of rows."""
-    lines = ["| rows | episodes/s | memory added, MiB | of it anonymous |", "|---|---|---|---|"]
-    for row in measured["tables"]:
-        added = {kind: row["after"][kind] - row["before"][kind] for kind in ("total", "anonymous")}
-        lines.append(
-            f"| {row['rows']:,} | {row['episodes_per_second']:.0f} | {added['total']:.0f} | {added['anonymous']:.0f} |"
-        )
-    return lines
+def zoo_rows() -> list[str]:
+    """The overview of the published checkpoints, which is made from their cards' figures."""
+    lines = (REPOSITORY / "checkpoints" / "README.md").read_text(encoding="utf-8").splitlines()
+    return [line.replace("](", "](checkpoints/") for line in lines if line.startswith("|")]
+
+
+def put(text: str, name: str, rows: list[str]) -> str:
+    """The text with these rows behind the marker of this name; as it is where it has no such marker."""
+    before, marker, behind = text.partition(f"<!-- {name} -->")
+    body = "\n".join(rows)
+    return f"{before}{marker}\n{body}\n<!-- end -->{behind.partition('<!-- end -->')[2]}" if marker else text
 
 
 def with_tables(text: str) -> str:
@@ -105,12 +108,12 @@ def with_tables(text: str) -> str:
         rows = overview_rows(match[1].split())
         return f"<!-- overview: {match[1]} -->\n" + "\n".join(rows) + "\n<!-- end -->"
 
-    def fill_sizes(match: re.Match[str]) -> str:
-        rows = size_rows(json.loads((RESULTS / "table_size.json").read_text(encoding="utf-8")))
-        return "<!-- table size -->\n" + "\n".join(rows) + "\n<!-- end -->"
-
+    for name, rows_of in TABLES.items():
+        if f"<!-- {name} -->" in text:
+            measured = json.loads((RESULTS / f"{name.replace(' ', '_')}.json").read_text(encoding="utf-8"))
+            text = put(text, name, rows_of(measured))
+    text = put(text, "zoo", zoo_rows())
     text = re.sub(r"<!-- overview: ([\w ]+?) -->.*?<!-- end -->", fill_overview, text, flags=re.DOTALL)
-    text = re.sub(r"<!-- table size -->.*?<!-- end -->", fill_sizes, text, flags=re.DOTALL)
     text = re.sub(r"<!-- results: (\w+) -->.*?<!-- end -->", fill, text, flags=re.DOTALL)
     return re.sub(r"<!-- inner loop: (\w+) -->.*?<!-- end -->", fill_timing, text, flags=re.DOTALL)
 

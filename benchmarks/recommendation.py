@@ -79,7 +79,7 @@ def collect(kept: Path) -> list[dict[str, Any]]:
     done = {(row["task"], row["n"]) for row in rows}
     for modality, data, limit in sources():
         pool = data.pools["test"]
-        for task in track(np.random.default_rng(0).permutation(len(pool))[:limit].tolist(), str(data.dataset)):
+        for task in track(np.random.default_rng(0).permutation(len(pool))[:limit].tolist(), modality):
             for n in SIZES:
                 episode = None if (pool.task_name(task), n) in done else draw(pool, task, n)
                 if episode is not None:

@@ -10,6 +10,7 @@ from metaad_zoo.backbones import create_backbone, list_backbones
 from metaad_zoo.data import list_datasets
 from metaad_zoo.detector import Detector, load_detector
 from metaad_zoo.episodes import EpisodeSpec
+from metaad_zoo.export import export_detector
 from metaad_zoo.learners import list_learners
 from metaad_zoo.zoo import CheckpointError, list_checkpoints, push_to_hub
 
@@ -18,6 +19,7 @@ __all__ = [
     "Detector",
     "EpisodeSpec",
     "create_backbone",
+    "export_detector",
     "list_backbones",
     "list_checkpoints",
     "list_datasets",

@@ -13,6 +13,7 @@ from torch import Tensor
 from metaad_zoo.backbones import ANY
 from metaad_zoo.data.row_samples import column_names, in_order, read_series
 from metaad_zoo.data.samples import as_labels, as_samples, refuse_anomalies_in
+from metaad_zoo.data.streams import SCORING_CHUNK
 from metaad_zoo.data.windows import Pooling, score_series
 from metaad_zoo.episodes import NORMAL, Adapted
 from metaad_zoo.evaluation.decisions import SupportDecisions
@@ -27,8 +28,6 @@ from metaad_zoo.zoo import (
     locate,
     save_checkpoint,
 )
-
-SCORING_CHUNK = 256
 
 
 class Detector(Judge):

@@ -79,11 +79,22 @@ class Judge(ABC):
         contamination: float | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Scores, p-values and decisions in one pass; arguments and errors as for :meth:`predict`."""
+        self._decisions().rate_to_hold(alpha, calibrate, contamination)
+        scores = self.score(samples)
+        return scores, *self.decide(scores, alpha, calibrate, contamination)
+
+    def decide(
+        self,
+        scores: np.ndarray,
+        alpha: float | None = None,
+        calibrate: Calibrate = "across",
+        contamination: float | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """p-values and decisions of scores ``(n,)`` that :meth:`score` gave; the rest as for :meth:`predict`."""
         way = self._decisions()
         rate = way.rate_to_hold(alpha, calibrate, contamination)
-        scores = self.score(samples)
         p = way.p_values(torch.as_tensor(scores), calibrate, contamination).numpy()
-        return scores, p, (p <= rate + ROUNDING).astype(np.int64)
+        return p, (p <= rate + ROUNDING).astype(np.int64)
 
     def threshold(self, alpha: float = USUAL_ALPHA) -> float:
         """The score above which :meth:`predict`, across tasks, calls a sample anomalous; the same for any support set.

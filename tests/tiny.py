@@ -60,6 +60,8 @@ backbone with other options."""
 WEIGHTLESS = ("raw_columns", "window_statistics")
 
 REGISTERED = [*list_backbones(), *(name for name in TINY if ":" in name)]
+WITH_WEIGHTS = [name for name in REGISTERED if name.partition(":")[0] not in WEIGHTLESS]
+ANY_WIDTH = ("raw_columns:any", "window_statistics:any")
 TIMM = [name for name in TINY if name.startswith("timm/")]
 
 

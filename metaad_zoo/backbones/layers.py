@@ -144,6 +144,16 @@ class EpisodicBatchNorm(nn.Module):
             self.observed.append((_inner_step.get(), mean, variance))
 
     @torch.no_grad()
+    def hold_statistics(self, x: Tensor) -> None:
+        """From now on normalise by the statistics of the support rows of ``x``, whatever batch passes.
+
+        Args:
+            x: what passes this layer in a batch that starts with the support set.
+        """
+        variance, mean = _statistics(x[: self._rows(x)])
+        self.running_var, self.running_mean, self.policy = variance, mean, "running"
+
+    @torch.no_grad()
     def keep_observed(self) -> None:
         """Move each step's running average towards the mean over the tasks observed, and forget these."""
         for step in {step for step, *_ in self.observed}:

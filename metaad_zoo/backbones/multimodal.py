@@ -115,7 +115,8 @@ class Fusion(Backbone):
             projected.append(torch.where(here.unsqueeze(-1), common, 0))
             there.append(here)
         presence = torch.stack(there, 1)
-        nothing = int((~presence.any(1)).sum())
+        # A traced graph can't refuse a sample: see metaad_zoo.export.
+        nothing = 0 if torch.compiler.is_compiling() else int((~presence.any(1)).sum())
         if nothing:
             raise ValueError(
                 f"a sample must have at least one of {self.modalities}, but in {nothing} of {len(presence)} samples "
@@ -163,6 +164,6 @@ def _check_samples(samples: Mapping[str, Tensor], modalities: Sequence[str]) -> 
     for name in samples:
         if name not in modalities:
             raise unknown_name("modality of samples:", name, modalities)
-    sizes = {name: len(samples[name]) for name in modalities}
-    if len(set(sizes.values())) > 1:
+    sizes = {name: samples[name].shape[0] for name in modalities}  # which may be symbols, in a traced graph
+    if any(size != sizes[modalities[0]] for size in sizes.values()):
         raise ValueError(f"expected one number of samples for all modalities, saw {sizes}")

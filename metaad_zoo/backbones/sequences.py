@@ -75,7 +75,8 @@ class SequenceBackbone(Backbone):
     def forward(self, x: Tensor) -> Tensor:
         check_sequences(x, self.in_channels)
         lengths = present = None
-        if torch.isnan(x).any():  # masks are built only where they are needed
+        # Masks are built only where they are needed; a traced graph can't choose.
+        if torch.compiler.is_compiling() or torch.isnan(x).any():
             values, there = split_missing(x)
             x, lengths = without_padding(values, there)
             present = there.any(1)
@@ -91,6 +92,8 @@ class SequenceBackbone(Backbone):
 def without_padding(values: Tensor, there: Tensor) -> tuple[Tensor, Tensor | None]:
     """Cut off the steps that are padding in all sequences, and give the lengths if they still differ.
 
+    While a graph is traced nothing is cut off, for it has one shape for all batches.
+
     Args:
         values: ``(n, T, C)``.
         there: where they are not missing.
@@ -103,6 +106,8 @@ def without_padding(values: Tensor, there: Tensor) -> tuple[Tensor, Tensor | Non
     """
     steps = torch.arange(1, values.shape[1] + 1, device=values.device)
     lengths = torch.where(there.any(2), steps, 1).amax(1)
+    if torch.compiler.is_compiling():
+        return values, lengths
     shortest, longest = torch.stack(lengths.aminmax()).tolist()
     return values[:, :longest], None if shortest == longest else lengths
 

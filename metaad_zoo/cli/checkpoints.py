@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
+from metaad_zoo.cli.terminal import json_argument, tell
 from metaad_zoo.zoo import list_checkpoints, load_checkpoint, locate, publish, push_to_hub, read_index, refresh
 from metaad_zoo.zoo.checkpoint import MANIFEST, read_manifest
 from metaad_zoo.zoo.overview import auroc_cell, baseline_cell, told
@@ -33,7 +34,10 @@ def show_checkpoints(pattern: str, modality: str | None, as_json: bool) -> None:
         chosen = f" of modality {modality}" if modality else ""
         print(f"No published checkpoint{chosen} is called {pattern!r}; there are {len(index)} in all.")
         return
-    table = Table("name", "data", "AUROC, %", "best baseline: its AUROC, ours minus it", "size")
+    table = Table()
+    table.add_column("name", no_wrap=True)  # to be copied as it is
+    for title in ("data", "AUROC, %", "best baseline: its AUROC, ours minus it", "size"):
+        table.add_column(title)
     for entry in found:
         figures = entry.figures
         row = (", ".join(entry.data), auroc_cell(figures), baseline_cell(figures), told(entry.size))
@@ -76,6 +80,7 @@ def publish_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--to", type=Path, default=Path("checkpoints"), help="folder of published checkpoints")
     command.add_argument("--replace", action="store_true", help="what has this name already")
     command.add_argument("--refresh", action="store_true", help="only write all cards and the index anew")
+    json_argument(command)
 
 
 def publish_run(options: argparse.Namespace) -> None:
@@ -83,13 +88,15 @@ def publish_run(options: argparse.Namespace) -> None:
         if options.folder is not None or options.name is not None:
             raise ValueError("--refresh takes neither a run nor --name: it writes all cards and the index anew")
         changed = refresh(options.to)
-        print(f"{len(changed)} files changed" + "".join(f"\n{path}" for path in changed))
+        sentence = f"{len(changed)} files changed" + "".join(f"\n{path}" for path in changed)
+        tell(options.json, {"changed": [str(path) for path in changed]}, sentence)
         return
     if options.folder is None or options.name is None:
         raise ValueError("expected metaad publish RUN --name NAME, or metaad publish --refresh")
     notes = options.notes.read_text(encoding="utf-8") if options.notes else None
     folder = publish(options.folder, options.name, options.to, notes, options.data_licence, options.replace)
-    print(f"Published {folder}. Read what its card says:  {folder / CARD}")
+    figures = {"folder": folder, "files": sorted(f.name for f in folder.iterdir())}
+    tell(options.json, figures, f"Published {folder}. Read what its card says:  {folder / CARD}")
 
 
 def pull_arguments(command: argparse.ArgumentParser) -> None:

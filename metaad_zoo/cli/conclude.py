@@ -45,6 +45,7 @@ class Conclusion:
         seen: classes or domains that the learner was trained and chosen on.
         weights: which of the training's weights these are, for the protocol.
         next_command: a command to propose; ``{run}`` stands for the run's folder.
+        trained_by: the config of the training, where that was another run.
     """
 
     run_dir: Path
@@ -53,6 +54,7 @@ class Conclusion:
     seen: list[str]
     weights: str
     next_command: str | None
+    trained_by: Path | None = None
 
 
 def check_before_training(
@@ -195,7 +197,7 @@ def _draw(run_dir: Path, learner: Learner, data: EpisodeDataModule, results: dic
 def save_model(learner: Learner, data: EpisodeDataModule, end: Conclusion) -> None:
     """Write the folder ``model`` of a run."""
     learner.eval()
-    config = end.run_dir / "config.yaml"
+    config = end.trained_by or end.run_dir / "config.yaml"
     text = config.read_text(encoding="utf-8") if config.is_file() else None
     calibration = normal_scores(learner, data.calibration())
     save_checkpoint(end.run_dir / "model", Checkpoint(learner, end.seen, {"calibration": calibration}, text))

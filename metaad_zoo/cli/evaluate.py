@@ -8,13 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.progress import Progress
 
-from metaad_zoo.cli.conclude import TABLE_WIDTH
 from metaad_zoo.cli.contestants import contestants, data_of_config, described, own_data, refuse_unfit
 from metaad_zoo.cli.curves import inner_steps_curve, shots_curve, steppers
 from metaad_zoo.cli.honesty import make_up
+from metaad_zoo.cli.terminal import bars, shown
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.episodes import DomainTaskPool, Method
 from metaad_zoo.evaluation.decisions import Always, Calibrator, WithinTask
@@ -68,14 +67,13 @@ class Settings:
     allow_transductive: bool = False
 
 
-def run_evaluation(settings: Settings) -> dict[str, Any]:
+def run_evaluation(settings: Settings, as_json: bool = False) -> dict[str, Any]:
     """Evaluate, print the table, and write ``results.json`` and ``scores.parquet``.
 
     Raises:
         ValueError: a method or the data can't be read; they do not fit together; or the evaluation would not be honest:
             a model has seen test classes or domains, or there are too few tasks for an interval.
     """
-    console = Console()
     methods, checkpoints = contestants(settings.methods)
     data, left_out = _open(settings, [c.learner for c in checkpoints.values()])
     refuse_unfit(checkpoints, data, settings.allow_transductive)
@@ -90,7 +88,7 @@ def run_evaluation(settings: Settings) -> dict[str, Any]:
     _check_before_work(settings, data, methods, calibrate)
     settings.out.mkdir(parents=True, exist_ok=True)
     extremes = _Extremes(next(iter(methods)))
-    with Progress(console=console, transient=True) as progress:
+    with bars() as progress:
         calibrators = _calibrators(methods, data, calibrate, progress)
         bar = progress.add_task("unseen tasks", total=n)
         rates = RealisedRates()
@@ -110,8 +108,7 @@ def run_evaluation(settings: Settings) -> dict[str, Any]:
     }
     write_json(settings.out / "results.json", results)
     extremes.draw(settings.out, data)
-    (console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)).print(results_table(results))
-    console.print(f"Figures and every score: {settings.out}", soft_wrap=True)
+    shown(as_json, results, results_table(results), f"Figures and every score: {settings.out}")
     return results
 
 

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 
-from metaad_zoo.cli.conclude import TABLE_WIDTH
 from metaad_zoo.cli.contestants import contestants, data_of_config, described, refuse_unfit
 from metaad_zoo.cli.honesty import batch_norm_of
+from metaad_zoo.cli.terminal import bars, shown
 from metaad_zoo.data import EpisodeDataModule, SequenceEpisodes
 from metaad_zoo.data.labelled_series import LabelledSeries
 from metaad_zoo.episodes import EpisodeSpec
@@ -55,14 +53,13 @@ class PointSettings:
     allow_transductive: bool = False
 
 
-def run_point_evaluation(settings: PointSettings) -> dict[str, Any]:
+def run_point_evaluation(settings: PointSettings, as_json: bool = False) -> dict[str, Any]:
     """Evaluate, print the table, and write ``results.json`` and ``scores.parquet``, a row a point.
 
     Raises:
         ValueError: a method or the data can't be read, they do not fit together, a model has seen a test series, or
             fewer series can be tested than an interval needs.
     """
-    console = Console()
     methods, checkpoints = contestants(settings.methods)
     data = _open(settings, [c.learner for c in checkpoints.values()])
     refuse_unfit(checkpoints, data, settings.allow_transductive)
@@ -74,7 +71,7 @@ def run_point_evaluation(settings: PointSettings) -> dict[str, Any]:
         support = series[0].draw_support(settings.shots, np.random.default_rng(0))
         method.adapt(support, support["sequence"].new_zeros(settings.shots).long())
     settings.out.mkdir(parents=True, exist_ok=True)
-    with Progress(console=console, transient=True) as progress:
+    with bars() as progress:
         bar = progress.add_task("unseen series", total=len(series) * settings.draws)
         with ScoreFile(settings.out / "scores.parquet") as record:
             figures = evaluate_points(
@@ -98,8 +95,7 @@ def run_point_evaluation(settings: PointSettings) -> dict[str, Any]:
         "environment": environment("cpu"),
     }
     write_json(settings.out / "results.json", results)
-    (console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)).print(points_table(results))
-    console.print(f"Figures and the score of every point: {settings.out}", soft_wrap=True)
+    shown(as_json, results, points_table(results), f"Figures and the score of every point: {settings.out}")
     return results
 
 

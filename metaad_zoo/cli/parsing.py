@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from metaad_zoo.cli.wrong_values import wrong_value
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.learners import Learner
 
@@ -64,6 +65,8 @@ class HintingParser(LightningArgumentParser):
             message += "\nName an experiment: python train.py --config configs/quickstart.yaml"
         elif near:
             message += f"\nDid you mean {' or '.join(dict.fromkeys(near))}?"
+        elif not _unknown_keys(message):
+            message = wrong_value(message) or message
         self.exit(2, f"error: {message}\nFor all options: python train.py --help\n")
         raise AssertionError("exit does not return")
 

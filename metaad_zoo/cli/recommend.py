@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,18 @@ from torch import Tensor
 
 from metaad_zoo.backbones import ANY
 from metaad_zoo.cli.contestants import name_of
-from metaad_zoo.data.samples import fits, named_samples, refuse_anomalies_in
+from metaad_zoo.data.image_samples import fit_images
+from metaad_zoo.data.samples import fits, refuse_anomalies_in
 from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
-from metaad_zoo.data.sources.files import list_images
+from metaad_zoo.data.sources.files import folders_below, list_images
 from metaad_zoo.data.sources.manifest import FILE_COLUMNS, read_manifest
+from metaad_zoo.data.streams import named_samples
 from metaad_zoo.data.synthetic import create_synthetic, list_synthetic
-from metaad_zoo.episodes import ANOMALOUS, Corruption, Method, Samples, count
+from metaad_zoo.episodes import ANOMALOUS, Adapted, Corruption, Method, Samples, count
 from metaad_zoo.evaluation.baselines import create_baseline, list_baselines, modalities_of
 from metaad_zoo.evaluation.choosing import ENOUGH, Recommendation, read_prior, recommend
 from metaad_zoo.learners import Learner
-from metaad_zoo.zoo import load_checkpoint, locate
+from metaad_zoo.zoo import list_checkpoints, load_checkpoint, locate
 
 USUAL_SHAPES: Mapping[str, tuple[int, ...]] = {"image": (3, 64, 64), "tabular": (ANY,), "sequence": (32, ANY)}
 """In which samples are read where no model says."""
@@ -34,14 +36,15 @@ SMALL_FOREST = 10
 
 
 def run_recommendation(
-    support: Path, label: str | None, models: Sequence[str], modality: str | None, as_json: bool
+    support: Path, label: str | None, models: Sequence[str] | None, modality: str | None, as_json: bool
 ) -> Recommendation:
     """Try models and baselines on a support set and print which to take.
 
     Args:
         support: images, a table, series, or a manifest of several modalities.
         label: a table's or manifest's column of labels.
-        models: checkpoints by name or folder; those that read other samples are named as such.
+        models: checkpoints by name or folder; those that read other samples are named as such. None: the published ones
+            of the modality that can read the samples.
         modality: as what files of columns are read; None: a manifest where it names files, else a table, and as series
             where they lie in a folder.
         as_json: print for machines.
@@ -49,17 +52,15 @@ def run_recommendation(
     Raises:
         ValueError: the support can't be read, or is too small.
     """
-    learners = dict(_learner(name) for name in models)
-    shapes = _shapes_of(support, learners, modality)
+    wanted = modality or _modality_of(support)
+    learners = dict(_learner(name) for name in (list_checkpoints(modality=wanted) if models is None else models))
+    shapes = _shapes_of(support, {} if models is None else learners, wanted)
     samples, labels = _read(support, shapes, label)
     n = int((labels != ANOMALOUS).sum())
-    methods: dict[str, Method] = {**baselines_for(samples, n), **learners}
-    for name, learner in learners.items():
-        reads = learner.arguments()["input_shapes"]
-        fit = set(reads) == set(samples) and all(fits(x.shape[1:], reads[m]) for m, x in samples.items())
-        if not fit:
-            here = {m: tuple(x.shape[1:]) for m, x in samples.items()}
-            methods[name] = _ReadsOther(f"reads {reads}, but the samples are {here}")
+    given = {name: _reading(learner, samples) for name, learner in learners.items()}
+    if models is None:  # nobody asked for these: what does not fit is not mentioned
+        given = {name: method for name, method in given.items() if not isinstance(method, _ReadsOther)}
+    methods: dict[str, Method] = {**baselines_for(samples, n), **given}
     prior = read_prior(next(iter(samples)), n) if len(samples) == 1 else None
     found = recommend(methods, samples, labels, synthetic_for(samples), prior)
     _print(found, as_json)
@@ -78,6 +79,38 @@ def synthetic_for(samples: Samples) -> dict[str, Corruption]:
     return {kind: create_synthetic([kind]) for modality in samples for kind in list_synthetic(modality=modality)}
 
 
+@dataclass(frozen=True)
+class _Resizing:
+    """A model of images of another size."""
+
+    learner: Learner
+    shape: Sequence[int]
+
+    def adapt(self, support: Samples, support_labels: Tensor) -> _Resized:
+        adapted = self.learner.adapt({"image": fit_images(support["image"], self.shape)}, support_labels)
+        return _Resized(adapted, self.shape)
+
+
+@dataclass(frozen=True)
+class _Resized:
+    adapted: Adapted
+    shape: Sequence[int]
+
+    def score(self, samples: Samples) -> Tensor:
+        return self.adapted.score({"image": fit_images(samples["image"], self.shape)})
+
+
+def _reading(learner: Learner, samples: Samples) -> Method:
+    """The learner as it can read these samples."""
+    reads = learner.arguments()["input_shapes"]
+    if set(reads) == set(samples) == {"image"}:
+        return _Resizing(learner, reads["image"])
+    if set(reads) == set(samples) and all(fits(x.shape[1:], reads[m]) for m, x in samples.items()):
+        return learner
+    here = {m: tuple(x.shape[1:]) for m, x in samples.items()}
+    return _ReadsOther(f"reads {reads}, but the samples are {here}")
+
+
 class _ReadsOther:
     """Stands for a model of other samples: it can't adapt, and says why."""
 
@@ -92,9 +125,8 @@ def _learner(name: str) -> tuple[str, Learner]:
     return name_of(name), load_checkpoint(locate(name)).learner
 
 
-def _shapes_of(support: Path, learners: Mapping[str, Learner], modality: str | None) -> dict[str, tuple[int, ...]]:
+def _shapes_of(support: Path, learners: Mapping[str, Learner], wanted: str) -> dict[str, tuple[int, ...]]:
     """In which shape the files are read: the first model's of their modality, or the usual one."""
-    wanted = modality or _modality_of(support)
     read: list[dict[str, Any]] = [x.arguments()["input_shapes"] for x in learners.values()]
     for shapes in read:
         if (set(shapes) == {wanted}) if wanted != "multimodal" else len(shapes) > 1:
@@ -109,7 +141,7 @@ def _modality_of(support: Path) -> str:
     if support.is_file() and support.suffix.lower() in COLUMN_SUFFIXES:
         return "multimodal" if set(FILE_COLUMNS) & set(read_columns(support).text) else "tabular"
     if support.is_dir():
-        return "image" if list_images(support) else "sequence"
+        return "image" if any(list_images(folder) for folder in folders_below(support)) else "sequence"
     return "image"
 
 
@@ -124,7 +156,7 @@ def _read(support: Path, shapes: Mapping[str, tuple[int, ...]], label: str | Non
     if label is None:
         refuse_anomalies_in(support)
     found = None if label is None else read_columns(support, label).labels
-    _, samples = named_samples(support, shapes, label if set(shapes) == {"tabular"} else None)
+    _, samples = named_samples(support, shapes, label)
     n = count(samples)
     labels = torch.zeros(n, dtype=torch.long) if found is None else torch.as_tensor(found).long()
     return samples, labels

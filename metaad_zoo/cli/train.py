@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -184,6 +186,8 @@ def run(argv: Sequence[str] | None = None) -> TrainingCLI:
     # A resumed run goes on in its own folder, and keeps what was logged there.
     warnings.filterwarnings("ignore", message="(Checkpoint|Experiment logs) directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message="(?s).*(jsonargparse|Jsonargparse|instantiate_classes|skip_none).*")
+    # What Lightning tells of itself and its makers' services: advice to install them, accelerators that are not used.
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
     verb, args = arrange(sys.argv[1:] if argv is None else argv)
     try:
         cli = TrainingCLI(args, verb)
@@ -191,6 +195,10 @@ def run(argv: Sequence[str] | None = None) -> TrainingCLI:
     except (ValueError, FloatingPointError, MisconfigurationException) as error:
         raise SystemExit(f"error: {own_error(error) or error}") from error
     return cli
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not re.match(r"(💡 Tip|(GPU|TPU|HPU) available)", record.getMessage())
 
 
 def _run_verb(cli: TrainingCLI) -> None:
@@ -231,9 +239,16 @@ def _run_verb(cli: TrainingCLI) -> None:
         seen = data.seen if trains else _seen_by(checkpoint, data)
     if not trains:
         refuse_seen(data, seen)
+    trained_by = None if trains or cli.resume_from is None else cli.resume_from.parent.parent / "config.yaml"
     seen = sorted({*seen, *seen_by_parent(learner)})
     end = Conclusion(
-        cli.run_dir, cli.config["alpha"], int(cli.config["seed_everything"]), seen, weights, cli.config["next"]
+        cli.run_dir,
+        cli.config["alpha"],
+        int(cli.config["seed_everything"]),
+        seen,
+        weights,
+        cli.config["next"],
+        trained_by,
     )
     if tests:
         conclude(learner, data, end)

@@ -12,6 +12,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
 from metaad_zoo.data.sources import list_images, read_images, read_path
+from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES
+from metaad_zoo.data.sources.files import folders_below
 
 
 def image_files(path: Path) -> list[Path]:
@@ -20,13 +22,28 @@ def image_files(path: Path) -> list[Path]:
     Raises:
         ValueError: the path does not exist, or the folder holds none.
     """
+    if path.is_file() and path.suffix.lower() in COLUMN_SUFFIXES:
+        raise ValueError(
+            f"{path} is a table, but this model reads images: give a folder of images, or take a model of tables or "
+            "series (metaad list)"
+        )
     if path.is_file():
         return [path]
     files = list_images(path) if path.is_dir() else []
     if not files:
-        what = "holds no images directly in it" if path.is_dir() else "does not exist"
-        raise ValueError(f"{path} {what}: expected a folder of images, such as the normal samples, or an image file")
+        raise ValueError(
+            f"{path} {_without_images(path)}: expected a folder of images, such as the normal samples, or an image file"
+        )
     return files
+
+
+def _without_images(path: Path) -> str:
+    if not path.is_dir():
+        return "does not exist"
+    inside = next((folder for folder in folders_below(path) if list_images(folder)), None)
+    if inside is not None:
+        return f"holds no images directly in it, but in folders such as {inside} (one of these at a time)"
+    return "holds no images"
 
 
 def as_images(data: Any, shape: Sequence[int]) -> Tensor:
@@ -39,14 +56,14 @@ def as_images(data: Any, shape: Sequence[int]) -> Tensor:
     if isinstance(data, (str, Path)):
         path = Path(data).expanduser()
         if path.suffix == ".npz":
-            return _fitted(read_path(path).images.float() / 255, shape)
+            return fit_images(read_path(path).images.float() / 255, shape)
         data = image_files(path)
     if isinstance(data, (list, tuple)) and data and all(isinstance(p, (str, Path)) for p in data):
         files = [Path(p).expanduser() for p in data]
         if height != width:
             raise ValueError(f"image files are brought to squares, but this model reads {height} x {width} pixels")
         return read_images(files, image_size=height, channels=channels).float() / 255
-    return _fitted(_array_of_images(data, channels), shape)
+    return fit_images(_array_of_images(data, channels), shape)
 
 
 def _array_of_images(data: Any, channels: int) -> Tensor:
@@ -86,7 +103,8 @@ def _array_of_images(data: Any, channels: int) -> Tensor:
     return x.float()
 
 
-def _fitted(images: Tensor, shape: Sequence[int]) -> Tensor:
+def fit_images(images: Tensor, shape: Sequence[int]) -> Tensor:
+    """Images ``(n, C, H, W)`` of 1 or 3 channels brought to another size and number of channels."""
     channels, height, width = shape
     if images.shape[1] != channels:
         images = vision.rgb_to_grayscale(images) if channels == 1 else images.expand(-1, 3, -1, -1)

@@ -80,14 +80,30 @@ def as_windows(data: Any, shape: Sequence[int]) -> Tensor:
     if isinstance(data, (str, Path)):
         data = [data]
     if isinstance(data, (list, tuple)) and data and all(isinstance(p, (str, Path)) for p in data):
-        x = np.concatenate([cut_windows(read_series(Path(p)), length, str(p)) for p in data])
+        x = _joined([cut_windows(read_series(Path(p)), length, str(p)) for p in data])
     else:
         x = _numbers(data)
+        if x.ndim == 2 and length not in (ANY, x.shape[1]) and channels in (ANY, x.shape[1]):
+            raise ValueError(
+                f"saw one series of {x.shape[0]} steps and {x.shape[1]} channels, where this model reads windows of "
+                f"{length} steps: cut them by metaad_zoo.data.row_samples.cut_windows(series, {length}), or score each "
+                "step of a fitted detector's series by detector.score_series(series)"
+            )
         x = x[:, :, None] if x.ndim == 2 else x
     if x.ndim != 3 or (length != ANY and x.shape[1] != length) or (channels != ANY and x.shape[2] != channels):
         wanted = ", ".join("any" if size == ANY else str(size) for size in shape)
         raise ValueError(f"expected windows of shape (n, {wanted}), saw {tuple(x.shape)}")
     return torch.as_tensor(x)
+
+
+def _joined(windows: Sequence[np.ndarray]) -> np.ndarray:
+    """Windows of several series; whole series of different lengths are NaN at their ends."""
+    channels = sorted({x.shape[2] for x in windows})
+    if len(channels) > 1:
+        raise ValueError(f"the series differ in channels, {channels}: give those with the same ones")
+    steps = max(x.shape[1] for x in windows)
+    ends = [((0, 0), (0, steps - x.shape[1]), (0, 0)) for x in windows]
+    return np.concatenate([np.pad(x, end, constant_values=np.nan) for x, end in zip(windows, ends, strict=True)])
 
 
 def series_files(path: Path) -> list[Path]:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.backbones import ANY
-from metaad_zoo.data.image_samples import as_images, image_files
-from metaad_zoo.data.row_samples import as_rows, as_windows, series_files
+from metaad_zoo.data.image_samples import as_images
+from metaad_zoo.data.row_samples import as_rows, as_windows
 from metaad_zoo.data.sources import read_path
-from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
-from metaad_zoo.data.sources.manifest import read_manifest
+from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, Columns, read_columns
+from metaad_zoo.data.sources.manifest import joined_modalities
 from metaad_zoo.episodes import ANOMALOUS, NORMAL, UNLABELLED, count
 
 _FORMS: Mapping[str, Callable[[Any, Sequence[int]], Tensor]] = {
@@ -41,7 +41,7 @@ def as_samples(data: Any, input_shapes: Mapping[str, Sequence[int]]) -> dict[str
     """
     if not isinstance(data, Mapping):
         if len(input_shapes) > 1 and isinstance(data, (str, Path)):
-            return _from_manifest(Path(data).expanduser(), input_shapes)[1]
+            return manifest_samples(read_columns(Path(data).expanduser()), input_shapes)
         if len(input_shapes) > 1:
             raise ValueError(f"this model reads {sorted(input_shapes)}: give a dict from modality to samples")
         ((name, shape),) = input_shapes.items()
@@ -65,42 +65,17 @@ def as_samples(data: Any, input_shapes: Mapping[str, Sequence[int]]) -> dict[str
     return samples
 
 
-def named_samples(
-    path: Path, input_shapes: Mapping[str, Sequence[int]], label: str | None = None
-) -> tuple[list[str], dict[str, Tensor]]:
-    """What lies at a path as samples, and a name for each: a file, a row (from 1), or a file and a window's start.
-
-    Args:
-        path: images (a folder or a file), table rows (a file), series (a file, or a folder of them), or a manifest of
-            several modalities (:func:`metaad_zoo.data.sources.manifest.read_manifest`).
-        input_shapes: of the model.
-        label: a table's column that is not data; see :func:`metaad_zoo.data.sources.columns.read_columns`.
+def manifest_samples(columns: Columns, input_shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """Rows of a manifest, with the files that they name, as samples of a model of several modalities.
 
     Raises:
-        ValueError: there is nothing of the kind, or it can't be used; see :func:`as_samples`.
+        ValueError: a file that is named can't be used, or the rows are no samples of the model.
     """
-    (modality, shape), *others = input_shapes.items()
-    if others:
-        return _from_manifest(path, input_shapes)
-    if modality == "image":
-        files = image_files(path)
-        return [str(f) for f in files], as_samples(files, input_shapes)
-    if modality == "tabular":
-        samples = as_samples(as_rows(path, shape, label), input_shapes)
-        return [str(i + 1) for i in range(count(samples))], samples
-    files = series_files(path)
-    windows = {f: as_windows(f, shape) for f in files}
-    names = [f"{f}:{i * len(w[0])}" for f, w in windows.items() for i in range(len(w))]
-    return names, as_samples(torch.cat(list(windows.values())), input_shapes)
-
-
-def _from_manifest(path: Path, input_shapes: Mapping[str, Sequence[int]]) -> tuple[list[str], dict[str, Tensor]]:
     channels, size, _ = input_shapes.get("image", (None, None, None))
     length, _ = input_shapes.get("sequence", (None, None))
-    found = read_manifest(path, size, length, channels)
-    n = len(found.labels)
-    samples = found.read(np.arange(n), np.random.default_rng(0))
-    return [str(i + 1) for i in range(n)], as_samples(samples, input_shapes)
+    found = joined_modalities(columns, size, None if length == ANY else length, channels)
+    samples = found.read(np.arange(len(found.labels)), np.random.default_rng(0))
+    return as_samples(samples, input_shapes)
 
 
 def _one_modality(name: str, x: Any, shape: Sequence[int]) -> Tensor:

@@ -82,14 +82,14 @@ def _cell(mean: float, interval: list[float] | None) -> str:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file beside and rename it, so that no half-written one is ever found; infinities become null."""
     beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(_finite(content), indent=2) + "\n", encoding="utf-8")
+    beside.write_text(json.dumps(finite(content), indent=2) + "\n", encoding="utf-8")
     os.replace(beside, path)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The same with numbers that JSON does not know replaced by None."""
     if isinstance(value, dict):
-        return {str(k): _finite(v) for k, v in value.items()}
+        return {str(k): finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -70,3 +70,8 @@ def without_cudnn_recurrence(network: nn.Module) -> AbstractContextManager[None]
     """No cuDNN where the network is recurrent: it has no second derivative, nor a first in evaluation mode."""
     recurrent = any(isinstance(m, nn.RNNBase) for m in network.modules())
     return torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """No autocast within; nothing at all while a graph is traced, which would keep the context as an operation."""
+    return nullcontext() if torch.compiler.is_compiling() else torch.autocast(device.type, enabled=False)

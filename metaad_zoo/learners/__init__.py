@@ -3,13 +3,18 @@
 from metaad_zoo.learners.adapted_memory import AdaptedMemory
 from metaad_zoo.learners.base import Learner
 from metaad_zoo.learners.controls import can_start_from_scratch, from_scratch, untrained, with_steps
+from metaad_zoo.learners.deep_sad import DeepSAD
+from metaad_zoo.learners.deviation import DeviationNetwork
 from metaad_zoo.learners.embedding import AdaptedEmbedding, EmbeddingLearner
 from metaad_zoo.learners.fine_tuning import FineTuning, Trained
 from metaad_zoo.learners.gradient import GradientLearner
 from metaad_zoo.learners.in_context import InContextDetector
 from metaad_zoo.learners.maml_family import ANIL, BOIL, FirstOrderMAML, ImplicitMAML, MAMLPlusPlus, MetaSGD
 from metaad_zoo.learners.network import AdaptedNetwork
+from metaad_zoo.learners.neural_process import ConditionalNeuralProcess
+from metaad_zoo.learners.pairwise import PairwiseRelation
 from metaad_zoo.learners.patch_memory import PatchMemory
+from metaad_zoo.learners.pretrained import ContrastivePretraining
 from metaad_zoo.learners.proto_maml import ProtoMAML
 from metaad_zoo.learners.prototypes import PrototypicalNetwork
 from metaad_zoo.learners.registry import learner_class, list_learners, register_learner
@@ -24,6 +29,10 @@ __all__ = [
     "AdaptedMemory",
     "AdaptedNetwork",
     "AdaptiveCentredRepresentations",
+    "ConditionalNeuralProcess",
+    "ContrastivePretraining",
+    "DeepSAD",
+    "DeviationNetwork",
     "EmbeddingLearner",
     "FineTuning",
     "FirstOrderMAML",
@@ -34,6 +43,7 @@ __all__ = [
     "MAMLPlusPlus",
     "MetaSGD",
     "MetaSVDD",
+    "PairwiseRelation",
     "PatchMemory",
     "ProtoMAML",
     "PrototypicalNetwork",

@@ -136,7 +136,8 @@ def cell_features(plain: ColumnStatistics, logs: ColumnStatistics, x: Tensor) ->
     gap = torch.where(plain.known.unsqueeze(-3), gap, LIMIT).amin(-2)
     top = torch.where(plain.known, rows, -LIMIT).amax(-2, keepdim=True)
     bottom = torch.where(plain.known, rows, LIMIT).amin(-2, keepdim=True)
-    above, below = (z - top).clamp(0, LIMIT), (bottom - z).clamp(0, LIMIT)
+    # Bounds of one type: torch.onnx can't translate a whole number beside another.
+    above, below = (z - top).clamp(0.0, LIMIT), (bottom - z).clamp(0.0, LIMIT)
     there = plain.there.unsqueeze(-2).unsqueeze(-1)
     numbers = torch.stack([torch.tanh(z / 2), z / 4, signed_log(z_log), gap.log1p(), above.log1p(), below.log1p()], -1)
     return torch.where(there, numbers, 0)

@@ -14,7 +14,7 @@ from torch import Tensor
 from metaad_zoo.backbones import ANY, BatchNormPolicy, EpisodicBatchNorm, TaskAxis, prefers_sample_major, task_axis
 from metaad_zoo.episodes import EpisodeBatch, Samples, Scaling, SupportScaling
 from metaad_zoo.episodes.scaling import LIMIT
-from metaad_zoo.inner_loop.precision import without_cudnn_recurrence
+from metaad_zoo.inner_loop.precision import full_precision, without_cudnn_recurrence
 from metaad_zoo.learners.accumulation import mean_part_by_part
 from metaad_zoo.learners.base import Learner, Schedule
 from metaad_zoo.learners.network import EmbeddingNetwork, anomaly_loss, require_independent_tasks, scaled
@@ -129,6 +129,12 @@ class EmbeddingLearner(Learner):
 
     def task_losses(self, batch: EpisodeBatch) -> Tensor:
         """Each task's query loss, ``(tasks,)``."""
+        support, query = self.embed_batch(batch)
+        with torch.autocast(self.device.type, enabled=False):
+            return self.task_loss(self.read(support, batch.support_labels), query, batch.query_labels)
+
+    def embed_batch(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
+        """Embeddings of a batch's support and query samples, ``(tasks, n, d)`` and ``(tasks, m, d)``, all at once."""
         batch = self.network.scaled(batch)
         axis = TaskAxis(len(batch), prefers_sample_major(self.network))
         if not self._tasks_are_independent and len(batch) > 1:
@@ -142,9 +148,7 @@ class EmbeddingLearner(Learner):
             columns = SupportColumns.of(support)
             support, query = columns.fill(support), columns.fill(query)
         # Half a distance's digits are lost in half precision: heads compare in full.
-        with torch.autocast(self.device.type, enabled=False):
-            reading = self.read(_full(support), batch.support_labels)
-            return self.task_loss(reading, _full(query), batch.query_labels)
+        return _full(support), _full(query)
 
     @torch.no_grad()
     def adapt(self, support: Samples, support_labels: Tensor) -> AdaptedEmbedding:
@@ -154,7 +158,7 @@ class EmbeddingLearner(Learner):
             support: by modality ``(n, ...)``; brought to the learner's device and type.
             support_labels: ``(n,)`` of 0 normal, 1 anomalous, -1 unlabelled.
         """
-        reference = next(self.network.parameters(), torch.zeros((), device=self.device))
+        reference = next(self.parameters(), torch.zeros((), device=self.device))
         with torch.inference_mode(False), torch.autocast(self.device.type, enabled=False):
             here = {name: _usable(x, reference) for name, x in support.items()}
             scalings = self.network.scalings(here)
@@ -231,14 +235,14 @@ class AdaptedEmbedding:
 
     def logits(self, samples: Samples) -> Tensor:
         """Logits ``(n,)`` of samples in the network's :meth:`units`, by which they can be differentiated."""
-        with torch.autocast(self.learner.device.type, enabled=False):
+        with full_precision(self.learner.device):
             return self.learner.compare(self.reading, self.embed(samples))
 
     def embed(self, samples: Samples | None = None) -> Tensor:
         """Embeddings ``(n, embedding_dim)`` of samples in the network's :meth:`units`; without any, of the support."""
         network = self.learner.network
         rows = self.support if samples is None or reads_statistics(network) else None
-        with torch.autocast(self.learner.device.type, enabled=False), without_cudnn_recurrence(network):
+        with full_precision(self.learner.device), without_cudnn_recurrence(network):
             if rows is not None:
                 found = network.embed(rows, samples)
             else:

@@ -26,6 +26,7 @@ from metaad_zoo.inner_loop.precision import inner_precision
 from metaad_zoo.learners.accumulation import mean_part_by_part
 from metaad_zoo.learners.base import Learner, Schedule
 from metaad_zoo.learners.diagnostics import InnerLoopDiagnostics
+from metaad_zoo.learners.multi_step import multi_step_weights
 from metaad_zoo.learners.network import AdaptedNetwork, EpisodeNetwork, anomaly_loss, require_independent_tasks, scaled
 from metaad_zoo.learners.registry import register_learner
 
@@ -51,7 +52,7 @@ class GradientLearner(Learner):
         optimizer: builds the outer optimiser.
         schedule: of the outer learning rate, ``"constant"`` or ``"cosine"``.
         multi_step_epochs: over so many epochs, the query loss behind every inner step counts, less and less but for
-            the last (see :func:`multi_step_weights`); 0: the last alone.
+            the last (see :func:`metaad_zoo.learners.multi_step.multi_step_weights`); 0: the last alone.
         first_order_epochs: so many epochs are trained at order 1 before the inner loop's own order (Antoniou et al.,
             "How to train your MAML", ICLR 2019, section 4, derivative-order annealing).
         diagnose_every: outer steps between two looks into the inner loop; 0: none. See
@@ -63,6 +64,7 @@ class GradientLearner(Learner):
 
     fixed: ClassVar[Mapping[str, Any]] = {}
     """Settings of the inner loop that make the learner what its name says."""
+    network_type: ClassVar[type[EpisodeNetwork]] = EpisodeNetwork
 
     def __init__(
         self,
@@ -97,7 +99,7 @@ class GradientLearner(Learner):
             raise ValueError("order='implicit' knows the last step alone: multi_step_epochs=0, first_order_epochs=0")
         self.multi_step_epochs, self.first_order_epochs = multi_step_epochs, first_order_epochs
         self.diagnose_every = diagnose_every
-        self.network = EpisodeNetwork(
+        self.network = self.network_type(
             backbone, backbone_options or {}, input_shapes, inner_loop.batch_norm, inner_loop.steps, scaling
         )
         self.inner_loop = InnerLoop(inner_loop, self.network)
@@ -207,8 +209,9 @@ class GradientLearner(Learner):
         losses = []
         for step, weight in weights.items():
             with at_inner_step(step), inner_precision(self.inner_loop.precision, self.device):
-                logits = functional_call(self.network, dict(kept[step]), (support, query))
-            losses.append(weight * anomaly_loss(logits, query_labels))
+                judging = self.judging(kept[step], support, support_labels)
+                logits = functional_call(self.network, dict(judging), (support, query))
+            losses.append(weight * self.query_loss(logits, query_labels))
         return torch.stack(losses).sum(0)
 
     def _step_weights(self) -> dict[int, float]:
@@ -236,11 +239,25 @@ class GradientLearner(Learner):
             scalings = self.network.scalings(here)
             here = scaled(here, scalings)
             adapted = self._adapt_parameters(here, labels, ["this support set"], meta_gradient=False)
+            with torch.no_grad():
+                adapted = dict(self.judging(adapted, here, labels))
             return AdaptedNetwork(self.network, adapted, here, scalings)
 
     def _usable(self, x: Tensor) -> Tensor:
         reference = next(self.network.parameters())
         return x.to(reference.device, reference.dtype, copy=x.is_inference())
+
+    def support_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """What the inner steps go down on: ``()``, or of outputs with a task axis ``(tasks,)``."""
+        return anomaly_loss(outputs, labels)
+
+    def query_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """What the outer loop goes down on; shapes as for :meth:`support_loss`."""
+        return anomaly_loss(outputs, labels)
+
+    def judging(self, adapted: Mapping[str, Tensor], support: Samples, labels: Tensor) -> Mapping[str, Tensor]:
+        """The parameters by which queries are judged, from the adapted ones; here the same."""
+        return adapted
 
     def _start(self, support: Samples, support_labels: Tensor, axis: TaskAxis | None) -> dict[str, Tensor]:
         """Parameters from which a task starts elsewhere than at the meta-learned ones."""
@@ -262,7 +279,7 @@ class GradientLearner(Learner):
             return adapt_parameters(
                 self.network,
                 self.inner_loop,
-                lambda network: anomaly_loss(network(support), support_labels),
+                lambda network: self.support_loss(network(support), support_labels),
                 meta_gradient=meta_gradient,
                 order=order,
                 start=self._start(support, support_labels, axis),
@@ -272,23 +289,3 @@ class GradientLearner(Learner):
             )
         except DivergenceError as error:
             raise FloatingPointError(f"{', '.join(tasks[i] for i in error.tasks)}: {error}") from error
-
-
-def multi_step_weights(steps: int, epoch: int, epochs: int) -> list[float]:
-    """Weights of the query losses behind each inner step (multi-step loss with annealing).
-
-    Source: Antoniou et al., "How to train your MAML", ICLR 2019, section 4; the schedule is that of the authors' code:
-    all equal at first, then moving to the last step by equal amounts, of which each other step keeps 0.03 of its share.
-
-    Args:
-        steps: of the inner loop.
-        epoch: the current one, from 0.
-        epochs: that the schedule takes.
-
-    Example:
-        >>> [multi_step_weights(2, epoch, epochs=2) for epoch in (0, 1)]
-        [[0.5, 0.5], [0.25, 0.75]]
-    """
-    share = 1 / steps
-    early = max(share - epoch * share / epochs, 0.03 * share)
-    return [*[early] * (steps - 1), 1 - early * (steps - 1)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metaad_zoo.episodes import ANOMALOUS, EpisodeBatch, Scaling
+from metaad_zoo.learners.column_choice import drop_columns, pick_columns
 from metaad_zoo.learners.column_statistics import CELL_FEATURES, STATISTICS, ColumnStatistics, cell_features, signed_log
 from metaad_zoo.learners.embedding import EmbeddingLearner, Reading
 from metaad_zoo.learners.registry import register_learner
@@ -158,7 +158,10 @@ class InContextDetector(EmbeddingLearner):
     def compare(self, reading: Reading, embeddings: Tensor) -> Tensor:
         """See the class; queries are scored independently of each other, some at a time where there are many cells."""
         at_once = max(1, CELLS_AT_ONCE // (reading["support"].shape[-1] * reading["columns"].shape[-1]))
-        parts = _chosen(reading, embeddings).split(at_once, -2)
+        here = _chosen(reading, embeddings)
+        if torch.compiler.is_compiling():  # a traced graph takes batches of any length, as they come
+            return self._compare(reading, here)
+        parts = here.split(at_once, -2)
         return torch.cat([self._compare(reading, part) for part in parts], -1)
 
     def _compare(self, reading: Reading, queries: Tensor) -> Tensor:
@@ -177,7 +180,7 @@ class InContextDetector(EmbeddingLearner):
             gates, added = gates + told[..., :-1], told[..., -1]
         gates = gates.softmax(-1)
         score = (gates * near).sum(-1) + added
-        if not bool(normal.all()):
+        if torch.compiler.is_compiling() or not bool(normal.all()):  # a traced graph can't choose
             rival = soft_minimum(to_rows, ~normal, sharpness)
             apart = (gates * (near - rival)).sum(-1)
             some = (~normal).any(-1, keepdim=True)
@@ -218,43 +221,18 @@ class InContextDetector(EmbeddingLearner):
         width = there.sum(-2).clamp_min(1)
         table = torch.where(there, tokens, 0).sum(-2) / width
         cells = self.cell(cell_features(plain, logs, queries)) + self.cell_column(tokens).unsqueeze(-3)
-        cells = torch.where(there.unsqueeze(-3), self.cell_out(F.gelu(cells)), 0)
-        cell_mean = cells.sum(-2) / width.unsqueeze(-2)
+        cells, here = self.cell_out(F.gelu(cells)), there.unsqueeze(-3)
+        cell_mean = torch.where(here, cells, 0).sum(-2) / width.unsqueeze(-2)
+        largest = torch.where(here, cells, -torch.inf).amax(-2)
+        largest = torch.where(here.any(-2), largest, 0)
         size = torch.cat([width.log(), normal.sum(-1, keepdim=True).clamp_min(1).log()], -1).to(table.dtype) / 4
         about = torch.cat([table, size], -1).unsqueeze(-2).expand(*near.shape[:-1], -1)
-        query = self.query(torch.cat([near, cell_mean, cells.amax(-2), about], -1))
+        query = self.query(torch.cat([near, cell_mean, largest, about], -1))
         pairs = torch.cat([(to_rows + LEAST).log(), lonely.unsqueeze(-3).expand_as(to_rows)], -1)
         row_tokens = self.row(pairs)
         seen = normal.unsqueeze(-2).expand(row_tokens.shape[:-1])
         told: Tensor = self.answer(self.rows(query.unsqueeze(-2), row_tokens, seen).squeeze(-2))
         return told
-
-
-def drop_columns(batch: EpisodeBatch, share: float) -> EpisodeBatch:
-    """Tables of which a share of the tasks keep a random part of their columns, at least two; others are NaN."""
-    table = batch.support["tabular"]
-    tasks, _, columns = table.shape
-    chosen = torch.rand(tasks, 1, device=table.device) < share
-    kept = torch.rand(tasks, 1, device=table.device).mul(0.8).add(0.2)
-    there = ~table.isnan().all(1)
-    draw = torch.where(there, torch.rand(tasks, columns, device=table.device), 2)
-    second = draw.topk(min(2, columns), largest=False).values[:, -1:]
-    absent = (chosen & (draw > kept.maximum(second))).unsqueeze(1)
-    support, query = (
-        {**x, "tabular": x["tabular"].masked_fill(absent, torch.nan)} for x in (batch.support, batch.query)
-    )
-    return replace(batch, support=support, query=query)
-
-
-def pick_columns(stats: ColumnStatistics, most: int) -> Tensor:
-    """Positions ``(..., most)`` of columns, evenly picked out of those that are there in the order of their spread.
-
-    It does not depend on the columns' order, but for columns of equal spread.
-    """
-    order = torch.where(stats.there, stats.spread, torch.inf).argsort(stable=True, dim=-1)
-    count = stats.there.sum(-1, keepdim=True).clamp_min(most)
-    places = torch.arange(most, device=order.device) * count // most
-    return order.gather(-1, places)
 
 
 def _chosen(reading: Reading, x: Tensor) -> Tensor:

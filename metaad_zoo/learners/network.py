@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metaad_zoo.backbones import (
+    ANY,
     MULTIMODAL,
+    Backbone,
     BatchNormPolicy,
     TaskAxis,
     carry_task_axis,
@@ -118,6 +120,20 @@ class EmbeddingNetwork(nn.Module):
         return self.embed(support, query)
 
 
+def fixed_width(backbone: Backbone) -> int:
+    """Length of a backbone's embedding.
+
+    Raises:
+        ValueError: it differs from domain to domain.
+    """
+    if backbone.embedding_dim == ANY:
+        raise ValueError(
+            f"{type(backbone).__name__} gives embeddings of any width, and this learner's head needs a fixed one: take "
+            "a learner that compares (in_context, cnp, protonet, meta_svdd, acr), or another backbone"
+        )
+    return backbone.embedding_dim
+
+
 class EpisodeNetwork(EmbeddingNetwork):
     """A backbone with a linear head that gives each sample one logit: the higher, the more anomalous.
 
@@ -128,7 +144,7 @@ class EpisodeNetwork(EmbeddingNetwork):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.head = nn.Linear(self.backbone.embedding_dim, 1)
+        self.head = nn.Linear(fixed_width(self.backbone), 1)
         carry_task_axis(self)
 
     def forward(self, support: Samples, query: Samples | None = None) -> Tensor:

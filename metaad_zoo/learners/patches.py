@@ -78,7 +78,9 @@ def nearest(x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
     """
     rows = max(1, PAIRS_AT_ONCE // len(memory))
     with torch.no_grad():
-        places = torch.cat([torch.cdist(part, memory).argmin(1) for part in x.split(rows)])
+        # A traced graph takes batches of any length, as they come.
+        parts = [x] if torch.compiler.is_compiling() else x.split(rows)
+        places = torch.cat([torch.cdist(part, memory).argmin(1) for part in parts])
     return (x - memory[places]).norm(dim=1), places  # all digits, where cdist loses half of them
 
 

@@ -14,7 +14,6 @@ from metaad_zoo.episodes import EpisodeBatch, Samples
 from metaad_zoo.inner_loop import DivergenceError, InnerLoop, adapt_parameters
 from metaad_zoo.learners.accumulation import loss_with_gradient
 from metaad_zoo.learners.gradient import GradientLearner
-from metaad_zoo.learners.network import anomaly_loss
 from metaad_zoo.learners.registry import register_learner
 
 
@@ -81,7 +80,7 @@ class Reptile(GradientLearner):
             end = adapt_parameters(
                 self.network,
                 self.query_loop,
-                lambda network: anomaly_loss(network(support, query), query_labels),
+                lambda network: self.query_loss(network(support, query), query_labels),
                 meta_gradient=False,
                 start=behind_support,
                 tasks=None if axis is None else axis.tasks,

@@ -14,7 +14,8 @@ LEAST = 1e-3
 def soft_minimum(distances: Tensor, rows: Tensor, sharpness: Tensor) -> Tensor:
     """Logarithm of the soft minimum of distances over those rows that count.
 
-    The soft minimum is ``-log(mean(exp(-s d))) / s``: the minimum for large sharpness ``s``, the mean for a small one.
+    The soft minimum is ``-log(mean(exp(-s d))) / s``: the minimum for a large sharpness ``s``, the mean for a small
+    one.
 
     Args:
         distances: ``(..., m, n, heads)``, not negative.

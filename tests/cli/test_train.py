@@ -100,6 +100,8 @@ def test_other_verbs_leave_a_finished_run_alone(copied):
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     results = json.loads((folder / "results.json").read_text())
     tested = run(["test", *place, str(folder / "checkpoints" / "best.ckpt")])
+    trained_by = (tested.run_dir / "model" / "config.yaml").read_text()
+    assert trained_by == (folder / "config.yaml").read_text(), "the model says what trained it, not what tested it"
     again = json.loads((tested.run_dir / "results.json").read_text())
     assert again["methods"]["maml"]["mean"] == pytest.approx(results["methods"]["maml"]["mean"], abs=0.1)
     assert again["protocol"]["trained_or_chosen_on"] == [f"digits/{i}" for i in range(6)]

@@ -62,6 +62,21 @@ def test_own_tables_are_split_by_pattern_or_count(tmp_path):
     assert mixed.input_shapes == {"tabular": (-1,)}
 
 
+def test_a_share_of_training_episodes_may_come_from_generated_tables(tmp_path):
+    for name in ("a1", "a2", "b1", "c1"):
+        write(tmp_path, name)
+    arguments = {"root": str(tmp_path), "splits": [2, 1, 1], "episode": SMALL, "prior": FEW}
+    data = TabularEpisodes("own", generated_share=0.3, **arguments)
+    data.setup("fit")
+    assert data.input_shapes == {"tabular": (-1,)}
+    drawn = [e.task.startswith("generated/train/") for e in data.episodes("train", 200)]
+    assert 0.2 < np.mean(drawn) < 0.4
+    assert not any(e.task.startswith("generated") for e in data.episodes("val", 4))
+    assert data.description()["prior"] is not None
+    with pytest.raises(ValueError, match=r"generated_share is 1.0; expected 0, or a share below 1"):
+        TabularEpisodes("own", generated_share=1.0, **arguments).setup("fit")
+
+
 def test_text_becomes_one_hot_by_frequency_and_the_rest_together():
     counts = {"": 5, "x": 9, "b": 3, "a": 3, **{f"c{i:02d}": 2 for i in range(20)}}
     vocabulary = Vocabulary.of(counts)

@@ -13,7 +13,7 @@ from metaad_zoo.cli import main
 from metaad_zoo.data.synthetic import create_synthetic
 from metaad_zoo.evaluation.baselines import create_baseline
 from metaad_zoo.evaluation.choosing import PRIOR, Prior, read_prior, recommend
-from metaad_zoo.zoo import Checkpoint, save_checkpoint
+from metaad_zoo.zoo import Checkpoint, list_checkpoints, save_checkpoint
 from tests.cli.test_configs import write_rows
 from tests.conftest import REPOSITORY, small_learner
 
@@ -155,8 +155,8 @@ def places(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "reads", "known"),
     [
-        (["images"], "AUROC", True),
-        (["series"], "AUROC", True),
+        (["images", "--models"], "AUROC", True),
+        (["series", "--models"], "AUROC", True),
         (["series/0.csv", "--modality", "sequence"], "at least 4 normal samples, saw 2", False),
         (["manifest.csv", "--label", "label"], "labelled anomalies", False),
         (["images", "--label", "x"], "--label x names a column of a table or a manifest", False),
@@ -181,3 +181,14 @@ def test_models_of_other_samples_are_named_as_such(places, capsys):
     assert main([*arguments, "--support", str(places / "images")]) == 0
     candidates = json.loads(capsys.readouterr().out)["candidates"]
     assert all(c["reason"] is None for c in candidates)
+
+
+def test_published_checkpoints_that_fit_are_tried_unasked(places, capsys):
+    """Images are brought to each model's own size; what reads other samples is not mentioned."""
+    assert main(["recommend", "--support", str(places / "images"), "--json"]) == 0
+    tried = {c["name"]: c for c in json.loads(capsys.readouterr().out)["candidates"]}
+    published = list_checkpoints(modality="image")
+    assert published
+    assert set(published) <= set(tried)
+    assert all(c["reason"] is None for c in tried.values())
+    assert not set(list_checkpoints(modality="sequence")) & set(tried)

@@ -17,7 +17,7 @@ from metaad_zoo.inner_loop import InnerLoop
 from metaad_zoo.learners import GradientLearner
 from tests.tiny import (
     GRADIENT_LEARNERS,
-    REGISTERED,
+    WITH_WEIGHTS,
     bytes_kept,
     meta_gradient,
     relative_difference,
@@ -52,13 +52,13 @@ def both(learner: str, backbone: str, **inner_loop) -> float:
 
 @pytest.mark.usefixtures("_float64")
 @pytest.mark.parametrize(("learner", "order"), CASES)
-@pytest.mark.parametrize("backbone", REGISTERED)
+@pytest.mark.parametrize("backbone", WITH_WEIGHTS)
 def test_meta_gradients_agree_in_float64(learner, order, backbone):
     assert both(learner, backbone, order=order) <= 1e-8
 
 
 @pytest.mark.usefixtures("_float64")
-@pytest.mark.parametrize("backbone", [name for name in REGISTERED if tiny_modality(name) == "sequence"])
+@pytest.mark.parametrize("backbone", [name for name in WITH_WEIGHTS if tiny_modality(name) == "sequence"])
 def test_they_agree_and_equal_finite_differences_where_values_are_missing(backbone):
     """Second order; every sample has its own length, each task lacks a channel somewhere or as a whole."""
     batch = tiny_batch(backbone)
@@ -80,7 +80,7 @@ def test_they_agree_on_timm_models_of_plain_layers(order):
 
 
 @pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize("backbone", REGISTERED)
+@pytest.mark.parametrize("backbone", WITH_WEIGHTS)
 def test_meta_gradients_agree_in_float32(backbone, order):
     """No exception for max-pooling: values that tie are rounded alike in both, and none did here."""
     assert both("maml", backbone, order=order) <= 1e-4
@@ -146,7 +146,7 @@ def test_checkpointed_steps_give_the_same_gradient(backbone, settings):
 
 
 @pytest.mark.usefixtures("_float64")
-@pytest.mark.parametrize("backbone", REGISTERED)
+@pytest.mark.parametrize("backbone", WITH_WEIGHTS)
 def test_the_vectorized_engine_equals_finite_differences(backbone):
     assert_equals_finite_differences(tiny_learner("maml", backbone, engine="vectorized", lr=0.01), tiny_batch(backbone))
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import cosine_similarity
 
 from metaad_zoo.inner_loop import InnerLoop, InnerLoopConfig, adapt_parameters
-from tests.tiny import REGISTERED, meta_gradient, tiny_batch, tiny_learner
+from tests.tiny import WITH_WEIGHTS, meta_gradient, tiny_batch, tiny_learner
 
 HALVES = [torch.bfloat16, torch.float16]
 
@@ -44,7 +44,7 @@ def test_a_static_scale_would_overflow():
 
 @pytest.mark.parametrize("half", HALVES, ids=str)
 @pytest.mark.parametrize("engine", ["higher", "vectorized"])
-@pytest.mark.parametrize("backbone", REGISTERED)
+@pytest.mark.parametrize("backbone", WITH_WEIGHTS)
 def test_the_default_keeps_the_direction_of_float32(backbone, engine, half):
     batch = tiny_batch(backbone)
     expected = torch.cat([g.flatten() for g in meta_gradient(tiny_learner("maml", backbone, steps=5), batch)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,11 @@ LABEL_NAMES = ("anomaly", "is_anomaly", "label", "is_outlier", "outlier", "attac
 
 MOSTLY_NUMBERS = 0.5
 """A column of which at least this share are numbers is a column of numbers, in which text is a mistake."""
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*(\.\d{3})*,\d+([eE][+-]?\d+)?\s*")
+_COMMAS_MENDED = (
+    "write it anew, such as by pandas.read_csv(path, sep=';', decimal=',').to_csv(new_path, index=False) (sep=',' "
+    "where commas tell the columns apart)"
+)
 
 
 @dataclass
@@ -33,6 +39,7 @@ class Columns:
         labels: ``(rows,)`` uint8 of 0 and 1, or None where the file has no label column.
         text: columns of text by name, each ``(rows,)`` of str, ``""`` where missing: categories, times, paths.
         skipped: what was left out, and why.
+        first_row: how many rows of the file lie before these.
     """
 
     path: Path
@@ -41,6 +48,18 @@ class Columns:
     labels: np.ndarray | None = None
     text: dict[str, np.ndarray] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+    first_row: int = 0
+
+    def row(self, position: int) -> int:
+        """The number of a row in its file, from 1, for messages."""
+        return self.first_row + int(position) + 1
+
+    def part(self, start: int, stop: int) -> Columns:
+        """The rows from ``start`` to before ``stop``."""
+        labels = None if self.labels is None else self.labels[start:stop]
+        text = {name: x[start:stop] for name, x in self.text.items()}
+        first = self.first_row + start
+        return Columns(self.path, self.names, self.values[start:stop], labels, text, [*self.skipped], first)
 
 
 def read_columns(path: Path, label: str | None = None, missing: Missing = "impute") -> Columns:
@@ -79,7 +98,8 @@ def read_columns(path: Path, label: str | None = None, missing: Missing = "imput
 
 def _read(path: Path) -> pa.Table:
     if not path.is_file():
-        raise ValueError(f"{path} does not exist: expected a .csv or .parquet file")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ValueError(f"{path} {what}: expected a .csv or .parquet file")
     if path.suffix.lower() not in COLUMN_SUFFIXES:
         raise ValueError(f"{path} ends in {path.suffix!r}: expected one of {', '.join(sorted(COLUMN_SUFFIXES))}")
     try:
@@ -98,7 +118,19 @@ def _read(path: Path) -> pa.Table:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, UnicodeDecodeError) as error:
         empty = path.stat().st_size == 0
         why = "is empty" if empty else f"can't be read ({type(error).__name__}: {error})"
-        raise ValueError(f"{path} {why}: expected a header and rows of equal length, in UTF-8") from error
+        expected = _semicolons(path) or "expected a header and rows of equal length, in UTF-8"
+        raise ValueError(f"{path} {why}: {expected}") from error
+
+
+def _semicolons(path: Path) -> str | None:
+    """What to do about a file whose columns are told apart by semicolons; None where they are not."""
+    if path.suffix.lower() != ".csv":
+        return None
+    with path.open("rb") as file:
+        header = file.readline(1 << 16)
+    if header.count(b";") <= header.count(b","):
+        return None
+    return f"its columns are told apart by semicolons, where commas are expected: {_COMMAS_MENDED}"
 
 
 def label_column(path: Path, names: Sequence[str], label: str | None) -> str | None:
@@ -161,6 +193,12 @@ def parse_numbers(path: Path, name: str, column: pa.ChunkedArray, first_row: int
         except ValueError:
             wrong.append(i)
     if len(filled) and len(wrong) > (1 - MOSTLY_NUMBERS) * len(filled):
+        commas = [i for i in wrong if _DECIMAL_COMMA.fullmatch(texts[i])]
+        if len(commas) > MOSTLY_NUMBERS * len(filled):
+            raise ValueError(
+                f"{path}, column {name!r}: expected numbers with a decimal point, saw {str(texts[commas[0]])!r} in row "
+                f"{first_row + commas[0] + 1} ({len(commas)} such rows): {_COMMAS_MENDED}"
+            )
         return texts
     if wrong:
         raise ValueError(

@@ -106,8 +106,8 @@ def read_folder(root: Path, image_size: int | None = None, channels: int | None 
     """
     categories = [root] if (root / "train" / "good").is_dir() else _mvtec_categories(root)
     inside = {c / part for c in categories for part in ("train", "test", "ground_truth")}
-    deeper = [f for f in _folders(root) if f.parts[-2:] == ("train", "good") and f.parent.parent not in categories]
-    stray = [f for f in _folders(root) if categories and list_images(f) and not inside & {f, *f.parents}]
+    deeper = [f for f in folders_below(root) if f.parts[-2:] == ("train", "good") and f.parent.parent not in categories]
+    stray = [f for f in folders_below(root) if categories and list_images(f) and not inside & {f, *f.parents}]
     if deeper or stray:
         raise ValueError(
             f"{root} mixes the MVTec layout with other folders ({(deeper or stray)[0]}): give the folder that holds "
@@ -115,7 +115,9 @@ def read_folder(root: Path, image_size: int | None = None, channels: int | None 
         )
     if categories:
         return _read_mvtec(root, categories, image_size, channels)
-    classes = {str(f.relative_to(root)) if f != root else root.resolve().name: list_images(f) for f in _folders(root)}
+    classes = {
+        str(f.relative_to(root)) if f != root else root.resolve().name: list_images(f) for f in folders_below(root)
+    }
     classes = {name: paths for name, paths in classes.items() if paths}
     if not classes:
         raise ValueError(
@@ -132,12 +134,12 @@ def read_folder(root: Path, image_size: int | None = None, channels: int | None 
     return ImageArrays(root.resolve().name, read_images(paths, image_size, channels), labels, list(classes))
 
 
-def _folders(root: Path) -> Iterator[Path]:
+def folders_below(root: Path) -> Iterator[Path]:
     """The root and all folders below it, sorted; hidden ones are passed over."""
     yield root
     for child in sorted(root.iterdir()):
         if child.is_dir() and not child.name.startswith("."):
-            yield from _folders(child)
+            yield from folders_below(child)
 
 
 def _mvtec_categories(root: Path) -> list[Path]:

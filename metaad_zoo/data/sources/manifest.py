@@ -22,7 +22,11 @@ EXACT = 2**24
 
 
 def read_manifest(
-    path: Path, image_size: int | None = None, length: int | None = None, channels: int | None = None
+    path: Path,
+    image_size: int | None = None,
+    length: int | None = None,
+    channels: int | None = None,
+    label: str | None = None,
 ) -> JoinedModalities:
     """Samples out of a CSV (or Parquet) file with a header.
 
@@ -41,12 +45,20 @@ def read_manifest(
         image_size: height and width of the images; None demands one size for all.
         length: steps of the sequences: longer ones are cut there; None takes the longest.
         channels: of the images; None demands one kind for all.
+        label: the column of labels; None looks for one with a usual name.
 
     Raises:
         ValueError: the manifest or a file that it names is missing or damaged (manifest, row from 1, column and file
             are named), a row has nothing in it or no domain, sequences differ in channels, or there is no modality.
     """
-    columns = read_columns(path)
+    return joined_modalities(read_columns(path, label), image_size, length, channels)
+
+
+def joined_modalities(
+    columns: Columns, image_size: int | None, length: int | None, channels: int | None
+) -> JoinedModalities:
+    """What the rows of a manifest stand for; arguments and errors as for :func:`read_manifest`."""
+    path = columns.path
     group, names, labels = _groups(columns)
     parts: dict[str, Part] = {}
     for column in FILE_COLUMNS:
@@ -83,14 +95,14 @@ def _groups(columns: Columns) -> tuple[str | None, list[str], np.ndarray]:
         wrong = np.flatnonzero((np.abs(numbers) >= EXACT) | (numbers != np.round(numbers)) & ~np.isnan(numbers))
         if len(wrong):
             raise ValueError(
-                f"{columns.path}, row {wrong[0] + 1}, column {group!r}: expected text or a whole number below {EXACT}, "
-                f"saw {numbers[wrong[0]]}: give the {group} a name, such as {group}_1"
+                f"{columns.path}, row {columns.row(wrong[0])}, column {group!r}: expected text or a whole number below "
+                f"{EXACT}, saw {numbers[wrong[0]]}: give the {group} a name, such as {group}_1"
             )
     empty = np.flatnonzero(cells == "")
     if len(empty):
         raise ValueError(
-            f"{columns.path}, row {empty[0] + 1}, column {group!r}: the cell is empty ({len(empty)} such rows): every "
-            f"sample needs its {group}"
+            f"{columns.path}, row {columns.row(empty[0])}, column {group!r}: the cell is empty ({len(empty)} such "
+            f"rows): every sample needs its {group}"
         )
     if len(present) > 1:
         columns.skipped.append(f"{columns.path.name}: column {present[1]!r} is not used beside {group!r}")
@@ -109,8 +121,8 @@ def _files(columns: Columns, column: str) -> list[Path | None] | None:
         there = np.flatnonzero(~np.isnan(values))
         if len(there):
             raise ValueError(
-                f"{columns.path}, row {there[0] + 1}, column {column!r}: expected the path of a file, saw the number "
-                f"{values[there[0]]:g}: name the file with its ending, or rename the column if it is a feature"
+                f"{columns.path}, row {columns.row(there[0])}, column {column!r}: expected the path of a file, saw the "
+                f"number {values[there[0]]:g}: name the file with its ending, or rename the column if it is a feature"
             )
         return None
     if column not in columns.text:
@@ -120,7 +132,7 @@ def _files(columns: Columns, column: str) -> list[Path | None] | None:
     missing = [i for i, file in enumerate(files) if file is not None and not os.path.isfile(file)]
     if missing:
         raise ValueError(
-            f"{columns.path}, row {missing[0] + 1}, column {column!r}: {files[missing[0]]} does not exist "
+            f"{columns.path}, row {columns.row(missing[0])}, column {column!r}: {files[missing[0]]} does not exist "
             f"({len(missing)} such rows): give paths from the manifest's folder on, or leave the cell empty where a "
             f"sample has no {column}"
         )
@@ -145,7 +157,7 @@ def _sequences(
     for row, x in found:
         if x.shape[1] != first.shape[1]:
             raise ValueError(
-                f"{columns.path}, row {row + 1}, column 'sequence': {files[row]} has {x.shape[1]} channels, "
+                f"{columns.path}, row {columns.row(row)}, column 'sequence': {files[row]} has {x.shape[1]} channels, "
                 f"{files[found[0][0]]} has {first.shape[1]}: expected the same channels in all"
             )
     if length is not None and steps > length:
@@ -197,6 +209,6 @@ def _refuse_empty(columns: Columns, parts: dict[str, Part], values: np.ndarray) 
     if not there.all():
         empty = np.flatnonzero(~there)
         raise ValueError(
-            f"{columns.path}, row {empty[0] + 1}: the sample has no image, no sequence and no number ({len(empty)} "
-            "such rows): remove it"
+            f"{columns.path}, row {columns.row(empty[0])}: the sample has no image, no sequence and no number "
+            f"({len(empty)} such rows): remove it"
         )

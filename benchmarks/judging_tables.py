@@ -1,0 +1,104 @@
+"""Rows of the README's tables on calibration, recommendation, explanations, contamination and sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def cell(mean: float, interval: Sequence[float]) -> str:
+    """In per cent."""
+    return f"{100 * mean:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+
+
+def head(*names: str) -> list[str]:
+    """The first two lines of a table."""
+    return [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+
+
+def calibration(measured: dict[str, Any]) -> list[str]:
+    """Realised false alarms and power at the number of shots trained with."""
+    alphas = [str(a) for a in measured["alphas"]]
+    lines = head(
+        "run", "method", "calibrated", *(f"alpha {100 * float(a):.0f} %: false alarms (power)" for a in alphas)
+    )
+    for row in measured["rows"]:
+        if row["shots"] == 5 and row["calibration"] in ("across", "as shipped"):
+            rates = (row["rates"][a] for a in alphas)
+            cells = (f"{cell(r['fpr'], r['ci95'])} ({100 * r['power']:.0f})" for r in rates)
+            of = "as shipped" if row["calibration"] == "as shipped" else f"on {row['calibration_tasks']} tasks"
+            lines.append(f"| {row['run']} | {row['method']} | {of} | {' | '.join(cells)} |")
+    return lines
+
+
+def recommendation(measured: dict[str, Any]) -> list[str]:
+    """Points of AUROC behind the best, by who chooses."""
+    who = {"recommend": "recommend", "knn": "always knn", "mahalanobis": "always mahalanobis"}
+    who["cross_validation_alone"] = "cross-validation alone"
+    lines = head("normal samples", *who.values(), "recommend within a point of the best")
+    for modality, cases in measured["cases"].items():
+        for case in cases:
+            labels = "" if case["by"] == "synthetic" else ", 5 labelled anomalies"
+            behind = (f"{100 * case['choices'][name]['mean_behind_best']:.1f}" for name in who)
+            within = f"{100 * case['choices']['recommend']['within_one_point']:.0f} %"
+            name = f"{modality}, {case['n']}{labels} ({case['datasets']} data sets)"
+            lines.append(f"| {name} | {' | '.join(behind)} | {within} |")
+    overall = (f"{100 * measured['overall_without_labels'][name]:.1f}" for name in who)
+    return [*lines, f"| all, without labels | {' | '.join(overall)} | |"]
+
+
+def explanations(measured: dict[str, Any]) -> list[str]:
+    """How much more a score changes when what is named most important is deleted than at random."""
+    lines = head("model", "method", "named most important", "at random", "gain")
+    for run in measured["runs"]:
+        for method, found in run["methods"].items():
+            named, random, gain = (found[key] for key in ("by_attribution", "at_random", "gain"))
+            cells = [f"{', '.join(run['input_shapes'])}: {run['model']}", method]
+            cells += [f"{named['mean']:.2f}", f"{random['mean']:.2f}"]
+            lines.append(
+                f"| {' | '.join(cells)} | {gain['mean']:.2f} [{', '.join(f'{x:.2f}' for x in gain['ci95'])}] |"
+            )
+    return lines
+
+
+def contamination(measured: dict[str, Any]) -> list[str]:
+    """AUROC of batches without labels, by what is in them."""
+    methods = list(measured["rows"][0]["methods"])
+    lines = head("unlabelled batch", *methods)
+    for row in measured["rows"]:
+        share = f"{100 * row['contamination']:.0f} % anomalous, others scored" if row["kind"] == "held out" else ""
+        name = share or f"{row['normal']} normal and {row['anomalous']} anomalous, scored themselves"
+        lines.append(f"| {name} | {' | '.join(cell(m['mean'], m['ci95']) for m in row['methods'].values())} |")
+    return lines
+
+
+def table_size(measured: dict[str, Any]) -> list[str]:
+    """Episodes a second and resident memory by the number of rows."""
+    lines = head("rows", "episodes/s", "memory added, MiB", "of it anonymous")
+    for row in measured["tables"]:
+        added = {kind: row["after"][kind] - row["before"][kind] for kind in ("total", "anonymous")}
+        lines.append(
+            f"| {row['rows']:,} | {row['episodes_per_second']:.0f} | {added['total']:.0f} | {added['anonymous']:.0f} |"
+        )
+    return lines
+
+
+def patch_memory(measured: dict[str, Any]) -> list[str]:
+    """AUROC on paper by the number of good images."""
+    shots = sorted({row["shots"] for row in measured["rows"]})
+    lines = head("method", *(f"{k} good images" for k in shots))
+    for name in dict.fromkeys(row["method"] for row in measured["rows"]):
+        by_shots = {row["shots"]: row for row in measured["rows"] if row["method"] == name}
+        lines.append(f"| {name} | {' | '.join(cell(by_shots[k]['auroc'], by_shots[k]['ci95']) for k in shots)} |")
+    return lines
+
+
+TABLES = {
+    "patch memory": patch_memory,
+    "calibration": calibration,
+    "recommendation": recommendation,
+    "explanations": explanations,
+    "contamination": contamination,
+    "table size": table_size,
+}
+"""By marker; the result file has the same name, with an underscore."""

@@ -1,0 +1,199 @@
+"""`metaad adapt`, `score` and `explain`: a detector for a user's own samples, and what it says of more of them."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from metaad_zoo.backbones import ANY
+from metaad_zoo.cli.terminal import bars, json_argument, note, tell
+from metaad_zoo.data.point_stream import stream_point_scores
+from metaad_zoo.data.row_samples import column_names, in_order
+from metaad_zoo.data.samples import refuse_anomalies_in
+from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
+from metaad_zoo.data.streams import SCORING_CHUNK, SampleStream, named_samples
+from metaad_zoo.detector import Detector, load_detector
+from metaad_zoo.evaluation.decisions import USUAL_ALPHA, WAYS, Calibrate
+from metaad_zoo.evaluation.explanation import Explanation
+from metaad_zoo.explain import write_explanations
+
+Rows = Iterator[tuple[list[str], np.ndarray, float]]
+"""Names and scores of some samples, and the share of all that is scored with them."""
+
+
+def support_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--support", type=Path, required=True, help="normal samples: images, a table, series, a manifest"
+    )
+    command.add_argument(
+        "--label", help="a table's or manifest's column of labels: 0 normal, 1 anomalous; without, all are normal"
+    )
+
+
+def adapt_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("name", help="a published checkpoint (metaad list), a run, a folder or an address")
+    support_arguments(command)
+    command.add_argument("--out", type=Path, required=True, help="folder for the detector")
+    json_argument(command)
+
+
+def adapt(options: argparse.Namespace) -> None:
+    detector = load_detector(options.name)
+    shapes, path, label = detector.input_shapes, options.support, options.label
+    tabular = set(shapes) == {"tabular"}
+    if label is None:
+        refuse_anomalies_in(path)
+    elif not tabular and len(shapes) == 1:
+        raise ValueError(
+            f"--label {label} names a column of a table or a manifest, but this model reads {list(shapes)}: leave it "
+            "out, and give normal samples alone"
+        )
+    names, samples = named_samples(path, shapes, label)
+    labels = None if label is None else read_columns(path, label).labels
+    columns = column_names(path, label) if tabular else None
+    _note_left_out(SampleStream(path, shapes, label))
+    detector.fit(samples, labels, columns=columns).save(options.out)
+    known = 0 if labels is None else int(labels.sum())
+    figures = {"samples": len(names), "anomalous": known, "columns": columns, "out": options.out}
+    also = f", {known} of them known anomalies" if known else ""
+    sentence = (
+        f"Adapted to {len(names)} samples{also}. Next, try:  metaad score {options.out} --data PATH --out scores.csv"
+    )
+    tell(options.json, figures, sentence)
+
+
+def _note_left_out(stream: SampleStream) -> None:
+    for sentence in stream.left_out:
+        note(f"{sentence}; turn them into numbers if they matter")
+
+
+def _data_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", help="what `metaad adapt` wrote")
+    command.add_argument(
+        "--data", type=Path, required=True, help="a folder of images, tables or series, one of these, or a manifest"
+    )
+    command.add_argument("--label", help="a column of labels, to be left out")
+
+
+def score_arguments(command: argparse.ArgumentParser) -> None:
+    _data_arguments(command)
+    command.add_argument("--out", type=Path, required=True, help="CSV file: sample, score, p_value, anomaly")
+    command.add_argument("--alpha", type=float, help="false-alarm rate of the column anomaly; 0.1")
+    command.add_argument(
+        "--calibrate",
+        choices=WAYS,
+        help="by scores of the validation tasks (across, the usual), of the support set, each left out once (within), "
+        "or of the support set without the share --contamination",
+    )
+    command.add_argument("--contamination", type=float, help="share of anomalies expected in the support set")
+    command.add_argument(
+        "--points",
+        action="store_true",
+        help="score every time point of a series, by the mean over the windows that cover it, instead of windows one "
+        "behind the other; a point's p-value sets that mean beside the scores of whole windows",
+    )
+    command.add_argument("--stride", type=int, help="with --points: steps from one window to the next; 1")
+    json_argument(command)
+
+
+def score(options: argparse.Namespace) -> None:
+    out: Path = options.out
+    if not out.parent.is_dir():
+        raise ValueError(f"--out {out}: the folder {out.parent} does not exist; make it first")
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder: name a file, such as {out / 'scores.csv'}")
+    if options.stride is not None and not options.points:
+        raise ValueError("--stride is only with --points")
+    detector = load_detector(options.folder)
+    calibrate: Calibrate = options.calibrate or ("across" if options.contamination is None else "contamination")
+    way: tuple[float | None, Calibrate, float | None] = (options.alpha, calibrate, options.contamination)
+    detector.decide(np.zeros(0), *way)  # what can't be decided is told before any work
+    stream = SampleStream(options.data, detector.input_shapes, options.label, detector.columns)
+    _note_left_out(stream)
+    rows = _points(detector, stream, options.stride or 1) if options.points else _scored(detector, stream)
+    n, anomalous = _write(out, detector, rows, way)
+    rate = None if options.alpha is None and calibrate == "contamination" else options.alpha or USUAL_ALPHA
+    figures = {"samples": n, "anomalous": anomalous, "alpha": rate, "calibrate": calibrate, "out": out}
+    what, by = "points" if options.points else "samples", "" if rate is None else f" at alpha={rate}"
+    tell(options.json, figures, f"{anomalous} of {n} {what} called anomalous{by} ({calibrate}): {out}")
+
+
+def _scored(detector: Detector, stream: SampleStream) -> Rows:
+    for chunk in stream:
+        yield chunk.names, detector.score(chunk.samples), chunk.done
+
+
+def _points(detector: Detector, stream: SampleStream, stride: int) -> Rows:
+    if set(detector.input_shapes) != {"sequence"}:
+        raise ValueError(f"--points is for models of series; this one reads {sorted(detector.input_shapes)}")
+    length, _ = detector.input_shapes["sequence"]
+    for file in stream.files:
+        done = [0.0]
+        blocks = stream.series(file, done, SCORING_CHUNK)
+        first = next(blocks)
+        window = min(len(first), SCORING_CHUNK) if length == ANY else length
+        step = 0
+        for scores in stream_point_scores(detector.score, _again(first, blocks), window, min(stride, window)):
+            yield [f"{file}:{step + i}" for i in range(len(scores))], scores, done[0]
+            step += len(scores)
+
+
+def _again(first: np.ndarray, others: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    yield first
+    yield from others
+
+
+def _write(out: Path, detector: Detector, rows: Rows, way: tuple[Any, ...]) -> tuple[int, int]:
+    """Write scores as they come, beside the file, which is put in its place when all are there."""
+    beside = out.with_name(f"{out.name}.part")
+    n = anomalous = 0
+    try:
+        with beside.open("w", newline="", encoding="utf-8") as file, bars() as progress:
+            bar = progress.add_task("scoring", total=1.0)
+            writer = csv.writer(file)
+            writer.writerow(["sample", "score", "p_value", "anomaly"])
+            for names, scores, done in rows:
+                p, decisions = detector.decide(scores, *way)
+                writer.writerows(zip(names, scores, p, decisions, strict=True))
+                n, anomalous = n + len(names), anomalous + int(decisions.sum())
+                progress.update(bar, completed=done, description=f"{n} scored")
+        os.replace(beside, out)
+    finally:
+        beside.unlink(missing_ok=True)
+    return n, anomalous
+
+
+def explain_arguments(command: argparse.ArgumentParser) -> None:
+    _data_arguments(command)
+    command.add_argument("--out", type=Path, required=True, help="folder: a picture a sample, and explanations.npz")
+    command.add_argument("--method", choices=get_args(Explanation), default="auto", help="of explaining")
+    json_argument(command)
+
+
+def explain(options: argparse.Namespace) -> None:
+    if options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"--out {options.out} is a file: name a folder")
+    detector = load_detector(options.folder)
+    names, samples = named_samples(options.data, detector.input_shapes, options.label)
+    if detector.columns is not None:
+        own = column_names(options.data, options.label)
+        samples = {"tabular": in_order(samples["tabular"], own, detector.columns)}
+    named = set(samples) == {"tabular"} and options.data.suffix.lower() in COLUMN_SUFFIXES
+    known = detector.columns or (column_names(options.data, options.label) if named else None)
+    columns = {"tabular": known} if known else {}
+    write_explanations(detector, names, samples, options.out, options.method, columns)
+    figures = {"samples": len(names), "out": options.out}
+    tell(options.json, figures, f"{len(names)} pictures and explanations.npz: {options.out}")
+
+
+VERBS: dict[str, Any] = {
+    "adapt": (adapt, "make a detector for your own domain from a few samples", adapt_arguments),
+    "score": (score, "score samples by a detector, in memory that does not grow with their number", score_arguments),
+    "explain": (explain, "show what in the samples made their scores", explain_arguments),
+}

@@ -1,0 +1,40 @@
+"""`metaad export`: a detector leaves the workshop."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import get_args
+
+from metaad_zoo.detector import load_detector
+from metaad_zoo.evaluation.decisions import USUAL_ALPHA
+from metaad_zoo.export import Format, export_detector
+
+
+def _export_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", help="what `metaad adapt` wrote")
+    command.add_argument("--format", choices=get_args(Format), help="by default what --out ends in")
+    command.add_argument("--out", type=Path, required=True, help="file to write, such as detector.onnx")
+    judge = command.add_mutually_exclusive_group()
+    judge.add_argument("--alpha", type=float, default=USUAL_ALPHA, help="false-alarm rate of the threshold inside")
+    judge.add_argument("--scores-only", action="store_true", help="no threshold inside; needs no calibration")
+    command.add_argument("--json", action="store_true", help="for machines")
+
+
+def _export(options: argparse.Namespace) -> None:
+    alpha = None if options.scores_only else options.alpha
+    about = export_detector(load_detector(options.folder), options.out, options.format, alpha)
+    if options.json:
+        print(json.dumps(asdict(about)))
+        return
+    shapes = ", ".join(f"{name} (n, {', '.join(map(str, shape))})" for name, shape in about.inputs.items())
+    print(f"{options.out}: {shapes} -> {', '.join(about.outputs)}; its scores are those of {options.folder}")
+
+
+Verb = tuple[Callable[[argparse.Namespace], None], str, Callable[[argparse.ArgumentParser], None]]
+VERBS: Mapping[str, Verb] = {
+    "export": (_export, "write an adapted detector as one ONNX or torch.export graph", _export_arguments),
+}

@@ -1,0 +1,221 @@
+"""A user's own files as samples, a few hundred at a time: what lies at a path is never in memory as a whole."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metaad_zoo.backbones import ANY
+from metaad_zoo.data.chunks import Chunk, rebatched
+from metaad_zoo.data.image_samples import image_files
+from metaad_zoo.data.row_samples import as_rows, as_windows, cut_windows, in_order, read_series, series_files
+from metaad_zoo.data.samples import as_samples, manifest_samples
+from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
+from metaad_zoo.data.sources.table_streams import TableStream
+from metaad_zoo.data.sources.tables import table_files
+from metaad_zoo.episodes import count
+
+SCORING_CHUNK = 256
+"""Samples that a model scores at once. Chunks of a stream are multiples of it: scores are then those of the whole."""
+SIZES = {"image": SCORING_CHUNK, "sequence": 4 * SCORING_CHUNK, "tabular": 16 * SCORING_CHUNK}
+"""Samples of a chunk; of several modalities as many as of images."""
+
+
+class SampleStream:
+    """What lies at a path, chunk by chunk, as often as it is gone through.
+
+    Args:
+        path: a folder of images or an image; a table, or a folder of tables; a series, or a folder of them; for
+            several modalities a manifest (:func:`metaad_zoo.data.sources.manifest.read_manifest`).
+        input_shapes: of the model.
+        label: a table's, series' or manifest's column that is not data; None leaves out one with a usual name.
+        columns: names of the support table's columns, into whose order a table is brought.
+
+    Attributes:
+        files: that are read, in order.
+        left_out: sentences on what is not used, known before the first chunk.
+
+    Raises:
+        ValueError: there is nothing of the kind.
+
+    CSV and Parquet files are read in blocks, images as they are needed. An ``.npz`` is held in memory, and so is a
+    series for a model that reads series of any length, each as one sample.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "rows.csv")
+        ...     _ = path.write_text("a,b\\n" + "1,2\\n" * 5000)
+        ...     [len(chunk.names) for chunk in SampleStream(path, {"tabular": (2,)})]
+        [4096, 904]
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        input_shapes: Mapping[str, Sequence[int]],
+        label: str | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> None:
+        self.path, self.input_shapes, self.label, self.columns = path, dict(input_shapes), label, columns
+        self.left_out: list[str] = []
+        modality = "multimodal" if len(input_shapes) > 1 else next(iter(input_shapes))
+        self._size = SIZES.get(modality, SCORING_CHUNK)
+        kinds: dict[str, tuple[Callable[[Path], list[Path]], Callable[[], Iterator[Chunk]]]] = {
+            "image": (image_files, self._images),
+            "tabular": (table_files, self._rows),
+            "sequence": (series_files, self._windows),
+            "multimodal": (_manifest, self._samples),
+        }
+        files, self._blocks = kinds[modality]
+        self.files = files(path)
+        if modality == "tabular":
+            self._note_texts()
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return rebatched(self._blocks(), self._size)
+
+    def _note_texts(self) -> None:
+        for file in (f for f in self.files if f.suffix.lower() in COLUMN_SUFFIXES):
+            with tempfile.TemporaryDirectory() as scratch:
+                texts = TableStream(file, self.label, "impute", Path(scratch)).texts
+            if texts:
+                self.left_out.append(f"{file}: columns {texts} hold text and are left out")
+
+    def _images(self) -> Iterator[Chunk]:
+        n = len(self.files)
+        if self.files[0].suffix == ".npz":
+            samples = as_samples(self.files[0], self.input_shapes)
+            yield Chunk([str(i + 1) for i in range(count(samples))], samples, 1.0)
+            return
+        for i in range(0, n, self._size):
+            some = self.files[i : i + self._size]
+            yield Chunk([str(f) for f in some], as_samples(some, self.input_shapes), min(1.0, (i + len(some)) / n))
+
+    def _rows(self) -> Iterator[Chunk]:
+        shape, wanted, several = self.input_shapes["tabular"], self.columns, len(self.files) > 1
+        for file in self.files:
+            row = 0
+            for names, values, done in self._numbers(file):
+                if not len(values):
+                    continue
+                wanted = wanted or (names if several else None)
+                x = as_rows(in_order(torch.as_tensor(values), names, wanted), shape)
+                called = [f"{file}:{row + i + 1}" if several else str(row + i + 1) for i in range(len(x))]
+                yield Chunk(called, as_samples(x, self.input_shapes), done)
+                row += len(x)
+
+    def _windows(self) -> Iterator[Chunk]:
+        length, _ = shape = self.input_shapes["sequence"]
+        for i, file in enumerate(self.files):
+            if length == ANY or file.suffix.lower() not in COLUMN_SUFFIXES:
+                x = as_windows(file, shape)
+                names = [f"{file}:{k * x.shape[1]}" for k in range(len(x))]
+                yield Chunk(names, as_samples(x, self.input_shapes), (i + 1) / len(self.files))
+                continue
+            step, rest = 0, None
+            for _, values, done in self._numbers(file):
+                values = values if rest is None else np.concatenate([rest, values])
+                n = len(values) // length
+                if n:
+                    x = as_windows(cut_windows(values, length), shape)
+                    names = [f"{file}:{step + k * length}" for k in range(n)]
+                    yield Chunk(names, as_samples(x, self.input_shapes), done)
+                step, rest = step + n * length, values[n * length :]
+            if step == 0 and rest is not None:
+                cut_windows(rest, length, str(file))  # says that the series is too short
+
+    def series(self, file: Path, done: list[float], least: int) -> Iterator[np.ndarray]:
+        """A series in blocks ``(steps, C)``, the first of them of ``least`` steps or more, if there are so many.
+
+        Args:
+            file: one of the files.
+            done: its first element is set to the share of all files that is read.
+            least: steps of the first block.
+        """
+        begun: np.ndarray | None = None
+        for _, values, share in self._numbers(file):
+            done[0] = share
+            values = values if begun is None else np.concatenate([begun, values])
+            begun = values if len(values) < least else np.zeros((0, values.shape[1]), np.float32)
+            least = 0 if len(values) >= least else least
+            if least == 0:
+                yield values
+        if least and begun is not None:
+            yield begun
+
+    def _numbers(self, file: Path) -> Iterator[tuple[list[str] | None, np.ndarray, float]]:
+        """Names and blocks of a file's columns of numbers, and the share of all files that is read."""
+        share = [0.0]
+        place, n = self.files.index(file), len(self.files)
+        if file.suffix.lower() not in COLUMN_SUFFIXES:
+            whole = read_series(file) if "sequence" in self.input_shapes else as_rows(file, (ANY,), self.label).numpy()
+            yield None, whole, (place + 1) / n
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            stream = TableStream(file, self.label, "impute", Path(scratch))
+            if not stream.numbers:
+                raise ValueError(f"{file} has no column of numbers: it holds {sorted(stream.texts)}")
+            self._refuse_text(file, stream)
+            for values, _ in stream.blocks(lambda done: share.__setitem__(0, done)):
+                yield stream.numbers, values, (place + share[0]) / n
+
+    def _refuse_text(self, file: Path, stream: TableStream) -> None:
+        became = sorted(set(stream.texts) & set(self.columns or ()))
+        if became:
+            raise ValueError(
+                f"{file}: columns {became} hold text here, but held numbers in the support set: mend them, or leave "
+                "cells empty where the value is missing"
+            )
+
+    def _samples(self) -> Iterator[Chunk]:
+        columns = read_columns(self.files[0], self.label)
+        n = len(columns.values)
+        for start in range(0, n, self._size):
+            stop = min(n, start + self._size)
+            samples = manifest_samples(columns.part(start, stop), self.input_shapes)
+            yield Chunk([str(i + 1) for i in range(start, stop)], samples, stop / n)
+
+
+def _manifest(path: Path) -> list[Path]:
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ValueError(
+            f"{path} {what}: a model of several modalities reads a manifest, a CSV with a row a sample, whose columns "
+            "image and sequence name files and whose other columns are numbers"
+        )
+    return [path]
+
+
+def named_samples(
+    path: Path, input_shapes: Mapping[str, Sequence[int]], label: str | None = None
+) -> tuple[list[str], dict[str, Tensor]]:
+    """All that lies at a path as samples, and a name for each: a file, a row (from 1), or a file and a window's start.
+
+    Args:
+        path: see :class:`SampleStream`.
+        input_shapes: of the model.
+        label: likewise.
+
+    Returns:
+        The names, and the samples; sequences that are shorter than the longest are NaN at their ends.
+
+    Raises:
+        ValueError: there is nothing of the kind, or it can't be used; see :func:`metaad_zoo.data.samples.as_samples`.
+    """
+    chunks = list(SampleStream(path, input_shapes, label))
+    samples = {m: _padded([c.samples[m] for c in chunks]) for m in chunks[0].samples}
+    return [name for c in chunks for name in c.names], samples
+
+
+def _padded(parts: Sequence[Tensor]) -> Tensor:
+    if len(parts) == 1:
+        return parts[0]
+    steps = max(x.shape[1] for x in parts)
+    if all(x.shape[1] == steps for x in parts):
+        return torch.cat(list(parts))
+    return torch.cat([torch.nn.functional.pad(x, (0, 0, 0, steps - x.shape[1]), value=torch.nan) for x in parts])

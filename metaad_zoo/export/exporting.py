@@ -1,0 +1,146 @@
+"""Export of a fitted detector, kept only if what was written scores as the detector does."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import cast, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from metaad_zoo.detector import Detector
+from metaad_zoo.evaluation.calibration import p_values
+from metaad_zoo.export.files import Exported, ExportError, Format, Runner, first_line, load_exported, write_program
+from metaad_zoo.export.graph import DetectorGraph
+from metaad_zoo.names import unknown_name
+from metaad_zoo.zoo import checkpoint_files
+
+TOLERANCE = 1e-5
+"""How far exported scores may be from the live ones, in units of the largest live score (at least 1)."""
+PROBES = 32
+
+
+def export_detector(
+    detector: Detector, path: str | Path, format: Format | None = None, alpha: float | None = 0.1
+) -> Exported:
+    """Write a fitted detector as one graph, from raw samples to scores, p-values and decisions.
+
+    The graph holds all that it needs: scaling by the support set, adapted weights, the support's statistics,
+    calibration scores and the threshold. What was written is read back and run on the support set and on random samples
+    about it, in batches of one and of many, and is kept only if its scores are the live ones.
+
+    Args:
+        detector: fitted; what is written are its scores in float32 on a CPU.
+        path: of the file to write.
+        format: ``"onnx"`` (needs the extra ``export``) or ``"pt2"``; by default what the path ends in.
+        alpha: false-alarm rate of the threshold inside; None: the graph gives scores alone.
+
+    Raises:
+        ExportError: the model can't be exported, or its graph does not score alike; no file is left.
+        ValueError: the format is unknown, or alpha can't be promised.
+        RuntimeError: the detector is not fitted, or holds no calibration to take a threshold from.
+    """
+    path = Path(path)
+    chosen = format or path.suffix.removeprefix(".")
+    if chosen not in get_args(Format):
+        raise unknown_name("export format", chosen, get_args(Format))
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: the folder {path.parent} does not exist; make it first")
+    if not detector.is_fitted:
+        raise RuntimeError("this detector is not fitted: call detector.fit(support), or `metaad adapt`, first")
+    live = copy.deepcopy(detector).to("cpu").to(torch.float32)
+    graph = DetectorGraph(copy.deepcopy(live), alpha).eval()
+    manifest = json.loads(checkpoint_files(detector._checkpoint)["manifest.json"])
+    about = Exported(
+        format=cast(Format, chosen),
+        inputs={name: list(x.shape[1:]) for name, x in live._support().items()},
+        outputs=graph.outputs,
+        alpha=alpha,
+        threshold=graph.threshold,
+        columns=live.columns,
+        checkpoint_sha256=next(iter(manifest["sha256"].values())),
+    )
+    beside = path.with_name(f"{path.name}.part.{chosen}")
+    try:
+        write_program(_program(graph, live._support()), beside, about)
+        _require_equal_scores(load_exported(beside)[0], live, alpha)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return about
+
+
+def _program(graph: DetectorGraph, support: Mapping[str, Tensor]) -> ExportedProgram:
+    # Three rows: sizes of 0 and 1 would be taken for constants.
+    rows = tuple(x[torch.arange(3) % len(x)].contiguous() for x in support.values())
+    batch = torch.export.Dim("batch")
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, on its own names
+            shapes = (tuple({0: batch} for _ in rows),)
+            program = torch.export.export(graph, rows, dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # tracing raises whatever the model's code meets
+        reason = f"{first_line(error)}: score with the detector itself"
+        raise ExportError(f"torch.export can't trace this model: {reason}") from error
+    for name, x in program.constants.items():
+        if isinstance(x, Tensor):  # no slices of other tensors, which a file would hold as a whole
+            program.constants[name] = x.detach().clone()
+    return program
+
+
+def _require_equal_scores(run: Runner, live: Detector, alpha: float | None) -> None:
+    for what, samples in _probes(live._support()):
+        expected = live.score(samples)
+        found = run({name: x.numpy() for name, x in samples.items()})
+        room = TOLERANCE * max(1.0, float(np.abs(expected).max()))
+        difference = float(np.abs(found["score"] - expected).max())
+        if not difference <= room:  # NaN is no agreement either
+            raise ExportError(
+                f"the exported graph scores {what} otherwise than the detector, by up to {difference:.2g} where "
+                f"{room:.2g} is allowed: nothing was written; score with the detector itself"
+            )
+        if alpha is not None:
+            high, low = (p_values(torch.as_tensor(expected + d), live.calibration).numpy() for d in (-room, room))
+            limit = live.threshold(alpha)
+            wrong = (found["p_value"] > high + 1e-6) | (found["p_value"] < low - 1e-6)
+            wrong |= (found["anomaly"] != (expected > limit)) & (np.abs(expected - limit) > room)
+            if wrong.any():
+                raise ExportError(f"the exported graph judges {int(wrong.sum())} of {what} otherwise than the detector")
+
+
+def _probes(support: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Samples to compare on: the support set, random ones near and far from it, with gaps, and one alone."""
+    yield "the support set", dict(support)
+    rng = np.random.default_rng(0)
+    random = {name: _about(x.numpy(), name == "image", rng) for name, x in support.items()}
+    if len(random) > 1:
+        for i, x in enumerate(random.values()):  # samples that lack a modality, and have another
+            others = np.stack([_present(y) for y in random.values() if y is not x]).any(0)
+            x[others & (np.arange(PROBES) % (len(random) + 1) == i)] = np.nan
+    yield "random samples", {name: torch.as_tensor(x) for name, x in random.items()}
+    yield "one sample alone", {name: torch.as_tensor(x[-1:]) for name, x in random.items()}
+
+
+def _about(support: np.ndarray, image: bool, rng: np.random.Generator) -> np.ndarray:
+    known = support[_present(support)] if _present(support).any() else support
+    rows = known[rng.integers(len(known), size=PROBES)]
+    spread = np.nanstd(known) if _present(known).any() else 1.0
+    far = np.where(np.arange(PROBES) % 2, 1.0, 10.0).reshape(-1, *(1,) * (rows.ndim - 1))
+    x: np.ndarray = (rows + far * spread * rng.normal(size=rows.shape)).astype(np.float32)
+    if image:
+        return x.clip(0, 1)
+    x[rng.random(x.shape) < 0.1] = np.nan
+    return x
+
+
+def _present(x: np.ndarray) -> np.ndarray:
+    """Which samples have any value at all."""
+    found: np.ndarray = ~np.isnan(x).reshape(len(x), -1).all(1)
+    return found

@@ -1,0 +1,104 @@
+"""A fitted detector as a module from raw samples to decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from metaad_zoo.backbones import EpisodicBatchNorm
+from metaad_zoo.detector import Detector
+from metaad_zoo.episodes import Adapted
+from metaad_zoo.evaluation.explanation import Transparent
+from metaad_zoo.export.files import ExportError
+from metaad_zoo.learners.network import AdaptedNetwork
+
+
+class DetectorGraph(nn.Module):
+    """From raw samples to scores, p-values and decisions, in a form that torch.export traces.
+
+    Args:
+        detector: fitted, on the CPU; what it is adapted to is changed, so hand in a copy.
+        alpha: false-alarm rate of the decisions; None: scores alone.
+
+    Shape:
+        One ``(n, ...)`` for each modality in the order of ``names``, to one ``(n,)`` for each of ``outputs``.
+    """
+
+    calibration: Tensor
+
+    def __init__(self, detector: Detector, alpha: float | None) -> None:
+        super().__init__()
+        self.names = list(detector._support())
+        self.threshold = None if alpha is None else detector.threshold(alpha)
+        self.outputs = ["score"] if alpha is None else ["score", "p_value", "anomaly"]
+        if alpha is not None:
+            self.register_buffer("calibration", detector.calibration.float())
+        self._score = scorer(detector._fitted())
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        score = self._score(dict(zip(self.names, inputs, strict=True)))
+        if len(inputs) > 1:  # where the live detector refuses a sample without any modality
+            nothing = torch.stack([x.isnan().flatten(1).all(1) for x in inputs]).all(0)
+            score = torch.where(nothing, torch.nan, score)
+        if self.threshold is None:
+            return (score,)
+        as_high = (self.calibration >= score.unsqueeze(1)).sum(1)
+        p = (1 + as_high).to(score.dtype) / (len(self.calibration) + 1)
+        p = torch.where(score.isnan(), torch.nan, p)
+        return score, p, (score > self.threshold).long()
+
+
+def scorer(adapted: Adapted) -> Callable[[Mapping[str, Tensor]], Tensor]:
+    """From raw samples to scores, free of the support set where batch normalisation alone reads it.
+
+    Args:
+        adapted: a method after it has read a support set; its batch normalisation is changed.
+
+    Raises:
+        ExportError: it is of a kind that can't be exported.
+    """
+    if not isinstance(adapted, Transparent):
+        raise ExportError(
+            f"{type(adapted).__name__} is no network that can be traced: score with the detector itself, or take "
+            "another learner"
+        )
+    _hold_statistics(adapted)
+    if not isinstance(adapted, AdaptedNetwork):
+        return lambda samples: adapted.logits(adapted.units(samples))
+    parameters = {name: x.detach() for name, x in adapted.parameters.items()}
+    network, units = adapted.network, adapted.units
+
+    def score(samples: Mapping[str, Tensor]) -> Tensor:
+        # Without statistics to take, the support set has no further use: the samples themselves go in its place.
+        found: Tensor = functional_call(network, parameters, (units(samples),))
+        return found
+
+    return score
+
+
+def _hold_statistics(adapted: Transparent) -> None:
+    """Let batch normalisation take the support's statistics for good."""
+    modules = [m for part in vars(adapted).values() if isinstance(part, nn.Module) for m in part.modules()]
+    layers = [m for m in modules if isinstance(m, EpisodicBatchNorm) and m.policy in ("support", "transductive")]
+    if any(layer.policy == "transductive" for layer in layers):
+        raise ExportError(
+            "batch_norm='transductive' lets a score depend on the other samples of its batch: train with "
+            "batch_norm='support' to export"
+        )
+
+    def hold(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, EpisodicBatchNorm)
+        if layer.policy == "running":
+            raise ExportError("a batch normalisation runs twice on a sample, each time with statistics of its own")
+        layer.hold_statistics(args[0])
+
+    hooks = [layer.register_forward_pre_hook(hold) for layer in layers]
+    try:
+        with torch.no_grad():
+            adapted.embed()
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,38 @@
+"""Some of a table's columns: at random in training, evenly picked where there are too many."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from metaad_zoo.episodes import EpisodeBatch
+from metaad_zoo.learners.column_statistics import ColumnStatistics
+
+
+def drop_columns(batch: EpisodeBatch, share: float) -> EpisodeBatch:
+    """Tables of which a share of the tasks keep a random part of their columns, at least two; others are NaN."""
+    table = batch.support["tabular"]
+    tasks, _, columns = table.shape
+    chosen = torch.rand(tasks, 1, device=table.device) < share
+    kept = torch.rand(tasks, 1, device=table.device).mul(0.8).add(0.2)
+    there = ~table.isnan().all(1)
+    draw = torch.where(there, torch.rand(tasks, columns, device=table.device), 2)
+    second = draw.topk(min(2, columns), largest=False).values[:, -1:]
+    absent = (chosen & (draw > kept.maximum(second))).unsqueeze(1)
+    support, query = (
+        {**x, "tabular": x["tabular"].masked_fill(absent, torch.nan)} for x in (batch.support, batch.query)
+    )
+    return replace(batch, support=support, query=query)
+
+
+def pick_columns(stats: ColumnStatistics, most: int) -> Tensor:
+    """Positions ``(..., most)`` of columns, evenly picked out of those that are there in the order of their spread.
+
+    It does not depend on the columns' order, but for columns of equal spread.
+    """
+    order = torch.where(stats.there, stats.spread, torch.inf).argsort(stable=True, dim=-1)
+    count = stats.there.sum(-1, keepdim=True).clamp_min(most)
+    places = torch.arange(most, device=order.device) * count // most
+    return order.gather(-1, places)

@@ -1,0 +1,101 @@
+"""A conditional neural process over the cells of a table: deep sets, and no attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metaad_zoo.episodes import ANOMALOUS, Scaling
+from metaad_zoo.learners.column_statistics import (
+    CELL_FEATURES,
+    STATISTICS,
+    ColumnStatistics,
+    cell_features,
+    signed_log,
+)
+from metaad_zoo.learners.embedding import EmbeddingLearner, Reading
+from metaad_zoo.learners.registry import register_learner
+
+LABELS = 3
+"""-1, 0 and 1."""
+
+
+@register_learner("cnp")
+class ConditionalNeuralProcess(EmbeddingLearner):
+    """Reads the support by the mean of its encoded cells, and decodes each of a query's cells in its light.
+
+    An embedding is read as a table row of ``d`` columns; with the backbone ``raw_columns`` it is one, of any width, NaN
+    for what is missing. A column's reading is the mean over the support rows of a network of value (in the column's own
+    units) and label; the table's is the mean over its columns. A query's cells are decoded beside both, and their mean
+    and soft maximum give the logit. So scores depend neither on the order of rows or columns nor on absent columns.
+
+    Source: Garnelo et al., "Conditional Neural Processes", ICML 2018; Zaheer et al., "Deep Sets", NeurIPS 2017.
+
+    Args:
+        width: of the readings and of all hidden layers.
+        backbone: as for :class:`EmbeddingLearner`.
+        scaling: likewise; None leaves table rows of ``raw_columns`` in raw units, which the learner scales itself.
+        kwargs: likewise.
+    """
+
+    reads_missing = True
+
+    def __init__(
+        self,
+        *,
+        width: int = 64,
+        backbone: str = "raw_columns",
+        scaling: dict[str, Scaling] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if scaling is None and backbone == "raw_columns":
+            scaling = {"tabular": "none"}
+        super().__init__(backbone=backbone, scaling=scaling, **kwargs)
+        if width < 1:
+            raise ValueError(f"width is {width}; expected 1 or more")
+        self._arguments |= {"width": width}
+        self.into = nn.Linear(CELL_FEATURES + LABELS, width)
+        self.encode = nn.Linear(width, width)
+        self.column = nn.Linear(STATISTICS + width, width)
+        self.cell = nn.Linear(CELL_FEATURES + 2 * width, width)
+        self.decode = nn.Linear(width, width)
+        self.head = nn.Linear(2 * width, 1)
+
+    def read(self, embeddings: Tensor, labels: Tensor) -> Reading:
+        """The ``support`` with its ``labels``, and what is read of each of its ``columns`` ``(..., d, width)``."""
+        plain, logs = _statistics(embeddings, labels)
+        cells = cell_features(plain, logs, embeddings)  # (..., n, d, CELL_FEATURES)
+        kinds = F.one_hot(labels + 1, LABELS).to(cells.dtype).unsqueeze(-2).expand(*cells.shape[:-1], LABELS)
+        encoded = self.encode(F.gelu(self.into(torch.cat([cells, kinds], -1))))
+        known = (~embeddings.isnan()).unsqueeze(-1)
+        mean = torch.where(known, encoded, 0).sum(-3) / known.sum(-3).clamp_min(1)
+        columns = F.gelu(self.column(torch.cat([plain.tokens(), mean], -1)))
+        return {"support": embeddings, "labels": labels, "columns": columns}
+
+    def compare(self, reading: Reading, embeddings: Tensor) -> Tensor:
+        """See the class."""
+        columns = reading["columns"]
+        plain, logs = _statistics(reading["support"], reading["labels"])
+        there = plain.there.unsqueeze(-1)
+        count = there.sum(-2).clamp_min(1)
+        table = torch.where(there, columns, 0).sum(-2, keepdim=True) / count.unsqueeze(-1)
+        about = torch.cat([columns, table.expand_as(columns)], -1).unsqueeze(-3)
+        cells = cell_features(plain, logs, embeddings)
+        cells = torch.cat([cells, about.expand(*cells.shape[:-1], -1)], -1)
+        decoded = self.decode(F.gelu(self.cell(cells)))
+        here = there.unsqueeze(-3)
+        mean = torch.where(here, decoded, 0).sum(-2) / count.unsqueeze(-2)
+        some = here.any(-2)
+        energies = torch.where(here | ~some.unsqueeze(-2), decoded, -torch.inf)
+        largest = torch.where(some, energies.logsumexp(-2) - count.log().unsqueeze(-2), 0)
+        logits: Tensor = self.head(torch.cat([mean, largest], -1)).squeeze(-1)
+        return logits
+
+
+def _statistics(support: Tensor, labels: Tensor) -> tuple[ColumnStatistics, ColumnStatistics]:
+    """Of the support's usual rows: their values, and the signed logarithms of these."""
+    rows = labels != ANOMALOUS
+    return ColumnStatistics.of(support, rows), ColumnStatistics.of(signed_log(support), rows)

@@ -1,0 +1,143 @@
+"""What somebody new to `metaad` does wrong, and what it answers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from metaad_zoo import load_detector
+from metaad_zoo.cli import main
+from metaad_zoo.cli.wrong_values import wrong_value
+from metaad_zoo.data.row_samples import as_windows
+from metaad_zoo.inner_loop import InnerLoopConfig
+from metaad_zoo.learners import GradientLearner
+from metaad_zoo.zoo import Checkpoint, save_checkpoint
+
+MODELS = {
+    "image": ("conv4", {"width": 4}, {"image": (1, 16, 16)}),
+    "table": ("columns", {"width": 4}, {"tabular": (-1,)}),
+    "both": (
+        "fusion_concat",
+        {"width": 4, "encoders": {"image": {"name": "conv4", "width": 4}, "tabular": {"name": "mlp", "widths": (4,)}}},
+        {"image": (1, 16, 16), "tabular": (1,)},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("newcomer")
+    for name, (backbone, options, shapes) in MODELS.items():
+        learner = GradientLearner(backbone, options, shapes, InnerLoopConfig(steps=1, lr=0.1))
+        save_checkpoint(root / name, Checkpoint(learner, [], {"calibration": torch.linspace(-3, 3, 99)}))
+    (root / "classes" / "good").mkdir(parents=True)
+    for i in range(6):
+        pixels = np.random.default_rng(i).integers(0, 255, (16, 16), np.uint8)
+        Image.fromarray(pixels).save(root / "classes" / "good" / f"{i}.png")
+    rows = [f"classes/good/{i}.png,{i / 7:.3f},{int(i > 3)}" for i in range(6)]
+    (root / "manifest.csv").write_text("\n".join(["image,x,label", *rows]))
+    (root / "text.csv").write_text("city,a,b\n" + "".join(f"Rome,{i},{i % 3}\n" for i in range(9)))
+    (root / "commas.csv").write_text("a,b\n" + "".join(f'"3,{i}",{i}\n' for i in range(9)))
+    (root / "semicolons.csv").write_text("a;b\n" + "".join(f"3,{i};{i},5\n" for i in range(9)))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("adapt {0}/image --support {0}/text.csv --out {0}/x", "text.csv is a table, but this model reads images"),
+        ("adapt {0}/image --support {0}/classes --out {0}/x", "no images directly in it, but in folders such as"),
+        ("recommend --support {0}/classes", "no images directly in it, but in folders such as"),
+        ("adapt {0}/both --support {0}/classes --out {0}/x", "is a folder: a model of several modalities reads a man"),
+        ("adapt {0}/both --support {0}/manifest.csv --out {0}/x", "labels 2 of 6 rows as anomalous"),
+        ("adapt {0}/table --support {0}/commas.csv --out {0}/x", "column 'a': expected numbers with a decimal point"),
+        ("adapt {0}/table --support {0}/semicolons.csv --out {0}/x", "told apart by semicolons"),
+        ("score {0}/table --data {0}/text.csv --out {0}", "is a folder: name a file"),
+        ("score {0}/table --data {0}/text.csv --out {0}/x.csv --stride 3", "--stride is only with --points"),
+    ],
+)
+def test_mistakes_end_in_one_line_that_mends_them(line, complaint, place, capsys):
+    assert main(line.format(place).split()) == 1
+    message = capsys.readouterr().err
+    assert complaint in message
+    assert message.count("\n") == 1
+
+
+def test_labels_of_a_manifest_are_used(place, capsys):
+    line = f"adapt {place}/both --support {place}/manifest.csv --label label --out {place}/mine --json"
+    assert main(line.split()) == 0
+    assert json.loads(capsys.readouterr().out)["anomalous"] == 2
+    kept = load_detector(place / "mine")._checkpoint.tensors["support_labels"]
+    assert kept.tolist() == [0, 0, 0, 0, 1, 1]
+    out = place / "scores.csv"
+    assert main(["score", str(place / "mine"), "--data", str(place / "manifest.csv"), "--out", str(out)]) == 0
+    assert len(out.read_text().splitlines()) == 7
+
+
+def test_columns_of_text_are_told(place, capsys):
+    assert main(f"adapt {place}/table --support {place}/text.csv --out {place}/tabled".split()) == 0
+    assert "columns ['city'] hold text and are left out" in capsys.readouterr().err
+
+
+def test_one_series_is_no_windows(tmp_path):
+    with pytest.raises(ValueError, match=r"one series of 600 steps and 2 channels.*windows of 32.*cut_windows"):
+        as_windows(np.zeros((600, 2)), (32, 2))
+    for n in (5, 8):
+        np.savez(tmp_path / f"{n}.npz", x=np.zeros((n, 2)))
+    assert as_windows([tmp_path / "5.npz", tmp_path / "8.npz"], (-1, 2)).shape == (2, 8, 2)
+
+
+@pytest.mark.parametrize(
+    ("line", "code"), [("", 2), ("scor x", 2), ("list --modalty image", 2), ("info nowhere", 1), ("list --learners", 0)]
+)
+def test_exit_codes(line, code, capsys):
+    try:
+        found = main(line.split())
+    except SystemExit as stopped:
+        found = stopped.code
+    assert found == code
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "exit codes: 0 done, 1 error" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion(shell, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--print-completion", shell])
+    assert stopped.value.code == 0
+    script = capsys.readouterr().out
+    assert "--calibrate" in script
+    if shell == "bash":
+        (tmp_path / "c.sh").write_text(
+            script + "COMP_WORDS=(metaad score --cal); COMP_CWORD=2; _shtab_metaad; echo ${COMPREPLY[@]}"
+        )
+        done = subprocess.run(["bash", str(tmp_path / "c.sh")], capture_output=True, text=True, check=False)
+        assert done.stdout.split() == ["--calibrate"]
+
+
+@pytest.mark.parametrize(
+    ("inner", "sentence"),
+    [
+        ("  Expected a <class 'int'>. Got value: many", "--model.steps is 'many': expected a whole number"),
+        (
+            "  Expected a typing.Literal['constant', 'cosine']. Got value: cosin",
+            "--model.steps is 'cosin': expected 'constant' or 'cosine'",
+        ),
+        (
+            "  Subtypes: [dict[str, list[str]], <class 'float'>, <class 'NoneType'>]\n  Given value: x",
+            "--model.steps is 'x': expected a mapping such as {name: value} or a number or null",
+        ),
+        ("  Key 'x' is not expected", None),
+    ],
+)
+def test_wrong_values_in_one_sentence(inner, sentence):
+    text = (
+        f'Parser key "model":\n  Subtypes: [<class \'metaad_zoo.Learner\'>]\n  Parser key "steps":\n  {inner}\nthe end'
+    )
+    assert wrong_value(text) == sentence

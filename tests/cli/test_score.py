@@ -1,0 +1,75 @@
+"""`metaad score` streams: what it writes is what the detector says of the whole."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from metaad_zoo import load_detector
+from metaad_zoo.cli import main
+from metaad_zoo.data.sources import table_streams
+from metaad_zoo.inner_loop import InnerLoopConfig
+from metaad_zoo.learners import GradientLearner
+from metaad_zoo.zoo import Checkpoint, save_checkpoint
+
+
+def write_rows(path, n, seed=0):
+    rows = np.random.default_rng(seed).normal(size=(n, 3))
+    np.savetxt(path, rows, "%.4f", ",", header="a,b,c", comments="")
+    return path
+
+
+def detector_of(shapes, backbone, options, tmp_path, monkeypatch):
+    monkeypatch.setattr(table_streams, "CSV_BYTES", 30_000)
+    torch.manual_seed(0)
+    learner = GradientLearner(backbone, options, shapes, InnerLoopConfig(steps=1, lr=0.1))
+    save_checkpoint(tmp_path / "model", Checkpoint(learner, [], {"calibration": torch.linspace(-3, 3, 99)}))
+    support = write_rows(tmp_path / "support.csv", 64)
+    mine = str(tmp_path / "mine")
+    assert main(["adapt", str(tmp_path / "model"), "--support", str(support), "--out", mine]) == 0
+    return mine
+
+
+def written(path):
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["sample", "score", "p_value", "anomaly"]
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("shapes", "backbone", "options"),
+    [({"tabular": (-1,)}, "columns", {"width": 4}), ({"sequence": (8, 3)}, "gru", {"width": 4})],
+)
+def test_streamed_scores_are_those_of_the_whole(shapes, backbone, options, tmp_path, monkeypatch, capsys):
+    mine = detector_of(shapes, backbone, options, tmp_path, monkeypatch)
+    data, out = write_rows(tmp_path / "data.csv", 5003, 1), tmp_path / "scores.csv"
+    capsys.readouterr()
+    assert main(["score", mine, "--data", str(data), "--out", str(out), "--json"]) == 0
+    told, rows, detector = json.loads(capsys.readouterr().out), written(out), load_detector(mine)
+    assert [float(r["score"]) for r in rows] == detector.score(data).tolist()
+    assert [float(r["p_value"]) for r in rows] == detector.p_value(data).tolist()
+    assert [int(r["anomaly"]) for r in rows] == detector.predict(data).tolist()
+    assert told["samples"] == len(rows)
+    assert told["anomalous"] == sum(r["anomaly"] == "1" for r in rows)
+    if "sequence" in shapes:
+        assert main(["score", mine, "--data", str(data), "--out", str(out), "--points", "--stride", "3"]) == 0
+        points = written(out)
+        assert [float(r["score"]) for r in points] == detector.score_series(data, stride=3).tolist()
+        assert points[-1]["sample"] == f"{data}:5002"
+
+
+def test_a_file_that_breaks_off_leaves_earlier_scores_alone(tmp_path, monkeypatch, capsys):
+    mine = detector_of({"tabular": (-1,)}, "columns", {"width": 4}, tmp_path, monkeypatch)
+    data, out = write_rows(tmp_path / "data.csv", 5000), tmp_path / "scores.csv"
+    out.write_text("earlier")
+    with data.open("a") as file:
+        file.write("1,2,three\n")
+    assert main(["score", mine, "--data", str(data), "--out", str(out)]) == 1
+    assert "three" in capsys.readouterr().err
+    assert out.read_text() == "earlier"
+    assert not list(tmp_path.glob("*.part"))

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from metaad_zoo.data.chunks import Chunk, rebatched
+from metaad_zoo.data.point_stream import stream_point_scores
+from metaad_zoo.data.samples import as_samples
+from metaad_zoo.data.sources import table_streams
+from metaad_zoo.data.streams import SampleStream, named_samples
+from metaad_zoo.data.windows import score_series
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    monkeypatch.setattr(table_streams, "CSV_BYTES", 20_000)
+
+
+def write_table(path, rows, header="a,b,c"):
+    np.savetxt(path, np.random.default_rng(0).normal(size=(rows, 3)), "%.5f", ",", header=header, comments="")
+    return path
+
+
+def write_images(folder, n):
+    folder.mkdir()
+    for i in range(n):
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (9, 8), np.uint8)).save(folder / f"{i:04}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("write", "shapes", "sizes"),
+    [
+        (lambda p: write_table(p / "t.csv", 9000), {"tabular": (-1,)}, [4096, 4096, 808]),
+        (lambda p: write_table(p / "t.csv", 9000), {"sequence": (7, 3)}, [1024, 261]),
+        (lambda p: write_table(p / "t.csv", 9000), {"sequence": (-1, 3)}, [1]),
+        (lambda p: write_images(p / "i", 300), {"image": (1, 8, 8)}, [256, 44]),
+    ],
+    ids=["table", "windows", "whole series", "images"],
+)
+def test_chunks_are_the_whole(write, shapes, sizes, tmp_path):
+    path = write(tmp_path)
+    chunks = list(SampleStream(path, shapes))
+    assert [len(c.names) for c in chunks] == sizes
+    assert chunks[-1].done == 1
+    whole = as_samples(path, shapes)
+    for modality, x in whole.items():
+        torch.testing.assert_close(torch.cat([c.samples[modality] for c in chunks]), x, rtol=0, atol=0)
+    names, samples = named_samples(path, shapes)
+    assert len(set(names)) == len(names) == len(next(iter(samples.values())))
+
+
+def test_a_manifest_is_read_in_chunks_and_its_rows_keep_their_numbers(tmp_path):
+    write_images(tmp_path / "i", 3)
+    rows = [f"i/{k % 3:04}.png,{k}" for k in range(300)]
+    (tmp_path / "m.csv").write_text("\n".join(["image,x", *rows]))
+    shapes = {"image": (1, 8, 8), "tabular": (1,)}
+    chunks = list(SampleStream(tmp_path / "m.csv", shapes))
+    assert [len(c.names) for c in chunks] == [256, 44]
+    assert chunks[1].names[0] == "257"
+    whole = as_samples(tmp_path / "m.csv", shapes)
+    for modality, x in whole.items():
+        torch.testing.assert_close(torch.cat([c.samples[modality] for c in chunks]), x, rtol=0, atol=0)
+    (tmp_path / "m.csv").write_text("\n".join(["image,x", *rows, "i/none.png,3"]))
+    with pytest.raises(ValueError, match=r"row 301, column 'image'.*none.png does not exist"):
+        list(SampleStream(tmp_path / "m.csv", shapes))
+
+
+def test_several_tables_and_series_of_different_lengths(tmp_path):
+    write_table(tmp_path / "one.csv", 10)
+    write_table(tmp_path / "two.csv", 6, "c,b,a")
+    (chunk,) = SampleStream(tmp_path, {"tabular": (3,)})
+    one, two = (as_samples(tmp_path / f, {"tabular": (3,)})["tabular"] for f in ("one.csv", "two.csv"))
+    assert chunk.names[-1] == f"{tmp_path / 'two.csv'}:6"
+    torch.testing.assert_close(chunk.samples["tabular"], torch.cat([one, two.flip(1)]))
+    # Each is one sample for a model of series of any length: not joined, and padded where they must be.
+    assert [len(c.names) for c in SampleStream(tmp_path, {"sequence": (-1, 3)})] == [1, 1]
+    padded = named_samples(tmp_path, {"sequence": (-1, 3)})[1]["sequence"]
+    assert padded.shape == (2, 10, 3)
+    assert padded[1, 6:].isnan().all()
+    assert not padded[1, :6].isnan().any()
+
+
+def test_columns_come_by_name_and_text_is_told(tmp_path):
+    (tmp_path / "t.csv").write_text("city,b,a\nParis,1,2\nRome,3,4\n")
+    stream = SampleStream(tmp_path / "t.csv", {"tabular": (2,)}, columns=["a", "b"])
+    assert next(iter(stream)).samples["tabular"].tolist() == [[2, 1], [4, 3]]
+    assert "columns ['city'] hold text" in stream.left_out[0]
+    with pytest.raises(ValueError, match=r"columns \['city'\] hold text here, but held numbers"):
+        list(SampleStream(tmp_path / "t.csv", {"tabular": (2,)}, columns=["a", "city"]))
+
+
+@pytest.mark.parametrize(("stride", "how"), [(1, "mean"), (3, "mean"), (8, "max"), (5, "mean")])
+@pytest.mark.parametrize("length", [8, 9, 700, 2301])
+def test_points_in_blocks_score_as_the_whole(length, stride, how):
+    rng = np.random.default_rng(length)
+    series = rng.normal(size=(length, 2)).astype(np.float32)
+    seen = []
+
+    def scorer(windows):
+        # Depends on the batch as well: the same windows have to be scored together.
+        seen.append(len(windows["sequence"]))
+        return windows["sequence"].square().mean((1, 2)) + 0.01 * len(windows["sequence"])
+
+    cuts = np.sort(rng.integers(0, length, 5))
+    blocks = np.split(series, cuts)
+    parts = list(stream_point_scores(scorer, blocks, 8, stride, how))
+    assert max(seen) <= 256
+    np.testing.assert_array_equal(np.concatenate(parts), score_series(scorer, series, 8, stride, how))
+
+
+def test_points_of_too_short_a_series_are_refused():
+    with pytest.raises(ValueError, match="5 steps, fewer than the model's window of 8"):
+        list(stream_point_scores(len, [np.zeros((3, 1)), np.zeros((2, 1))], 8))
+    with pytest.raises(ValueError, match="stride is 9"):
+        list(stream_point_scores(len, [np.zeros((30, 1))], 8, 9))
+
+
+def test_rebatched_keeps_order_and_shape():
+    blocks = [
+        Chunk([f"{k}-{i}" for i in range(n)], {"x": torch.full((n, w), k)}, k / 4)
+        for k, n, w in [(0, 5, 2), (1, 1, 2), (2, 2, 3), (3, 9, 3)]
+    ]
+    found = list(rebatched(blocks, 4))
+    assert [len(c.names) for c in found] == [4, 2, 4, 4, 3]
+    assert [n for c in found for n in c.names] == [n for b in blocks for n in b.names]
+    assert found[1].samples["x"].shape == (2, 2)

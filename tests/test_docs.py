@@ -1,0 +1,171 @@
+"""The pages and notebooks name what is there, show what the result files say, and run."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from functools import reduce
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import yaml
+
+from metaad_zoo.cli.use import command_parser
+from metaad_zoo.evaluation.baselines import list_baselines
+from metaad_zoo.learners import list_learners
+from metaad_zoo.zoo import list_checkpoints
+from tests.conftest import REPOSITORY
+
+DOCS = REPOSITORY / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+ON_BOTH = [*PAGES, *NOTEBOOKS, REPOSITORY / "README.md"]
+
+
+def text_of(path: Path) -> str:
+    """A page, or the cells of a notebook."""
+    if path.suffix == ".md":
+        return path.read_text(encoding="utf-8")
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return "\n\n".join("".join(c["source"]) for c in cells)
+
+
+def lines_of(page: Path, start: str) -> list[str]:
+    """Commands on a page that start with a word, in blocks, tables and sentences."""
+    return re.findall(rf"(?m)(?:^    |`)({start} [^`\n]+)", text_of(page))
+
+
+def verbs() -> dict[str, argparse.ArgumentParser]:
+    (commands,) = (a for a in command_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return commands.choices
+
+
+@pytest.mark.parametrize("path", ON_BOTH, ids=lambda p: p.name)
+def test_every_file_named_is_there(path):
+    for name in re.findall(r"(?:configs|benchmarks|tests|notebooks|docs)/[\w/.-]+\.\w+", text_of(path)):
+        assert (REPOSITORY / name).is_file(), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_every_metaad_command_is_one(page):
+    """Verb, options, and the published models and baselines that it names."""
+    for line in lines_of(page, "metaad"):
+        words = shlex.split(line.split("#")[0])
+        parser = verbs().get(words[1])
+        assert parser is not None, f"{line}: no such verb"
+        if all(w.startswith("--") for w in words[2:]):  # the verb in a sentence
+            continue
+        known = {option for action in parser._actions for option in action.option_strings}
+        assert {w for w in words if w.startswith("--")} <= known, line
+        if {"--out", "--support"} <= set(words) or words[1] in ("evaluate", "report", "score", "explain"):
+            parser.parse_args(words[2:])
+        for word in words[2:]:
+            if re.fullmatch(r"(image|sequence|tabular|multimodal)-[\w-]+", word):
+                assert word in list_checkpoints(), line
+        if words[1] == "evaluate":
+            methods = parser.parse_args(words[2:]).methods
+            named = [m for m in methods if not m.startswith("runs/") and m != "NAME"]
+            assert set(named) <= {*list_baselines(), *list_checkpoints()}, line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_every_training_command_names_known_keys(page):
+    """`test_configs.py` runs the configs themselves; here the options behind them are looked up."""
+    for line in lines_of(page, "python train.py"):
+        words = shlex.split(line)[2:]
+        merged: dict[str, dict] = {}
+        for i in (i for i, w in enumerate(words) if w == "--config"):
+            for section, value in yaml.safe_load((REPOSITORY / words[i + 1]).read_text()).items():
+                merged.setdefault(section, {}).update(value if isinstance(value, dict) else {})
+        known = {"--config", "--ckpt_path", "--runs", "--seed_everything"}
+        known |= {f"--trainer.{key}" for key in inspect.signature(pl.Trainer).parameters}
+        for section in ("data", "model"):
+            known |= {f"--{section}.{key}" for key in _keys(merged.get(section, {}).get("class_path"))}
+        assert {w for w in words if w.startswith("--")} <= known, line
+
+
+def _keys(path: str | None) -> set[str]:
+    """Arguments of what a config names, and of the classes above it."""
+    if path is None:
+        return set()
+    module, _, name = path.rpartition(".")
+    named = getattr(importlib.import_module(module), name)
+    owners = inspect.getmro(named) if inspect.isclass(named) else (named,)
+    return {key for owner in owners if owner is not object for key in inspect.signature(owner).parameters}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_every_name_in_code_is_there(page):
+    """Those in backquotes that start with the package or `mz`, and what the API page shows."""
+    text = text_of(page)
+    for name in re.findall(r"(?m)(?:^::: |`)((?:metaad_zoo|mz)(?:\.\w+)+)", text):
+        parts = name.replace("mz.", "metaad_zoo.", 1).split(".") if name.startswith("mz.") else name.split(".")
+        reduce(_attribute, parts[1:], importlib.import_module(parts[0]))
+
+
+def _attribute(owner: object, name: str) -> object:
+    return getattr(owner, name) if hasattr(owner, name) else importlib.import_module(f"{owner.__name__}.{name}")
+
+
+def test_every_learner_recommended_is_one():
+    rows = re.findall(r"(?m)^\| [^|]+ \| ((?:`\w+`(?:, )?)+)", text_of(DOCS / "choosing.md"))
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert named & set(list_learners())
+    assert named <= {*list_learners(), *list_baselines()} | {
+        p.stem for p in (REPOSITORY / "benchmarks").rglob("*.json")
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_python_on_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for code in re.findall(r"```python\n(.*?)```", text_of(page), re.DOTALL):
+        exec(compile(code, str(page), "exec"), {})
+
+
+def test_figures_are_what_the_result_files_say():
+    script = REPOSITORY / "benchmarks" / "docs_tables.py"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, str(script), "--check"], check=False, env=environment)
+    assert done.returncode == 0, "run `python benchmarks/docs_tables.py`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_no_figure_is_typed_by_hand(page):
+    """A figure with a decimal stands between a marker and its end, in code, or is no result."""
+    text = re.sub(r"<!-- (?!end).*?-->.*?<!-- end -->", "", text_of(page), flags=re.DOTALL)
+    text = re.sub(r"```.*?```|`[^`\n]*`|^    .*$|\\\[.*?\\\]", "", text, flags=re.DOTALL | re.MULTILINE)
+    assert re.findall(r"\b\d+\.\d+\b", text) in ([], ["66.7", "1.0"]), "take it from a result file"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_runs_and_is_kept_without_outputs(notebook):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    book = nbformat.read(notebook, as_version=4)
+    nbformat.validate(book)
+    code = [c for c in book.cells if c.cell_type == "code"]
+    assert not any(c.outputs or c.execution_count for c in code)
+    os.environ.pop("MPLBACKEND", None)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    client = nbclient.NotebookClient(book, timeout=600, kernel_name="python3")
+    client.create_kernel_manager()
+    client.resources = {"metadata": {"path": str(REPOSITORY / "notebooks")}}
+    client.execute(env=environment)
+    assert any("image/png" in o.get("data", {}) for c in code for o in c.outputs), "no figure was drawn"
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs", reason="pip install -e '.[docs]'")
+    line = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    subprocess.run(line, cwd=REPOSITORY, check=True)
+    assert "FewShotOutlierDetector" in (tmp_path / "api" / "index.html").read_text()
