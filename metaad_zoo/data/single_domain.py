@@ -73,7 +73,7 @@ class SingleDomainEpisodes(EpisodeDataModule):
         return as_samples(path, self.sample_shapes)
 
     @property
-    def name(self) -> str:
+    def domain(self) -> str:
         """Of the domain: that of its file or folder."""
         return Path(str(self.root)).expanduser().resolve().stem
 
@@ -85,14 +85,14 @@ class SingleDomainEpisodes(EpisodeDataModule):
         corrupt = create_synthetic(self.synthetic or [])
         none, reader = np.arange(0), _Held(self.samples)
         return {
-            split: DomainTaskPool([Domain(f"{self.name} ({split})", reader, ids, none)], corrupt, 1.0)
+            split: DomainTaskPool([Domain(f"{self.domain} ({split})", reader, ids, none)], corrupt, 1.0)
             for split, ids in zip(("train", "val"), parts, strict=True)
         }
 
     @property
     def seen(self) -> list[str]:
         """Both parts, and the domain's own name, under which other data may hold it."""
-        return sorted([*super().seen, self.name])
+        return sorted([*super().seen, self.domain])
 
     @property
     def input_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -100,7 +100,7 @@ class SingleDomainEpisodes(EpisodeDataModule):
 
     def description(self) -> dict[str, Any]:
         return {
-            "dataset": self.name,
+            "dataset": self.domain,
             "splits": {split: sorted(pool.members) for split, pool in self.pools.items()},
             "synthetic": self.synthetic,
             "val_share": self.val_share,

@@ -68,7 +68,7 @@ def single_data(modality: str, root: Path) -> Path:
     """Normal samples of one domain, as `finetune/single_<modality>.yaml` takes them."""
     rng = np.random.default_rng(0)
     if modality == "image":
-        for i in range(24):
+        for i in range(40):
             Image.fromarray(rng.integers(0, 255, (20, 20), np.uint8)).save(root / f"{i}.png")
         return root
     if modality == "multimodal":

@@ -23,7 +23,7 @@ def rows_file(folder, n=40, name="line.csv", label=None):
 
 def table(path, **options):
     return SingleDomainEpisodes(
-        **{"root": str(path), "synthetic": ["copula"], "sample_shapes": {"tabular": [-1]}, "episode": SPEC, **options}
+        **{"root": str(path), "synthetic": ["outlier"], "sample_shapes": {"tabular": [-1]}, "episode": SPEC, **options}
     )
 
 
