@@ -80,7 +80,7 @@ TABLES: dict[str, Callable[[], str]] = {"every run": every_run, "zoo": zoo}
 
 
 def with_figures(text: str) -> str:
-    """The page with all tables and figures written anew; `zoo` without the README's links, which lead out of the site."""
+    """The page with all tables and figures written anew, `zoo` without the README's links, which lead outside."""
     text = with_tables(text)
     for what, table in TABLES.items():
         filled = f"<!-- {what} -->\n{{}}\n<!-- end -->"
@@ -92,12 +92,11 @@ def with_figures(text: str) -> str:
         lambda m: m[1] + auroc(m[2], m[3]) + m[4],
         text,
     )
-    text = re.sub(
+    return re.sub(
         r"(<!-- tasks: ([\w-]+) -->)[^<]*(<!-- end -->)",
         lambda m: m[1] + str(runs()[m[2]]["protocol"]["tasks"]) + m[3],
         text,
     )
-    return text
 
 
 def main() -> int:
