@@ -138,6 +138,14 @@ class Detector(Judge):
         kept = self._checkpoint.tensors.get("support_columns")
         return None if kept is None else list(json.loads(bytes(kept.tolist())))
 
+    def check(self, samples: Any) -> None:
+        """Refuse samples that :meth:`score` could not read.
+
+        Raises:
+            ValueError: tells why.
+        """
+        self._readable(samples)
+
     def _readable(self, samples: Any) -> dict[str, Tensor]:
         here = as_samples(samples, self.input_shapes)
         if self.columns is not None:

@@ -20,6 +20,7 @@ FLOORS = {
     "judging": 4,
     "detector": 5,
     "explain": 6,
+    "serve": 6,
     "export": 6,
     "sklearn": 6,
     "pyod": 7,

@@ -1,4 +1,4 @@
-"""`metaad export`: a detector leaves the workshop."""
+"""`metaad export` and `metaad serve`: a detector leaves the workshop."""
 
 from __future__ import annotations
 
@@ -35,6 +35,27 @@ def _export(options: argparse.Namespace) -> None:
 
 
 Verb = tuple[Callable[[argparse.Namespace], None], str, Callable[[argparse.ArgumentParser], None]]
+
+
+def _serve_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", type=Path, help="what `metaad adapt` wrote")
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all of this machine's")
+    command.add_argument("--port", type=int, default=8000)
+    command.add_argument("--alpha", type=float, default=USUAL_ALPHA, help="false-alarm rate of the decisions")
+    command.add_argument("--max-samples", type=int, default=1024, help="of one request")
+    command.add_argument("--max-bytes", type=int, default=16_000_000, help="of one request")
+
+
+def _serve(options: argparse.Namespace) -> None:
+    try:
+        from metaad_zoo.serve import ServerSettings, serve
+    except ImportError as error:
+        raise ValueError(f"litserve is missing ({error}): pip install 'metaad_zoo[serve]'") from error
+    given = {name: x for name, x in vars(options).items() if name in ServerSettings.__dataclass_fields__}
+    serve(ServerSettings(**given))
+
+
 VERBS: Mapping[str, Verb] = {
+    "serve": (_serve, "answer requests for scores over HTTP", _serve_arguments),
     "export": (_export, "write an adapted detector as one ONNX or torch.export graph", _export_arguments),
 }

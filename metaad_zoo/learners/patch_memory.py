@@ -118,7 +118,8 @@ class PatchMemory(Learner):
             ValueError: the learner reads no images.
 
         Example:
-            >>> learner = EmbeddingLearner.__subclasses__()[0]("conv4", {}, {"image": (1, 28, 28)})
+            >>> from metaad_zoo.learners import PrototypicalNetwork
+            >>> learner = PrototypicalNetwork(backbone="conv4", input_shapes={"image": (1, 28, 28)})
             >>> PatchMemory.of(learner, layers=[1]).layers
             [1]
         """
