@@ -66,7 +66,6 @@ def every_run() -> str:
 def zoo() -> str:
     """The published checkpoints."""
     index = json.loads((REPOSITORY / "checkpoints" / "index.json").read_text(encoding="utf-8"))
-    # The cards lie outside the site.
     return re.sub(r"\[(.+?)\]\(.+?\)", r"`\1`", zoo_table(index["checkpoints"]))
 
 
@@ -81,7 +80,8 @@ TABLES: dict[str, Callable[[], str]] = {"every run": every_run, "zoo": zoo}
 
 
 def with_figures(text: str) -> str:
-    """The page with all tables and figures written anew."""
+    """The page with all tables and figures written anew; `zoo` without the README's links, which lead out of the site."""
+    text = with_tables(text)
     for what, table in TABLES.items():
         filled = f"<!-- {what} -->\n{{}}\n<!-- end -->"
         if f"<!-- {what} -->" in text:
@@ -97,7 +97,7 @@ def with_figures(text: str) -> str:
         lambda m: m[1] + str(runs()[m[2]]["protocol"]["tasks"]) + m[3],
         text,
     )
-    return with_tables(text)
+    return text
 
 
 def main() -> int:

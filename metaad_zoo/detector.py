@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metaad_zoo.backbones import ANY
-from metaad_zoo.data.row_samples import column_names, in_order, read_series
+from metaad_zoo.data.row_samples import as_long, column_names, in_order, read_series
 from metaad_zoo.data.samples import as_labels, as_samples, refuse_anomalies_in
 from metaad_zoo.data.streams import SCORING_CHUNK
 from metaad_zoo.data.windows import Pooling, score_series
@@ -147,6 +146,8 @@ class Detector(Judge):
             columns, known = x.shape[-1], self._checkpoint.tensors[f"support/{name}"].shape[-1]
             if columns != known:
                 raise ValueError(f"{name!r} has {columns} columns or channels, but the support set had {known}")
+        if "sequence" in here:
+            here["sequence"] = as_long(here["sequence"], self._checkpoint.tensors["support/sequence"].shape[1])
         return here
 
     def score_series(self, series: Any, stride: int = 1, how: Pooling = "mean") -> np.ndarray:
@@ -167,8 +168,17 @@ class Detector(Judge):
         if shape is None or len(self.input_shapes) > 1:
             raise ValueError(f"score_series is for models of sequences; this one reads {sorted(self.input_shapes)}")
         values = read_series(series) if isinstance(series, (str, Path)) else np.array(series, dtype=np.float32)
-        window = min(len(values), SCORING_CHUNK) if shape[0] == ANY else shape[0]
-        return score_series(self.score, values, window, min(stride, window), how)
+        return score_series(self.score, values, self.window, min(stride, self.window), how)
+
+    @property
+    def window(self) -> int:
+        """Steps of the windows in which a series is scored: the model's, or where it reads any, the support's.
+
+        Raises:
+            RuntimeError: the detector is not fitted.
+        """
+        self._fitted()
+        return int(self._checkpoint.tensors["support/sequence"].shape[1])
 
     def _decisions(self) -> SupportDecisions:
         """Kept until the next fit, for leaving one out adapts once a sample."""

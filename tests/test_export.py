@@ -26,6 +26,8 @@ from tests.tiny import (
 )
 
 CALIBRATION = torch.linspace(-2, 2, 99)
+QUICK = ("conv4", "gru:any", "columns", "fusion_gated")
+"""One of each modality; the rest takes minutes: pytest -m slow tests/test_export.py"""
 LATER = [x for x in (*GRADIENT_LEARNERS, *EMBEDDING_LEARNERS) if x not in ("maml", "in_context")]
 
 
@@ -70,7 +72,10 @@ def require_equal(path, detector, samples, alpha=0.1):
 
 
 @pytest.mark.usefixtures("_onnx")
-@pytest.mark.parametrize("backbone", WITH_WEIGHTS)
+@pytest.mark.parametrize(
+    "backbone",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in WITH_WEIGHTS],
+)
 def test_every_backbone_scores_alike_in_onnxruntime(backbone, tmp_path):
     detector = fitted(backbone)
     about = mz.export_detector(detector, tmp_path / "d.onnx")

@@ -11,13 +11,12 @@ from typing import Any, get_args
 
 import numpy as np
 
-from metaad_zoo.backbones import ANY
 from metaad_zoo.cli.terminal import bars, json_argument, note, tell
 from metaad_zoo.data.point_stream import stream_point_scores
 from metaad_zoo.data.row_samples import column_names, in_order
 from metaad_zoo.data.samples import refuse_anomalies_in
 from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
-from metaad_zoo.data.streams import SCORING_CHUNK, SampleStream, named_samples
+from metaad_zoo.data.streams import SampleStream, named_samples
 from metaad_zoo.detector import Detector, load_detector
 from metaad_zoo.evaluation.decisions import USUAL_ALPHA, WAYS, Calibrate
 from metaad_zoo.evaluation.explanation import Explanation
@@ -132,21 +131,17 @@ def _scored(detector: Detector, stream: SampleStream) -> Rows:
 def _points(detector: Detector, stream: SampleStream, stride: int) -> Rows:
     if set(detector.input_shapes) != {"sequence"}:
         raise ValueError(f"--points is for models of series; this one reads {sorted(detector.input_shapes)}")
-    length, _ = detector.input_shapes["sequence"]
+    window, shares = detector.window, [0.0]
+
+    def blocks(file: Path) -> Iterator[np.ndarray]:
+        for values, shares[0] in stream.series(file):
+            yield values
+
     for file in stream.files:
-        done = [0.0]
-        blocks = stream.series(file, done, SCORING_CHUNK)
-        first = next(blocks)
-        window = min(len(first), SCORING_CHUNK) if length == ANY else length
         step = 0
-        for scores in stream_point_scores(detector.score, _again(first, blocks), window, min(stride, window)):
-            yield [f"{file}:{step + i}" for i in range(len(scores))], scores, done[0]
+        for scores in stream_point_scores(detector.score, blocks(file), window, min(stride, window)):
+            yield [f"{file}:{step + i}" for i in range(len(scores))], scores, shares[0]
             step += len(scores)
-
-
-def _again(first: np.ndarray, others: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    yield first
-    yield from others
 
 
 def _write(out: Path, detector: Detector, rows: Rows, way: tuple[Any, ...]) -> tuple[int, int]:

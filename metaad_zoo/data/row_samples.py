@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from metaad_zoo.backbones import ANY
 from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
@@ -104,6 +105,24 @@ def _joined(windows: Sequence[np.ndarray]) -> np.ndarray:
     steps = max(x.shape[1] for x in windows)
     ends = [((0, 0), (0, steps - x.shape[1]), (0, 0)) for x in windows]
     return np.concatenate([np.pad(x, end, constant_values=np.nan) for x, end in zip(windows, ends, strict=True)])
+
+
+def as_long(x: Tensor, steps: int) -> Tensor:
+    """Sequences ``(n, T, C)`` as long as those of a support set, NaN at their ends where they are shorter.
+
+    Raises:
+        ValueError: they are longer.
+
+    Example:
+        >>> as_long(torch.zeros(1, 2, 1), 3).flatten()
+        tensor([0., 0., nan])
+    """
+    if x.shape[1] > steps:
+        raise ValueError(
+            f"sequences of {x.shape[1]} steps, but those of the support set had {steps}: cut them by "
+            f"metaad_zoo.data.row_samples.cut_windows(series, {steps}), take detector.score_series, or adapt to longer"
+        )
+    return functional.pad(x, (0, 0, 0, steps - x.shape[1]), value=torch.nan) if x.shape[1] < steps else x
 
 
 def series_files(path: Path) -> list[Path]:

@@ -129,24 +129,10 @@ class SampleStream:
             if step == 0 and rest is not None:
                 cut_windows(rest, length, str(file))  # says that the series is too short
 
-    def series(self, file: Path, done: list[float], least: int) -> Iterator[np.ndarray]:
-        """A series in blocks ``(steps, C)``, the first of them of ``least`` steps or more, if there are so many.
-
-        Args:
-            file: one of the files.
-            done: its first element is set to the share of all files that is read.
-            least: steps of the first block.
-        """
-        begun: np.ndarray | None = None
-        for _, values, share in self._numbers(file):
-            done[0] = share
-            values = values if begun is None else np.concatenate([begun, values])
-            begun = values if len(values) < least else np.zeros((0, values.shape[1]), np.float32)
-            least = 0 if len(values) >= least else least
-            if least == 0:
-                yield values
-        if least and begun is not None:
-            yield begun
+    def series(self, file: Path) -> Iterator[tuple[np.ndarray, float]]:
+        """A series, one of the files, in blocks ``(steps, C)``, and the share of all files that is read."""
+        for _, values, done in self._numbers(file):
+            yield values, done
 
     def _numbers(self, file: Path) -> Iterator[tuple[list[str] | None, np.ndarray, float]]:
         """Names and blocks of a file's columns of numbers, and the share of all files that is read."""

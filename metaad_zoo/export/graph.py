@@ -40,15 +40,16 @@ class DetectorGraph(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         score = self._score(dict(zip(self.names, inputs, strict=True)))
-        if len(inputs) > 1:  # where the live detector refuses a sample without any modality
-            nothing = torch.stack([x.isnan().flatten(1).all(1) for x in inputs]).all(0)
-            score = torch.where(nothing, torch.nan, score)
+        # Where the live detector refuses a sample without any modality, a graph can but say that it knows nothing.
+        nothing = torch.stack([x.isnan().flatten(1).all(1) for x in inputs]).all(0)
+        nothing = nothing & (len(inputs) > 1)
+        score = torch.where(nothing, torch.nan, score)
         if self.threshold is None:
             return (score,)
         as_high = (self.calibration >= score.unsqueeze(1)).sum(1)
         p = (1 + as_high).to(score.dtype) / (len(self.calibration) + 1)
-        p = torch.where(score.isnan(), torch.nan, p)
-        return score, p, (score > self.threshold).long()
+        # As live, a score that is no number counts as high.
+        return score, torch.where(nothing, torch.nan, p), (~(score <= self.threshold) & ~nothing).long()
 
 
 def scorer(adapted: Adapted) -> Callable[[Mapping[str, Tensor]], Tensor]:

@@ -14,6 +14,7 @@ from metaad_zoo import load_detector
 from metaad_zoo.cli import main
 from metaad_zoo.cli.wrong_values import wrong_value
 from metaad_zoo.data.row_samples import as_windows
+from metaad_zoo.detector import Detector
 from metaad_zoo.inner_loop import InnerLoopConfig
 from metaad_zoo.learners import GradientLearner
 from metaad_zoo.zoo import Checkpoint, save_checkpoint
@@ -141,3 +142,14 @@ def test_wrong_values_in_one_sentence(inner, sentence):
         f'Parser key "model":\n  Subtypes: [<class \'metaad_zoo.Learner\'>]\n  Parser key "steps":\n  {inner}\nthe end'
     )
     assert wrong_value(text) == sentence
+
+
+def test_sequences_of_other_lengths_than_the_support():
+    learner = GradientLearner("gru", {"width": 4}, {"sequence": (-1, 2)}, InnerLoopConfig(steps=1, lr=0.1))
+    detector = Detector(Checkpoint(learner, [], {})).fit(np.random.default_rng(0).normal(size=(5, 20, 2)))
+    short = np.random.default_rng(1).normal(size=(3, 9, 2))
+    padded = np.pad(short, ((0, 0), (0, 11), (0, 0)), constant_values=np.nan)
+    np.testing.assert_array_equal(detector.score(short), detector.score(padded))
+    with pytest.raises(ValueError, match=r"sequences of 33 steps, but those of the support set had 20: cut them"):
+        detector.score(np.zeros((3, 33, 2)))
+    assert detector.score_series(np.zeros((33, 2))).shape == (33,)
