@@ -1,9 +1,10 @@
 """What fine-tuning on a new field gives, against the number of normal samples of a new domain in it.
 
-    METAAD_DATA=FOLDER python benchmarks/finetuning.py --images RUN --series RUN --tables RUN \
-        --json benchmarks/results/finetuning.json
+    METAAD_DATA=FOLDER python benchmarks/finetuning.py --json benchmarks/results/finetuning.json \
+        --images image-conv4-protonet-omniglot --series sequence-window_statistics-in_context-servers \
+        --tables tabular-raw_columns-in_context-adbench
 
-RUN: a checkpoint each, of Omniglot (grey images of 28 x 28), of servers (windows of 32 steps, any number of channels)
+A checkpoint each, of Omniglot (grey images of 28 x 28), of servers (windows of 32 steps, any number of channels)
 and of tables of any width. The new fields: paper inspection (six paper types train, the two of `raw/paper_defects`
 test), NAB's series (half of those with labelled anomalies train, the others test) and ADBench tables that the
 checkpoint has not seen (the first half by name train, the others test). No choice is made on the test domains: all
@@ -170,6 +171,7 @@ def single(checkpoint: str, field: Field, drawn: Sequence[Episode]) -> dict[str,
 def measure(name: str, checkpoint: str) -> dict[str, Any]:
     """All figures of one field."""
     parent = tuned(checkpoint, "full", LR)
+    assert parent.parent is not None
     field = FIELDS[name](parent)
     methods: dict[str, Any] = {"adapt": parent.eval()}
     seconds: dict[str, float] = {}
@@ -193,6 +195,7 @@ def measure(name: str, checkpoint: str) -> dict[str, Any]:
             shots[str(k)]["single"] = single(checkpoint, field, few)
     return {
         "learner": parent.registered_name,
+        "sha256": parent.parent.sha256,
         "trained_on_tasks": sorted(field.train.members),
         "tested_on": sorted(field.test.members),
         "steps": STEPS,

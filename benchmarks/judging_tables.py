@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 
 def cell(mean: float, interval: Sequence[float]) -> str:
     """In per cent."""
@@ -93,7 +95,24 @@ def patch_memory(measured: dict[str, Any]) -> list[str]:
     return lines
 
 
+def finetuning(measured: dict[str, Any]) -> list[str]:
+    """AUROC in % by number of normal samples, and the mean change over all numbers with its standard error."""
+    lines = ["| to | way | 1 | 2 | 5 | 10 | 20 | most | change |", "|---" * 9 + "|"]
+    for field, found in measured.items():
+        shots = list(found["shots"].values())
+        for way in shots[-1]:
+            means = [f"{np.mean(list(by[way].values())):.1f}" if way in by else "" for by in shots]
+            before = "single, before" if way == "single" else "adapt"
+            there = [by for by in shots if way in by and before in by]
+            changes = [np.mean([by[way][task] - by[before][task] for by in there]) for task in found["tested_on"]]
+            error = np.std(changes, ddof=1) / len(changes) ** 0.5
+            change = "" if way in ("adapt", "single, before") else f"{np.mean(changes):+.1f} ± {error:.1f}"
+            lines.append(f"| {field}, {len(changes)} domains | {way} | {' | '.join(means)} | {change} |")
+    return lines
+
+
 TABLES = {
+    "finetuning": finetuning,
     "patch memory": patch_memory,
     "calibration": calibration,
     "recommendation": recommendation,
