@@ -163,7 +163,6 @@ def test_notebook_runs_and_is_kept_without_outputs(notebook):
     assert any("image/png" in o.get("data", {}) for c in code for o in c.outputs), "no figure was drawn"
 
 
-@pytest.mark.slow
 def test_the_site_is_built_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs", reason="pip install -e '.[docs]'")
     line = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
