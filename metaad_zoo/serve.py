@@ -1,6 +1,7 @@
 """A small scoring server around an adapted detector, on LitServe (extra ``serve``)."""
 
 # No postponed annotations here: LitServe reads those of decode_request and encode_response.
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,5 +133,7 @@ def serve(settings: ServerSettings) -> None:
     if not detector.is_fitted:
         raise ValueError(f"{settings.folder} is not adapted: `metaad adapt {settings.folder} --support PATH --out DIR`")
     detector.threshold(settings.alpha)
+    # A supervisor stops a server by SIGTERM; as an interrupt, it lets LitServe end its workers.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     server = ls.LitServer(ScoringAPI(settings), accelerator="auto", max_payload_size=settings.max_bytes)
     server.run(host=settings.host, port=settings.port, generate_client_file=False, log_level="warning")

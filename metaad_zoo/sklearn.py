@@ -34,8 +34,9 @@ class FewShotOutlierDetector(OutlierMixin, BaseEstimator):
             copied, so that fitting leaves it as it is). One of several modalities is refused.
         contamination: a share in (0, 0.5]: the training samples are taken as unlabelled, and this share of them lies
             below the threshold; learners that keep their samples (``in_context``, ``cnp``, ``patch_memory``) know these
-            too well for that, and call most new samples outliers: take ``"auto"`` for them. ``"auto"``, for a few samples that are known to be normal: they are taken as such, and
-            the threshold is the model's conformal one for ``alpha``, which need not lie among them.
+            too well for that, and call most new samples outliers: take ``"auto"`` for them. ``"auto"``, for a few
+            samples that are known to be normal: they are taken as such, and the threshold is the model's conformal one
+            for ``alpha``, which need not lie among them.
         alpha: false-alarm rate to hold with ``contamination="auto"``; see :meth:`metaad_zoo.Detector.predict`.
         precision: ``"float64"``: a sample's score does not depend, to the last digits, on which others it is scored
             with; ``"float32"`` is faster.

@@ -61,6 +61,9 @@ def address(folder):
             yield f"http://127.0.0.1:{port}/predict"
         finally:
             server.terminate()
+            server.wait(30)
+            with pytest.raises(OSError, match=r"refused|reset"):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
 
 
 def test_answers_are_the_detectors_own_under_load(folder, address):
