@@ -1,6 +1,6 @@
 """Memory and time of `metaad score` against the length of what it scores.
 
-    python benchmarks/streaming.py [--gigabytes 0.1 1.0] [--images 1000 10000]
+    python benchmarks/streaming.py [--gigabytes 0.1 0.5 2.0] [--images 1000 10000]
 
 Tables and images are made on the fly in a temporary folder. Each row is a process of its own, whose peak memory
 (resident, as the system counts it) and seconds are taken; memory that does not depend on the length stays the same from
@@ -106,7 +106,7 @@ def measure(kind: str, length: float, folder: Path) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, nargs="*", default=[0.1, 1.0])
+    parser.add_argument("--gigabytes", type=float, nargs="*", default=[0.1, 0.5, 2.0])
     parser.add_argument("--images", type=int, nargs="*", default=[1000, 10_000])
     parser.add_argument("--kinds", nargs="*", default=["images", "table", "windows", "points"])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/streaming.json"))
