@@ -49,7 +49,7 @@ def test_the_default_keeps_the_direction_of_float32(backbone, engine, half):
     batch = tiny_batch(backbone)
     expected = torch.cat([g.flatten() for g in meta_gradient(tiny_learner("maml", backbone, steps=5), batch)])
     learner = tiny_learner("maml", backbone, steps=5, engine=engine)
-    learner._scale = lambda: 1024.0  # as the trainer's scaler does under 16-mixed
+    learner.loss_scale = lambda: 1024.0  # as the trainer's scaler does under 16-mixed
     with torch.autocast("cpu", half):
         loss = learner.outer_loss(batch)
     found = torch.autograd.grad(loss * 1024, list(learner.parameters()), materialize_grads=True)
