@@ -18,6 +18,11 @@ from metaad_zoo.inner_loop import InnerLoopConfig
 from metaad_zoo.learners import GradientLearner
 from metaad_zoo.zoo import Checkpoint, save_checkpoint
 
+# Networks of a few numbers: threads cost more than they bring, two to three times on a shared machine. By the variable
+# for processes that tests start.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 SPLITS = {"train": ["0", "1", "2", "3"], "val": ["4", "5"], "test": ["6", "7", "8", "9"]}
 
