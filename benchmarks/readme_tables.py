@@ -23,12 +23,14 @@ def table(results: dict[str, Any]) -> str:
     """A Markdown table in per cent, with intervals over tasks; of points where they were scored one by one."""
     methods = results["methods"]
     metrics = POINT_METRICS if "vus_pr" in next(iter(methods.values()))["mean"] else METRICS
-    lines = [
-        f"| method | {' | '.join(metrics.values())} | AUROC behind ours |",
-        "|---" * (len(metrics) + 2) + "|",
-    ]
+    decided = all({"recall", "fpr"} <= set(figures["mean"]) for figures in methods.values())
+    header = ["method", *metrics.values(), *["balanced accuracy"] * decided, "AUROC behind ours"]
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for name, figures in methods.items():
-        cells = [cell(figures["mean"][m], figures["ci95"][m]) for m in metrics]
+        mean = figures["mean"]
+        cells = [cell(mean[m], figures["ci95"][m]) for m in metrics]
+        if decided:
+            cells.append(f"{50 * (mean['recall'] + 1 - mean['fpr']):.1f}")
         behind = figures["auroc_behind_first"]
         cells.append("" if not lines[2:] else cell(behind["mean"], behind["ci95"]))
         lines.append(f"| {name.partition('/20')[0]} | {' | '.join(cells)} |")  # a run without its time
