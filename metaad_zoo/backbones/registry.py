@@ -5,12 +5,11 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 from torch import nn
 
-from metaad_zoo.names import unknown_name
+from metaad_zoo.names import Registry, unknown_name
 
 Builder = TypeVar("Builder", bound=Callable[..., "Backbone"])
 
@@ -18,8 +17,7 @@ TIMM_PREFIX = "timm/"
 MULTIMODAL = "multimodal"
 """Modality of a backbone that reads several: it is given a dict of them."""
 
-_BUILDERS: dict[str, Callable[..., Backbone]] = {}
-_MODALITIES: dict[str, str] = {}
+_BACKBONES: Registry[tuple[Callable[..., Backbone], str]] = Registry("backbone")
 
 
 class Backbone(nn.Module):
@@ -50,9 +48,7 @@ def register_backbone(name: str, *, modality: str) -> Callable[[Builder], Builde
     """
 
     def register(builder: Builder) -> Builder:
-        if name in _BUILDERS:
-            raise ValueError(f"a backbone named {name!r} is registered already")
-        _BUILDERS[name], _MODALITIES[name] = builder, modality
+        _BACKBONES.add(name, (builder, modality), (modality,))
         return builder
 
     return register
@@ -71,7 +67,7 @@ def list_backbones(pattern: str = "*", *, modality: str | None = None) -> list[s
         >>> "timm/resnet18" in list_backbones("timm/resnet1*")
         True
     """
-    names = [n for n in _BUILDERS if fnmatchcase(n, pattern) and modality in (None, _MODALITIES[n])]
+    names = _BACKBONES.names(pattern, modality=modality)
     if pattern.startswith(TIMM_PREFIX) and modality in (None, "image"):
         names += _timm_names(pattern)
     return sorted(names, key=_natural)
@@ -85,13 +81,13 @@ def modality_of(name: str) -> str:
     """
     if name.startswith(TIMM_PREFIX):
         return "image"
-    if name not in _MODALITIES:
-        raise _unknown(name)
-    return _MODALITIES[name]
+    return _registered(name)[1]
 
 
-def _unknown(name: str) -> ValueError:
-    return unknown_name("backbone", name, [*_BUILDERS, *_timm_names(f"*{name}*")])
+def _registered(name: str) -> tuple[Callable[..., Backbone], str]:
+    if name not in _BACKBONES:  # timm's models may be what was meant
+        raise unknown_name("backbone", name, [*_BACKBONES.names(), *_timm_names(f"*{name}*")])
+    return _BACKBONES[name]
 
 
 def create_backbone(name: str, **options: Any) -> Backbone:
@@ -115,10 +111,9 @@ def create_backbone(name: str, **options: Any) -> Backbone:
         require_model(name.removeprefix(TIMM_PREFIX))
         _check_options(name, TimmBackbone, {"model": None, **options})
         return TimmBackbone(name.removeprefix(TIMM_PREFIX), **options)
-    if name not in _BUILDERS:
-        raise _unknown(name)
-    _check_options(name, _BUILDERS[name], options)
-    return _BUILDERS[name](**options)
+    builder, _ = _registered(name)
+    _check_options(name, builder, options)
+    return builder(**options)
 
 
 def options_from_shapes(modality: str, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:

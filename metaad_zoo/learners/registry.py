@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeVar
 
-from metaad_zoo.names import unknown_name
+from metaad_zoo.names import Registry
 
 if TYPE_CHECKING:
     from metaad_zoo.learners.base import Learner
 
 LearnerType = TypeVar("LearnerType", bound="type[Learner]")
 
-_LEARNERS: dict[str, type[Learner]] = {}
+_LEARNERS: Registry[type[Learner]] = Registry("learner")
 
 
 def register_learner(name: str) -> Callable[[LearnerType], LearnerType]:
@@ -24,9 +23,7 @@ def register_learner(name: str) -> Callable[[LearnerType], LearnerType]:
     """
 
     def register(learner: LearnerType) -> LearnerType:
-        if name in _LEARNERS:
-            raise ValueError(f"a learner named {name!r} is registered already")
-        _LEARNERS[name] = learner
+        _LEARNERS.add(name, learner)
         learner.registered_name = name
         return learner
 
@@ -40,7 +37,7 @@ def list_learners(pattern: str = "*") -> list[str]:
         >>> list_learners("maml*")
         ['maml', 'maml_pp']
     """
-    return sorted(n for n in _LEARNERS if fnmatchcase(n, pattern))
+    return _LEARNERS.names(pattern)
 
 
 def learner_class(name: str) -> type[Learner]:
@@ -49,6 +46,4 @@ def learner_class(name: str) -> type[Learner]:
     Raises:
         ValueError: the name is unknown (the nearest known ones are named).
     """
-    if name not in _LEARNERS:
-        raise unknown_name("learner", name, _LEARNERS)
     return _LEARNERS[name]

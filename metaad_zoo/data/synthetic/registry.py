@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from metaad_zoo.episodes import Corruption, count
-from metaad_zoo.names import unknown_name
+from metaad_zoo.names import Registry
 
 Kind = Callable[[Tensor, Tensor, np.random.Generator], Tensor]
 """Samples of one modality ``(n, ...)`` and normal donors of the same task ``(m, ...)``, to corrupted samples."""
 
-_KINDS: dict[str, Kind] = {}
-_MODALITIES: dict[str, str] = {}
+_KINDS: Registry[tuple[Kind, str]] = Registry("synthetic anomaly")
 
 
 def register_synthetic(name: str, *, modality: str) -> Callable[[Kind], Kind]:
@@ -36,9 +34,7 @@ def register_synthetic(name: str, *, modality: str) -> Callable[[Kind], Kind]:
     """
 
     def register(kind: Kind) -> Kind:
-        if name in _KINDS:
-            raise ValueError(f"a synthetic anomaly named {name!r} is registered already")
-        _KINDS[name], _MODALITIES[name] = kind, modality
+        _KINDS.add(name, (kind, modality), (modality,))
         return kind
 
     return register
@@ -55,7 +51,7 @@ def list_synthetic(pattern: str = "*", *, modality: str | None = None) -> list[s
         >>> list_synthetic(modality="image")
         ['cut_paste', 'patch_swap', 'scar']
     """
-    return sorted(n for n in _KINDS if fnmatchcase(n, pattern) and modality in (None, _MODALITIES[n]))
+    return _KINDS.names(pattern, modality=modality)
 
 
 def create_synthetic(names: Sequence[str]) -> Corruption:
@@ -79,12 +75,10 @@ def create_synthetic(names: Sequence[str]) -> Corruption:
     """
     if isinstance(names, str):
         raise ValueError(f"expected a list of synthetic anomalies, saw {names!r}: write [{names}]")
-    for name in names:
-        if name not in _KINDS:
-            raise unknown_name("synthetic anomaly", name, _KINDS)
+    kinds = {name: _KINDS[name] for name in names}
     if not names or len(set(names)) != len(names):
         raise ValueError(f"expected distinct synthetic anomalies out of {list_synthetic()}, saw {list(names)}")
-    return _Mixture(tuple(names))
+    return _Mixture(tuple(kinds))
 
 
 @dataclass(frozen=True)
@@ -101,12 +95,12 @@ class _Mixture:
         for i, name in enumerate(self.names):
             chosen = np.flatnonzero(drawn == i)
             if len(chosen):
-                modality = _MODALITIES[name]
+                kind, modality = _KINDS[name]
                 lenders = donors[modality][_there(donors[modality])]
                 if not len(lenders):
                     raise ValueError(f"the synthetic anomaly {name!r} needs a normal sample with {modality}, saw none")
                 ids = torch.as_tensor(chosen)
-                out[modality][ids] = _KINDS[name](samples[modality][ids], lenders, rng)
+                out[modality][ids] = kind(samples[modality][ids], lenders, rng)
         return out
 
     def _draw(self, samples: dict[str, Tensor], rng: np.random.Generator) -> np.ndarray:
@@ -114,11 +108,11 @@ class _Mixture:
         n = count(samples)
         fits = np.zeros((n, len(self.names)), bool)
         for i, name in enumerate(self.names):
-            if _MODALITIES[name] in samples:
-                fits[:, i] = _there(samples[_MODALITIES[name]]).numpy()
+            if (modality := _KINDS[name][1]) in samples:
+                fits[:, i] = _there(samples[modality]).numpy()
         if not fits.any(1).all():
             raise ValueError(
-                f"the synthetic anomalies {list(self.names)} corrupt {sorted({_MODALITIES[k] for k in self.names})}, "
+                f"the synthetic anomalies {list(self.names)} corrupt {sorted({_KINDS[k][1] for k in self.names})}, "
                 f"but {int((~fits.any(1)).sum())} of {n} samples have no such values; the samples' modalities are "
                 f"{sorted(samples)}: name kinds that fit, as list_synthetic(modality=...) lists them"
             )

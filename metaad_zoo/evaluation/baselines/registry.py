@@ -8,15 +8,14 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 from metaad_zoo.episodes import Method
-from metaad_zoo.names import unknown_name
+from metaad_zoo.names import Registry, unknown_name
 
 Builder = TypeVar("Builder", bound=Callable[..., Method])
 
 MODALITIES = ("image", "sequence", "tabular")
 PYOD_PREFIX = "pyod/"
 
-_BUILDERS: dict[str, Callable[..., Method]] = {}
-_MODALITIES: dict[str, tuple[str, ...]] = {}
+_BASELINES: Registry[tuple[Callable[..., Method], tuple[str, ...]]] = Registry("baseline")
 
 
 def register_baseline(name: str, *, modalities: Iterable[str] = MODALITIES) -> Callable[[Builder], Builder]:
@@ -31,9 +30,8 @@ def register_baseline(name: str, *, modalities: Iterable[str] = MODALITIES) -> C
     """
 
     def register(builder: Builder) -> Builder:
-        if name in _BUILDERS:
-            raise ValueError(f"a baseline named {name!r} is registered already")
-        _BUILDERS[name], _MODALITIES[name] = builder, tuple(modalities)
+        read = tuple(modalities)
+        _BASELINES.add(name, (builder, read), read)
         return builder
 
     return register
@@ -50,7 +48,7 @@ def list_baselines(pattern: str = "*", *, modality: str | None = None) -> list[s
         >>> list_baselines("pca*"), list_baselines("pca*", modality="image")
         (['pca', 'pca_subwindows'], ['pca'])
     """
-    names = [n for n in _BUILDERS if fnmatchcase(n, pattern) and (modality is None or modality in _MODALITIES[n])]
+    names = _BASELINES.names(pattern, modality=modality)
     if pattern.startswith(PYOD_PREFIX) and modality in (None, *MODALITIES):
         from metaad_zoo.evaluation.baselines.pyod_detectors import detectors
 
@@ -66,9 +64,7 @@ def modalities_of(name: str) -> tuple[str, ...]:
     """
     if name.startswith(PYOD_PREFIX):
         return MODALITIES
-    if name not in _MODALITIES:
-        raise unknown_name("baseline", name, _MODALITIES)
-    return _MODALITIES[name]
+    return _BASELINES[name][1]
 
 
 def create_baseline(name: str, **options: Any) -> Method:
@@ -93,10 +89,9 @@ def create_baseline(name: str, **options: Any) -> Method:
         from metaad_zoo.evaluation.baselines.pyod_detectors import PyODDetector
 
         return PyODDetector(name.removeprefix(PYOD_PREFIX), **options)
-    if name not in _BUILDERS:
-        raise unknown_name("baseline", name, _BUILDERS)
-    known = inspect.signature(_BUILDERS[name]).parameters
+    builder, _ = _BASELINES[name]
+    known = inspect.signature(builder).parameters
     for option in options:
         if option not in known:
             raise unknown_name(f"option of baseline {name!r}:", option, known)
-    return _BUILDERS[name](**options)
+    return builder(**options)
