@@ -9,9 +9,9 @@
 
 Each RUN is a finished training. Its model and nearest neighbour score unseen test episodes; p-values come from
 validation tasks that were neither trained on nor used to choose the weights (across), from those of them whose scores
-the checkpoint itself holds (as shipped), and from each support set (within). For each aimed rate: the share of normal
-queries that are flagged, with a 95 % interval over tasks, and of anomalies (the power). With --shots, supports of other
-sizes are judged by the same calibration scores, which is where their promise ends.
+the checkpoint itself holds for supports of this size (as shipped), and from each support set (within). For each aimed
+rate: the share of normal queries that are flagged, with a 95 % interval over tasks, and of anomalies (the power). With
+--shots, supports of other sizes; "across" then stays with the scores of the size trained with, where its promise ends.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.episodes import Method
 from metaad_zoo.evaluation.baselines import create_baseline
 from metaad_zoo.evaluation.calibration import normal_scores
-from metaad_zoo.evaluation.decisions import ROUNDING, AcrossTasks, Calibrator, WithinTask
+from metaad_zoo.evaluation.decisions import ROUNDING, AcrossTasks, Calibrator, WithinTask, scores_for_shots
 from metaad_zoo.evaluation.protocol import environment, interval
-from metaad_zoo.zoo import load_checkpoint
+from metaad_zoo.zoo import calibration_by_shots, load_checkpoint
 
 ALPHAS = (0.05, 0.1, 0.2)
 
@@ -51,7 +51,8 @@ def measure(run: Path, episodes: int, calibration_episodes: int, shots: Sequence
     ours = checkpoint.learner.registered_name
     methods: dict[str, Method] = {ours: checkpoint.learner, "knn": create_baseline("knn")}
     calibrating = list(data.calibration(calibration_episodes))
-    ways: dict[tuple[str, str], Calibrator] = {(ours, "as shipped"): AcrossTasks(checkpoint.tensors["calibration"])}
+    shipped = calibration_by_shots(checkpoint.tensors)
+    ways: dict[tuple[str, str], Calibrator] = {}
     for name, method in methods.items():
         ways[name, "across"] = AcrossTasks(normal_scores(method, calibrating))
         ways[name, "within"] = WithinTask(method)
@@ -60,6 +61,7 @@ def measure(run: Path, episodes: int, calibration_episodes: int, shots: Sequence
     rows: list[dict[str, Any]] = []
     for k in [trained, *(k for k in shots if k != trained)]:
         data.test_episode = replace(data.test_episode, support_normal=k)
+        ways[ours, "as shipped"] = AcrossTasks(scores_for_shots(shipped, k))
         # Leaving one out adapts k times: of a learner it is measured for one size alone.
         here = {way: c for way, c in ways.items() if k == trained or way[1] != "within" or way[0] != ours}
         rows += [

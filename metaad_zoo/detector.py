@@ -20,6 +20,7 @@ from metaad_zoo.evaluation.explanation import Explainer, Explanation
 from metaad_zoo.judging import Judge
 from metaad_zoo.zoo import (
     Checkpoint,
+    calibration_by_shots,
     check_detector_tensors,
     checkpoint_files,
     files_in_a_folder,
@@ -192,22 +193,24 @@ class Detector(Judge):
         """Kept until the next fit, for leaving one out adapts once a sample."""
         adapted, tensors = self._fitted(), self._checkpoint.tensors
         if self._judging is None:
-            across = tensors.get("calibration")
+            across = calibration_by_shots(tensors)
             learner, labels = self._checkpoint.learner, tensors["support_labels"]
             self._judging = SupportDecisions(learner, adapted, self._support(), labels, across)
         return self._judging
 
     @property
     def calibration(self) -> Tensor:
-        """Scores of normal samples of the validation tasks, ``(m,)``, ascending.
+        """Scores of normal samples of the validation tasks with supports of this size, ``(m,)``, ascending.
 
         Raises:
-            RuntimeError: the checkpoint holds none.
+            RuntimeError: the detector is not fitted, or its checkpoint holds none for supports as small.
         """
-        calibration = self._checkpoint.tensors.get("calibration")
-        if calibration is None or len(calibration) == 0:
-            raise RuntimeError("this checkpoint holds no calibration scores: train it with a val split, or use score()")
-        return calibration
+        return self._decisions().compared_with("across", None)
+
+    @property
+    def calibrated_for(self) -> list[int]:
+        """Sizes of the support set that the checkpoint holds calibration scores for; others take the next smaller."""
+        return list(calibration_by_shots(self._checkpoint.tensors))
 
     def explain(self, samples: Any, method: Explanation = "auto") -> np.ndarray | dict[str, np.ndarray]:
         """What in the samples made their scores: positive where a value raised it over that of the usual sample.

@@ -28,7 +28,7 @@ class Judge(ABC):
     @property
     @abstractmethod
     def calibration(self) -> Tensor:
-        """Scores of normal samples of the validation tasks, ``(m,)``, ascending."""
+        """Scores of normal samples of the validation tasks with supports of this size, ``(m,)``, ascending."""
 
     def p_value(self, samples: Any, calibrate: Calibrate = "across", contamination: float | None = None) -> np.ndarray:
         """Conformal p-values ``(n,)``: small is anomalous.
@@ -36,7 +36,7 @@ class Judge(ABC):
         Args:
             samples: what to judge.
             calibrate: which scores stand for normal ones. ``"across"``: those of the validation tasks, which hold on
-                average over tasks like these and for supports of the size trained with; ``"within"``: the support's
+                average over tasks like these, for supports of the sizes calibrated for; ``"within"``: the support's
                 own, each left out once, never below ``1 / (K + 1)``; ``"contamination"``: the support's own without
                 the highest share. Where each promise ends: :mod:`metaad_zoo.evaluation.decisions`.
             contamination: that share, expected to be anomalous; for ``"contamination"`` alone.
@@ -97,10 +97,10 @@ class Judge(ABC):
         return p, (p <= rate + ROUNDING).astype(np.int64)
 
     def threshold(self, alpha: float = USUAL_ALPHA) -> float:
-        """The score above which :meth:`predict`, across tasks, calls a sample anomalous; the same for any support set.
+        """The score above which :meth:`predict`, across tasks, calls a sample anomalous.
 
         Raises:
-            RuntimeError: the checkpoint holds no calibration.
+            RuntimeError: the detector is not fitted, or its checkpoint holds no calibration.
             ValueError: as for :meth:`predict`.
         """
         n, limit = len(self.calibration), threshold(self.calibration, alpha)

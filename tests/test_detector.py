@@ -195,6 +195,27 @@ def test_a_forged_support_or_calibration_is_refused(detector, pictures, tmp_path
         detector._checkpoint.tensors[name] = kept
 
 
+def test_p_values_come_from_supports_of_the_same_size(detector, pictures, tmp_path):
+    tensors = detector._checkpoint.tensors
+    plain = tensors.pop("calibration")
+    tensors |= {"calibration/2": plain + 100, "calibration/5": plain}
+    detector.save(tmp_path / "sizes")
+    loaded = mz.load_detector(tmp_path / "sizes")
+    assert loaded.calibrated_for == [2, 5]
+    assert loaded.fit(pictures[:2]).p_value(pictures).min() == 1, "all scores are below 97"
+    assert loaded.threshold(0.1) > 97
+    assert loaded.fit(pictures[:7]).p_value(pictures).min() < 1, "seven take those of five"
+    assert loaded.threshold(0.1) < 3
+    with pytest.raises(RuntimeError, match="calibrated for supports of 2, 5 normal samples, this one has 1: give 2"):
+        loaded.fit(pictures[:1]).p_value(pictures)
+    for name in ("calibration/0", "calibration/two", "calibration/", "calibration/" + "9" * 5000):
+        detector._checkpoint.tensors[name] = plain
+        detector.save(tmp_path / "forged")
+        with pytest.raises(CheckpointError, match="names no size of a support set"):
+            mz.load_detector(tmp_path / "forged")
+        del detector._checkpoint.tensors[name]
+
+
 def test_refitting_forgets_the_former_domain(detector, pictures):
     first = detector.fit(pictures[:5]).score(pictures)
     detector.fit(pictures[5:])

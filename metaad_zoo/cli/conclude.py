@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, track
+from torch import Tensor
 
 from metaad_zoo.cli.honesty import make_up, refuse_transductive
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.episodes import Method
 from metaad_zoo.evaluation.baselines import FlagEverything, NearestNeighbour
 from metaad_zoo.evaluation.calibration import normal_scores
+from metaad_zoo.evaluation.decisions import AcrossTasks, Calibrator
 from metaad_zoo.evaluation.plots import episode_figure, learning_curve
 from metaad_zoo.evaluation.protocol import across_tasks, environment, evaluate
 from metaad_zoo.evaluation.rates import RealisedRates
@@ -29,7 +31,7 @@ from metaad_zoo.learners import (
     from_scratch,
     untrained,
 )
-from metaad_zoo.zoo import Checkpoint, save_checkpoint
+from metaad_zoo.zoo import Checkpoint, calibration_tensors, save_checkpoint
 
 TABLE_WIDTH = 118
 
@@ -96,8 +98,8 @@ def conclude(learner: Learner, data: EpisodeDataModule, end: Conclusion) -> dict
         The results.
     """
     console = Console()
-    save_model(learner, data, end)
-    results = test_results(learner, data, end, console)
+    by_shots = save_model(learner, data, end, console)
+    results = test_results(learner, data, end, by_shots, console)
     write_json(end.run_dir / "results.json", results)
     _draw(end.run_dir, learner, data, results)
     wide = console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)
@@ -137,20 +139,25 @@ def methods_for(learner: Learner, modalities: Iterable[str], seed: int) -> dict[
     return methods
 
 
-def test_results(learner: Learner, data: EpisodeDataModule, end: Conclusion, console: Console) -> dict[str, Any]:
+def test_results(
+    learner: Learner, data: EpisodeDataModule, end: Conclusion, by_shots: Mapping[int, Tensor], console: Console
+) -> dict[str, Any]:
     """The content of ``results.json``.
 
     Args:
         learner: trained, in eval mode.
         data: its val split chooses thresholds, its test split is scored.
         end: alpha, seed and what the protocol says of the training.
+        by_shots: what the learner is calibrated by, by the size of the support set.
         console: shows progress.
     """
     methods = methods_for(learner, data.input_shapes, end.seed)
     with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task("thresholds on validation tasks", total=len(methods))
+        others = {name: method for name, method in methods.items() if method is not learner}
+        bar = progress.add_task("thresholds on validation tasks", total=len(others))
         calibration = list(data.calibration())
-        calibrators = across_tasks(methods, calibration, lambda: progress.advance(bar))
+        calibrators: dict[str, Calibrator] = {learner.registered_name: AcrossTasks(by_shots[data.test_episode.shots])}
+        calibrators |= across_tasks(others, calibration, lambda: progress.advance(bar))
         bar = progress.add_task("test on unseen tasks", total=data.test_episodes)
         episodes = data.episodes("test", data.test_episodes)
         rates = RealisedRates()
@@ -169,6 +176,7 @@ def test_results(learner: Learner, data: EpisodeDataModule, end: Conclusion, con
         "alpha": end.alpha,
         "threshold": f"{1 - end.alpha:.0%} conformal quantile of the normal queries in {data.calibration_episodes} "
         "episodes of the validation tasks, others than those that chose the weights",
+        "calibrated_for": list(by_shots),
         "intervals": "95 % BCa bootstrap over tasks, a task's figure being the mean of its episodes; pairs that share "
         "a class are taken as independent, and there is one training",
         "seed": end.seed,
@@ -194,13 +202,15 @@ def _draw(run_dir: Path, learner: Learner, data: EpisodeDataModule, results: dic
     episode_figure(episode, scores, threshold).savefig(run_dir / "episode.png", dpi=120)
 
 
-def save_model(learner: Learner, data: EpisodeDataModule, end: Conclusion) -> None:
-    """Write the folder ``model`` of a run."""
+def save_model(learner: Learner, data: EpisodeDataModule, end: Conclusion, console: Console) -> dict[int, Tensor]:
+    """Write the folder ``model`` of a run; returns its calibration scores by the size of the support set."""
     learner.eval()
     config = end.trained_by or end.run_dir / "config.yaml"
     text = config.read_text(encoding="utf-8") if config.is_file() else None
-    calibration = normal_scores(learner, data.calibration())
-    save_checkpoint(end.run_dir / "model", Checkpoint(learner, end.seen, {"calibration": calibration}, text))
+    sizes = track(data.shots_with_room(), "calibrating for supports of each size", console=console, transient=True)
+    by_shots = {n: normal_scores(learner, data.calibration(shots=n)) for n in sizes}
+    save_checkpoint(end.run_dir / "model", Checkpoint(learner, end.seen, calibration_tensors(by_shots), text))
+    return by_shots
 
 
 def write_predictions(learner: Learner, data: EpisodeDataModule, run_dir: Path) -> None:

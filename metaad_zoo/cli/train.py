@@ -255,7 +255,7 @@ def _run_verb(cli: TrainingCLI) -> None:
     elif cli.verb == "predict":
         write_predictions(learner, data, cli.run_dir)
     elif "val" in data.pools:
-        save_model(learner, data, end)
+        save_model(learner, data, end, Console())
         print(f"The model: {cli.run_dir}")
         if end.next_command:
             print(f"Next, try:  {end.next_command.replace('{run}', str(cli.run_dir))}")

@@ -21,6 +21,8 @@ from metaad_zoo.episodes import (
 )
 
 ROWS_SHOWN = 12
+CALIBRATION_SHOTS = (1, 2, 5, 10, 20, 50)
+EPISODES_OF_OTHER_SHOTS = 500
 
 
 def _counts(normal: int, anomalous: int) -> tuple[str, str, str]:
@@ -42,6 +44,9 @@ class EpisodeDataModule(pl.LightningDataModule):
         test_episodes: the same ones at each test.
         calibration_episodes: of the val split, to calibrate decisions by; None takes ``val_episodes``. They are of
             other tasks than those that choose the weights, as far as the split has more tasks than ``val_episodes``.
+        calibration_shots: sizes of the support set that a checkpoint is calibrated for beside the test episodes' own,
+            with at most 500 episodes each; those that the val split's tasks are too small for are left out. None:
+            1, 2, 5, 10, 20, 50.
         tasks_per_batch: training tasks of one outer step, in each process.
         repeat_episodes: take the same training episodes in every epoch, to see whether a model can overfit them.
         num_workers: loader processes; what is drawn does not depend on it.
@@ -56,6 +61,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         val_episodes: int = 100,
         test_episodes: int = 600,
         calibration_episodes: int | None = None,
+        calibration_shots: list[int] | None = None,
         tasks_per_batch: int = 4,
         repeat_episodes: bool = False,
         num_workers: int = 0,
@@ -79,6 +85,9 @@ class EpisodeDataModule(pl.LightningDataModule):
             test_episodes,
         )
         self.calibration_episodes = counts["calibration_episodes"]
+        self.calibration_shots = list(CALIBRATION_SHOTS) if calibration_shots is None else list(calibration_shots)
+        if any(n < 1 for n in self.calibration_shots):
+            raise ValueError(f"data.calibration_shots is {calibration_shots}; expected numbers of samples, 1 or more")
         self.tasks_per_batch, self.repeat_episodes = tasks_per_batch, repeat_episodes
         self.num_workers, self.seed = num_workers, seed
         self._train_loader: EpisodeLoader | None = None
@@ -136,17 +145,39 @@ class EpisodeDataModule(pl.LightningDataModule):
         sampler = self.sampler(split)
         return (sampler.episode(epoch, i) for i in range(n))
 
-    def calibration(self, n: int | None = None) -> Iterator[Episode]:
+    def calibration(self, n: int | None = None, shots: int | None = None) -> Iterator[Episode]:
         """Episodes of the val split to calibrate by, never those (of epoch 0) that choose the weights.
 
         Tasks come in the split's fixed order, from the first one on that chooses nothing, where there is one.
 
         Args:
-            n: how many; None: ``calibration_episodes``.
+            n: how many; None: ``calibration_episodes``, but of other ``shots`` no more than 500.
+            shots: size of the support set; None: as the test episodes have it.
+
+        Raises:
+            ValueError: there is no val split, or a task of it is too small.
         """
-        sampler = self.sampler("val")
-        start = self.val_episodes if len(self.pools["val"]) > self.val_episodes else 0
-        return (sampler.episode(1, start + i) for i in range(n or self.calibration_episodes))
+        sampler, own = self.sampler("val"), self.test_episode.shots
+        if n is None:
+            n = self.calibration_episodes
+            n = n if shots in (None, own) else min(n, EPISODES_OF_OTHER_SHOTS)
+        if shots is not None:
+            sampler = EpisodeSampler(sampler.pool, sampler.spec.with_shots(shots), "val", self.seed)
+        start = self.val_episodes if len(sampler.pool) > self.val_episodes else 0
+        return (sampler.episode(1, start + i) for i in range(n))
+
+    def shots_with_room(self) -> list[int]:
+        """The sizes of the support set to calibrate for, ascending: ``calibration_shots`` as far as val tasks go."""
+        own, found = self.test_episode.shots, []
+        for n in sorted({own, *self.calibration_shots}):
+            try:
+                self.pools["val"].check(self.test_episode.with_shots(n))
+            except ValueError:
+                if n == own:
+                    raise
+                break  # larger ones need more room still
+            found.append(n)
+        return found
 
     @property
     def seen(self) -> list[str]:

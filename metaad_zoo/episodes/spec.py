@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 
@@ -56,6 +56,20 @@ class EpisodeSpec:
     def n_support(self) -> int:
         """All support samples, labelled or not."""
         return self.support_normal + self.support_anomalous + self.support_unlabelled
+
+    @property
+    def shots(self) -> int:
+        """Normal support samples; where there are none, the unlabelled ones."""
+        return self.support_normal or self.support_unlabelled
+
+    def with_shots(self, n: int) -> EpisodeSpec:
+        """The same make-up with so many :attr:`shots`.
+
+        Example:
+            >>> EpisodeSpec(support_normal=0, support_unlabelled=20).with_shots(5).support_unlabelled
+            5
+        """
+        return replace(self, support_normal=n) if self.support_normal else replace(self, support_unlabelled=n)
 
     @property
     def n_query(self) -> int:

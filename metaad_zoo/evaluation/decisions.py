@@ -4,7 +4,7 @@ What each promises, and where its promise ends:
 
 - :class:`AcrossTasks` holds a false-alarm rate on average over tasks that are exchangeable with the validation tasks.
   It does not hold for one task by itself; for domains unlike those of validation (other machines, real tables after
-  generated ones); for supports of another size than the validation episodes had, because scores change with it; nor
+  generated ones); for supports of another size than the scores come from, because scores change with it; nor
   precisely where there were few validation tasks: their number counts, not that of the scores.
 - :class:`WithinTask` holds it in the task itself, about, and never below ``1 / (K + 1)``.
 - :class:`ExpectedContamination` promises nothing: it is a rank among the support's own scores.
@@ -16,13 +16,14 @@ what comes later drifts away from the support, so that the rate is off whenever 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from metaad_zoo.episodes import ANOMALOUS, NORMAL, Adapted, Method, Samples, count
+from metaad_zoo.episodes import ANOMALOUS, NORMAL, UNLABELLED, Adapted, Method, Samples, count
 from metaad_zoo.evaluation.calibration import p_values
 from metaad_zoo.names import unknown_name
 
@@ -142,6 +143,42 @@ class ExpectedContamination:
         return own[: max(1, len(own) - round(self.contamination * len(own)))]
 
 
+def scores_for_shots(by_shots: Mapping[int, Tensor], n: int) -> Tensor:
+    """The calibration scores that fit a support set of ``n`` normal samples.
+
+    Those of the largest size that is not larger: scores of normal samples fall as the support grows, so that between
+    two sizes the smaller one errs to the side of fewer false alarms.
+
+    Args:
+        by_shots: ascending scores by the size of the support set.
+        n: normal samples of the support set at hand; where it has none, unlabelled ones.
+
+    Raises:
+        RuntimeError: there are no scores, or only some of larger supports.
+
+    Example:
+        >>> scores_for_shots({5: torch.zeros(3), 10: torch.ones(3)}, 7)
+        tensor([0., 0., 0.])
+    """
+    if not any(len(scores) for scores in by_shots.values()):
+        raise RuntimeError(
+            "this checkpoint holds no calibration scores: train it with a val split, take calibrate='within' "
+            "(from ten normal support samples on), or use score()"
+        )
+    fitting = [size for size in by_shots if size <= n]
+    if not fitting:
+        raise RuntimeError(
+            f"this checkpoint is calibrated for supports of {', '.join(map(str, sorted(by_shots)))} normal samples, "
+            f"this one has {n}: give {min(by_shots)}, or use score()"
+        )
+    return by_shots[max(fitting)]
+
+
+def shots_of(labels: Tensor) -> int:
+    """Normal samples among a support set's labels; where there are none, unlabelled ones."""
+    return int((labels == NORMAL).sum()) or int((labels == UNLABELLED).sum())
+
+
 class SupportDecisions:
     """p-values and decisions of one adapted method, in any of the three ways.
 
@@ -152,11 +189,11 @@ class SupportDecisions:
         adapted: the same, adapted to this support set.
         support: the support set.
         labels: its labels.
-        across: ascending scores of normal samples in the validation tasks; None where there are none.
+        across: ascending scores of normal samples in the validation tasks, by the size of the support set.
     """
 
     def __init__(
-        self, method: Method, adapted: Adapted, support: Samples, labels: Tensor, across: Tensor | None
+        self, method: Method, adapted: Adapted, support: Samples, labels: Tensor, across: Mapping[int, Tensor]
     ) -> None:
         self._method, self._adapted, self._support, self._labels = method, adapted, support, labels
         self._across = across
@@ -167,7 +204,7 @@ class SupportDecisions:
 
         Raises:
             ValueError: the way is unknown or does not fit ``contamination``, or the support set is too small for it.
-            RuntimeError: there are no scores of validation tasks.
+            RuntimeError: there are no scores of validation tasks with supports as small as this one.
         """
         if calibrate not in WAYS:
             raise unknown_name("way to calibrate", calibrate, WAYS)
@@ -177,12 +214,7 @@ class SupportDecisions:
                 "expect in the support set together with calibrate='contamination', and with that alone"
             )
         if calibrate == "across":
-            if self._across is None or len(self._across) == 0:
-                raise RuntimeError(
-                    "this checkpoint holds no calibration scores: train it with a val split, take calibrate='within' "
-                    "(from ten normal support samples on), or use score()"
-                )
-            return self._across
+            return scores_for_shots(self._across, shots_of(self._labels))
         way = (calibrate, contamination)
         if way not in self._kept:
             if contamination is None:

@@ -8,7 +8,7 @@ from metaad_zoo.zoo.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from metaad_zoo.zoo.detector_tensors import check_detector_tensors
+from metaad_zoo.zoo.detector_tensors import calibration_by_shots, calibration_tensors, check_detector_tensors
 from metaad_zoo.zoo.fine_tuned import FineTuned, parent_shapes
 from metaad_zoo.zoo.hub import push_to_hub
 from metaad_zoo.zoo.index import find_published, list_checkpoints, read_index
@@ -21,6 +21,8 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "FineTuned",
+    "calibration_by_shots",
+    "calibration_tensors",
     "check_detector_tensors",
     "checkpoint_files",
     "fetch_checkpoint",

@@ -37,8 +37,9 @@ class Checkpoint:
         learner: with its weights, in eval mode.
         trained_on: names of the classes or domains that meta-training and validation have seen.
         config: text of the training config, if there is one.
-        tensors: further tensors by name: ``calibration`` (ascending scores of normal samples on the validation tasks)
-            and, for an adapted detector, ``support_labels`` and ``support/<modality>``.
+        tensors: further tensors by name: ``calibration/<n>`` (ascending scores of normal samples on the validation
+            tasks, with supports of n) or ``calibration`` (of any size) and, for an adapted detector, ``support_labels``
+            and ``support/<modality>``.
     """
 
     learner: Learner

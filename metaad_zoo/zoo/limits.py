@@ -82,9 +82,11 @@ def _of_tasks(published: Published) -> list[str]:
 
 
 def _of_support(published: Published) -> str:
-    episode = published.metrics["protocol"]["data"]["test_episode"]
-    shots = episode["support_normal"] + episode["support_unlabelled"]
+    protocol = published.metrics["protocol"]
+    shots = protocol["data"]["test_episode"]["support_normal"] + protocol["data"]["test_episode"]["support_unlabelled"]
+    sizes = ", ".join(map(str, protocol["calibrated_for"]))
     return (
-        f"Figures and p-values are for supports of {shots} samples and for domains akin to those tested. For others, "
-        "compare it with the baselines on your own samples: `metaad recommend --support PATH`."
+        f"Figures are for supports of {shots} samples, p-values for supports of {sizes} (others take the next "
+        "smaller), all for domains akin to those tested. For others, compare it with the baselines on your own "
+        "samples: `metaad recommend --support PATH`."
     )

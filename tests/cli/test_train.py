@@ -63,6 +63,8 @@ def test_results_hold_every_method_ours_first(finished):
         results["methods"]["maml"]["mean"]["fpr"]
     )
     assert results["environment"]["torch"] == version("torch")
+    assert results["protocol"]["calibrated_for"] == [1, 2, 5, 10, 20, 50]
+    assert mz.load_detector(finished[0]).calibrated_for == [1, 2, 5, 10, 20, 50]
 
 
 def test_the_resolved_config_runs_again_with_the_same_figures(finished, tmp_path):

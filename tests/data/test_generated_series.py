@@ -95,6 +95,8 @@ def test_calibration_takes_tasks_that_choose_no_weights():
     assert len(choosing) == 8
     assert len(calibrating) == 12
     assert not choosing & calibrating
+    assert {len(e.support_labels) for e in data.calibration(shots=9)} == {9}
+    assert {e.task for e in data.calibration(shots=9)} == calibrating, "the same tasks"
     few = SequenceEpisodes("generated", **options, val_episodes=20)
     drawn = list(few.calibration())
     assert len(drawn) == 20, "as many as there are validation episodes, unless told"

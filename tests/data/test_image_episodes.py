@@ -162,6 +162,18 @@ def test_a_small_class_is_named_before_any_work(tmp_path):
         data.sampler("test")
 
 
+def test_calibration_takes_the_support_sizes_that_classes_have_room_for(tmp_path):
+    folders(tmp_path, "ab", n=8)
+    data = ImageEpisodes(
+        "own", str(tmp_path), {"val": ["*"]}, episode=EpisodeSpec(2, query_normal=2, query_anomalous=2)
+    )
+    assert data.shots_with_room() == [1, 2, 5], "ten and two more are not there"
+    own = ImageEpisodes("own", str(tmp_path), {"val": ["*"]}, episode=data.episode, calibration_shots=[4])
+    assert own.shots_with_room() == [2, 4]
+    with pytest.raises(ValueError, match=r"data.calibration_shots is"):
+        ImageEpisodes("own", str(tmp_path), {"val": ["*"]}, calibration_shots=[0])
+
+
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [

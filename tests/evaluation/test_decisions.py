@@ -12,6 +12,8 @@ from metaad_zoo.evaluation.decisions import (
     ExpectedContamination,
     WithinTask,
     leave_one_out_scores,
+    scores_for_shots,
+    shots_of,
 )
 
 
@@ -46,6 +48,32 @@ def test_the_false_alarm_rate_holds_across_exchangeable_tasks(alpha):
     calibrator = AcrossTasks(normal.double().sort().values)
     alarms = torch.cat([p_of(calibrator, method, *task(rng)) <= alpha for _ in range(2000)])
     assert alarms.double().mean() == pytest.approx(alpha, abs=0.01)
+
+
+def test_each_support_size_has_scores_of_its_own():
+    """Scores of normal samples are wider of few shots; between two sizes the smaller one errs to fewer alarms."""
+    rng, method, alpha = np.random.default_rng(0), DistanceToMean(), 0.1
+    by_shots = {}
+    for k in (1, 2, 10):
+        normal = torch.cat([method.adapt(s, y).score(q) for s, y, q in (task(rng, k) for _ in range(1000))])
+        by_shots[k] = normal.double().sort().values
+
+    def rate(k, scores):
+        return (
+            torch.cat([p_of(AcrossTasks(scores), method, *task(rng, k)) <= alpha for _ in range(1000)]).double().mean()
+        )
+
+    for k in (1, 2, 10):
+        assert rate(k, scores_for_shots(by_shots, k)) == pytest.approx(alpha, abs=0.015)
+    assert rate(1, by_shots[10]) > 0.15, "what one size would do to another"
+    assert rate(9, scores_for_shots(by_shots, 9)) < alpha
+    with pytest.raises(RuntimeError, match=r"calibrated for supports of 5, 10 normal"):
+        scores_for_shots({5: torch.zeros(3), 10: torch.zeros(3)}, 2)
+
+
+def test_unlabelled_samples_count_where_none_is_normal():
+    assert shots_of(torch.tensor([0, 0, -1, 1])) == 2
+    assert shots_of(torch.tensor([-1, -1, -1, 1])) == 3
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.2])
