@@ -15,7 +15,7 @@ from metaad_zoo.data.samples import as_labels, as_samples, refuse_anomalies_in
 from metaad_zoo.data.streams import SCORING_CHUNK
 from metaad_zoo.data.windows import Pooling, score_series
 from metaad_zoo.episodes import NORMAL, Adapted
-from metaad_zoo.evaluation.decisions import SupportDecisions
+from metaad_zoo.evaluation.decisions import SupportDecisions, shots_of
 from metaad_zoo.evaluation.explanation import Explainer, Explanation
 from metaad_zoo.judging import Judge
 from metaad_zoo.zoo import (
@@ -206,6 +206,16 @@ class Detector(Judge):
             RuntimeError: the detector is not fitted, or its checkpoint holds none for supports as small.
         """
         return self._decisions().compared_with("across", None)
+
+    @property
+    def shots(self) -> int:
+        """Normal samples of the support set; where there are none, unlabelled ones.
+
+        Raises:
+            RuntimeError: the detector is not fitted.
+        """
+        self._fitted()
+        return shots_of(self._checkpoint.tensors["support_labels"])
 
     @property
     def calibrated_for(self) -> list[int]:

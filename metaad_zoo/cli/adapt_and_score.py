@@ -58,6 +58,7 @@ def adapt(options: argparse.Namespace) -> None:
     columns = column_names(path, label) if tabular else None
     _note_left_out(SampleStream(path, shapes, label))
     detector.fit(samples, labels, columns=columns).save(options.out)
+    _note_calibration(detector)
     known = 0 if labels is None else int(labels.sum())
     figures = {"samples": len(names), "anomalous": known, "columns": columns, "out": options.out}
     also = f", {known} of them known anomalies" if known else ""
@@ -65,6 +66,17 @@ def adapt(options: argparse.Namespace) -> None:
         f"Adapted to {len(names)} samples{also}. Next, try:  metaad score {options.out} --data PATH --out scores.csv"
     )
     tell(options.json, figures, sentence)
+
+
+def _note_calibration(detector: Detector) -> None:
+    """Say so where p-values will come from supports of another size."""
+    n, sizes = detector.shots, detector.calibrated_for
+    smaller = [size for size in sizes if size <= n]
+    if len(sizes) > 1 and smaller and n not in sizes:
+        note(
+            f"calibrated for supports of {', '.join(map(str, sizes))}: with {n} samples p-values are those of "
+            f"{smaller[-1]}, which flag less than they may; take {smaller[-1]} samples, or score --calibrate within"
+        )
 
 
 def _note_left_out(stream: SampleStream) -> None:

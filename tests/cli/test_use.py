@@ -56,6 +56,14 @@ def test_list(arguments, expected, capsys):
     assert json.loads(capsys.readouterr().out) == expected
 
 
+def test_adapt_says_which_support_size_p_values_come_from(place, capsys):
+    scores = torch.linspace(-3, 3, 99)
+    save_checkpoint(place / "sizes", Checkpoint(small_learner(), [], {f"calibration/{n}": scores for n in (2, 10)}))
+    adapt = ["adapt", str(place / "sizes"), "--support", str(place / "good"), "--out", str(place / "mine")]
+    assert main(adapt) == 0
+    assert "calibrated for supports of 2, 10: with 5 samples p-values are those of 2" in capsys.readouterr().err
+
+
 def test_adapt_then_score(place, capsys):
     support, mine = str(place / "good"), str(place / "mine")
     assert main(["adapt", str(place / "model"), "--support", support, "--out", mine]) == 0
