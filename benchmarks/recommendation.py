@@ -5,10 +5,10 @@
 Tasks of tables (ADBench, scikit-learn's), images (digits, Omniglot, paper inspection) and series (generated, servers,
 traffic) give support sets of 10 and 50 normal samples, alone or (50) with 5 labelled anomalies. All baselines are
 cross-validated inside each as `metaad recommend` does it, and scored on other samples with the task's own anomalies.
-The prior is the mean over data sets; the weight of cross-validation is the least-squares slope of what is found on real
-anomalies, halved. Both are learned anew for each judged data set without it (a data set is a table, a set of images, or
-a set of series). Rows are kept in --rows, so that a run that was stopped goes on. --write-prior puts the prior over all
-of them into the package.
+The prior is the mean over data sets; the weight of cross-validation is the one that loses the least AUROC over data
+sets that the mean was taken without. Both are learned anew for each judged data set without it (a data set is a table,
+a set of images, or a set of series). Rows are kept in --rows, so that a run that was stopped goes on. --write-prior
+puts the prior over all of them into the package.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,8 @@ QUERIES = (200, 100, 60, 40, 20, 10, 5)
 LABELLED_AT = 50
 BORROWED = 5
 """Data sets that the means over all modalities count as, beside a modality's own ones."""
-TRUST = 0.5
-"""Of the slope found, for rows of one data set are not independent."""
+WEIGHTS = (0, 0.1, 0.2, 0.3, 0.5, 1.0)
+"""Of cross-validation, to choose from: a few, for there are few data sets."""
 ALL = {"test": ["*"]}
 CASES = (("synthetic", 10), ("synthetic", 50), ("labels", 50))
 
@@ -61,29 +62,29 @@ def sources() -> Iterator[tuple[str, EpisodeDataModule, int]]:
         yield "sequence", SequenceEpisodes(name, splits=ALL, window=32), 5
 
 
-def draw(pool: TaskPool, task: int, n: int) -> Episode | None:
+def draw(pool: TaskPool, task: int, n: int, which: int) -> Episode | None:
     """The largest episode that the task has room for; None where there is no room for the smallest."""
     for normal in QUERIES[:-1]:
         for anomalous in QUERIES:
             spec = EpisodeSpec(n, ANOMALIES, query_normal=normal, query_anomalous=anomalous)
             try:
-                return pool.draw(task, spec, np.random.default_rng([task, n]))
+                return pool.draw(task, spec, np.random.default_rng([task, n, which]))
             except ValueError:
                 continue
     return None
 
 
-def collect(kept: Path) -> list[dict[str, Any]]:
-    """A row for each task and size of the support; those in the file are not made again."""
+def collect(kept: Path, draws: int) -> list[dict[str, Any]]:
+    """A row for each task, size of the support and draw; those in the file are not made again."""
     rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
-    done = {(row["task"], row["n"]) for row in rows}
+    done = {(row["task"], row["n"], row["draw"]) for row in rows}
     for modality, data, limit in sources():
         pool = data.pools["test"]
         for task in track(np.random.default_rng(0).permutation(len(pool))[:limit].tolist(), modality):
-            for n in SIZES:
-                episode = None if (pool.task_name(task), n) in done else draw(pool, task, n)
+            for n, which in product(SIZES, range(draws)):
+                episode = None if (pool.task_name(task), n, which) in done else draw(pool, task, n, which)
                 if episode is not None:
-                    rows.append({"modality": modality, "n": n} | measure(episode, n))
+                    rows.append({"modality": modality, "n": n, "draw": which} | measure(episode, n))
                     with kept.open("a") as file:
                         file.write(json.dumps(rows[-1]) + "\n")
     return rows
@@ -98,7 +99,7 @@ def measure(episode: Episode, n: int) -> dict[str, Any]:
     real = {}
     for name in tried:  # as they are, not as they are tried
         scores = create_baseline(name).adapt(support, unlabelled).score(episode.query).double()
-        real[name] = auroc(scores, episode.query_labels)
+        real[name] = round(auroc(scores, episode.query_labels), 4)
     row: dict[str, Any] = {"task": episode.task, "real": real}
     row["synthetic"] = _means(try_methods(tried, support, unlabelled, synthetic_for(support)))
     if n == LABELLED_AT:
@@ -116,8 +117,8 @@ def dataset_of(row: dict[str, Any]) -> str:
     return f"{first}/{second}" if first == "adbench" else str(first)
 
 
-def learn(every: Sequence[dict[str, Any]], modality: str) -> dict[str, Any]:
-    """The prior of one modality, as :func:`metaad_zoo.evaluation.choosing.read_prior` reads it.
+def advantages(every: Sequence[dict[str, Any]], modality: str) -> dict[int, dict[str, float]]:
+    """By size of the support and method, its AUROC on real anomalies less the mean of all methods.
 
     All data sets weigh alike. A modality of few data sets borrows: means over all modalities count as :data:`BORROWED`
     data sets beside its own ones, method by method, of the same size of the support.
@@ -127,30 +128,45 @@ def learn(every: Sequence[dict[str, Any]], modality: str) -> dict[str, Any]:
     real = np.array([[row["real"][m] for m in names] for row in rows])
     real -= real.mean(1, keepdims=True)
     sizes = np.array([row["n"] for row in rows])
-    advantage = {}
+    found = {}
     for n in sorted(set(sizes.tolist())):
         here = [row for row in rows if row["n"] == n]
         own = np.average(real[sizes == n], axis=0, weights=shares_of(here))
         datasets = len({dataset_of(row) for row in here})
-        advantage[n] = (datasets * own + BORROWED * _everywhere(every, n, names)) / (datasets + BORROWED)
-    weights = {}
-    for by in ("synthetic", "labels"):
-        here = [row for row in rows if set(names) <= set(row.get(by, ()))]
-        if not here:
-            weights[by] = 0.0
+        mean = (datasets * own + BORROWED * _everywhere(every, n, names)) / (datasets + BORROWED)
+        found[n] = {m: round(float(x), 4) for m, x in zip(names, mean, strict=True)}
+    return found
+
+
+def best_weights(every: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """What cross-validation counts, by the anomalies that it knows: out of :data:`WEIGHTS` what loses the least AUROC.
+
+    Each data set is picked for by the advantages over all others; all data sets of all modalities weigh alike.
+    """
+    lost: dict[str, dict[float, list[float]]] = {by: {w: [] for w in WEIGHTS} for by, _ in CASES}
+    for name in sorted({dataset_of(row) for row in every}):
+        mine = [row for row in every if dataset_of(row) == name]
+        rest = [row for row in every if dataset_of(row) != name]
+        if mine[0]["modality"] not in {row["modality"] for row in rest}:
             continue
-        inside = np.array([[np.mean(list(row[by][m].values())) for m in names] for row in here])
-        inside -= inside.mean(1, keepdims=True)
-        left = np.array(
-            [x - advantage[row["n"]] for row, x in zip(rows, real, strict=True) if set(names) <= set(row.get(by, ()))]
-        )
-        share = shares_of(here)[:, None]
-        slope = (share * inside * left).sum() / max((share * inside**2).sum(), 1e-12)
-        weights[by] = round(float(np.clip(TRUST * slope, 0, 1)), 3)
-    by_size = {
-        str(n): {m: round(float(a), 4) for m, a in zip(names, values, strict=True)} for n, values in advantage.items()
-    }
-    return {"advantage": by_size, "weights": weights, "datasets": len({dataset_of(row) for row in rows})}
+        advantage = advantages(rest, mine[0]["modality"])
+        for by, n in CASES:
+            here = [row for row in mine if row["n"] == n and by in row and n in advantage]
+            for w in WEIGHTS if here else ():
+                lost[by][w].append(float(np.mean([behind(row, pick_of(row, advantage[n], by, w)) for row in here])))
+    return {by: min(WEIGHTS, key=lambda w: np.mean(found[w])) if found[0] else 0.0 for by, found in lost.items()}
+
+
+def pick_of(row: dict[str, Any], advantage: dict[str, float], by: str, weight: float) -> str:
+    """The pick that :class:`metaad_zoo.evaluation.choosing.Prior` makes."""
+    trials = [Trial(m, {k: [x] for k, x in kinds.items()}) for m, kinds in row[by].items() if m in row["real"]]
+    expected = Prior(advantage, {by: weight}, 0).expected(trials, by)
+    return max(expected, key=lambda m: expected[m])
+
+
+def behind(row: dict[str, Any], method: str) -> float:
+    """AUROC by which a method is behind the best of a row."""
+    return max(row["real"].values()) - float(row["real"][method])
 
 
 def _everywhere(every: Sequence[dict[str, Any]], n: int, names: Sequence[str]) -> np.ndarray:
@@ -176,24 +192,26 @@ def shares_of(rows: Sequence[dict[str, Any]]) -> np.ndarray:
 def judge(every: Sequence[dict[str, Any]], modality: str, by: str, n: int) -> dict[str, Any]:
     """How far the pick and every fixed choice are behind the best; each data set without its own rows."""
     here = [row for row in every if row["modality"] == modality and row["n"] == n and by in row]
-    picks, behind = [], []
+    learned = {}
+    for name in {dataset_of(row) for row in here}:
+        rest = [other for other in every if dataset_of(other) != name]
+        learned[name] = advantages(rest, modality)[n], best_weights(rest)[by]
+    picks, losses = [], []
     for row in here:
-        rest = [other for other in every if dataset_of(other) != dataset_of(row)]
-        trials = [Trial(m, {k: [x] for k, x in kinds.items()}) for m, kinds in row[by].items() if m in row["real"]]
-        learned = learn(rest, modality)
-        expected = Prior(learned["advantage"][str(n)], learned["weights"], learned["datasets"]).expected(trials, by)
-        pick, alone = max(expected, key=lambda m: expected[m]), max(trials, key=lambda t: t.auroc).name
-        best = max(row["real"].values())
-        picks.append({"task": row["task"], "pick": pick, "cross_validation_alone": alone})
-        named = {"recommend": pick, "cross_validation_alone": alone} | {m: m for m in row["real"]}
-        behind.append({who: best - row["real"][m] for who, m in named.items()})
+        advantage, weight = learned[dataset_of(row)]
+        named = {"recommend": pick_of(row, advantage, by, weight)}
+        named["cross_validation_alone"] = pick_of(row, dict.fromkeys(row["real"], 0.0), by, 1.0)
+        picks.append({"task": row["task"], "draw": row["draw"], **named})
+        losses.append({who: behind(row, m) for who, m in (named | {m: m for m in row["real"]}).items()})
     share = shares_of(here)
     choices = {}
-    for who in behind[0]:
-        gaps = np.array([one[who] for one in behind])
+    for who in losses[0]:
+        gaps = np.array([one[who] for one in losses])
         mean, good = (float(np.average(x, weights=share)) for x in (gaps, gaps <= WITHIN))
         choices[who] = {"mean_behind_best": round(mean, 4), "within_one_point": round(good, 3)}
-    about = {"by": by, "n": n, "tasks": len(here), "datasets": len({dataset_of(row) for row in here})}
+    about = {"by": by, "n": n, "tasks": len({row["task"] for row in here}), "episodes": len(here)}
+    about["datasets"] = len(learned)
+    about["weights"] = sorted({weight for _, weight in learned.values()})
     return about | {"choices": choices, "picks": picks}
 
 
@@ -210,7 +228,7 @@ def overall(cases: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def show(console: Console, modality: str, case: dict[str, Any]) -> None:
     """For the eye."""
-    title = f"{modality}: {case['n']} normal, {case['by']}; {case['tasks']} tasks of {case['datasets']} data sets"
+    title = f"{modality}: {case['n']} normal, {case['by']}; {case['episodes']} episodes of {case['datasets']} data sets"
     table = Table("choice", "behind the best, points", "within a point of it", title=title)
     for who, found in sorted(case["choices"].items(), key=lambda x: x[1]["mean_behind_best"]):
         table.add_row(who, f"{100 * found['mean_behind_best']:.1f}", f"{found['within_one_point']:.0%}")
@@ -220,16 +238,22 @@ def show(console: Console, modality: str, case: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=Path, default=Path("runs/recommendation.jsonl"))
+    parser.add_argument("--draws", type=int, default=5, help="episodes of each task and size")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--write-prior", action="store_true")
     options = parser.parse_args()
     options.rows.parent.mkdir(parents=True, exist_ok=True)
-    every, console = collect(options.rows), Console(width=100)
+    every, console = collect(options.rows, options.draws), Console(width=100)
+    weights = best_weights(every)
     cases: dict[str, list[dict[str, Any]]] = {}
     priors: dict[str, Any] = {}
     for modality in ("tabular", "image", "sequence"):
         rows = [row for row in every if row["modality"] == modality]
-        priors[modality] = learn(every, modality)
+        priors[modality] = {
+            "advantage": {str(n): found for n, found in advantages(every, modality).items()},
+            "weights": weights,
+            "datasets": len({dataset_of(row) for row in rows}),
+        }
         cases[modality] = [
             judge(every, modality, by, n)
             for by, n in CASES
