@@ -35,6 +35,8 @@ from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.learners import Learner
 
 METRICS_FILE = "metrics.csv"
+BEST = "best validation AUROC"
+"""How the protocol calls the weights of `best.ckpt`."""
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -217,14 +219,16 @@ def _run_verb(cli: TrainingCLI) -> None:
     if trains and cli.resume_from:
         refuse_other_config(cli.run_dir, yaml.safe_load(cli.parser.dump(cli.config)))
     checkpoint = read_checkpoint(cli.resume_from, learner) if cli.resume_from else {}
-    weights = "/".join(cli.resume_from.parts[-4:]) if cli.resume_from else ""  # <name>/<time>/checkpoints/<file>
+    weights = ""
+    if cli.resume_from:  # <name>/<time>/checkpoints/<file>
+        weights = BEST if cli.resume_from.name == "best.ckpt" else "/".join(cli.resume_from.parts[-4:])
     if not learner.trains:
         weights = "as built: nothing is trained"
         _note_untrained(cli)
     elif trains:
         trainer.fit(learner, datamodule=data, ckpt_path=cli.resume_from, weights_only=True)
         best = cli.run_dir / "checkpoints" / "best.ckpt"
-        weights = "best validation AUROC" if best.is_file() else "last step"
+        weights = BEST if best.is_file() else "last step"
         checkpoint = read_checkpoint(best, learner) if best.is_file() else {}
     if cli.verb != "validate" and (not trainer.is_global_zero or cli.config["trainer"]["fast_dev_run"]):
         return

@@ -107,6 +107,7 @@ def test_other_verbs_leave_a_finished_run_alone(copied):
     again = json.loads((tested.run_dir / "results.json").read_text())
     assert again["methods"]["maml"]["mean"] == pytest.approx(results["methods"]["maml"]["mean"], abs=0.1)
     assert again["protocol"]["trained_or_chosen_on"] == [f"digits/{i}" for i in range(6)]
+    assert again["protocol"]["weights"] == results["protocol"]["weights"]
     validated = run([*place, str(folder / "checkpoints" / "best.ckpt"), "validate"])
     assert 0 <= validated.trainer.callback_metrics["val/auroc"] <= 1
     predicted = run(["predict", *place, str(folder / "checkpoints" / "best.ckpt")])
