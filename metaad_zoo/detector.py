@@ -112,8 +112,14 @@ class Detector(Judge):
     def _support(self) -> dict[str, Tensor]:
         return {name: self._checkpoint.tensors[f"support/{name}"] for name in self.input_shapes}
 
-    def score(self, samples: Any) -> np.ndarray:
+    def score(self, samples: Any, left_out: bool = False) -> np.ndarray:
         """Anomaly scores ``(n,)`` float64, in the model's own units: higher is more anomalous.
+
+        Args:
+            samples: what to score.
+            left_out: whether those of the support set, known by their values, are scored by the model adapted to the
+                others alone, as new ones would be. Else they score low, and with a learner that keeps its samples next
+                to nothing.
 
         Raises:
             RuntimeError: the detector is not fitted.
@@ -125,7 +131,8 @@ class Detector(Judge):
             adapted.score({name: x[i : i + SCORING_CHUNK] for name, x in here.items()})
             for i in range(0, n, SCORING_CHUNK)
         ]
-        scores: np.ndarray = torch.cat(chunks).double().cpu().numpy()
+        found = torch.cat(chunks).double().cpu()
+        scores: np.ndarray = (self._decisions().without_themselves(here, found) if left_out else found).numpy()
         return scores
 
     def _fitted(self) -> Adapted:
@@ -191,11 +198,12 @@ class Detector(Judge):
 
     def _decisions(self) -> SupportDecisions:
         """Kept until the next fit, for leaving one out adapts once a sample."""
-        adapted, tensors = self._fitted(), self._checkpoint.tensors
+        self._fitted()
+        tensors = self._checkpoint.tensors
         if self._judging is None:
             across = calibration_by_shots(tensors)
             learner, labels = self._checkpoint.learner, tensors["support_labels"]
-            self._judging = SupportDecisions(learner, adapted, self._support(), labels, across)
+            self._judging = SupportDecisions(learner, self._support(), labels, across)
         return self._judging
 
     @property

@@ -18,8 +18,8 @@ class Judge(ABC):
     """What scores samples of a domain and knows how normal samples score."""
 
     @abstractmethod
-    def score(self, samples: Any) -> np.ndarray:
-        """Anomaly scores ``(n,)`` float64: higher is more anomalous."""
+    def score(self, samples: Any, left_out: bool = False) -> np.ndarray:
+        """Anomaly scores ``(n,)`` float64, higher is more anomalous; ``left_out``: of support samples as of new ones."""
 
     @abstractmethod
     def _decisions(self) -> SupportDecisions:
@@ -36,9 +36,10 @@ class Judge(ABC):
         Args:
             samples: what to judge.
             calibrate: which scores stand for normal ones. ``"across"``: those of the validation tasks, which hold on
-                average over tasks like these, for supports of the sizes calibrated for; ``"within"``: the support's
-                own, each left out once, never below ``1 / (K + 1)``; ``"contamination"``: the support's own without
-                the highest share. Where each promise ends: :mod:`metaad_zoo.evaluation.decisions`.
+                average over tasks like these and for supports of the sizes calibrated for; ``"within"``: the support's
+                own, each left out once, never below ``1 / (K + 1)``; ``"contamination"``: the support's own, left out
+                in turn, without the highest share; support samples among ``samples`` are then judged by these scores.
+                Where each promise ends: :mod:`metaad_zoo.evaluation.decisions`.
             contamination: that share, expected to be anomalous; for ``"contamination"`` alone.
 
         Raises:
@@ -47,7 +48,8 @@ class Judge(ABC):
         """
         way = self._decisions()
         way.compared_with(calibrate, contamination)
-        return way.p_values(torch.as_tensor(self.score(samples)), calibrate, contamination).numpy()
+        scores = self.score(samples, calibrate == "contamination")
+        return way.p_values(torch.as_tensor(scores), calibrate, contamination).numpy()
 
     def predict(
         self,
@@ -80,7 +82,7 @@ class Judge(ABC):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Scores, p-values and decisions in one pass; arguments and errors as for :meth:`predict`."""
         self._decisions().rate_to_hold(alpha, calibrate, contamination)
-        scores = self.score(samples)
+        scores = self.score(samples, calibrate == "contamination")
         return scores, *self.decide(scores, alpha, calibrate, contamination)
 
     def decide(

@@ -35,7 +35,7 @@ class FewShotDetector(BaseEstimator):
         device: see there.
 
     Attributes:
-        decision_scores_: of the training samples, ``(n,)``.
+        decision_scores_: of the training samples, ``(n,)``, each by the model adapted to the others alone.
         threshold_: their ``1 - contamination`` quantile.
         labels_: of the training samples, ``(n,)`` of 0 and 1.
 

@@ -33,10 +33,10 @@ class FewShotOutlierDetector(OutlierMixin, BaseEstimator):
         checkpoint: what :func:`metaad_zoo.load_detector` reads, or a loaded :class:`metaad_zoo.Detector` (which is
             copied, so that fitting leaves it as it is). One of several modalities is refused.
         contamination: a share in (0, 0.5]: the training samples are taken as unlabelled, and this share of them lies
-            below the threshold; learners that keep their samples (``in_context``, ``cnp``, ``patch_memory``) know these
-            too well for that, and call most new samples outliers: take ``"auto"`` for them. ``"auto"``, for a few
-            samples that are known to be normal: they are taken as such, and the threshold is the model's conformal one
-            for ``alpha``, which need not lie among them.
+            below the threshold. Their scores are those that they would have as new ones: by the model adapted to the
+            others alone, wherever they are met again. ``"auto"``, for a few samples that are known to be normal: they
+            are taken as such, and the threshold is the model's conformal one for ``alpha``, which need not lie among
+            them.
         alpha: false-alarm rate to hold with ``contamination="auto"``; see :meth:`metaad_zoo.Detector.predict`.
         precision: ``"float64"``: a sample's score does not depend, to the last digits, on which others it is scored
             with; ``"float32"`` is faster.
@@ -99,14 +99,16 @@ class FewShotOutlierDetector(OutlierMixin, BaseEstimator):
         kind = NORMAL if self.contamination == "auto" else UNLABELLED
         detector.fit(samples, np.full(len(samples), kind))
         if self.contamination != "auto":
-            offset = float(np.percentile(-detector.score(samples), 100 * self.contamination))
-        self.detector_, self.offset_ = detector, offset
+            offset = float(np.percentile(-detector.score(samples, left_out=True), 100 * self.contamination))
+        self.detector_, self.offset_, self._left_out = detector, offset, self.contamination != "auto"
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:  # noqa: N803
-        """Minus the model's anomaly scores, ``(n,)``: the lower, the more abnormal."""
+        """Minus the model's anomaly scores, ``(n,)``: the lower, the more abnormal; of training samples see
+        ``contamination``."""
         check_is_fitted(self)
-        return -self.detector_.score(self._samples(X, self.detector_.input_shapes, reset=False))
+        samples = self._samples(X, self.detector_.input_shapes, reset=False)
+        return -self.detector_.score(samples, self._left_out)
 
     def decision_function(self, X: Any) -> np.ndarray:  # noqa: N803
         """Scores ``(n,)`` from the threshold on: negative for outliers."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -69,16 +71,24 @@ def test_leave_one_out_adapts_once_a_sample_and_fit(detector, pictures, monkeypa
 
 def test_contamination_flags_what_is_above_the_support_without_its_highest_share(detector, pictures):
     detector.fit(pictures[:10], labels=[-1] * 10)
-    own = np.sort(detector.score(pictures[:10]))
-    expected = (detector.score(pictures) > own[7]).astype(int)
+    scores = detector.score(pictures, left_out=True)
+    own = np.sort(scores[:10])
+    expected = (scores > own[7]).astype(int)
     given = {"calibrate": "contamination", "contamination": 0.2}
     assert np.array_equal(detector.predict(pictures, **given), expected)
     assert expected[:10].sum() == 2, "as in PyOD, the expected share of the support is flagged"
-    np.testing.assert_allclose(
-        detector.p_value(pictures, **given), [(1 + (own[:8] >= s).sum()) / 9 for s in detector.score(pictures)]
-    )
+    np.testing.assert_allclose(detector.p_value(pictures, **given), [(1 + (own[:8] >= s).sum()) / 9 for s in scores])
     with pytest.raises(ValueError, match=r"can't promise 0.1 false alarms: take alpha >= 1/9, or leave alpha out"):
         detector.predict(pictures, alpha=0.1, **given)
+
+
+def test_support_samples_are_scored_as_new_ones_wherever_they_are_met(detector, pictures):
+    detector.fit(pictures[:5])
+    found = detector.score(pictures[[7, 2]], left_out=True)
+    assert found[0] == pytest.approx(detector.score(pictures[[7]])[0], abs=1e-5)
+    without = copy.deepcopy(detector).fit(pictures[[0, 1, 3, 4]])
+    assert found[1] == pytest.approx(without.score(pictures[[2]])[0], abs=1e-5)
+    assert abs(found[1] - detector.score(pictures[[2]])[0]) > 1e-4
 
 
 @pytest.mark.parametrize(

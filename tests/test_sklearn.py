@@ -15,6 +15,8 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 import metaad_zoo as mz
+from metaad_zoo.detector import Detector
+from metaad_zoo.learners import InContextDetector
 from metaad_zoo.sklearn import FewShotOutlierDetector, unflattened
 from metaad_zoo.zoo import Checkpoint, save_checkpoint
 from tests.conftest import small_learner
@@ -31,10 +33,15 @@ def tumours():
     return benign[:20], np.concatenate([benign[20:120], x[y == 0][:100]]), np.repeat([1, -1], 100)
 
 
+def keeps_its_samples():
+    """An untrained detector whose learner compares with the support's own rows."""
+    return Detector(Checkpoint(InContextDetector(width=8, input_shapes={"tabular": (-1,)}).eval(), [], {}))
+
+
 @pytest.mark.parametrize("loaded", [False, True])
 def test_all_of_check_estimator(loaded, table_model):
-    checkpoint = mz.load_detector(table_model) if loaded else str(table_model)
-    results = check_estimator(FewShotOutlierDetector(checkpoint), on_skip=None)
+    estimator = FewShotOutlierDetector(keeps_its_samples() if loaded else str(table_model))
+    results = check_estimator(estimator, on_skip=None)
     assert len(results) > 40
     assert {r["check_name"]: r["exception"] for r in results if r["status"] not in ("passed", "skipped")} == {}
 
@@ -57,6 +64,28 @@ def test_scores_and_threshold_are_those_of_the_detector(table_model, tumours):
     share = FewShotOutlierDetector(table_model, contamination=0.25).fit(support)
     assert (share.predict(support) == -1).sum() == 5
     assert np.array_equal(share.fit_predict(support), share.predict(support))
+
+
+@pytest.mark.parametrize("n", [20, 60])
+def test_new_normal_rows_are_called_outliers_about_as_often_as_training_ones(n, table_model):
+    """Also with a learner that keeps its samples, whose scores of these are next to nothing."""
+    x, y = load_breast_cancer(return_X_y=True)
+    benign = x[y == 1]
+    for model in (table_model, keeps_its_samples()):
+        alarms = []
+        for seed in range(12):
+            rows = np.random.default_rng(seed).permutation(benign)
+            fitted = FewShotOutlierDetector(model).fit(rows[:n])
+            assert (fitted.predict(rows[:n]) == -1).sum() == n // 10
+            alarms.append((fitted.predict(rows[n : n + 200]) == -1).mean())
+        expected = 1 - (0.9 * (n - 1) + 1) / (n + 1)  # above the 90th percentile of n exchangeable scores
+        assert np.mean(alarms) == pytest.approx(expected, abs=0.08)
+
+
+def test_a_single_training_sample_gives_no_threshold(table_model, tumours):
+    with pytest.raises(ValueError, match="1 sample has no others"):
+        FewShotOutlierDetector(table_model).fit(tumours[0][:1])
+    assert FewShotOutlierDetector(table_model, contamination="auto").fit(tumours[0][:1]).offset_ < np.inf
 
 
 def test_in_a_pipeline_it_finds_malignant_rows(table_model, tumours):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,6 +25,9 @@ from metaad_zoo.explain import write_explanations
 
 Rows = Iterator[tuple[list[str], np.ndarray, float]]
 """Names and scores of some samples, and the share of all that is scored with them."""
+
+Scores = Callable[[Any], np.ndarray]
+"""Of samples."""
 
 
 def support_arguments(command: argparse.ArgumentParser) -> None:
@@ -127,7 +131,11 @@ def score(options: argparse.Namespace) -> None:
     detector.decide(np.zeros(0), *way)  # what can't be decided is told before any work
     stream = SampleStream(options.data, detector.input_shapes, options.label, detector.columns)
     _note_left_out(stream)
-    rows = _points(detector, stream, options.stride or 1) if options.points else _scored(detector, stream)
+    score_them = partial(detector.score, left_out=calibrate == "contamination")
+    if options.points:
+        rows = _points(detector, score_them, stream, options.stride or 1)
+    else:
+        rows = _scored(score_them, stream)
     n, anomalous = _write(out, detector, rows, way)
     rate = None if options.alpha is None and calibrate == "contamination" else options.alpha or USUAL_ALPHA
     figures = {"samples": n, "anomalous": anomalous, "alpha": rate, "calibrate": calibrate, "out": out}
@@ -135,12 +143,12 @@ def score(options: argparse.Namespace) -> None:
     tell(options.json, figures, f"{anomalous} of {n} {what} called anomalous{by} ({calibrate}): {out}")
 
 
-def _scored(detector: Detector, stream: SampleStream) -> Rows:
+def _scored(score_them: Scores, stream: SampleStream) -> Rows:
     for chunk in stream:
-        yield chunk.names, detector.score(chunk.samples), chunk.done
+        yield chunk.names, score_them(chunk.samples), chunk.done
 
 
-def _points(detector: Detector, stream: SampleStream, stride: int) -> Rows:
+def _points(detector: Detector, score_them: Scores, stream: SampleStream, stride: int) -> Rows:
     if set(detector.input_shapes) != {"sequence"}:
         raise ValueError(f"--points is for models of series; this one reads {sorted(detector.input_shapes)}")
     window, shares = detector.window, [0.0]
@@ -151,7 +159,7 @@ def _points(detector: Detector, stream: SampleStream, stride: int) -> Rows:
 
     for file in stream.files:
         step = 0
-        for scores in stream_point_scores(detector.score, blocks(file), window, min(stride, window)):
+        for scores in stream_point_scores(score_them, blocks(file), window, min(stride, window)):
             yield [f"{file}:{step + i}" for i in range(len(scores))], scores, shares[0]
             step += len(scores)
 

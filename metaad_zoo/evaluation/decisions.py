@@ -7,7 +7,8 @@ What each promises, and where its promise ends:
   generated ones); for supports of another size than the scores come from, because scores change with it; nor
   precisely where there were few validation tasks: their number counts, not that of the scores.
 - :class:`WithinTask` holds it in the task itself, about, and never below ``1 / (K + 1)``.
-- :class:`ExpectedContamination` promises nothing: it is a rank among the support's own scores.
+- :class:`ExpectedContamination` promises nothing: it is a rank among the support's own scores, each by the method
+  without it.
 
 All take normal samples as exchangeable. Windows of a series with memory are not: neighbours resemble each other, and
 what comes later drifts away from the support, so that the rate is off whenever the series has changed since.
@@ -18,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol
 
 import torch
@@ -25,6 +27,7 @@ from torch import Tensor
 
 from metaad_zoo.episodes import ANOMALOUS, NORMAL, UNLABELLED, Adapted, Method, Samples, count
 from metaad_zoo.evaluation.calibration import p_values
+from metaad_zoo.evaluation.left_out import leave_one_out_scores, left_out_scores, sample_keys
 from metaad_zoo.names import unknown_name
 
 Calibrate = Literal["across", "within", "contamination"]
@@ -91,41 +94,24 @@ class Always:
         return torch.zeros(len(scores), dtype=torch.float64)
 
 
-def leave_one_out_scores(method: Method, support: Samples, support_labels: Tensor) -> Tensor:
-    """Score of each normal support sample by the method adapted to all others, ``(K,)`` float64, ascending.
-
-    Raises:
-        ValueError: there are fewer than two normal support samples.
-    """
-    normal = (support_labels == NORMAL).nonzero().flatten()
-    if len(normal) < 2:
-        raise ValueError(
-            f"leave-one-out needs two normal support samples, saw {len(normal)}: give more, or calibrate across tasks"
-        )
-    scores = []
-    for i in normal.tolist():
-        others = torch.arange(count(support)) != i
-        rest = {name: x[others.to(x.device)] for name, x in support.items()}
-        one = {name: x[i : i + 1] for name, x in support.items()}
-        scores.append(method.adapt(rest, support_labels[others.to(support_labels.device)]).score(one))
-    return torch.cat(scores).double().cpu().sort().values
-
-
 @dataclass(frozen=True)
 class ExpectedContamination:
     """Ranks among the support set's own scores, of which a share is expected to be anomalous (as in PyOD).
 
-    For supports of unlabelled samples. The p-value of a score is the share of support scores at or above it, divided by
-    the share that is normal; flagging at ``alpha`` then flags what lies above the ``alpha`` highest normal ones. There
-    is no guarantee: the method has seen the samples that it is measured by.
+    For supports of unlabelled samples, each scored by the method adapted to the others
+    (:func:`metaad_zoo.evaluation.left_out.left_out_scores`). The p-value of a score is the share of support scores at
+    or above it, divided by the share that is normal; flagging at ``alpha`` then flags what lies above the ``alpha``
+    highest normal ones. There is no guarantee, because nobody has said which of them are normal.
 
     Args:
+        method: as it adapts.
         contamination: share of anomalies that is expected in the support set, in [0, 1).
 
     Raises:
         ValueError: the share is out of range.
     """
 
+    method: Method
     contamination: float
 
     def __post_init__(self) -> None:
@@ -134,13 +120,11 @@ class ExpectedContamination:
 
     def p_values(self, adapted: Adapted, support: Samples, support_labels: Tensor, scores: Tensor) -> Tensor:
         """See :class:`Calibrator`."""
-        return p_values(scores, self.normal_scores(adapted, support, support_labels))
+        return p_values(scores, self.normal(left_out_scores(self.method, support, support_labels)[1]))
 
-    def normal_scores(self, adapted: Adapted, support: Samples, support_labels: Tensor) -> Tensor:
-        """The support's own scores without the highest share, ascending, float64."""
-        here = (support_labels != ANOMALOUS).nonzero().flatten()
-        own = adapted.score({name: x[here.to(x.device)] for name, x in support.items()}).double().cpu().sort().values
-        return own[: max(1, len(own) - round(self.contamination * len(own)))]
+    def normal(self, own: Tensor) -> Tensor:
+        """The support's own scores without the highest share, ascending."""
+        return own.sort().values[: max(1, len(own) - round(self.contamination * len(own)))]
 
 
 def scores_for_shots(by_shots: Mapping[int, Tensor], n: int) -> Tensor:
@@ -186,18 +170,29 @@ class SupportDecisions:
 
     Args:
         method: as it adapts.
-        adapted: the same, adapted to this support set.
         support: the support set.
         labels: its labels.
         across: ascending scores of normal samples in the validation tasks, by the size of the support set.
     """
 
-    def __init__(
-        self, method: Method, adapted: Adapted, support: Samples, labels: Tensor, across: Mapping[int, Tensor]
-    ) -> None:
-        self._method, self._adapted, self._support, self._labels = method, adapted, support, labels
+    def __init__(self, method: Method, support: Samples, labels: Tensor, across: Mapping[int, Tensor]) -> None:
+        self._method, self._support, self._labels = method, support, labels
         self._across = across
         self._kept: dict[tuple[str, float | None], Tensor] = {}
+
+    @cached_property
+    def _left_out(self) -> tuple[list[bytes], Tensor]:
+        return left_out_scores(self._method, self._support, self._labels)
+
+    def without_themselves(self, samples: Samples, scores: Tensor) -> Tensor:
+        """Scores ``(n,)`` of samples, where those that are in the support set have that of the method without them.
+
+        Raises:
+            ValueError: of the support's samples fewer than two are no known anomalies.
+        """
+        known = dict(zip(self._left_out[0], self._left_out[1].tolist(), strict=True))
+        found = [known.get(key, score) for key, score in zip(sample_keys(samples), scores.tolist(), strict=True)]
+        return torch.tensor(found, dtype=scores.dtype)
 
     def compared_with(self, calibrate: Calibrate, contamination: float | None) -> Tensor:
         """The ascending scores that stand for normal samples.
@@ -220,8 +215,7 @@ class SupportDecisions:
             if contamination is None:
                 self._kept[way] = leave_one_out_scores(self._method, self._support, self._labels)
             else:
-                share = ExpectedContamination(contamination)
-                self._kept[way] = share.normal_scores(self._adapted, self._support, self._labels)
+                self._kept[way] = ExpectedContamination(self._method, contamination).normal(self._left_out[1])
         return self._kept[way]
 
     def p_values(self, scores: Tensor, calibrate: Calibrate, contamination: float | None) -> Tensor:

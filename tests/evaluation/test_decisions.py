@@ -11,10 +11,10 @@ from metaad_zoo.evaluation.decisions import (
     Always,
     ExpectedContamination,
     WithinTask,
-    leave_one_out_scores,
     scores_for_shots,
     shots_of,
 )
+from metaad_zoo.evaluation.left_out import leave_one_out_scores, left_out_scores
 
 
 class DistanceToMean:
@@ -97,11 +97,27 @@ def test_leave_one_out_by_hand():
 def test_expected_contamination_leaves_out_the_highest_share():
     support = {"tabular": torch.tensor([[-2.0], [-1.0], [1.0], [2.0], [10.0]])}
     labels = torch.full((5,), -1)
-    method = DistanceToMean()  # mean 2: scores 4, 3, 1, 0, 8
-    p = p_of(ExpectedContamination(0.2), method, support, labels, {"tabular": torch.tensor([[7.0], [4.5]])})
-    assert p.tolist() == [1 / 5, 3 / 5], "8 is left out; of 4, 3, 1, 0 none is at least 5, two at least 2.5"
+    method = DistanceToMean()  # without themselves: |-2 - 3|, |-1 - 2.75|, |1 - 2.25|, |2 - 2|, |10 - 0|; mean of all 2
+    p = p_of(ExpectedContamination(method, 0.2), method, support, labels, {"tabular": torch.tensor([[7.5], [5.0]])})
+    assert p.tolist() == [1 / 5, 3 / 5], "10 is left out; of 5, 3.75, 1.25, 0 none is at least 5.5, two at least 3"
     with pytest.raises(ValueError, match=r"contamination is 1.0; expected a share in \[0, 1\)"):
-        ExpectedContamination(1.0)
+        ExpectedContamination(method, 1.0)
+    with pytest.raises(ValueError, match="1 sample has no others"):
+        left_out_scores(method, {"tabular": torch.zeros(2, 1)}, torch.tensor([-1, 1]))
+
+
+def test_many_samples_are_left_out_in_ten_parts_and_equal_ones_share_a_score():
+    x = torch.arange(24.0).square().unsqueeze(1)
+    x[12] = x[3]
+    labels = torch.full((24,), -1)
+    labels[23] = 1  # known, and so neither scored nor, by this method, read
+    keys, found = left_out_scores(DistanceToMean(), {"tabular": x}, labels)
+    usual = x[:23, 0].numpy()
+    expected = [abs(usual[i] - np.delete(usual, np.arange(i % 10, 23, 10)).mean()) for i in range(23)]
+    expected[3] = expected[12] = (expected[3] + expected[12]) / 2
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
+    assert keys[3] == keys[12]
+    assert len(set(keys)) == 22
 
 
 def test_always_flags():

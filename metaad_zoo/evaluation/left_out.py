@@ -1,0 +1,82 @@
+"""Scores of a support set's own samples, each by the method adapted without it.
+
+A method that has read a sample scores it too low; one that keeps its samples, as nearest neighbours and memories do,
+next to nothing. A threshold from such scores calls most new samples anomalous.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metaad_zoo.episodes import ANOMALOUS, NORMAL, Method, Samples, count
+
+__all__ = ["leave_one_out_scores", "left_out_scores", "sample_keys"]
+
+PARTS = 10
+
+
+def leave_one_out_scores(method: Method, support: Samples, support_labels: Tensor) -> Tensor:
+    """Score of each normal support sample by the method adapted to all others, ``(K,)`` float64, ascending.
+
+    Raises:
+        ValueError: there are fewer than two normal support samples.
+    """
+    normal = (support_labels == NORMAL).nonzero().flatten()
+    if len(normal) < 2:
+        raise ValueError(
+            f"leave-one-out needs two normal support samples, saw {len(normal)}: give more, or calibrate across tasks"
+        )
+    return _left_out(method, support, support_labels, normal, len(normal)).sort().values
+
+
+def left_out_scores(method: Method, support: Samples, support_labels: Tensor) -> tuple[list[bytes], Tensor]:
+    """Of each support sample that is no known anomaly its key (:func:`sample_keys`), and its score by the method
+    without it, ``(m,)`` float64.
+
+    Up to ten samples are left out one by one, more in ten parts. Equal samples have the mean of their scores.
+
+    Raises:
+        ValueError: there are fewer than two such samples.
+    """
+    here = (support_labels != ANOMALOUS).nonzero().flatten()
+    if len(here) < 2:
+        raise ValueError(
+            "by contamination, each support sample is scored with the others alone, and 1 sample has no others: give "
+            "two or more, or calibrate across tasks"
+        )
+    scores = _left_out(method, support, support_labels, here, min(PARTS, len(here)))
+    keys = sample_keys(_part(support, here))
+    found: dict[bytes, list[float]] = {}
+    for key, score in zip(keys, scores.tolist(), strict=True):
+        found.setdefault(key, []).append(score)
+    return keys, torch.tensor([sum(found[key]) / len(found[key]) for key in keys], dtype=torch.float64)
+
+
+def sample_keys(samples: Samples) -> list[bytes]:
+    """Of each sample its values in float32; equal for equal samples, whatever the sign of a zero.
+
+    Example:
+        >>> one, other, again = sample_keys({"tabular": torch.tensor([[0.0], [1.0], [-0.0]])})
+        >>> one == again != other
+        True
+    """
+    rows = [(samples[name].float().cpu() + 0.0).flatten(1).numpy() for name in sorted(samples)]
+    return [row.tobytes() for row in np.concatenate(rows, axis=1)]
+
+
+def _left_out(method: Method, support: Samples, labels: Tensor, which: Tensor, parts: int) -> Tensor:
+    """Scores ``(len(which),)`` float64, in that order."""
+    scores = torch.empty(len(which), dtype=torch.float64)
+    for part in range(parts):
+        out = which[part::parts]
+        kept = torch.ones(count(support), dtype=torch.bool)
+        kept[out] = False
+        adapted = method.adapt(_part(support, kept), labels[kept.to(labels.device)])
+        scores[part::parts] = adapted.score(_part(support, out)).double().cpu()
+    return scores
+
+
+def _part(samples: Samples, which: Tensor) -> dict[str, Tensor]:
+    return {name: x[which.to(x.device)] for name, x in samples.items()}
