@@ -94,18 +94,31 @@ def test_every_learner_scores_alike_in_onnxruntime(learner, tmp_path):
 
 
 @pytest.mark.usefixtures("_onnx")
-def test_in_context_is_for_torch_export_alone(tmp_path):
-    detector = fitted("raw_columns", "in_context")
-    mz.export_detector(detector, tmp_path / "d.pt2")
-    require_equal(tmp_path / "d.pt2", detector, queries_of("raw_columns"))
-    with pytest.raises(ExportError, match=r"torch\.onnx can't translate this model: .*cdist"):
+def test_learners_that_keep_their_samples_score_alike_in_onnxruntime(tmp_path):
+    """Distances to rows, and to patches."""
+    queries = {"image": queries_of("resnet12")["image"].flip(-1)}
+    for detector, samples in (
+        (fitted("raw_columns", "in_context"), queries_of("raw_columns")),
+        (patch_memory(), queries),
+    ):
         mz.export_detector(detector, tmp_path / "d.onnx")
-    assert [p.name for p in tmp_path.iterdir()] == ["d.pt2"]
+        require_equal(tmp_path / "d.onnx", detector, samples)
 
 
-@pytest.mark.parametrize("backbone", ["conv4", "tcn:any", "columns", "fusion_gated"])
+@pytest.mark.usefixtures("_onnx")
+def test_what_onnx_has_no_word_for_is_told(tmp_path, monkeypatch):
+    def no_word(*_, **__):
+        raise RuntimeError("No ONNX function found for aten.cdist\nmore") from ValueError("no cdist\n and pages more")
+
+    monkeypatch.setattr(torch.onnx, "export", no_word)
+    with pytest.raises(ExportError, match=r"torch\.onnx can't translate this model: ValueError: no cdist$"):
+        mz.export_detector(fitted("mlp"), tmp_path / "d.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("backbone", ["conv4", "tcn:any", "columns", "fusion_gated", "raw_columns"])
 def test_torch_export_scores_alike(backbone, tmp_path):
-    detector = fitted(backbone)
+    detector = fitted(backbone, "in_context" if backbone == "raw_columns" else "maml")
     mz.export_detector(detector, tmp_path / "d.pt2")
     require_equal(tmp_path / "d.pt2", detector, queries_of(backbone))
 

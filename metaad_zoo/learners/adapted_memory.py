@@ -12,7 +12,7 @@ from torch import Tensor
 from metaad_zoo.episodes import Samples, SupportScaling
 from metaad_zoo.learners.embedding import reads_statistics
 from metaad_zoo.learners.network import scaled
-from metaad_zoo.learners.patches import nearest, to_pixels
+from metaad_zoo.learners.patches import farness, nearest, to_pixels
 
 if TYPE_CHECKING:
     from metaad_zoo.learners.patch_memory import PatchMemory
@@ -60,7 +60,7 @@ class AdaptedMemory:
         b = min(self.learner.neighbours, len(self.memory))
         if b == 1:
             return torch.ones_like(patch[:, 0])
-        around = torch.cdist(self.memory[place], self.memory).topk(b, dim=1, largest=False).indices
+        around = farness(self.memory[place], self.memory).topk(b, dim=1, largest=False).indices
         to_around = (patch.unsqueeze(1) - self.memory[around]).norm(dim=2)
         own = (patch - self.memory[place]).norm(dim=1)
         return 1 - torch.exp(own - torch.logsumexp(to_around, 1))

@@ -201,8 +201,8 @@ class InContextDetector(EmbeddingLearner):
             unit = (weights[..., i] - self.powers[i] * stats.spread.log()).exp().unsqueeze(-2)
             rows, x = (stats.around(y, clipped=power == 1) * unit for y in (stats.values, x))
             rows, x = (y * stats.there.unsqueeze(-2) for y in (rows, x))
-            to_rows.append(torch.cdist(x, rows, p=1))
-            between.append(torch.cdist(rows, rows, p=1))
+            to_rows.append(_l1(x, rows))
+            between.append(_l1(rows, rows))
         return torch.stack(to_rows, -1), torch.stack(between, -1)
 
     def _corrections(
@@ -240,6 +240,13 @@ def _chosen(reading: Reading, x: Tensor) -> Tensor:
     if "chosen" not in reading:
         return x
     return x.gather(-1, reading["chosen"].unsqueeze(-2).expand(*x.shape[:-1], -1))
+
+
+def _l1(x: Tensor, y: Tensor) -> Tensor:
+    """Distances ``(..., m, n)``."""
+    if torch.compiler.is_compiling():  # ONNX has no word for cdist; the other way takes m x n x d numbers
+        return (x.unsqueeze(-2) - y.unsqueeze(-3)).abs().sum(-1)
+    return torch.cdist(x, y, p=1)
 
 
 def _zero(layer: nn.Linear) -> nn.Linear:
