@@ -19,7 +19,7 @@ class Judge(ABC):
 
     @abstractmethod
     def score(self, samples: Any, left_out: bool = False) -> np.ndarray:
-        """Anomaly scores ``(n,)`` float64, higher is more anomalous; ``left_out``: of support samples as of new ones."""
+        """Anomaly scores ``(n,)`` float64: higher is more anomalous; ``left_out``: of support samples as of new."""
 
     @abstractmethod
     def _decisions(self) -> SupportDecisions:

@@ -152,6 +152,9 @@ def test_notebook_runs_and_is_kept_without_outputs(notebook):
     pytest.importorskip("ipykernel")
     book = nbformat.read(notebook, as_version=4)
     nbformat.validate(book)
+    titles = re.findall(r"(?m)^#+ ", "\n".join(c.source for c in book.cells if c.cell_type == "markdown"))
+    assert book.cells[0].source.startswith("# ")
+    assert set(titles[1:]) == {"## "}, "one title, and parts under it"
     code = [c for c in book.cells if c.cell_type == "code"]
     assert not any(c.outputs or c.execution_count for c in code)
     os.environ.pop("MPLBACKEND", None)

@@ -132,10 +132,7 @@ def score(options: argparse.Namespace) -> None:
     stream = SampleStream(options.data, detector.input_shapes, options.label, detector.columns)
     _note_left_out(stream)
     score_them = partial(detector.score, left_out=calibrate == "contamination")
-    if options.points:
-        rows = _points(detector, score_them, stream, options.stride or 1)
-    else:
-        rows = _scored(score_them, stream)
+    rows = _points(detector, score_them, stream, options.stride or 1) if options.points else _scored(score_them, stream)
     n, anomalous = _write(out, detector, rows, way)
     rate = None if options.alpha is None and calibrate == "contamination" else options.alpha or USUAL_ALPHA
     figures = {"samples": n, "anomalous": anomalous, "alpha": rate, "calibrate": calibrate, "out": out}

@@ -25,7 +25,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from metaad_zoo.episodes import ANOMALOUS, NORMAL, UNLABELLED, Adapted, Method, Samples, count
+from metaad_zoo.episodes import NORMAL, UNLABELLED, Adapted, Method, Samples
 from metaad_zoo.evaluation.calibration import p_values
 from metaad_zoo.evaluation.left_out import leave_one_out_scores, left_out_scores, sample_keys
 from metaad_zoo.names import unknown_name
