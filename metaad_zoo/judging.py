@@ -98,14 +98,19 @@ class Judge(ABC):
         p = way.p_values(torch.as_tensor(scores), calibrate, contamination).numpy()
         return p, (p <= rate + ROUNDING).astype(np.int64)
 
-    def threshold(self, alpha: float = USUAL_ALPHA) -> float:
-        """The score above which :meth:`predict`, across tasks, calls a sample anomalous.
+    def normal_scores(self, calibrate: Calibrate = "across", contamination: float | None = None) -> Tensor:
+        """The scores ``(m,)``, ascending, that :meth:`p_value` compares with; arguments and errors as there."""
+        return self._decisions().compared_with(calibrate, contamination)
+
+    def threshold(self, alpha: float = USUAL_ALPHA, calibrate: Calibrate = "across") -> float:
+        """The score above which :meth:`predict` calls a sample anomalous.
 
         Raises:
             RuntimeError: the detector is not fitted, or its checkpoint holds no calibration.
             ValueError: as for :meth:`predict`.
         """
-        n, limit = len(self.calibration), threshold(self.calibration, alpha)
+        compared = self.normal_scores(calibrate)
+        n, limit = len(compared), threshold(compared, alpha)
         if math.isinf(limit):
             raise ValueError(f"{n} calibration scores can't promise {alpha} false alarms: take alpha >= 1/{n + 1}")
         return limit

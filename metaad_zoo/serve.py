@@ -1,20 +1,27 @@
 """A small scoring server around an adapted detector, on LitServe (extra ``serve``)."""
 
 # No postponed annotations here: LitServe reads those of decode_request and encode_response.
+import os
 import signal
-from collections.abc import Mapping, Sequence
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import litserve as ls
 import numpy as np
-from fastapi import HTTPException
+from fastapi import Response
+from fastapi.responses import JSONResponse
 
 from metaad_zoo.detector import Detector, load_detector
+from metaad_zoo.evaluation.decisions import Calibrate
 
 Judged = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Scores, p-values and decisions."""
+Asked = dict[str, np.ndarray] | str
+"""The samples of a request by modality, or what is wrong with it."""
+Answer = Judged | str
 
 
 @dataclass(frozen=True)
@@ -28,8 +35,10 @@ class ServerSettings:
         alpha: false-alarm rate of the decisions.
         max_samples: of one request.
         max_bytes: of one request.
-        max_batch: requests that are scored together.
+        max_batch: requests that are scored together; 2 or more.
         batch_timeout: seconds to wait for so many.
+        calibrate: where the decisions come from, ``"across"`` or ``"within"``; see
+            :meth:`metaad_zoo.Detector.predict`.
     """
 
     folder: Path
@@ -40,52 +49,70 @@ class ServerSettings:
     max_bytes: int = 16_000_000
     max_batch: int = 16
     batch_timeout: float = 0.005
+    calibrate: Calibrate = "across"
 
 
 class ScoringAPI(ls.LitAPI):
     """``POST /predict`` with ``{"samples": [...]}`` gives ``{"score": [...], "p_value": [...], "anomaly": [...]}``.
 
     Samples are nested lists in the shape that the model reads, ``null`` where a value is missing; of several modalities
-    a dict of them. What can't be used is answered by status 422 and a sentence, before it reaches a batch.
+    a dict of them. What can't be used is answered by status 422 and a sentence, and the others of its batch are scored.
 
     Args:
         settings: what is served.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
+        if settings.max_batch < 2:
+            raise ValueError(f"max_batch is {settings.max_batch}; expected 2 or more: LitServe takes 1 as no batches")
         super().__init__(max_batch_size=settings.max_batch, batch_timeout=settings.batch_timeout)
         self.settings = settings
 
     def setup(self, device: str) -> None:
         """Load the detector in the worker's own process."""
         self.detector = load_detector(self.settings.folder).to(device)
+        self.detector.normal_scores(self.settings.calibrate)  # the first request need not wait for them
 
-    def decode_request(self, request: dict[str, Any]) -> dict[str, np.ndarray]:
+    def decode_request(self, request: dict[str, Any]) -> Asked:
         """Samples of one request, looked through."""
         try:
             return readable(request, self.detector, self.settings.max_samples)
         except ValueError as error:
-            raise HTTPException(422, str(error)) from error
+            return str(error)  # not raised: LitServe would answer the whole batch with it
 
-    def batch(self, inputs: Sequence[dict[str, np.ndarray]]) -> tuple[dict[str, np.ndarray], list[int]]:
-        """All requests' samples together, and how many each has; series of other lengths are filled up with NaN."""
-        sizes = [len(next(iter(one.values()))) for one in inputs]
-        return {name: _stacked([one[name] for one in inputs]) for name in inputs[0]}, sizes
+    def batch(self, inputs: Sequence[Asked]) -> tuple[dict[str, np.ndarray], list[int | str]]:
+        """All requests' samples together, and how many each has or what is wrong with it; series of other lengths are
+        filled up with NaN."""
+        good = [one for one in inputs if not isinstance(one, str)]
+        sizes = [one if isinstance(one, str) else len(next(iter(one.values()))) for one in inputs]
+        return {name: _stacked([one[name] for one in good]) for name in self.detector.input_shapes if good}, sizes
 
-    def predict(self, x: tuple[dict[str, np.ndarray], list[int]]) -> tuple[Judged, list[int]]:
+    def predict(self, x: tuple[dict[str, np.ndarray], list[int | str]]) -> tuple[Judged | None, list[int | str]]:
         """Scores, p-values and decisions of all of them."""
-        return self.detector.judge(x[0], self.settings.alpha), x[1]
+        samples, sizes = x
+        return self.detector.judge(samples, self.settings.alpha, self.settings.calibrate) if samples else None, sizes
 
-    def unbatch(self, output: tuple[Judged, list[int]]) -> list[Judged]:
+    def unbatch(self, output: tuple[Judged | None, list[int | str]]) -> list[Answer]:
         """Each request's share."""
         judged, sizes = output
-        ends = np.cumsum(sizes)[:-1]
-        scores, p, decisions = (np.split(x, ends) for x in judged)
-        return list(zip(scores, p, decisions, strict=True))
+        answers: list[Answer] = []
+        start = 0
+        for size in sizes:
+            if isinstance(size, str):
+                answers.append(size)
+                continue
+            assert judged is not None
+            scores, p, decisions = (x[start : start + size] for x in judged)
+            answers.append((scores, p, decisions))
+            start += size
+        return answers
 
-    def encode_response(self, output: Judged) -> dict[str, list[float]]:
-        """As JSON."""
-        return {name: x.tolist() for name, x in zip(("score", "p_value", "anomaly"), output, strict=True)}
+    def encode_response(self, output: Answer) -> Response:
+        """As JSON; ``null`` where a model has no score."""
+        if isinstance(output, str):
+            return JSONResponse({"detail": output}, 422)
+        found = {name: x.tolist() for name, x in zip(("score", "p_value", "anomaly"), output, strict=True)}
+        return JSONResponse({name: [None if y != y else y for y in x] for name, x in found.items()})
 
 
 def readable(request: Mapping[str, Any], detector: Detector, max_samples: int) -> dict[str, np.ndarray]:
@@ -94,8 +121,11 @@ def readable(request: Mapping[str, Any], detector: Detector, max_samples: int) -
     Raises:
         ValueError: tells what was seen and what is expected.
     """
-    if "samples" not in request:
-        raise ValueError('expected {"samples": [...]}, a list of samples, or of several modalities a dict of lists')
+    if set(request) != {"samples"}:
+        saw = ", ".join(sorted(map(repr, request)))[:200] or "nothing"
+        raise ValueError(
+            f'expected {{"samples": [...]}}, a list of samples, or of several modalities a dict of lists; saw {saw}'
+        )
     given, shapes = request["samples"], detector.input_shapes
     by_name = given if isinstance(given, dict) else dict.fromkeys(shapes, given) if len(shapes) == 1 else {}
     if set(by_name) != set(shapes):
@@ -103,8 +133,9 @@ def readable(request: Mapping[str, Any], detector: Detector, max_samples: int) -
     found = {}
     for name, values in by_name.items():
         try:
-            found[name] = np.array(values, dtype=np.float32)
-        except (TypeError, ValueError) as error:
+            with np.errstate(over="ignore"):  # what becomes infinite is refused below
+                found[name] = np.array(values, dtype=np.float32)
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"{name}: expected nested lists of numbers, all of one shape, with null for none"
             ) from error
@@ -123,17 +154,41 @@ def _stacked(parts: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def _require_free(host: str, port: int) -> None:
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind(address)
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"can't listen on {host}, port {port} ({error}): take another --host or --port") from error
+
+
+def _stop(parent: int) -> Callable[[int, Any], None]:
+    """A supervisor stops a server by SIGTERM; as an interrupt, it lets LitServe end its workers, which inherit it."""
+
+    def stop(number: int, frame: Any) -> None:
+        if os.getpid() == parent:
+            raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    return stop
+
+
 def serve(settings: ServerSettings) -> None:
     """Answer requests until stopped; ``GET /health`` says whether the model is loaded.
 
     Raises:
-        ValueError: the folder holds no adapted detector, or its calibration can't promise ``alpha``.
+        ValueError: the folder holds no adapted detector, its calibration can't promise ``alpha``, or the port can't be
+            had.
+        RuntimeError: its checkpoint holds no calibration scores.
     """
     detector = load_detector(settings.folder)
     if not detector.is_fitted:
         raise ValueError(f"{settings.folder} is not adapted: `metaad adapt {settings.folder} --support PATH --out DIR`")
-    detector.threshold(settings.alpha)
-    # A supervisor stops a server by SIGTERM; as an interrupt, it lets LitServe end its workers.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    detector.threshold(settings.alpha, settings.calibrate)
+    _require_free(settings.host, settings.port)
+    signal.signal(signal.SIGTERM, _stop(os.getpid()))
     server = ls.LitServer(ScoringAPI(settings), accelerator="auto", max_payload_size=settings.max_bytes)
     server.run(host=settings.host, port=settings.port, generate_client_file=False, log_level="warning")

@@ -179,12 +179,27 @@ def test_scores_alone_need_no_calibration(tmp_path):
     np.testing.assert_allclose(found["score"], detector.score(queries_of("mlp")), atol=1e-5)
 
 
+def test_the_threshold_inside_may_come_from_the_support(tmp_path):
+    detector = fitted("mlp")
+    about = mz.export_detector(detector, tmp_path / "d.pt2", alpha=0.2, calibrate="within")
+    assert about.calibrate == "within"
+    assert about.threshold == pytest.approx(float(detector.normal_scores("within").max()), abs=1e-6)
+    samples = queries_of("mlp")
+    found = load_exported(tmp_path / "d.pt2")[0]({"tabular": samples["tabular"].numpy()})
+    np.testing.assert_allclose(found["p_value"], detector.p_value(samples, "within"), atol=1e-6)
+    assert np.array_equal(found["anomaly"], detector.predict(samples, 0.2, "within"))
+    with pytest.raises(ValueError, match="take alpha >= 1/6"):
+        mz.export_detector(detector, tmp_path / "d.pt2", calibrate="within")
+    with pytest.raises(ValueError, match="within"):
+        mz.export_detector(detector, tmp_path / "d.pt2", calibrate="contamination")
+
+
 def test_a_graph_that_scores_otherwise_is_not_kept(tmp_path, monkeypatch):
     detector = fitted("mlp")
     honest = exporting.DetectorGraph
 
-    def forged(copied, alpha):
-        graph = honest(copied, alpha)
+    def forged(*given):
+        graph = honest(*given)
         score = graph._score
         graph._score = lambda samples: score(samples) + 1e-3
         return graph

@@ -17,10 +17,12 @@ import torch
 
 from metaad_zoo.cli import main
 from metaad_zoo.detector import Detector, load_detector
-from metaad_zoo.learners import PrototypicalNetwork
+from metaad_zoo.learners import GradientLearner, PrototypicalNetwork
 from metaad_zoo.zoo import Checkpoint
+from tests.tiny import tiny_batch, tiny_learner
 
 pytest.importorskip("litserve")
+from metaad_zoo.serve import ScoringAPI, ServerSettings
 
 
 def ask(address: str, body: bytes, timeout: float = 30) -> tuple[int, str]:
@@ -79,6 +81,54 @@ def test_answers_are_the_detectors_own_under_load(folder, address):
         np.testing.assert_allclose(found["score"], scores, atol=1e-5)
         np.testing.assert_allclose(found["p_value"], p, atol=1e-6)
         assert found["anomaly"] == decisions.tolist()
+        assert all(type(x) is int for x in found["anomaly"])
+
+
+def test_a_bad_request_does_not_spoil_the_good_ones_of_its_batch(address):
+    good, bad = (json.dumps({"samples": [[0.0] * n]}).encode() for n in (3, 2))
+    with ThreadPoolExecutor(16) as clients:
+        answers = list(clients.map(lambda i: ask(address, bad if i % 4 == 0 else good)[0], range(64)))
+    assert answers == [422 if i % 4 == 0 else 200 for i in range(64)]
+
+
+@pytest.mark.parametrize("backbone", ["gru", "fusion_gated"])
+def test_a_batch_of_series_of_any_length_and_of_several_modalities(backbone, tmp_path):
+    """The API's steps as LitServe takes them, without a server."""
+    shapes = {name: x[0, 0].shape for name, x in tiny_batch(backbone).support.items()}
+    if backbone == "gru":
+        learner = GradientLearner("gru", {"width": 6}, {"sequence": (-1, 2)}).eval()
+    else:
+        learner = tiny_learner("maml", backbone).eval()
+    rng = np.random.default_rng(0)
+    fitted = Detector(Checkpoint(learner, [], {"calibration": torch.linspace(-2, 2, 99)}))
+    fitted.fit({name: rng.random((5, *shape), dtype=np.float32) for name, shape in shapes.items()}).save(tmp_path)
+    requests = [{name: rng.random((n, *x)).round(3) for name, x in shapes.items()} for n in (1, 3, 2)]
+    if backbone == "gru":
+        requests[1]["sequence"] = requests[1]["sequence"][:, :5]
+    else:
+        requests[1]["image"][0] = np.nan  # a sample that lacks a modality
+    api = ScoringAPI(ServerSettings(tmp_path))
+    api.setup("cpu")
+    bodies = [{"samples": {k: np.where(np.isnan(x), None, x).tolist() for k, x in r.items()}} for r in requests]
+    bodies.insert(1, {"samples": [[1]], "alpha": 0.5})
+    batch = api.batch([api.decode_request(body) for body in bodies])
+    answers = [api.encode_response(x) for x in api.unbatch(api.predict(batch))]
+    refused = answers.pop(1)
+    assert refused.status_code == 422
+    assert "saw 'alpha', 'samples'" in refused.body.decode()
+    for answer, samples in zip(answers, requests, strict=True):
+        expected = load_detector(tmp_path).score(samples)
+        np.testing.assert_allclose(json.loads(answer.body)["score"], expected, atol=1e-5)
+
+
+def test_decisions_within_the_support(folder):
+    api = ScoringAPI(ServerSettings(folder, alpha=0.2, calibrate="within"))
+    api.setup("cpu")
+    rows = np.random.default_rng(2).normal(size=(6, 3))
+    (answer,) = api.unbatch(api.predict(api.batch([api.decode_request({"samples": rows.tolist()})])))
+    expected = load_detector(folder).judge(rows, 0.2, "within")
+    for found, wanted in zip(answer, expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_a_missing_value_is_null(folder, address):
@@ -93,7 +143,10 @@ def test_a_missing_value_is_null(folder, address):
     [
         (b"no json", "JSON"),
         (b"[1, 2]", "dictionary"),
-        (b'{"rows": [[1, 2, 3]]}', "samples"),
+        (b'{"rows": [[1, 2, 3]]}', "saw 'rows'"),
+        (b'{"samples": [[1, 2, 3]], "alpha": 0.5}', "saw 'alpha', 'samples'"),
+        (b'{"samples": [[1' + b"0" * 400 + b", 2, 3]]}", "nested lists of numbers"),
+        (b'{"samples": [[1e39, 2, 3]]}', "infinity"),
         (b'{"samples": []}', "expected samples of shape"),
         (b'{"samples": [[1, 2], [1]]}', "nested lists of numbers"),
         (b'{"samples": [["a", "b", "c"]]}', "nested lists of numbers"),
@@ -102,7 +155,21 @@ def test_a_missing_value_is_null(folder, address):
         (json.dumps({"samples": [[0, 0, 0]] * 51}).encode(), "at most 50 a request"),
         (json.dumps({"samples": [[0.123456789] * 3] * 1000}).encode(), ""),
     ],
-    ids=["text", "list", "key", "empty", "ragged", "words", "narrow", "modality", "many", "large"],
+    ids=[
+        "text",
+        "list",
+        "key",
+        "keys",
+        "long",
+        "infinite",
+        "empty",
+        "ragged",
+        "words",
+        "narrow",
+        "modality",
+        "many",
+        "large",
+    ],
 )
 def test_what_is_no_request_is_answered_plainly(address, body, answer):
     status, text = ask(address, body)
@@ -112,8 +179,21 @@ def test_what_is_no_request_is_answered_plainly(address, body, answer):
     assert ask(address, b'{"samples": [[1, 2, 3]]}')[0] == 200, "and the server goes on"
 
 
-def test_what_is_not_adapted_is_not_served(tmp_path, capsys):
+def test_what_can_not_be_served(folder, tmp_path, capsys):
     learner = PrototypicalNetwork(backbone="columns", input_shapes={"tabular": (-1,)})
     Detector(Checkpoint(learner, [], {})).save(tmp_path)
-    assert main(["serve", str(tmp_path)]) == 1
-    assert "is not adapted" in capsys.readouterr().err
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for line, complaint in (
+            ([str(tmp_path)], "is not adapted"),
+            ([str(folder), "--port", port], f"can't listen on 127.0.0.1, port {port}"),
+            ([str(folder), "--port", "99999"], "99999"),
+            ([str(folder), "--alpha", "0.001"], "can't promise 0.001"),
+            ([str(folder), "--calibrate", "within"], "can't promise 0.1 false alarms: take alpha >= 1/6"),
+        ):
+            assert main(["serve", *line]) == 1
+            assert complaint in capsys.readouterr().err
+    with pytest.raises(ValueError, match="max_batch is 1; expected 2 or more"):
+        ScoringAPI(ServerSettings(folder, max_batch=1))

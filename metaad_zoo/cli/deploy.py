@@ -11,7 +11,7 @@ from typing import get_args
 
 from metaad_zoo.detector import load_detector
 from metaad_zoo.evaluation.decisions import USUAL_ALPHA
-from metaad_zoo.export import Format, export_detector
+from metaad_zoo.export import EXPORTED_WAYS, Format, export_detector
 
 
 def _export_arguments(command: argparse.ArgumentParser) -> None:
@@ -21,12 +21,23 @@ def _export_arguments(command: argparse.ArgumentParser) -> None:
     judge = command.add_mutually_exclusive_group()
     judge.add_argument("--alpha", type=float, default=USUAL_ALPHA, help="false-alarm rate of the threshold inside")
     judge.add_argument("--scores-only", action="store_true", help="no threshold inside; needs no calibration")
+    _calibrate_argument(command)
     command.add_argument("--json", action="store_true", help="for machines")
+
+
+def _calibrate_argument(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--calibrate",
+        choices=EXPORTED_WAYS,
+        default="across",
+        help="where the threshold comes from: scores of the validation tasks (across, the usual), or of the support "
+        "set, each sample left out once (within)",
+    )
 
 
 def _export(options: argparse.Namespace) -> None:
     alpha = None if options.scores_only else options.alpha
-    about = export_detector(load_detector(options.folder), options.out, options.format, alpha)
+    about = export_detector(load_detector(options.folder), options.out, options.format, alpha, options.calibrate)
     if options.json:
         print(json.dumps(asdict(about)))
         return
@@ -42,6 +53,7 @@ def _serve_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all of this machine's")
     command.add_argument("--port", type=int, default=8000)
     command.add_argument("--alpha", type=float, default=USUAL_ALPHA, help="false-alarm rate of the decisions")
+    _calibrate_argument(command)
     command.add_argument("--max-samples", type=int, default=1024, help="of one request")
     command.add_argument("--max-bytes", type=int, default=16_000_000, help="of one request")
 

@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 
 from metaad_zoo.detector import Detector
 from metaad_zoo.evaluation.calibration import p_values
+from metaad_zoo.evaluation.decisions import Calibrate
 from metaad_zoo.export.files import Exported, ExportError, Format, Runner, first_line, load_exported, write_program
 from metaad_zoo.export.graph import DetectorGraph
 from metaad_zoo.names import unknown_name
@@ -25,10 +26,15 @@ from metaad_zoo.zoo import checkpoint_files
 TOLERANCE = 1e-5
 """How far exported scores may be from the live ones, in units of the largest live score (at least 1)."""
 PROBES = 32
+EXPORTED_WAYS: tuple[Calibrate, ...] = ("across", "within")
 
 
 def export_detector(
-    detector: Detector, path: str | Path, format: Format | None = None, alpha: float | None = 0.1
+    detector: Detector,
+    path: str | Path,
+    format: Format | None = None,
+    alpha: float | None = 0.1,
+    calibrate: Calibrate = "across",
 ) -> Exported:
     """Write a fitted detector as one graph, from raw samples to scores, p-values and decisions.
 
@@ -41,22 +47,26 @@ def export_detector(
         path: of the file to write.
         format: ``"onnx"`` (needs the extra ``export``) or ``"pt2"``; by default what the path ends in.
         alpha: false-alarm rate of the threshold inside; None: the graph gives scores alone.
+        calibrate: where the threshold comes from, as for :meth:`metaad_zoo.Detector.predict`: ``"across"`` or
+            ``"within"``.
 
     Raises:
         ExportError: the model can't be exported, or its graph does not score alike; no file is left.
-        ValueError: the format is unknown, or alpha can't be promised.
+        ValueError: the format or the way to calibrate is unknown, or alpha can't be promised.
         RuntimeError: the detector is not fitted, or holds no calibration to take a threshold from.
     """
     path = Path(path)
     chosen = format or path.suffix.removeprefix(".")
     if chosen not in get_args(Format):
         raise unknown_name("export format", chosen, get_args(Format))
+    if calibrate not in EXPORTED_WAYS:
+        raise unknown_name("way to calibrate an exported graph", calibrate, EXPORTED_WAYS)
     if not path.parent.is_dir():
         raise ValueError(f"{path}: the folder {path.parent} does not exist; make it first")
     if not detector.is_fitted:
         raise RuntimeError("this detector is not fitted: call detector.fit(support), or `metaad adapt`, first")
     live = copy.deepcopy(detector).to("cpu").to(torch.float32)
-    graph = DetectorGraph(copy.deepcopy(live), alpha).eval()
+    graph = DetectorGraph(copy.deepcopy(live), alpha, calibrate).eval()
     manifest = json.loads(checkpoint_files(detector._checkpoint)["manifest.json"])
     about = Exported(
         format=cast(Format, chosen),
@@ -66,11 +76,12 @@ def export_detector(
         threshold=graph.threshold,
         columns=live.columns,
         checkpoint_sha256=next(iter(manifest["sha256"].values())),
+        calibrate=None if alpha is None else calibrate,
     )
     beside = path.with_name(f"{path.name}.part.{chosen}")
     try:
         write_program(_program(graph, live._support()), beside, about)
-        _require_equal_scores(load_exported(beside)[0], live, alpha)
+        _require_equal_scores(load_exported(beside)[0], live, alpha, calibrate)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
@@ -95,7 +106,7 @@ def _program(graph: DetectorGraph, support: Mapping[str, Tensor]) -> ExportedPro
     return program
 
 
-def _require_equal_scores(run: Runner, live: Detector, alpha: float | None) -> None:
+def _require_equal_scores(run: Runner, live: Detector, alpha: float | None, calibrate: Calibrate) -> None:
     for what, samples in _probes(live._support()):
         expected = live.score(samples)
         found = run({name: x.numpy() for name, x in samples.items()})
@@ -109,8 +120,8 @@ def _require_equal_scores(run: Runner, live: Detector, alpha: float | None) -> N
                 f"{room:.2g} is allowed: nothing was written; score with the detector itself"
             )
         if alpha is not None:
-            high, low = (p_values(torch.as_tensor(expected + d), live.calibration).numpy() for d in (-room, room))
-            limit = live.threshold(alpha)
+            known_normal, limit = live.normal_scores(calibrate), live.threshold(alpha, calibrate)
+            high, low = (p_values(torch.as_tensor(expected + d), known_normal).numpy() for d in (-room, room))
             wrong = (found["p_value"] > high + 1e-6) | (found["p_value"] < low - 1e-6)
             wrong |= (found["anomaly"] != ~(expected <= limit)) & ~(np.abs(expected - limit) <= room)
             if wrong.any():

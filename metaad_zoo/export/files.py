@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch.export import ExportedProgram
 
+from metaad_zoo.evaluation.decisions import Calibrate
+
 Format = Literal["onnx", "pt2"]
 Runner = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 METADATA = "metaad_zoo"
@@ -34,6 +36,8 @@ class Exported:
         outputs: ``score`` (float32, higher is more anomalous) and, with an alpha, ``p_value`` (float32) and ``anomaly``
             (int64, 0 or 1), each ``(n,)``.
         alpha: false-alarm rate of the output ``anomaly``.
+        calibrate: which scores stand for normal ones: ``"across"``, those of the validation tasks, or ``"within"``, the
+            support's own, each left out once; None with scores alone.
         threshold: the score above which ``anomaly`` is 1.
         columns: names of a table's columns in the order of the input, if the support set had names.
         checkpoint_sha256: of the detector's weights and support set, as in its manifest.
@@ -46,6 +50,7 @@ class Exported:
     threshold: float | None
     columns: list[str] | None
     checkpoint_sha256: str
+    calibrate: Calibrate | None = "across"
 
 
 def write_program(program: ExportedProgram, path: Path, about: Exported) -> None:

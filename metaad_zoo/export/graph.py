@@ -11,6 +11,7 @@ from torch.func import functional_call
 from metaad_zoo.backbones import EpisodicBatchNorm
 from metaad_zoo.detector import Detector
 from metaad_zoo.episodes import Adapted
+from metaad_zoo.evaluation.decisions import Calibrate
 from metaad_zoo.evaluation.explanation import Transparent
 from metaad_zoo.export.files import ExportError
 from metaad_zoo.learners.network import AdaptedNetwork
@@ -22,6 +23,7 @@ class DetectorGraph(nn.Module):
     Args:
         detector: fitted, on the CPU; what it is adapted to is changed, so hand in a copy.
         alpha: false-alarm rate of the decisions; None: scores alone.
+        calibrate: which scores stand for normal ones, ``"across"`` or ``"within"``.
 
     Shape:
         One ``(n, ...)`` for each modality in the order of ``names``, to one ``(n,)`` for each of ``outputs``.
@@ -29,13 +31,13 @@ class DetectorGraph(nn.Module):
 
     calibration: Tensor
 
-    def __init__(self, detector: Detector, alpha: float | None) -> None:
+    def __init__(self, detector: Detector, alpha: float | None, calibrate: Calibrate = "across") -> None:
         super().__init__()
         self.names = list(detector._support())
-        self.threshold = None if alpha is None else detector.threshold(alpha)
+        self.threshold = None if alpha is None else detector.threshold(alpha, calibrate)
         self.outputs = ["score"] if alpha is None else ["score", "p_value", "anomaly"]
         if alpha is not None:
-            self.register_buffer("calibration", detector.calibration.float())
+            self.register_buffer("calibration", detector.normal_scores(calibrate).float())
         self._score = scorer(detector._fitted())
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
