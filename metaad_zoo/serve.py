@@ -165,7 +165,8 @@ def _require_free(host: str, port: int) -> None:
 
 
 def _stop(parent: int) -> Callable[[int, Any], None]:
-    """A supervisor stops a server by SIGTERM; as an interrupt, it lets LitServe end its workers, which inherit it."""
+    """What SIGTERM, by which a supervisor stops a server, does: to LitServe it is an interrupt, upon which it ends its
+    workers. These inherit it and just end: an interrupt may come where Python ignores it."""
 
     def stop(number: int, frame: Any) -> None:
         if os.getpid() == parent:
@@ -191,4 +192,5 @@ def serve(settings: ServerSettings) -> None:
     _require_free(settings.host, settings.port)
     signal.signal(signal.SIGTERM, _stop(os.getpid()))
     server = ls.LitServer(ScoringAPI(settings), accelerator="auto", max_payload_size=settings.max_bytes)
+    server.uvicorn_graceful_timeout = 5
     server.run(host=settings.host, port=settings.port, generate_client_file=False, log_level="warning")

@@ -63,7 +63,7 @@ def address(folder):
             yield f"http://127.0.0.1:{port}/predict"
         finally:
             server.terminate()
-            server.wait(30)
+            server.wait(60)
             with pytest.raises(OSError, match=r"refused|reset"):
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
 
