@@ -14,7 +14,7 @@ from metaad_zoo.data.row_samples import as_long, column_names, in_order, read_se
 from metaad_zoo.data.samples import as_labels, as_samples, refuse_anomalies_in
 from metaad_zoo.data.streams import SCORING_CHUNK
 from metaad_zoo.data.windows import Pooling, score_series
-from metaad_zoo.episodes import NORMAL, Adapted
+from metaad_zoo.episodes import NORMAL, Adapted, count
 from metaad_zoo.evaluation.decisions import SupportDecisions, shots_of
 from metaad_zoo.evaluation.explanation import Explainer, Explanation
 from metaad_zoo.judging import Judge
@@ -117,23 +117,20 @@ class Detector(Judge):
 
         Args:
             samples: what to score.
-            left_out: whether those of the support set, known by their values, are scored by the model adapted to the
-                others alone, as new ones would be. Else they score low, and with a learner that keeps its samples next
-                to nothing.
+            left_out: whether those of the support set, known by their values, are scored as new ones would be: by the
+                model adapted to the others alone.
 
         Raises:
             RuntimeError: the detector is not fitted.
             ValueError: samples can't be used.
         """
         adapted, here = self._fitted(), self._readable(samples)
-        n = len(next(iter(here.values())))
         chunks = [
             adapted.score({name: x[i : i + SCORING_CHUNK] for name, x in here.items()})
-            for i in range(0, n, SCORING_CHUNK)
+            for i in range(0, count(here), SCORING_CHUNK)
         ]
-        found = torch.cat(chunks).double().cpu()
-        scores: np.ndarray = (self._decisions().without_themselves(here, found) if left_out else found).numpy()
-        return scores
+        scores = torch.cat(chunks).double().cpu()
+        return np.asarray(self._decisions().without_themselves(here, scores) if left_out else scores)
 
     def _fitted(self) -> Adapted:
         if self._adapted is None:
@@ -199,11 +196,10 @@ class Detector(Judge):
     def _decisions(self) -> SupportDecisions:
         """Kept until the next fit, for leaving one out adapts once a sample."""
         self._fitted()
-        tensors = self._checkpoint.tensors
         if self._judging is None:
-            across = calibration_by_shots(tensors)
-            learner, labels = self._checkpoint.learner, tensors["support_labels"]
-            self._judging = SupportDecisions(learner, self._support(), labels, across)
+            learner, tensors = self._checkpoint.learner, self._checkpoint.tensors
+            given = self._support(), tensors["support_labels"], calibration_by_shots(tensors)
+            self._judging = SupportDecisions(learner, *given)
         return self._judging
 
     @property
