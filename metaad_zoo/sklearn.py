@@ -93,12 +93,12 @@ class FewShotOutlierDetector(OutlierMixin, BaseEstimator):
         """
         self._check_parameters()
         detector = self._model()
-        if self.contamination == "auto":
-            offset = -detector.threshold(self.alpha)
         samples = self._samples(X, detector.input_shapes, reset=True)
         kind = NORMAL if self.contamination == "auto" else UNLABELLED
         detector.fit(samples, np.full(len(samples), kind))
-        if self.contamination != "auto":
+        if self.contamination == "auto":  # after the fit, for a threshold depends on how many samples there are
+            offset = -detector.threshold(self.alpha)
+        else:
             offset = float(np.percentile(-detector.score(samples), 100 * self.contamination))
         self.detector_, self.offset_ = detector, offset
         return self
