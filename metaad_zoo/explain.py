@@ -21,7 +21,7 @@ CHANNELS_SHOWN, COLUMNS_SHOWN = 6, 20
 RAISES, LOWERS = "C3", "C0"
 FULL = 0.98
 """Share of the attributions that are not zero below which colours tell them apart."""
-SIGNS = ListedColormap(["#3b8bff", "#ff3b30"])
+BLUE, RED = "#3b8bff", "#ff3b30"
 """Lowers, raises; over grey pixels."""
 _BY_AXES = {3: "image", 2: "sequence", 1: "tabular"}
 _HEIGHTS = {"image": 3.2, "sequence": 1.2, "tabular": 0.28}
@@ -117,9 +117,14 @@ def _image(axes: Sequence[Axes], x: np.ndarray, attribution: np.ndarray) -> None
     limit = _limit(heat)
     # Weak attributions let the image through, and are red or blue too: a pale one would look like a bright pixel.
     drawn = axes[1].imshow(
-        heat, cmap=SIGNS, vmin=-limit, vmax=limit, alpha=np.minimum(np.abs(heat) / limit, 1.0), interpolation="nearest"
+        heat,
+        cmap=ListedColormap([BLUE, RED]),
+        vmin=-limit,
+        vmax=limit,
+        alpha=np.minimum(np.abs(heat) / limit, 1.0),
+        interpolation="nearest",
     )
-    over_grey = LinearSegmentedColormap.from_list("over_grey", [SIGNS(0.0), "0.3", SIGNS(1.0)])
+    over_grey = LinearSegmentedColormap.from_list("over_grey", [BLUE, "#4d4d4d", RED])
     scale = ScalarMappable(drawn.norm, over_grey)
     axes[1].figure.colorbar(scale, ax=axes[1], label="attribution", extend="both")
     for one in axes:
