@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 
 from metaad_zoo.detector import Detector
@@ -18,6 +19,10 @@ from metaad_zoo.evaluation.explanation import Explanation
 
 CHANNELS_SHOWN, COLUMNS_SHOWN = 6, 20
 RAISES, LOWERS = "C3", "C0"
+FULL = 0.98
+"""Share of the attributions that are not zero below which colours tell them apart."""
+BLUE, RED = "#3b8bff", "#ff3b30"
+"""Lowers, raises; over grey pixels."""
 _BY_AXES = {3: "image", 2: "sequence", 1: "tabular"}
 _HEIGHTS = {"image": 3.2, "sequence": 1.2, "tabular": 0.28}
 
@@ -96,9 +101,9 @@ def _largest_first(size: np.ndarray, there: np.ndarray, most: int) -> list[int]:
 
 
 def _limit(attribution: np.ndarray) -> float:
-    """The attribution at which colours are fullest."""
+    """The attribution from which on colours are fullest: a single cell far above all must not make the others pale."""
     sizes = np.abs(attribution[~np.isnan(attribution)])
-    return max(float(sizes.max()) if len(sizes) else 0.0, 1e-12)
+    return max(float(np.quantile(sizes[sizes > 0], FULL)) if sizes.any() else 0.0, 1e-12)
 
 
 def _image(axes: Sequence[Axes], x: np.ndarray, attribution: np.ndarray) -> None:
@@ -110,9 +115,18 @@ def _image(axes: Sequence[Axes], x: np.ndarray, attribution: np.ndarray) -> None
     heat = np.nansum(attribution, 0)
     axes[1].imshow(0.3 + 0.5 * grey, cmap="gray", vmin=0, vmax=1)
     limit = _limit(heat)
-    # Weak attributions let the image through.
-    drawn = axes[1].imshow(heat, cmap="bwr", vmin=-limit, vmax=limit, alpha=np.sqrt(np.abs(heat) / limit))
-    axes[1].figure.colorbar(ScalarMappable(drawn.norm, drawn.cmap), ax=axes[1], label="attribution")
+    # Weak attributions let the image through, and are red or blue too: a pale one would look like a bright pixel.
+    drawn = axes[1].imshow(
+        heat,
+        cmap=ListedColormap([BLUE, RED]),
+        vmin=-limit,
+        vmax=limit,
+        alpha=np.minimum(np.abs(heat) / limit, 1.0),
+        interpolation="nearest",
+    )
+    over_grey = LinearSegmentedColormap.from_list("over_grey", [BLUE, "#4d4d4d", RED])
+    scale = ScalarMappable(drawn.norm, over_grey)
+    axes[1].figure.colorbar(scale, ax=axes[1], label="attribution", extend="both")
     for one in axes:
         one.set(xticks=[], yticks=[])
 
@@ -130,7 +144,7 @@ def _sequence(
         one.set(ylim=(low, high), xlim=(edges[0], edges[-1]))
         one.set_ylabel(labels[channel], fontsize=8)
     axes[-1].set_xlabel("step")
-    axes[0].figure.colorbar(shade, ax=list(axes), label="attribution")
+    axes[0].figure.colorbar(shade, ax=list(axes), label="attribution", extend="both")
 
 
 def _bars(axes: Axes, x: np.ndarray, attribution: np.ndarray, labels: Sequence[str]) -> None:

@@ -175,6 +175,19 @@ def test_a_figure_shows_the_largest_first_and_refuses_what_does_not_fit():
             explanation_figure(sample, attribution, names)
 
 
+def test_one_cell_far_above_all_does_not_make_a_heat_map_pale():
+    attribution = np.zeros((1, 16, 16))
+    attribution[0, 4:12, 4:12] = np.where(np.arange(8) % 2, 1.0, -1.0)
+    attribution[0, 8, 8] = 1000.0
+    heat = explanation_figure(np.zeros((1, 16, 16)), attribution).subfigs[0].axes[1].images[1]
+    strength = heat.get_alpha()
+    assert strength[attribution[0] == 0].max() == 0, "what counts for nothing lets the image through"
+    assert strength[attribution[0] != 0].min() > 0.9
+    low, high = (heat.cmap(heat.norm(value)) for value in (-0.01, 0.01))
+    assert low[2] > 0.9 > 0.5 > low[0], "what lowers the score is blue however weak"
+    assert high[0] > 0.9 > 0.5 > high[2], "and what raises it is red"
+
+
 def test_the_command_names_a_tables_columns(tmp_path, capsys):
     detector, _ = fitted("mlp")
     detector.save(tmp_path / "mine")

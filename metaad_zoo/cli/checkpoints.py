@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import shutil
 from dataclasses import asdict
@@ -14,6 +15,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from metaad_zoo.cli.terminal import json_argument, tell
+from metaad_zoo.evaluation.baselines import about_baseline, list_baselines, modalities_of
 from metaad_zoo.zoo import list_checkpoints, load_checkpoint, locate, publish, push_to_hub, read_index, refresh
 from metaad_zoo.zoo.checkpoint import MANIFEST, read_manifest
 from metaad_zoo.zoo.overview import auroc_cell, baseline_cell, told
@@ -52,11 +54,14 @@ def _wide() -> Console:
 
 
 def info_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("name", help="a published name, a folder or an address")
+    command.add_argument("name", help="a published name, a folder or an address; or a baseline")
     command.add_argument("--json", action="store_true", help="for machines")
 
 
 def info(options: argparse.Namespace) -> None:
+    if options.name in list_baselines():
+        _about_baseline(options.name, options.json)
+        return
     folder = locate(options.name)
     manifest = read_manifest(folder)
     if options.json:
@@ -70,6 +75,12 @@ def info(options: argparse.Namespace) -> None:
         seen = manifest["trained_on"]
         print(f"{folder}: {manifest['learner']}, {manifest['arguments']}; trained on {len(seen)} classes or domains.")
         print("It has no card: that is written when a run is published.")
+
+
+def _about_baseline(name: str, as_json: bool) -> None:
+    """Print what a baseline is and its settings, as its docstring has them."""
+    text = inspect.cleandoc(about_baseline(name)).replace(":class:", "").replace("``", "`")
+    tell(as_json, {"name": name, "modalities": modalities_of(name), "text": text}, f"{name}, a baseline. {text}")
 
 
 def publish_arguments(command: argparse.ArgumentParser) -> None:
@@ -128,7 +139,11 @@ def push(options: argparse.Namespace) -> None:
 
 
 VERBS: dict[str, Any] = {
-    "info": (info, "the card of a checkpoint: data, figures, limits, how to reproduce", info_arguments),
+    "info": (
+        info,
+        "the card of a checkpoint: data, figures, limits, how to reproduce; or of a baseline",
+        info_arguments,
+    ),
     "publish": (publish_run, "make a finished run a folder of checkpoints/, with its card", publish_arguments),
     "pull": (pull, "fetch a checkpoint into a folder", pull_arguments),
     "push": (push, "upload a checkpoint to a Hugging Face repository", push_arguments),

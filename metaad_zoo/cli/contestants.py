@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 
+from metaad_zoo.backbones import ANY
 from metaad_zoo.cli.honesty import refuse_seen, refuse_transductive
 from metaad_zoo.data import (
     EpisodeDataModule,
@@ -18,7 +19,7 @@ from metaad_zoo.data import (
     TabularEpisodes,
 )
 from metaad_zoo.episodes import EpisodeSpec, Method
-from metaad_zoo.evaluation.baselines import create_baseline, list_baselines
+from metaad_zoo.evaluation.baselines import FeatureMethod, OnNetwork, create_baseline, list_baselines
 from metaad_zoo.learners import Learner
 from metaad_zoo.names import unknown_name
 from metaad_zoo.zoo import Checkpoint, is_known, load_checkpoint, locate, model_folder, read_index
@@ -29,8 +30,15 @@ OWN: Mapping[str, type[EpisodeDataModule]] = {
     "tabular": TabularEpisodes,
 }
 
+USUAL_SHAPES: Mapping[str, tuple[int, ...]] = {"image": (3, 64, 64), "tabular": (ANY,), "sequence": (32, ANY)}
+"""In which samples are read where no model says."""
+
 OWN_EPISODE = EpisodeSpec(support_normal=10)
 """Ten normal samples: the fewest of which a tenth of false alarms can be held by leaving one out."""
+
+
+ON = "@"
+"""Between a baseline's name and the model on whose embedding it is to work: ``knn@NAME``."""
 
 
 def names_of(methods: Sequence[str]) -> list[str]:
@@ -47,42 +55,87 @@ def names_of(methods: Sequence[str]) -> list[str]:
 
 def name_of(method: str) -> str:
     """A baseline's or published checkpoint's own name; of a model the last parts of its folder."""
+    baseline, model = _on_embedding(method)
+    if baseline:
+        return f"{baseline}{ON}{name_of(model)}"
     path = Path(method)
     return "/".join(path.parts[-2:]) if model_folder(path) is not None else method
 
 
+def _on_embedding(method: str) -> tuple[str, str]:
+    """The baseline and the model of ``knn@MODEL``; without such a baseline an empty name and the method itself."""
+    baseline, _, model = method.partition(ON)
+    return (baseline, model) if model and _is_baseline(baseline) else ("", method)
+
+
+def _is_baseline(name: str) -> bool:
+    return name in list_baselines() or name.startswith("pyod/")
+
+
 def folders_of(methods: Sequence[str]) -> dict[str, Path]:
-    """By name the folders of those methods that are models; those with an address are fetched.
+    """By name the folders of those methods that are, or that work on, models; those with an address are fetched.
 
     Raises:
         ValueError: a method is neither a checkpoint's name, folder or address nor a baseline's name.
     """
     found = {}
     for method in methods:
-        if is_known(method):
-            found[name_of(method)] = locate(method)
-        elif method not in list_baselines() and not method.startswith("pyod/"):
+        baseline, model = _on_embedding(method)
+        if is_known(model):
+            found[name_of(method)] = locate(model)
+        elif baseline or not _is_baseline(model):
             known = [*read_index(), *list_baselines()]
-            raise unknown_name("method (no model lies there, and nothing is called so):", method, known)
+            raise unknown_name("method (no model lies there, and nothing is called so):", model, known)
     return found
 
 
 def contestants(methods: Sequence[str]) -> tuple[dict[str, Method], dict[str, Checkpoint]]:
-    """All methods by their names in the results, and the checkpoints of those that are models.
+    """All methods by their names in the results, and the checkpoints of those that are, or that work on, models.
 
     Raises:
-        ValueError: as :func:`folders_of` and :func:`names_of`.
+        ValueError: as :func:`folders_of` and :func:`names_of`, or a model has no embedding for a baseline.
     """
+    names = names_of(methods)
     checkpoints = {name: load_checkpoint(folder) for name, folder in folders_of(methods).items()}
-    found: dict[str, Method] = {
-        name: checkpoints[name].learner if name in checkpoints else create_baseline(name) for name in names_of(methods)
-    }
+    found: dict[str, Method] = {}
+    for name, method in zip(names, methods, strict=True):
+        baseline, _ = _on_embedding(method)
+        if baseline:
+            found[name] = _on_network(name, baseline, checkpoints[name].learner)
+        else:
+            found[name] = checkpoints[name].learner if name in checkpoints else create_baseline(name)
     return found, checkpoints
 
 
-def described(methods: Mapping[str, Method]) -> dict[str, Any]:
+def _on_network(name: str, baseline: str, learner: Learner) -> OnNetwork:
+    """A baseline on a model's embedding, as it is: an embedding's numbers have one unit, which the model has learned.
+
+    Raises:
+        ValueError: the model has no embedding.
+    """
+    network = getattr(learner, "network", None)
+    if network is None:
+        raise ValueError(f"{name}: the learner {learner.registered_name} has no embedding; take a model of another one")
+    method = create_baseline(baseline)
+    if isinstance(method, FeatureMethod):
+        method = create_baseline(baseline, standardise="none")
+    return OnNetwork(method, network)
+
+
+def described(methods: Mapping[str, Method], checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:
     """Every setting of every method, for a protocol."""
-    return {n: m.arguments() if isinstance(m, Learner) else vars(m) for n, m in methods.items()}
+    return {
+        name: _settings(m, checkpoints[name].learner if name in checkpoints else None) for name, m in methods.items()
+    }
+
+
+def _settings(method: Method, learner: Learner | None) -> dict[str, Any]:
+    if isinstance(method, OnNetwork) and learner is not None:
+        model = {"learner": learner.registered_name, **learner.arguments()}
+        return {"baseline": _settings(method.method, None), "on_the_embedding_of": model}
+    if isinstance(method, Learner):
+        return method.arguments()
+    return {k: v for k, v in vars(method).items() if not k.startswith("_")}
 
 
 def refuse_unfit(
@@ -123,13 +176,29 @@ def data_of_config(path: Path) -> EpisodeDataModule:
     return data
 
 
-def own_data(path: Path, learners: Sequence[Learner], seed: int) -> EpisodeDataModule:
-    """A user's own files: all of their classes or domains are tested."""
-    shapes: dict[str, Any] = next(iter(x.arguments()["input_shapes"] for x in learners), {})
+def own_data(path: Path, learners: Sequence[Learner], seed: int, modality: str | None = None) -> EpisodeDataModule:
+    """A user's own files: all of their classes or domains are tested.
+
+    Args:
+        path: of the files.
+        learners: the first one tells in which shape they are read.
+        seed: of the episodes.
+        modality: of the files where there is no learner; they are then read in :data:`USUAL_SHAPES`.
+
+    Raises:
+        ValueError: the files can't be read, or neither a learner nor ``modality`` tells as what.
+    """
+    if modality is not None and learners:
+        raise ValueError(f"--modality {modality} is for baselines alone: the model tells what it reads; leave it out")
+    usual = {} if modality is None else {modality: USUAL_SHAPES[modality]}
+    shapes: dict[str, Any] = next(iter(x.arguments()["input_shapes"] for x in learners), usual)
     if len(shapes) > 1:
         return MultimodalEpisodes("own", root=str(path), splits={"test": ["*"]}, episode=OWN_EPISODE, seed=seed)
     if not shapes:
-        raise ValueError("name at least one model, or give a config as --data: baselines alone don't tell the modality")
+        raise ValueError(
+            f"{path}: baselines alone don't tell as what your files are to be read: add --modality "
+            f"{', '.join(USUAL_SHAPES)}, name a model, or give a config as --data"
+        )
     ((modality, shape),) = shapes.items()
     options: dict[str, Any] = {"dataset": "own", "root": str(path), "splits": {"test": ["*"]}}
     if modality == "image":

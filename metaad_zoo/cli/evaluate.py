@@ -12,26 +12,24 @@ from rich.progress import Progress
 
 from metaad_zoo.cli.contestants import contestants, data_of_config, described, own_data, refuse_unfit
 from metaad_zoo.cli.curves import inner_steps_curve, shots_curve, steppers
-from metaad_zoo.cli.honesty import make_up
+from metaad_zoo.cli.honesty import make_up, number_of_episodes
 from metaad_zoo.cli.terminal import bars, shown
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.episodes import DomainTaskPool, Method
-from metaad_zoo.evaluation.decisions import Always, Calibrator, WithinTask
+from metaad_zoo.evaluation.decisions import Calibrator
 from metaad_zoo.evaluation.metrics import auroc
 from metaad_zoo.evaluation.plots import episode_figure
 from metaad_zoo.evaluation.protocol import (
-    LEAST_TASKS,
     across_tasks,
     environment,
     evaluate,
-    flags_everything,
+    within_tasks,
 )
 from metaad_zoo.evaluation.rates import RealisedRates
 from metaad_zoo.evaluation.report import results_table, write_json
 from metaad_zoo.evaluation.scores import Scored, ScoreFile, record_all
 from metaad_zoo.learners import Learner
 
-LEAST_EPISODES = 600
 Calibration = Literal["across", "within"]
 
 
@@ -49,7 +47,8 @@ class Settings:
         alpha: false-alarm rate to aim at.
         calibrate: ``"across"`` the validation tasks, or ``"within"`` each support set; None: across where there are
             validation tasks.
-        seed: of the episodes of a user's own files.
+        seed: of the episodes of a user's own files; None: 0. A config has its own.
+        modality: of a user's own files, where no model tells it.
         inner_steps: numbers of inner steps; None: as trained. A curve over them, of the methods that take gradient
             steps.
         allow_transductive: let batch normalisation take statistics over the queries.
@@ -62,7 +61,8 @@ class Settings:
     shots: Sequence[int] | None = None
     alpha: float = 0.1
     calibrate: Calibration | None = None
-    seed: int = 0
+    seed: int | None = None
+    modality: str | None = None
     inner_steps: Sequence[int] | None = None
     allow_transductive: bool = False
 
@@ -77,15 +77,10 @@ def run_evaluation(settings: Settings, as_json: bool = False) -> dict[str, Any]:
     methods, checkpoints = contestants(settings.methods)
     data, left_out = _open(settings, [c.learner for c in checkpoints.values()])
     refuse_unfit(checkpoints, data, settings.allow_transductive)
-    tasks = len(data.pools["test"])
-    if tasks < LEAST_TASKS:
-        raise ValueError(
-            f"{settings.data} has {tasks} test tasks: an interval over fewer than {LEAST_TASKS} tells nothing of other "
-            "tasks; give more classes, files or domains"
-        )
-    n = settings.episodes or max(LEAST_EPISODES, tasks)
+    n = number_of_episodes(settings.episodes, len(data.pools["test"]), settings.data)
     calibrate = settings.calibrate or ("across" if "val" in data.pools else "within")
     _check_before_work(settings, data, methods, calibrate)
+    learners = {name: c.learner for name, c in checkpoints.items()}
     settings.out.mkdir(parents=True, exist_ok=True)
     extremes = _Extremes(next(iter(methods)))
     with bars() as progress:
@@ -100,14 +95,19 @@ def run_evaluation(settings: Settings, as_json: bool = False) -> dict[str, Any]:
         curves = _curves(settings, methods, data, progress)
     results = {
         "protocol": {"too_small_for_so_many_shots": left_out}
-        | _protocol(settings, data, methods, n, calibrate, {k: c.trained_on for k, c in checkpoints.items()}),
+        | _protocol(settings, data, n, calibrate)
+        | make_up(data.test_episode, learners)
+        | {
+            "trained_or_chosen_on": {name: c.trained_on for name, c in checkpoints.items()},
+            "methods": described(methods, checkpoints),
+        },
         "methods": figures,
         "curves": curves,
         "calibration": rates.table(calibrators, data.test_episode.support_normal),
         "environment": environment("cpu"),
     }
     write_json(settings.out / "results.json", results)
-    extremes.draw(settings.out, data)
+    extremes.draw(settings.out, data, next(iter(figures.values()))["threshold"])
     shown(as_json, results, results_table(results), f"Figures and every score: {settings.out}")
     return results
 
@@ -121,11 +121,17 @@ def _check_before_work(
         ValueError: as said.
     """
     spec = data.test_episode
-    least = 1 / (spec.support_normal + 1)
-    if not 0 < settings.alpha < 1 or (calibrate == "within" and settings.alpha < least):
+    across = calibrate == "across"
+    if across and "val" not in data.pools:
+        raise ValueError("--calibrate across needs validation tasks, and this data has none: --calibrate within")
+    compared = data.calibration_episodes * spec.query_normal if across else spec.support_normal
+    if not 0 < settings.alpha < 1:
+        raise ValueError(f"--alpha is {settings.alpha}; expected a false-alarm rate between 0 and 1, such as 0.1")
+    if settings.alpha * (compared + 1) < 1 - 1e-9:
+        where = "of the validation episodes" if across else "inside a support set"
         raise ValueError(
-            f"alpha is {settings.alpha}; inside a support set of {spec.support_normal} normal samples no rate below "
-            f"{least:.3f} can be held: raise --alpha or --shots, or --calibrate across"
+            f"--alpha is {settings.alpha}; by {compared} normal samples {where} no rate below {1 / (compared + 1):.3f} "
+            f"can be held: raise --alpha{'' if across else ' or --shots, or --calibrate across'}"
         )
     for k in settings.shots or [spec.support_normal]:
         data.test_episode = replace(spec, support_normal=k)
@@ -154,16 +160,19 @@ class _Extremes:
         if self._worst is None or value < self._worst[0]:
             self._worst = (value, row)
 
-    def draw(self, out: Path, data: EpisodeDataModule) -> None:
-        """Write both as ``best`` and ``worst``, each as ``.png`` and ``.svg``."""
+    def draw(self, out: Path, data: EpisodeDataModule, threshold: float | None) -> None:
+        """Write both as ``best`` and ``worst``, each as ``.png`` and ``.svg``.
+
+        Args:
+            out: folder.
+            data: whose test episodes these are.
+            threshold: above which the method flags, None where each task has its own.
+        """
         sampler = data.sampler("test")
         for name, found in {"best": self._best, "worst": self._worst}.items():
             if found is not None:
                 row = found[1]
-                assert row.flagged is not None
-                passed = row.scores[~row.flagged]  # a threshold for the picture, where each task may have its own
-                threshold = float(passed.max()) if len(passed) else float("-inf")
-                figure = episode_figure(sampler.episode(0, row.episode), row.scores, threshold)
+                figure = episode_figure(sampler.episode(0, row.episode), row.scores, threshold, row.flagged)
                 for kind in ("png", "svg"):
                     figure.savefig(out / f"{name}.{kind}", dpi=120)
 
@@ -174,8 +183,13 @@ def _open(settings: Settings, learners: Sequence[Learner]) -> tuple[EpisodeDataM
     Who is in which split is settled by the config's own episodes, whatever number of shots is asked for: a model is
     tested on what it was not trained on, and a curve over shots on the same tasks all along.
     """
-    is_config = settings.data.suffix in (".yaml", ".yml")
-    data = data_of_config(settings.data) if is_config else own_data(settings.data, learners, settings.seed)
+    if settings.data.suffix in (".yaml", ".yml"):
+        for option, given in {"--seed": settings.seed, "--modality": settings.modality}.items():
+            if given is not None:
+                raise ValueError(f"{option} {given} is for your own files; {settings.data} has its own: leave it out")
+        data = data_of_config(settings.data)
+    else:
+        data = own_data(settings.data, learners, settings.seed or 0, settings.modality)
     left_out = []
     if settings.shots:
         most = replace(data.test_episode, support_normal=max(settings.shots))
@@ -192,7 +206,7 @@ def _calibrators(
     methods: Mapping[str, Method], data: EpisodeDataModule, calibrate: Calibration, progress: Progress
 ) -> dict[str, Calibrator]:
     if calibrate == "within":
-        return {n: Always() if flags_everything(m) else WithinTask(m) for n, m in methods.items()}
+        return within_tasks(methods)
     bar = progress.add_task("validation tasks", total=len(methods))
     return across_tasks(methods, list(data.calibration()), lambda: progress.advance(bar))
 
@@ -211,15 +225,8 @@ def _curves(
     return found
 
 
-def _protocol(
-    settings: Settings,
-    data: EpisodeDataModule,
-    methods: Mapping[str, Method],
-    episodes: int,
-    calibrate: Calibration,
-    trained_on: Mapping[str, list[str]],
-) -> dict[str, Any]:
-    """Every choice that fixes the figures."""
+def _protocol(settings: Settings, data: EpisodeDataModule, episodes: int, calibrate: Calibration) -> dict[str, Any]:
+    """Every choice that fixes the figures, but for those of the methods."""
     across = (
         f"{1 - settings.alpha:.0%} conformal over the normal queries of {data.calibration_episodes} validation episodes"
     )
@@ -228,13 +235,10 @@ def _protocol(
         "data": data.description(),
         "split": "test",
         "episodes": episodes,
-        "tasks": len(data.pools["test"]),
+        "tasks": min(len(data.pools["test"]), episodes),
         "episode": data.test_episode.as_dict(),
-        **make_up(data.test_episode, methods),
         "alpha": settings.alpha,
         "threshold": across if calibrate == "across" else within,
         "intervals": "95 % BCa bootstrap over tasks; differences paired by task, Wilcoxon signed-rank",
         "seed": data.seed,
-        "trained_or_chosen_on": dict(trained_on),
-        "methods": described(methods),
     }

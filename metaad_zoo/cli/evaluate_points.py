@@ -15,13 +15,18 @@ from metaad_zoo.cli.terminal import bars, shown
 from metaad_zoo.data import EpisodeDataModule, SequenceEpisodes
 from metaad_zoo.data.labelled_series import LabelledSeries
 from metaad_zoo.episodes import EpisodeSpec
-from metaad_zoo.evaluation.protocol import LEAST_TASKS, environment
+from metaad_zoo.evaluation.decisions import USUAL_ALPHA
+from metaad_zoo.evaluation.protocol import LEAST_TASKS, environment, within_tasks
 from metaad_zoo.evaluation.report import points_table, write_json
 from metaad_zoo.evaluation.scores import ScoreFile
 from metaad_zoo.evaluation.series_protocol import evaluate_points
 from metaad_zoo.learners import Learner
 
 USUAL_WINDOW = 64
+WITHIN = (
+    "leave-one-out conformal over the support windows, a point's score set beside theirs; windows that overlap, and a "
+    "series that changes, let more false alarms through than were aimed at"
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class PointSettings:
         longest: points of a series that are scored, from the start of its later part on; None: all.
         buffer: longest buffer of the volumes (VUS), in points; None: the window.
         seed: of the draws.
+        calibrate: ``"within"``: flag points by leave-one-out over the support windows; None: no threshold.
+        alpha: false-alarm rate to aim at; None: 0.1. With ``calibrate`` alone.
         allow_transductive: let batch normalisation take statistics over the queries.
     """
 
@@ -50,7 +57,14 @@ class PointSettings:
     longest: int | None = 50_000
     buffer: int | None = None
     seed: int = 0
+    calibrate: str | None = None
+    alpha: float | None = None
     allow_transductive: bool = False
+
+    @property
+    def rate(self) -> float:
+        """The false-alarm rate to aim at, where points are flagged."""
+        return USUAL_ALPHA if self.alpha is None else self.alpha
 
 
 def run_point_evaluation(settings: PointSettings, as_json: bool = False) -> dict[str, Any]:
@@ -70,6 +84,7 @@ def run_point_evaluation(settings: PointSettings, as_json: bool = False) -> dict
     for method in methods.values():  # what can't adapt to so few windows is refused before work is lost
         support = series[0].draw_support(settings.shots, np.random.default_rng(0))
         method.adapt(support, support["sequence"].new_zeros(settings.shots).long())
+    calibrators = within_tasks(methods) if settings.calibrate else None
     settings.out.mkdir(parents=True, exist_ok=True)
     with bars() as progress:
         bar = progress.add_task("unseen series", total=len(series) * settings.draws)
@@ -81,6 +96,8 @@ def run_point_evaluation(settings: PointSettings, as_json: bool = False) -> dict
                 settings.draws,
                 buffer,
                 settings.seed,
+                calibrators,
+                settings.rate,
                 lambda: progress.advance(bar),
                 record,
             )
@@ -89,7 +106,7 @@ def run_point_evaluation(settings: PointSettings, as_json: bool = False) -> dict
             **_protocol(settings, data, series, left_out, stride, buffer),
             "batch_norm": {name: batch_norm_of(c.learner) for name, c in checkpoints.items()},
             "trained_or_chosen_on": {name: c.trained_on for name, c in checkpoints.items()},
-            "methods": described(methods),
+            "methods": described(methods, checkpoints),
         },
         "methods": figures,
         "environment": environment("cpu"),
@@ -123,6 +140,16 @@ def _check_numbers(settings: PointSettings, stride: int, buffer: int, window: in
     ]:
         if value < least:
             raise ValueError(f"{name} is {value}; expected at least {least}")
+    if settings.calibrate == "across":
+        raise ValueError("--points takes --calibrate within: a series is compared with its own support windows")
+    if settings.alpha is not None and not settings.calibrate:
+        raise ValueError(f"--alpha {settings.alpha}: --points sets no threshold; add --calibrate within for one")
+    lowest = 1 / (settings.shots + 1)
+    if settings.calibrate and not lowest - 1e-9 <= settings.rate < 1:
+        raise ValueError(
+            f"--alpha is {settings.rate}; by {settings.shots} support windows expected {lowest:.3f} to 1: raise it or "
+            "--shots"
+        )
     if not 1 <= stride <= window:
         raise ValueError(f"--stride is {stride}; expected 1 to {window}, the window, or points would have no score")
 
@@ -178,7 +205,8 @@ def _protocol(
         "scored": f"each series' later part, {longest}; windows every {stride} steps, a point's score is the mean over "
         "the windows that cover it",
         "vus": f"mean over buffers of 0 to {buffer} points, every score a threshold",
-        "threshold": "none: all figures are over ranks",
+        "threshold": WITHIN if settings.calibrate else "none: all figures are over ranks",
+        **({"alpha": settings.rate} if settings.calibrate else {}),
         "left_out": list(left_out),
         "intervals": "95 % BCa bootstrap over series; differences paired by series, Wilcoxon signed-rank",
         "seed": settings.seed,

@@ -3,14 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from metaad_zoo.backbones import EpisodicBatchNorm
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.episodes import EpisodeSpec, Method
+from metaad_zoo.evaluation.protocol import LEAST_TASKS
 from metaad_zoo.learners import Learner
 
+LEAST_EPISODES = 600
 NO_BATCH_NORM = "no batch normalisation"
+
+
+def number_of_episodes(asked: int | None, tasks: int, data: Path) -> int:
+    """How many test episodes are scored: 600, or one of each task where there are more, unless others are asked for.
+
+    Args:
+        asked: None for the usual number.
+        tasks: of the test split.
+        data: where they come from, for the error.
+
+    Raises:
+        ValueError: there are fewer tasks than an interval needs, or so few episodes that tasks would be left out of
+            figures that are said to be over them.
+    """
+    if tasks < LEAST_TASKS:
+        raise ValueError(
+            f"{data} has {tasks} test tasks: an interval over fewer than {LEAST_TASKS} tells nothing of other tasks; "
+            "give more classes, files or domains"
+        )
+    least = min(tasks, LEAST_EPISODES)
+    if asked is not None and asked < least:
+        raise ValueError(
+            f"--episodes is {asked}, and {data} has {tasks} test tasks: give at least {least}, so that "
+            f"{'each task is' if least == tasks else 'enough tasks are'} tested"
+        )
+    return max(LEAST_EPISODES, tasks) if asked is None else asked
 
 
 def refuse_seen(data: EpisodeDataModule, seen: list[str]) -> None:

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from metaad_zoo.backbones import ANY
-from metaad_zoo.cli.contestants import name_of
+from metaad_zoo.cli.conclude import TABLE_WIDTH
+from metaad_zoo.cli.contestants import USUAL_SHAPES, name_of
 from metaad_zoo.data.image_samples import fit_images
 from metaad_zoo.data.samples import fits, refuse_anomalies_in
 from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
@@ -25,11 +25,10 @@ from metaad_zoo.data.synthetic import create_synthetic, list_synthetic
 from metaad_zoo.episodes import ANOMALOUS, Adapted, Corruption, Method, Samples, count
 from metaad_zoo.evaluation.baselines import create_baseline, list_baselines, modalities_of
 from metaad_zoo.evaluation.choosing import ENOUGH, Recommendation, read_prior, recommend
+from metaad_zoo.evaluation.report import finite
 from metaad_zoo.learners import Learner
 from metaad_zoo.zoo import list_checkpoints, load_checkpoint, locate
 
-USUAL_SHAPES: Mapping[str, tuple[int, ...]] = {"image": (3, 64, 64), "tabular": (ANY,), "sequence": (32, ANY)}
-"""In which samples are read where no model says."""
 NOT_TRIED = ("flag_everything", "random")
 SMALL_FOREST = 10
 """Trees of the isolation forest while it is tried on few samples: growing a hundred takes longer than all the rest."""
@@ -53,7 +52,8 @@ def run_recommendation(
         ValueError: the support can't be read, or is too small.
     """
     wanted = modality or _modality_of(support)
-    learners = dict(_learner(name) for name in (list_checkpoints(modality=wanted) if models is None else models))
+    asked = {name_of(m): m for m in (list_checkpoints(modality=wanted) if models is None else models)}
+    learners = {name: load_checkpoint(locate(place)).learner for name, place in asked.items()}
     shapes = _shapes_of(support, {} if models is None else learners, wanted)
     samples, labels = _read(support, shapes, label)
     n = int((labels != ANOMALOUS).sum())
@@ -63,8 +63,23 @@ def run_recommendation(
     methods: dict[str, Method] = {**baselines_for(samples, n), **given}
     prior = read_prior(next(iter(samples)), n) if len(samples) == 1 else None
     found = recommend(methods, samples, labels, synthetic_for(samples), prior)
-    _print(found, as_json)
+    _print(found, as_json, how_to_use(found.choice, asked.get(found.choice), support, label))
     return found
+
+
+def how_to_use(choice: str, model: str | None, support: Path, label: str | None) -> str:
+    """What to type to take what is recommended.
+
+    Args:
+        choice: its name.
+        model: a model's published name or folder; None for a baseline.
+        support: the samples.
+        label: their column of labels.
+    """
+    if model is not None:
+        labelled = "" if label is None else f" --label {label}"
+        return f"metaad adapt {model} --support {support}{labelled} --out my_detector"
+    return f"metaad_zoo.evaluation.baselines.create_baseline({choice!r}).adapt(samples, labels).score(more_samples)"
 
 
 def baselines_for(samples: Samples, n: int) -> dict[str, Method]:
@@ -121,10 +136,6 @@ class _ReadsOther:
         raise ValueError(self.reason)
 
 
-def _learner(name: str) -> tuple[str, Learner]:
-    return name_of(name), load_checkpoint(locate(name)).learner
-
-
 def _shapes_of(support: Path, learners: Mapping[str, Learner], wanted: str) -> dict[str, tuple[int, ...]]:
     """In which shape the files are read: the first model's of their modality, or the usual one."""
     read: list[dict[str, Any]] = [x.arguments()["input_shapes"] for x in learners.values()]
@@ -162,16 +173,20 @@ def _read(support: Path, shapes: Mapping[str, tuple[int, ...]], label: str | Non
     return samples, labels
 
 
-def _print(found: Recommendation, as_json: bool) -> None:
+def _print(found: Recommendation, as_json: bool, use: str) -> None:
     if as_json:
-        print(json.dumps(asdict(found)))
+        print(json.dumps(finite({**asdict(found), "use": use})))
         return
-    table = Table("method", "expected", "AUROC in your samples", "standard error", "not tried because")
+    table = Table()
+    table.add_column("method", no_wrap=True)  # to be copied as it is
+    for title in ("expected", "AUROC in your samples", "standard error", "not tried because"):
+        table.add_column(title)
     for c in found.candidates:
         expected = "" if c.expected is None else f"{100 * c.expected:+.1f}"
         figures = ("", "") if c.reason else (f"{100 * c.auroc:.1f}", f"{100 * c.spread:.1f}")
         table.add_row(c.name, expected, *figures, c.reason or "")
     console = Console()
-    console.print(table)
+    (console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)).print(table)
     console.print("Expected: points of AUROC above the mean of these methods, on real anomalies.")
     console.print(f"Take [bold]{found.choice}[/bold]: {found.why}", soft_wrap=True)
+    print(f"Next, try:  {use}")

@@ -34,8 +34,8 @@ LISTS: dict[str, Callable[..., list[str]]] = {
     "datasets": list_datasets,
     "baselines": list_baselines,
 }
-COMMON_OPTIONS = ("methods", "data", "out", "shots", "seed", "allow_transductive")
-EPISODE_OPTIONS = ("episodes", "alpha", "calibrate", "inner_steps")
+COMMON_OPTIONS = ("methods", "data", "out", "shots", "alpha", "calibrate", "seed", "allow_transductive")
+EPISODE_OPTIONS = ("episodes", "inner_steps", "modality")
 POINT_OPTIONS = ("draws", "stride", "longest", "buffer")
 
 
@@ -97,18 +97,28 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("methods", nargs="+", help="checkpoints by name or folder, and baselines")
+    command.add_argument(
+        "methods", nargs="+", help="checkpoints by name or folder, baselines, and BASELINE@CHECKPOINT on its embedding"
+    )
     command.add_argument("--data", type=Path, required=True, help="a config with a data section, or your own files")
     command.add_argument("--out", type=Path, required=True, help="folder for results.json and scores.parquet")
     command.add_argument("--shots", type=int, nargs="+", help="normal support samples; several draw a curve")
-    command.add_argument("--seed", type=int, default=0, help="of the episodes of your own files")
+    command.add_argument("--alpha", type=float, help="false-alarm rate to aim at; 0.1")
+    command.add_argument(
+        "--calibrate",
+        type=_calibration,
+        choices=("across", "within"),
+        help="thresholds by validation tasks, or by each support set; with --points within alone, and none without it",
+    )
+    command.add_argument("--seed", type=int, help="of the episodes of your own files, or of the draws of --points; 0")
     command.add_argument(
         "--allow-transductive", action="store_true", help="also models that normalise over the queries"
     )
     episodes = command.add_argument_group("on episodes")
     episodes.add_argument("--episodes", type=int, help="on the test tasks; 600, or one of each task if more")
-    episodes.add_argument("--alpha", type=float, help="false-alarm rate to aim at; 0.1")
-    episodes.add_argument("--calibrate", choices=("across", "within"), help="validation tasks, or each support set")
+    episodes.add_argument(
+        "--modality", choices=("tabular", "sequence", "image"), help="of your own files, for baselines without a model"
+    )
     episodes.add_argument("--inner-steps", type=int, nargs="+", help="of gradient learners: draws a curve")
     points = command.add_argument_group("point by point")
     points.add_argument("--points", action="store_true", help="score the whole later part of each labelled series")
@@ -117,6 +127,20 @@ def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
     points.add_argument("--longest", type=int, help="points scored of a series; 50000")
     points.add_argument("--buffer", type=int, help="longest buffer of VUS in points; the window")
     json_argument(command)
+
+
+def _calibration(text: str) -> str:
+    """One of the ways to a threshold.
+
+    Raises:
+        argparse.ArgumentTypeError: for any other, in words of its own: there are none that look at test labels.
+    """
+    if text not in ("across", "within"):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected across (normal samples of the validation tasks) or within (each support set's own); "
+            "a threshold is never chosen on test labels, which nobody has who uses a detector"
+        )
+    return text
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -110,11 +110,15 @@ def decision_metrics(flagged: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
-def all_metrics(scores: Tensor, labels: Tensor, flagged: Tensor) -> dict[str, float]:
-    """Every figure of :data:`METRICS` for one episode; arguments as above."""
+def rank_metrics(scores: Tensor, labels: Tensor) -> dict[str, float]:
+    """Every figure of :data:`RANK_METRICS`; arguments as for :func:`auroc`."""
     return {
         "auroc": auroc(scores, labels),
         "ap": average_precision(scores, labels),
         "pauroc": partial_auroc(scores, labels),
-        **decision_metrics(flagged, labels),
     }
+
+
+def all_metrics(scores: Tensor, labels: Tensor, flagged: Tensor) -> dict[str, float]:
+    """Every figure of :data:`METRICS` for one episode; arguments as above."""
+    return {**rank_metrics(scores, labels), **decision_metrics(flagged, labels)}

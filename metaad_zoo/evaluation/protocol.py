@@ -16,7 +16,7 @@ from scipy import stats
 
 from metaad_zoo.episodes import Episode, Method
 from metaad_zoo.evaluation.calibration import normal_scores, threshold
-from metaad_zoo.evaluation.decisions import ROUNDING, AcrossTasks, Always, Calibrator
+from metaad_zoo.evaluation.decisions import ROUNDING, AcrossTasks, Always, Calibrator, WithinTask
 from metaad_zoo.evaluation.metrics import METRICS, all_metrics
 from metaad_zoo.evaluation.scores import Record, Scored
 
@@ -41,6 +41,11 @@ def across_tasks(
         found[name] = Always() if flags_everything(method) else AcrossTasks(normal_scores(method, episodes))
         tick()
     return found
+
+
+def within_tasks(methods: Mapping[str, Method]) -> dict[str, Calibrator]:
+    """A calibrator for each method by each support set's own samples, made alike for all; likewise."""
+    return {name: Always() if flags_everything(m) else WithinTask(m) for name, m in methods.items()}
 
 
 def flags_everything(method: Method) -> bool:

@@ -22,6 +22,10 @@ TITLES = {
     "fpr": "false alarms",
 }
 POINT_TITLES = {"auroc": "AUROC", "ap": "AP", "vus_pr": "VUS-PR", "vus_roc": "VUS-ROC"}
+# Of decisions about points; present where a threshold was asked for. Precision and recall are in the file.
+RANGE_TITLES = {"range_precision": "range precision", "range_recall": "range recall", "range_f1": "range F1"}
+
+NAME_WIDTH = 12
 
 
 def results_table(results: dict[str, Any]) -> Table:
@@ -39,7 +43,7 @@ def results_table(results: dict[str, Any]) -> Table:
         show_lines=True,
         caption=f"Thresholds aim at {protocol['alpha']:.0%} false alarms, alike for each and without test labels.",
     )
-    table.add_column("method")
+    table.add_column("method", overflow="fold", min_width=NAME_WIDTH)  # a name that is cut may stand for two
     for title in TITLES.values():
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("AUROC behind", justify="right", no_wrap=True)
@@ -57,18 +61,24 @@ def points_table(results: dict[str, Any]) -> Table:
         results: with ``methods`` and ``protocol`` as in ``results.json``.
     """
     protocol = results["protocol"]
+    decided = "alpha" in protocol
+    cut = f"thresholds aim at {protocol['alpha']:.0%} false alarms" if decided else "no threshold is set"
     table = Table(
         title=f"{protocol['data']['dataset']}: {protocol['points']:,} points of {protocol['tasks']} unseen series, "
         "in %, with 95 % intervals over series",
         show_lines=True,
-        caption="Point by point, without point adjustment and without a threshold.",
+        caption=f"Point by point, without point adjustment; {cut}.",
     )
-    table.add_column("method")
-    for title in [*POINT_TITLES.values(), "AUROC behind", "VUS-PR behind"]:
+    table.add_column("method", overflow="fold", min_width=NAME_WIDTH)  # a name that is cut may stand for two
+    shown = dict(POINT_TITLES)
+    if decided:  # one more column would not fit
+        del shown["vus_roc"]
+        shown |= {"range_f1": "range F1", "fpr": "false alarms"}
+    for title in [*shown.values(), "AUROC behind", "VUS-PR behind"]:
         table.add_column(title, justify="right", no_wrap=True)
     for name, figures in results["methods"].items():
         behind = [figures["auroc_behind_first"], figures["vus_pr_behind_first"]]
-        cells = [_cell(figures["mean"][m], figures["ci95"][m]) for m in POINT_TITLES]
+        cells = [_cell(figures["mean"][m], figures["ci95"][m]) for m in shown]
         table.add_row(name, *cells, *(_cell(b["mean"], b["ci95"]) for b in behind))
     return table
 

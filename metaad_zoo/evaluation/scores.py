@@ -15,7 +15,7 @@ import torch
 from pyarrow import parquet
 from torch import Tensor
 
-from metaad_zoo.evaluation.metrics import all_metrics
+from metaad_zoo.evaluation.metrics import all_metrics, rank_metrics
 
 SCHEMA = pa.schema(
     [
@@ -117,7 +117,10 @@ class ScoreFile:
 
 
 def figures_from_scores(path: Path) -> dict[str, dict[str, list[dict[str, float]]]]:
-    """The figures of each episode, by method and task, computed again from ``scores.parquet``."""
+    """The figures of each episode, by method and task, computed again from ``scores.parquet``.
+
+    Those of decisions are there where decisions are: points of a series may have scores alone.
+    """
     table = parquet.read_table(path)
     rows = {name: table.column(name).to_numpy() for name in ("episode", "label", "score", "decision")}
     names = list(zip(table.column("method").to_pylist(), table.column("task").to_pylist(), strict=True))
@@ -127,5 +130,7 @@ def figures_from_scores(path: Path) -> dict[str, dict[str, list[dict[str, float]
     figures: dict[str, dict[str, list[dict[str, float]]]] = defaultdict(lambda: defaultdict(list))
     for (method, task, _), here in groups.items():
         scores, labels, flagged = (torch.as_tensor(rows[name][here]) for name in ("score", "label", "decision"))
-        figures[method][task].append(all_metrics(scores, labels, flagged.bool()))
+        undecided = bool(flagged.isnan().any())
+        found = rank_metrics(scores, labels) if undecided else all_metrics(scores, labels, flagged.bool())
+        figures[method][task].append(found)
     return figures

@@ -11,13 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metaad_zoo.episodes import NORMAL, Method, Samples
-from metaad_zoo.evaluation.metrics import RANK_METRICS, auroc, average_precision, partial_auroc
+from metaad_zoo.episodes import NORMAL, Adapted, Method, Samples
+from metaad_zoo.evaluation.decisions import ROUNDING, Calibrator
+from metaad_zoo.evaluation.metrics import DECISION_METRICS, RANK_METRICS, decision_metrics, rank_metrics
 from metaad_zoo.evaluation.protocol import summarise, with_differences
 from metaad_zoo.evaluation.scores import Record, Scored
-from metaad_zoo.evaluation.series_metrics import vus_pr, vus_roc
+from metaad_zoo.evaluation.series_metrics import range_precision, range_recall, vus_pr, vus_roc
 
 POINT_METRICS = (*RANK_METRICS, "vus_pr", "vus_roc")
+RANGE_METRICS = ("range_precision", "range_recall", "range_f1")
 
 
 class PointSeries(Protocol):
@@ -49,12 +51,14 @@ def evaluate_points(
     draws: int,
     buffer: int,
     seed: int = 0,
+    calibrators: Mapping[str, Calibrator] | None = None,
+    alpha: float = 0.1,
     tick: Callable[[], None] = lambda: None,
     record: Record = lambda row: None,
 ) -> dict[str, Any]:
     """Adapt every method to the same windows of each series and score all points of its later part.
 
-    No score is adjusted, and no threshold is set: all figures are over ranks.
+    No score and no decision is adjusted. Without ``calibrators`` no threshold is set: all figures are over ranks.
 
     Args:
         methods: by name.
@@ -63,12 +67,15 @@ def evaluate_points(
         draws: of the support; a series' figures are their means.
         buffer: longest buffer of the volumes (VUS), in points.
         seed: of the draws; each draw is the same for all methods.
+        calibrators: by method; a point is flagged where its p-value is at most ``alpha``.
+        alpha: false-alarm rate to aim at.
         tick: called after each draw of each series.
         record: given every method's scores of every draw; its episodes are counted over all series.
 
     Returns:
         The ``methods`` part of ``results.json``, as :func:`metaad_zoo.evaluation.protocol.evaluate` gives it, with the
-        figures of :data:`POINT_METRICS` and the difference to the first method in AUROC and in VUS-PR.
+        figures of :data:`POINT_METRICS` and the difference to the first method in AUROC and in VUS-PR; with
+        ``calibrators`` also those of decisions, point by point and range by range (:data:`RANGE_METRICS`).
 
     Raises:
         ValueError: there is no series, or one has labels of one kind alone.
@@ -83,22 +90,28 @@ def evaluate_points(
             labels = torch.full((shots,), NORMAL)
             for name, method in methods.items():
                 start = time.perf_counter()
-                scores = one.score_points(_scorer(method, support, labels))
+                adapted = method.adapt(support, labels)
+                scores = one.score_points(_scorer(adapted))
                 seconds[name] += time.perf_counter() - start
-                figures[name][one.name].append(point_metrics(scores, one.labels, buffer))
+                found, p, flagged = point_metrics(scores, one.labels, buffer), None, None
+                if calibrators is not None:
+                    p = calibrators[name].p_values(adapted, support, labels, torch.as_tensor(scores))
+                    flagged = p <= alpha + ROUNDING
+                    found |= decided_metrics(flagged.numpy(), one.labels)
+                figures[name][one.name].append(found)
                 truth = torch.as_tensor(one.labels)
-                record(Scored(name, one.name, i * draws + draw, truth, torch.as_tensor(scores), None, None))
+                record(Scored(name, one.name, i * draws + draw, truth, torch.as_tensor(scores), p, flagged))
             tick()
+    metrics = POINT_METRICS if calibrators is None else (*POINT_METRICS, *DECISION_METRICS, *RANGE_METRICS)
     results = {
-        name: summarise(by_task, POINT_METRICS)
+        name: summarise(by_task, metrics)
         | {"threshold": None, "seconds_per_task": seconds[name] / (len(series) * draws)}
         for name, by_task in figures.items()
     }
     return with_differences(results, ("auroc", "vus_pr"))
 
 
-def _scorer(method: Method, support: Samples, labels: Tensor) -> Callable[[dict[str, Tensor]], Tensor]:
-    adapted = method.adapt(support, labels)
+def _scorer(adapted: Adapted) -> Callable[[Samples], Tensor]:
     return lambda windows: adapted.score(windows).double().cpu()
 
 
@@ -112,9 +125,23 @@ def point_metrics(scores: np.ndarray, labels: np.ndarray, buffer: int) -> dict[s
     """
     ours, truth = torch.as_tensor(scores), torch.as_tensor(labels)
     return {
-        "auroc": auroc(ours, truth),
-        "ap": average_precision(ours, truth),
-        "pauroc": partial_auroc(ours, truth),
+        **rank_metrics(ours, truth),
         "vus_pr": vus_pr(scores, labels, buffer),
         "vus_roc": vus_roc(scores, labels, buffer),
+    }
+
+
+def decided_metrics(flagged: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Figures of one series' decisions: point by point, and range by range with flat bias (Tatbul et al. 2018).
+
+    Args:
+        flagged: ``(T,)`` booleans.
+        labels: ``(T,)`` of 0 and 1, both of them.
+    """
+    precision, recall = range_precision(flagged, labels), range_recall(flagged, labels)
+    return {
+        **decision_metrics(torch.as_tensor(flagged), torch.as_tensor(labels)),
+        "range_precision": precision,
+        "range_recall": recall,
+        "range_f1": 2 * precision * recall / max(precision + recall, 1e-12),
     }

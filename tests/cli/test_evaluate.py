@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ import torch
 import yaml
 from pyarrow import parquet
 
-from metaad_zoo.cli import main
-from metaad_zoo.cli.contestants import data_of_config
+from metaad_zoo.cli import evaluate, main
+from metaad_zoo.cli.contestants import data_of_config, described
 from metaad_zoo.cli.curves import auroc_by_task
+from metaad_zoo.evaluation.baselines import OnNetwork, create_baseline, list_baselines
 from metaad_zoo.evaluation.html_report import write_report
+from metaad_zoo.evaluation.plots import episode_figure
 from metaad_zoo.evaluation.protocol import summarise
 from metaad_zoo.evaluation.scores import figures_from_scores
 from metaad_zoo.inner_loop import InnerLoopConfig
@@ -122,6 +125,11 @@ def test_own_files_are_evaluated_without_a_config(tmp_path, capsys):
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert {t["task"] for t in results["methods"]["iforest"]["tasks"]} == {*"abcde"}
     assert {"best.png", "worst.svg"} <= {p.name for p in (tmp_path / "out").iterdir()}
+    assert run(tmp_path, "iforest", *arguments[2:], "--modality", "tabular") == 0
+    alone = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert alone["methods"]["iforest"]["mean"] == results["methods"]["iforest"]["mean"]
+    assert run(tmp_path, *arguments, "--calibrate", "across") == 1
+    assert "--calibrate across needs validation tasks" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -129,7 +137,16 @@ def test_own_files_are_evaluated_without_a_config(tmp_path, capsys):
     [
         (["knnn", "--data", "data.yaml"], "unknown method .*'knnn'; did you mean 'knn'"),
         (["knn", "knn", "--data", "data.yaml"], "two methods have one name"),
-        (["knn", "--data", "nowhere"], "name at least one model, or give a config"),
+        (["knn@nothing", "--data", "data.yaml"], "unknown method .*'nothing'"),
+        (["knn@ecod", "--data", "data.yaml"], "unknown method .*'ecod'"),
+        (["knn", "--data", "nowhere"], "add --modality image, tabular, sequence, name a model, or give a config"),
+        (["model", "--data", "nowhere", "--modality", "image"], "the model tells what it reads"),
+        (["knn", "--data", "data.yaml", "--modality", "image"], r"--modality image is for your own files"),
+        (["knn", "--data", "data.yaml", "--seed", "3"], r"--seed 3 is for your own files; data\.yaml has its own"),
+        (["knn", "--data", "data.yaml", "--episodes", "0"], "--episodes is 0, and data.yaml has 12 test tasks: .* 12"),
+        (["knn", "--data", "data.yaml", "--episodes", "6"], "give at least 12, so that each task is tested"),
+        (["knn", "--data", "data.yaml", "--alpha", "2"], "--alpha is 2.0; expected a false-alarm rate between 0 and 1"),
+        (["knn", "--data", "data.yaml", "--alpha", "0.01"], "by 16 normal samples of the validation episodes no rate"),
         (["knn", "--data", "nowhere.yaml"], r"nowhere\.yaml does not exist"),
         (["lof", "--data", "data.yaml", "--shots", "3", "1"], "K=1|two|at least 2"),
         (["knn", "--data", "data.yaml", "--inner-steps", "1"], "none of .'knn'. does"),
@@ -144,10 +161,61 @@ def test_what_cannot_be_evaluated_is_refused(place, arguments, complaint, capsys
     assert not (place / "out").exists()
 
 
-def test_a_model_that_has_seen_the_test_classes_is_refused(place, capsys):
+@pytest.mark.parametrize("method", ["{}", "knn@{}"])
+def test_a_model_that_has_seen_the_test_classes_is_refused(place, method, capsys):
     save_checkpoint(place / "model", Checkpoint(small_learner(), ["digits/7"], {}))
-    assert run(place, str(place / "model"), "--data", str(place / "data.yaml")) == 1
+    assert run(place, method.format(place / "model"), "--data", str(place / "data.yaml")) == 1
     assert "trained or chosen on ['digits/7'], which are in the test split" in capsys.readouterr().err
+
+
+def test_thresholds_are_not_chosen_on_test_labels(place, capsys):
+    with pytest.raises(SystemExit):
+        run(place, "knn", "--data", str(place / "data.yaml"), "--calibrate", "test")
+    assert "never chosen on test labels" in capsys.readouterr().err
+
+
+def test_baselines_work_on_the_embedding_of_a_model(place, capsys):
+    model = place / "model"
+    options = ["--data", str(place / "data.yaml"), "--episodes", "12"]
+    assert run(place, f"mahalanobis@{model}", "knn", *options) == 0
+    results = json.loads((place / "out" / "results.json").read_text())
+    name = f"mahalanobis@{place.name}/model"
+    assert list(results["methods"]) == [name, "knn"]
+    method = OnNetwork(create_baseline("mahalanobis", standardise="none"), load_checkpoint(model).learner.network)
+    expected = auroc_by_task(method, list(data_of_config(place / "data.yaml").episodes("test", 12)))
+    assert results["methods"][name]["mean"]["auroc"] == pytest.approx(expected.mean())
+    assert results["methods"]["knn"]["mean"]["auroc"] != pytest.approx(expected.mean())
+    protocol = results["protocol"]
+    assert protocol["batch_norm"] == {name: "support"}
+    assert protocol["trained_or_chosen_on"] == {name: ["digits/0"]}
+    assert protocol["methods"][name]["baseline"] == {"standardise": "none"}
+    assert protocol["methods"][name]["on_the_embedding_of"]["backbone"] == "conv4"
+
+
+@pytest.mark.parametrize("name", [*list_baselines(), *(["pyod/KNN"] if find_spec("pyod") else [])])
+def test_settings_of_every_baseline_can_be_written(name):
+    settings = described({name: create_baseline(name)}, {})[name]
+    assert json.loads(json.dumps(settings)) == settings
+    assert not [key for key in settings if key.startswith("_")]
+
+
+@pytest.mark.parametrize(("calibrate", "cut"), [("across", True), ("within", False)])
+def test_pictures_show_the_threshold_that_decided(place, calibrate, cut, capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        evaluate, "episode_figure", lambda *args: drawn.append((args, episode_figure(*args))) or drawn[-1][1]
+    )
+    options = ["--data", str(place / "data.yaml"), "--episodes", "12", "--alpha", "0.3", "--calibrate", calibrate]
+    assert run(place, "knn", *options) == 0
+    threshold = json.loads((place / "out" / "results.json").read_text())["methods"]["knn"]["threshold"]
+    assert len(drawn) == 2
+    for (_, scores, shown, flagged), figure in drawn:
+        assert (shown is None) == (not cut)
+        title = figure.subfigs[1].get_suptitle()
+        assert ("threshold" in title) == cut
+        if cut:
+            assert shown == threshold
+            assert torch.equal(flagged, scores > threshold)
 
 
 def test_too_few_tasks_for_an_interval_are_refused(place, capsys):

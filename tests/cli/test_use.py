@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from PIL import Image
 
 from metaad_zoo.backbones import list_backbones
 from metaad_zoo.cli import main
+from metaad_zoo.evaluation.baselines import create_baseline, list_baselines
 from metaad_zoo.learners import list_learners
 from metaad_zoo.zoo import Checkpoint, save_checkpoint
 from tests.conftest import small_learner
@@ -62,6 +64,17 @@ def test_adapt_says_which_support_size_p_values_come_from(place, capsys):
     adapt = ["adapt", str(place / "sizes"), "--support", str(place / "good"), "--out", str(place / "mine")]
     assert main(adapt) == 0
     assert "calibrated for supports of 2, 10: with 5 samples p-values are those of 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", list_baselines())
+def test_info_tells_what_a_baseline_is(name, capsys):
+    assert main(["info", name]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"{name}, a baseline. ")
+    options = set(inspect.signature(type(create_baseline(name))).parameters) - {"standardise"}
+    assert all(option in told for option in options), "its settings are told"
+    assert main(["info", name, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == name
 
 
 def test_adapt_then_score(place, capsys):

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from metaad_zoo.cli import main
+from metaad_zoo.cli.recommend import how_to_use
 from metaad_zoo.data.synthetic import create_synthetic
 from metaad_zoo.evaluation.baselines import create_baseline
 from metaad_zoo.evaluation.choosing import PRIOR, Prior, read_prior, recommend
@@ -136,7 +137,15 @@ def test_the_command_recommends(tmp_path, capsys, support):
     assert found["choice"] in {c["name"] for c in found["candidates"]}
     assert "flag_everything" not in {c["name"] for c in found["candidates"]}
     assert main(["recommend", "--support", str(table), "--label", "broken"]) == 0
-    assert f"Take {found['choice']}" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"Take {found['choice']}" in told
+    assert "tabular-raw_columns-in_context-adbench" in told, "names are never cut, they are to be copied"
+    assert f"Next, try:  {found['use']}" in told
+    for model, expected in [
+        (None, "create_baseline('knn').adapt("),
+        ("runs/mine", f"metaad adapt runs/mine --support {table} --label broken --out my_detector"),
+    ]:
+        assert expected in how_to_use("knn", model, table, "broken")
 
 
 @pytest.fixture
@@ -176,8 +185,9 @@ def test_models_of_other_samples_are_named_as_such(places, capsys):
     save_checkpoint(places / "images_model", Checkpoint(small_learner(), [], {}))
     arguments = ["recommend", "--models", str(places / "images_model"), "--json"]
     assert main([*arguments, "--support", str(places / "series")]) == 0
-    candidates = json.loads(capsys.readouterr().out)["candidates"]
+    candidates = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["candidates"]
     assert candidates[-1]["name"].endswith("images_model")
+    assert candidates[-1]["auroc"] is None
     assert "reads {'image': [1, 16, 16]}, but the samples are" in candidates[-1]["reason"]
     assert main([*arguments, "--support", str(places / "images")]) == 0
     candidates = json.loads(capsys.readouterr().out)["candidates"]

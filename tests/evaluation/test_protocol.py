@@ -144,6 +144,10 @@ def test_results_are_printed_and_written(results, tmp_path):
     text = console.export_text()
     assert "1-NN" in text
     assert "\u2026" not in text, "the table fits the width that the command gives it"
+    long = {f"knn@image-conv4-protonet-omniglot-{i}": figures for i, figures in enumerate(results["methods"].values())}
+    console.print(results_table(results | {"methods": long}))
+    folded = "".join(line.split("\u2502")[1].strip() for line in console.export_text().splitlines() if "\u2502" in line)
+    assert all(name in folded for name in long), "names are never cut, for two could then look alike"
     assert f"{100 * results['methods']['1-NN']['mean']['auroc']:.1f}" in text
     (tmp_path / "out").mkdir()
     write_json(tmp_path / "out" / "results.json", results)

@@ -14,7 +14,9 @@ from metaad_zoo.cli import main
 from metaad_zoo.data import SequenceEpisodes
 from metaad_zoo.episodes import EpisodeSpec
 from metaad_zoo.evaluation.html_report import write_report
-from metaad_zoo.evaluation.series_metrics import vus_pr, vus_roc
+from metaad_zoo.evaluation.protocol import summarise, within_tasks
+from metaad_zoo.evaluation.scores import figures_from_scores
+from metaad_zoo.evaluation.series_metrics import range_precision, range_recall, vus_pr, vus_roc
 from metaad_zoo.evaluation.series_protocol import evaluate_points
 
 LEAST = EpisodeSpec(support_normal=1, query_normal=1, query_anomalous=1)
@@ -117,9 +119,54 @@ def test_the_command_writes_figures_and_every_point(folder, capsys):
     assert results["protocol"]["points"] == 6 * 130
     assert "without point adjustment" in results["protocol"]["judged"]
     assert results["methods"]["knn"]["mean"]["auroc"] > 0.9
+    again = figures_from_scores(folder / "out" / "scores.parquet")["knn"]
+    assert set(next(iter(again.values()))[0]) == {"auroc", "ap", "pauroc"}, "nothing is said of decisions not made"
     page = write_report(folder / "out").page.read_text()
     assert "no threshold was set" in page
     assert "VUS-PR" in page
+
+
+def test_points_are_flagged_by_the_support_windows_and_judged_range_by_range(folder):
+    """A point's p-value sets its score beside those of the support windows, each left out once; seen by hand."""
+    series, rows = data(folder).labelled_series(stride=1), []
+    found = evaluate_points(
+        {"rule": Mean()}, series, 19, 1, 3, calibrators=within_tasks({"rule": Mean()}), alpha=0.1, record=rows.append
+    )
+    for i, (one, row, task) in enumerate(zip(series, rows, found["rule"]["tasks"], strict=True)):
+        support = one.draw_support(19, np.random.default_rng([0, i, 0]))["sequence"].mean((1, 2)).double().numpy()
+        scores = row.scores.numpy()
+        flagged = scores > np.sort(support)[-2]  # at most one of 19 lies at or above: p <= 2 / 20
+        assert np.array_equal(row.flagged.numpy(), flagged)
+        assert task["recall"] == pytest.approx(flagged[one.labels == 1].mean())
+        assert task["fpr"] == pytest.approx(flagged[one.labels == 0].mean())
+        precision, recall = range_precision(flagged, one.labels), range_recall(flagged, one.labels)
+        assert (task["range_precision"], task["range_recall"]) == (precision, recall)
+        assert task["range_f1"] == pytest.approx(2 * precision * recall / (precision + recall))
+    assert found["rule"]["mean"]["range_recall"] > 0.5
+
+
+def test_decisions_about_points_are_kept_and_reported(folder, capsys):
+    init = {"dataset": "own", "root": str(folder / "series"), "splits": {"test": ["*"]}, "window": 8, "stride": 2}
+    spec = {"support_normal": 1, "query_normal": 1, "query_anomalous": 1}
+    config = {"data": {"class_path": "metaad_zoo.data.SequenceEpisodes", "init_args": init | {"episode": spec}}}
+    (folder / "data.yaml").write_text(yaml.safe_dump(config))
+    arguments = ["--data", str(folder / "data.yaml"), "--out", str(folder / "out"), "--points", "--shots", "19"]
+    assert main(["evaluate", "knn", "flag_everything", *arguments, "--calibrate", "within", "--draws", "1"]) == 0
+    told = capsys.readouterr().out
+    assert "range F1" in told
+    assert "knn" in told
+    assert "\u2026" not in told, "no figure is cut"
+    results = json.loads((folder / "out" / "results.json").read_text())
+    again = figures_from_scores(folder / "out" / "scores.parquet")
+    for name, figures in results["methods"].items():
+        for metric, mean in summarise(again[name])["mean"].items():
+            assert mean == pytest.approx(figures["mean"][metric]), metric
+    assert results["methods"]["flag_everything"]["mean"]["fpr"] == 1
+    assert results["protocol"]["alpha"] == 0.1
+    assert "leave-one-out" in results["protocol"]["threshold"]
+    page = write_report(folder / "out").page.read_text()
+    assert "range recall" in page
+    assert "False-alarm rate: aimed at and reached" in page
 
 
 @pytest.mark.parametrize(
@@ -127,7 +174,10 @@ def test_the_command_writes_figures_and_every_point(folder, capsys):
     [
         (["--points", "--shots", "99"], "lower --shots"),
         (["--points", "--stride", "9"], "expected 1 to 8, the window"),
-        (["--points", "--alpha", "0.2"], "--alpha: only without --points"),
+        (["--points", "--alpha", "0.2"], "--points sets no threshold; add --calibrate within"),
+        (["--points", "--calibrate", "across"], "--points takes --calibrate within"),
+        (["--points", "--calibrate", "within", "--shots", "9", "--alpha", "0.05"], "expected 0.100 to 1"),
+        (["--points", "--episodes", "20"], "--episodes: only without --points"),
         (["--draws", "2"], "--draws: only with --points"),
         (["--points", "--shots", "2", "3"], "give one number"),
     ],

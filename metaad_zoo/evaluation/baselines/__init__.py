@@ -12,6 +12,7 @@ from metaad_zoo.evaluation.baselines.floors import FlagEverything, RandomScores
 from metaad_zoo.evaluation.baselines.neighbours import NearestNeighbour
 from metaad_zoo.evaluation.baselines.registry import (
     MODALITIES,
+    about_baseline,
     create_baseline,
     list_baselines,
     modalities_of,
@@ -28,6 +29,7 @@ __all__ = [
     "OnNetwork",
     "RandomScores",
     "SupportFeatures",
+    "about_baseline",
     "create_baseline",
     "embedding_of",
     "flatten",

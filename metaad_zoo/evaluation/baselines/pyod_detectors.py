@@ -85,7 +85,7 @@ class PyODDetector(FeatureMethod):
         for option in options:
             if option not in self._arguments and not open_ended:
                 raise unknown_name(f"option of baseline {self.title!r}:", option, [*self._arguments, "standardise"])
-        self._options = options
+        self.options = options
 
     def fit(self, x: Tensor) -> ScoreVectors:
         """Fit the detector.
@@ -93,7 +93,7 @@ class PyODDetector(FeatureMethod):
         Raises:
             ValueError: it fails on so few samples, or its scores are not finite.
         """
-        options = dict(self._options)
+        options = dict(self.options)
         if "random_state" in self._arguments:
             options.setdefault("random_state", 0)
         if "n_neighbors" in self._arguments:

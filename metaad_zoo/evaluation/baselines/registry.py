@@ -67,6 +67,15 @@ def modalities_of(name: str) -> tuple[str, ...]:
     return _BASELINES[name][1]
 
 
+def about_baseline(name: str) -> str:
+    """What a baseline is, where it comes from and what its settings are, as its docstring has it.
+
+    Raises:
+        ValueError: the name is unknown (the nearest known ones are named).
+    """
+    return _BASELINES[name][0].__doc__ or ""
+
+
 def create_baseline(name: str, **options: Any) -> Method:
     """Build a baseline by its name.
 

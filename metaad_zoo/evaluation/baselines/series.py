@@ -35,7 +35,7 @@ class PieceMethod(ABC):
     title: str
 
     def __init__(self, length: int, option: str) -> None:
-        self._length, self._option = length, option
+        self.length, self._option = length, option
 
     @abstractmethod
     def fit(self, pieces: Tensor, here: Tensor) -> ScorePieces:
@@ -48,11 +48,11 @@ class PieceMethod(ABC):
             ValueError: there is none, there are no sequences, or they are too short or empty.
         """
         kept = usual({"sequence": self._sequences(support)}, support_labels, 1, self.title)["sequence"]
-        pieces = SequencePieces(SupportScaling.fit(kept, USUAL_SCALING["sequence"]), self._length, self.refuse)
+        pieces = SequencePieces(SupportScaling.fit(kept, USUAL_SCALING["sequence"]), self.length, self.refuse)
         cut, here = pieces(kept)
         if not here[..., -1].any():
             raise ValueError(
-                f"{self.title} found no value in the support's sequences past their first {self._length - 1} steps"
+                f"{self.title} found no value in the support's sequences past their first {self.length - 1} steps"
             )
         return PieceScorer(self, pieces, self.fit(cut, here))
 
@@ -68,7 +68,7 @@ class PieceMethod(ABC):
         least = f"{self._option} steps" if self._option == "window" else f"more than {self._option} steps"
         return ValueError(
             f"{self.title} needs sequences of {least}, saw sequences of {steps} steps: lower {self._option}, "
-            f"which makes pieces of {self._length} steps"
+            f"which makes pieces of {self.length} steps"
         )
 
 

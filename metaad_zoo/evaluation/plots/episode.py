@@ -19,7 +19,9 @@ FAR = 4.0
 """Colours of a table end so many usual deviations of the support away from its median."""
 
 
-def episode_figure(episode: Episode, scores: Tensor, threshold: float, columns: int = 10) -> Figure:
+def episode_figure(
+    episode: Episode, scores: Tensor, threshold: float | None, flagged: Tensor | None = None, columns: int = 10
+) -> Figure:
     """One episode: the support set, then the queries from the most normal to the most anomalous.
 
     Images are shown as they are; sequences as lines in the support's units, all at one scale; tables as rows of
@@ -28,15 +30,24 @@ def episode_figure(episode: Episode, scores: Tensor, threshold: float, columns: 
     Args:
         episode: with images ``(n, C, H, W)``, sequences ``(n, T, C)`` or tables ``(n, D)``.
         scores: ``(n_query,)``, of the episode's queries.
-        threshold: above it a query is flagged; flagged normals and passed anomalies are marked red as mistakes.
+        threshold: above it a query is flagged; flagged normals and passed anomalies are marked red as mistakes. None
+            where no one number tells: then ``flagged`` does.
+        flagged: ``(n_query,)`` booleans.
         columns: pictures in a row.
+
+    Raises:
+        ValueError: neither ``threshold`` nor ``flagged`` is given.
     """
+    if flagged is None:
+        if threshold is None:
+            raise ValueError("give the threshold, or which queries are flagged")
+        flagged = scores > threshold
     there = [m for m in ("image", "sequence", "tabular") if m in episode.support]
     modality = next((m for m in there if not episode.support[m].isnan().all()), there[0])
     scaling = SupportScaling.fit(episode.support[modality].float(), USUAL_SCALING[modality])
     support, query = (scaling.apply(x[modality].float()).cpu().numpy() for x in (episode.support, episode.query))
     if modality == "tabular":
-        return _table_figure(episode, support, query, scores, threshold)
+        return _table_figure(episode, support, query, scores, threshold, flagged)
     what = ""
     draw: Callable[[Axes, np.ndarray], None] = _image
     if modality == "sequence":
@@ -50,16 +61,17 @@ def episode_figure(episode: Episode, scores: Tensor, threshold: float, columns: 
     parts = figure.subfigures(2, 1, height_ratios=[support_rows, query_rows], squeeze=False)
     top, bottom = parts[0, 0], parts[1, 0]
     top.suptitle(f"{episode.task}: support set{what}")
-    bottom.suptitle(f"queries by score (threshold {threshold:.2f}; red: mistakes)")
+    cut = "" if threshold is None else f"threshold {threshold:.2f}; "
+    bottom.suptitle(f"queries by score ({cut}red: mistakes)")
     top_axes = top.subplots(support_rows, columns, squeeze=False).ravel()
     for axes, sample, label in zip(top_axes, support, episode.support_labels.tolist(), strict=False):
         draw(axes, sample)
         _frame(axes, KINDS[label])
     bottom_axes = bottom.subplots(query_rows, columns, squeeze=False).ravel()
     for axes, i in zip(bottom_axes, order, strict=False):
-        label, flagged = int(episode.query_labels[i]), bool(scores[i] > threshold)
+        label = int(episode.query_labels[i])
         draw(axes, query[i])
-        _frame(axes, f"{KINDS[label]}\n{float(scores[i]):.2f}", mistake=flagged != bool(label))
+        _frame(axes, f"{KINDS[label]}\n{float(scores[i]):.2f}", mistake=bool(flagged[i]) != bool(label))
     for axes in [*top_axes[len(support) :], *bottom_axes[len(query) :]]:
         axes.set_axis_off()
     return figure
@@ -102,7 +114,14 @@ def _frame(axes: Axes, title: str, mistake: bool = False) -> None:
         spine.set(visible=True, color="red" if mistake else "0.7", linewidth=3 if mistake else 0.8)
 
 
-def _table_figure(episode: Episode, support: np.ndarray, query: np.ndarray, scores: Tensor, threshold: float) -> Figure:
+def _table_figure(
+    episode: Episode,
+    support: np.ndarray,
+    query: np.ndarray,
+    scores: Tensor,
+    threshold: float | None,
+    flagged: Tensor,
+) -> Figure:
     """Left the rows as colours, support first, then queries by score; right the scores, a point a row."""
     order = scores.argsort().cpu().numpy()
     ranked, labels = scores.double().cpu().numpy()[order], episode.query_labels.cpu().numpy()[order]
@@ -115,12 +134,12 @@ def _table_figure(episode: Episode, support: np.ndarray, query: np.ndarray, scor
     of = f", the first {COLUMNS_SHOWN} of {support.shape[1]} columns" if support.shape[1] > COLUMNS_SHOWN else ""
     cells.set(xlabel="column", xticks=[], yticks=[], title=f"{episode.task}: support (above), queries by score{of}")
     places = len(support) + np.arange(len(ranked))
-    wrong = (ranked > threshold) != (labels == 1)
+    wrong = flagged.cpu().numpy()[order] != (labels == 1)
     for label, marker in ((0, "o"), (1, "X")):
         here = labels == label
         colours = np.where(wrong[here], "red", "0.3")
         points.scatter(ranked[here], places[here], c=colours.tolist(), marker=marker, s=22, label=KINDS[label])
-    if np.isfinite(threshold):
+    if threshold is not None and np.isfinite(threshold):
         points.axvline(threshold, color="black", linestyle="--", linewidth=1)
     points.set(xlabel="score", title="red: mistakes")
     points.legend(fontsize=8)
