@@ -1,11 +1,14 @@
 """A model on unseen tables of ADBench beside classical methods, each table with as many queries as it has.
 
-    METAAD_DATA=FOLDER python benchmarks/adbench.py RUN --json benchmarks/results/adbench_in_context.json
+    METAAD_DATA=FOLDER python benchmarks/adbench.py RUN --json FILE
+    METAAD_DATA=FOLDER python benchmarks/adbench.py RUN --shots 2 5 10 20 50 --json FILE
 
-RUN is the folder of a training; its own config says which tables it has not seen. An episode has 10 normal rows as
-support and at most 500 normal and 500 anomalous rows as query, all columns, 5 draws a table; rows are drawn without
-replacement from the tables as they are. Of every classical method a few settings are tried on the tables that the model
-was trained and chosen on, and the best one enters. With `--split val` the same is told of the validation tables.
+RUN is the folder of a training or of a published model; its own config says which tables it has not seen. An episode
+has 10 normal rows as support and at most 500 normal and 500 anomalous rows as query, all columns, 5 draws a table; rows
+are drawn without replacement from the tables as they are. Of every classical method a few settings are tried on the
+tables that the model was trained and chosen on, and the best one enters; the model untrained is the control. With
+`--split val` the same is told of the validation tables. `--shots` gives AUROC alone, by the number of support rows;
+settings are chosen anew for each number. FILE is adbench_in_context.json and adbench_shots.json in benchmarks/results.
 """
 
 from __future__ import annotations
@@ -19,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -29,9 +31,13 @@ from metaad_zoo.data.mixed_tables import MixedTables
 from metaad_zoo.episodes import DomainTaskPool, Episode, EpisodeSpec, Method
 from metaad_zoo.evaluation.baselines import create_baseline
 from metaad_zoo.evaluation.protocol import across_tasks, environment, evaluate
-from metaad_zoo.zoo import load_checkpoint
+from metaad_zoo.learners import EmbeddingLearner, GradientLearner, untrained
+from metaad_zoo.zoo import Checkpoint, load_checkpoint
 
 SUPPORT, QUERY, ALPHA = 10, 500, 0.05
+LEAST_QUERY = 10
+"""Tables that have fewer normal rows left beside the support are left out."""
+UNTRAINED = "same network, untrained"
 STANDARDISE = ("support", "none")
 SETTINGS: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "knn": {"k": (1, 3, 5), "standardise": STANDARDISE},
@@ -40,15 +46,17 @@ SETTINGS: Mapping[str, Mapping[str, Sequence[Any]]] = {
 }
 
 
-def episodes(data: TabularEpisodes, split: str, draws: int) -> Iterator[Episode]:
-    """The draws of each table of a split; which rows are drawn depends on the table and the draw alone."""
+def episodes(data: TabularEpisodes, split: str, draws: int, support: int = SUPPORT) -> Iterator[Episode]:
+    """The draws of each table of a split; which rows are drawn depends on table, draw and number of support rows."""
     pool = data.pools[split]
     pool = pool.real if isinstance(pool, MixedTables) else pool
     assert isinstance(pool, DomainTaskPool)
     for domain in pool.domains:
+        if len(domain.normal) < support + LEAST_QUERY:
+            continue
         spec = EpisodeSpec(
-            support_normal=SUPPORT,
-            query_normal=min(QUERY, len(domain.normal) - SUPPORT),
+            support_normal=support,
+            query_normal=min(QUERY, len(domain.normal) - support),
             query_anomalous=min(QUERY, len(domain.anomalous)),
         )
         for draw in range(draws):
@@ -70,7 +78,7 @@ def mean_auroc(
 
 def tuned(seen: Sequence[Episode], progress: Progress) -> dict[str, dict[str, Any]]:
     """For each classical method the setting with the best mean AUROC over the tables that are not tested."""
-    bar = progress.add_task("settings of classical methods", total=len(SETTINGS))
+    bar = progress.add_task(f"settings of classical methods, {len(seen[0].support_labels)} rows", total=len(SETTINGS))
     best = {}
     for name in SETTINGS:
         methods = {str(o): create_baseline(name, **o) for o in settings_of(name)}
@@ -83,8 +91,39 @@ def tuned(seen: Sequence[Episode], progress: Progress) -> dict[str, dict[str, An
     return best
 
 
-def result_table(results: Mapping[str, Any], best: str) -> Table:
-    table = Table("method", "AUROC", "95 %", "behind the first", "95 %", "Wilcoxon p", title="unseen tables of ADBench")
+def judged(
+    checkpoint: Checkpoint, data: TabularEpisodes, split: str, draws: int, support: int, progress: Progress
+) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Figures of all methods, what was chosen of the classical ones, and which of these is the strongest."""
+    seen = [e for split in ("train", "val") for e in episodes(data, split, draws, support)]
+    best = tuned(seen, progress)
+    methods: dict[str, Method] = {checkpoint.learner.registered_name: checkpoint.learner}
+    methods |= {name: create_baseline(name, **found["options"]) for name, found in best.items()}
+    assert isinstance(checkpoint.learner, (GradientLearner, EmbeddingLearner))
+    methods |= {"1-NN, standardised": create_baseline("knn"), UNTRAINED: untrained(checkpoint.learner, seed=0)}
+    val = list(episodes(data, "val", draws, support))
+    results = mean_auroc(methods, list(episodes(data, split, draws, support)), val)
+    rivals = [name for name in methods if name not in (checkpoint.learner.registered_name, UNTRAINED)]
+    return results, best, max(rivals, key=lambda name: float(results[name]["mean"]["auroc"]))
+
+
+def auroc_alone(support: int, results: Mapping[str, Any], best: Mapping[str, Any], strongest: str) -> dict[str, Any]:
+    """A point of the curve over the number of support rows."""
+    methods = {
+        name: {
+            "mean": row["mean"]["auroc"],
+            "ci95": row["ci95"]["auroc"],
+            "tables": {task["task"]: task["auroc"] for task in row["tasks"]},
+            "behind_first": row["auroc_behind_first"],
+        }
+        for name, row in results.items()
+    }
+    return {"support": support, "methods": methods, "strongest": strongest, "classical": dict(best)}
+
+
+def result_table(results: Mapping[str, Any], best: str, support: int) -> Table:
+    title = f"unseen tables of ADBench, {support} normal rows"
+    table = Table("method", "AUROC", "95 %", "behind the first", "95 %", "Wilcoxon p", title=title)
     for name, row in results.items():
         behind = row["auroc_behind_first"]
         table.add_row(
@@ -107,6 +146,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of a training")
     parser.add_argument("--split", choices=("val", "test"), default="test")
     parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--shots", type=int, nargs="+", help="numbers of support rows, for a curve of AUROC")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     folder = model_folder(args.run)
@@ -119,29 +159,27 @@ def main() -> None:
     if shared := set(checkpoint.trained_on) & data.pools["test"].members:
         parser.error(f"the model has seen {sorted(shared)}, which are in the test split")
     torch.set_num_threads(1)
+    found = {}
     with Progress(transient=True) as progress:
-        seen = [e for split in ("train", "val") for e in episodes(data, split, args.draws)]
-        best = tuned(seen, progress)
-        methods: dict[str, Method] = {checkpoint.learner.registered_name: checkpoint.learner}
-        methods |= {name: create_baseline(name, **found["options"]) for name, found in best.items()}
-        methods |= {"1-NN, standardised": create_baseline("knn")}
-        val = list(episodes(data, "val", args.draws))
-        results = mean_auroc(methods, list(episodes(data, args.split, args.draws)), val)
-    strongest = max(list(results)[1:], key=lambda name: results[name]["mean"]["auroc"])
-    Console(width=110).print(result_table(results, strongest))
+        for support in args.shots or [SUPPORT]:
+            found[support] = judged(checkpoint, data, args.split, args.draws, support, progress)
+            results, _, strongest = found[support]
+            progress.console.print(result_table(results, strongest, support))
     if args.json:
         protocol = {
             "data": data.description(),
             "split": args.split,
             "draws": args.draws,
-            "support": SUPPORT,
             "query_at_most": [QUERY, QUERY],
-            "alpha": ALPHA,
             "learner": {"name": checkpoint.learner.registered_name, **checkpoint.learner.arguments()},
-            "classical": best,
-            "strongest": strongest,
         }
-        content = {"protocol": protocol, "methods": results, "environment": environment("cpu")}
+        if args.shots:
+            content = {"protocol": protocol, "rows": [auroc_alone(k, *row) for k, row in found.items()]}
+        else:
+            results, best, strongest = found[SUPPORT]
+            protocol |= {"support": SUPPORT, "alpha": ALPHA, "classical": best, "strongest": strongest}
+            content = {"protocol": protocol, "methods": results}
+        content["environment"] = environment("cpu")
         args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

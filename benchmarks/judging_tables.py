@@ -95,6 +95,31 @@ def patch_memory(measured: dict[str, Any]) -> list[str]:
     return lines
 
 
+def adbench_shots(measured: dict[str, Any]) -> list[str]:
+    """AUROC on unseen tables by the number of normal rows, and what the first is behind the strongest classical one."""
+    rows = measured["rows"]
+    lines = head("method", *(str(row["support"]) for row in rows))
+    for name in rows[0]["methods"]:
+        found = (row["methods"][name] for row in rows)
+        lines.append(f"| {name} | {' | '.join(cell(m['mean'], m['ci95']) for m in found)} |")
+    first = next(iter(rows[0]["methods"]))
+    ahead = (row["methods"][row["strongest"]]["behind_first"] for row in rows)
+    lines.append(f"| {first} minus the best classical one | {' | '.join(cell(d['mean'], d['ci95']) for d in ahead)} |")
+    chances = (row["methods"][row["strongest"]]["behind_first"]["wilcoxon_p"] for row in rows)
+    return [*lines, f"| Wilcoxon p of that | {' | '.join(f'{p:.2f}' for p in chances)} |"]
+
+
+def few_labels(measured: dict[str, Any]) -> list[str]:
+    """AUROC on unseen digits by the number of labelled anomalies."""
+    rows = measured["rows"]
+    titles = (f"{row['labelled']}{', of another class' if row['of_another_class'] else ''}" for row in rows)
+    lines = head("method", *titles)
+    for name in rows[0]["methods"]:
+        found = (row["methods"][name] for row in rows)
+        lines.append(f"| {name} | {' | '.join(cell(m['mean'], m['ci95']) for m in found)} |")
+    return lines
+
+
 def finetuning(measured: dict[str, Any]) -> list[str]:
     """AUROC in % by number of normal samples, and the mean change over all numbers with its standard error."""
     lines = ["| to | way | 1 | 2 | 5 | 10 | 20 | most | change |", "|---" * 9 + "|"]
@@ -112,6 +137,8 @@ def finetuning(measured: dict[str, Any]) -> list[str]:
 
 
 TABLES = {
+    "adbench shots": adbench_shots,
+    "few labels": few_labels,
     "finetuning": finetuning,
     "patch memory": patch_memory,
     "calibration": calibration,

@@ -12,6 +12,7 @@ from metaad_zoo.learners.in_context import InContextDetector
 from metaad_zoo.learners.maml_family import ANIL, BOIL, FirstOrderMAML, ImplicitMAML, MAMLPlusPlus, MetaSGD
 from metaad_zoo.learners.network import AdaptedNetwork
 from metaad_zoo.learners.neural_process import ConditionalNeuralProcess
+from metaad_zoo.learners.other_head import with_head
 from metaad_zoo.learners.pairwise import PairwiseRelation
 from metaad_zoo.learners.patch_memory import PatchMemory
 from metaad_zoo.learners.pretrained import ContrastivePretraining
@@ -55,5 +56,6 @@ __all__ = [
     "list_learners",
     "register_learner",
     "untrained",
+    "with_head",
     "with_steps",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metaad_zoo.episodes import Samples, SupportScaling
 from metaad_zoo.learners.embedding import reads_statistics
-from metaad_zoo.learners.network import scaled
+from metaad_zoo.learners.network import ScoresRaw
 from metaad_zoo.learners.patches import farness, nearest, to_pixels
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class AdaptedMemory:
+class AdaptedMemory(ScoresRaw):
     """A learner with the memory of one support set.
 
     Attributes:
@@ -33,16 +33,6 @@ class AdaptedMemory:
     memory: Tensor
     support: Samples
     scalings: Mapping[str, SupportScaling] = field(default_factory=dict)
-
-    @torch.no_grad()
-    def score(self, samples: Samples) -> Tensor:
-        """Scores ``(n,)``: the higher, the more anomalous."""
-        return self.logits(self.units(samples))
-
-    def units(self, samples: Samples) -> dict[str, Tensor]:
-        """Raw samples in the units that the network reads, on its device."""
-        like = self.support["image"]
-        return scaled({name: x.to(like.device, like.dtype) for name, x in samples.items()}, self.scalings)
 
     def logits(self, samples: Samples) -> Tensor:
         """Scores ``(n,)`` of samples in the network's :meth:`units`, by which they can be differentiated."""

@@ -119,6 +119,11 @@ class ColumnStatistics:
         return ((squares - company).clamp_min(0) / others).clamp_min(1e-8).sqrt() * company
 
 
+def plain_and_logs(x: Tensor, rows: Tensor) -> tuple[ColumnStatistics, ColumnStatistics]:
+    """Of a support set's values, and of their signed logarithms; shapes as for :meth:`ColumnStatistics.of`."""
+    return ColumnStatistics.of(x, rows), ColumnStatistics.of(signed_log(x), rows)
+
+
 def cell_features(plain: ColumnStatistics, logs: ColumnStatistics, x: Tensor) -> Tensor:
     """Numbers that describe a query's cells in the light of the support, ``(..., m, D, CELL_FEATURES)``.
 

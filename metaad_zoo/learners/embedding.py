@@ -17,7 +17,7 @@ from metaad_zoo.episodes.scaling import LIMIT
 from metaad_zoo.inner_loop.precision import full_precision, without_cudnn_recurrence
 from metaad_zoo.learners.accumulation import mean_part_by_part
 from metaad_zoo.learners.base import Learner, Schedule
-from metaad_zoo.learners.network import EmbeddingNetwork, anomaly_loss, require_independent_tasks, scaled
+from metaad_zoo.learners.network import EmbeddingNetwork, ScoresRaw, anomaly_loss, require_independent_tasks, scaled
 
 Reading = Mapping[str, Tensor]
 """What a learner keeps of a support set, by name; with a task axis, each tensor has it in front."""
@@ -206,7 +206,7 @@ class SupportColumns:
 
 
 @dataclass(frozen=True)
-class AdaptedEmbedding:
+class AdaptedEmbedding(ScoresRaw):
     """A learner that has read one support set.
 
     Attributes:
@@ -222,16 +222,6 @@ class AdaptedEmbedding:
     support: Samples
     scalings: Mapping[str, SupportScaling] = field(default_factory=dict)
     columns: SupportColumns | None = None
-
-    @torch.no_grad()
-    def score(self, samples: Samples) -> Tensor:
-        """Logits ``(n,)``: the higher, the more anomalous."""
-        return self.logits(self.units(samples))
-
-    def units(self, samples: Samples) -> dict[str, Tensor]:
-        """Raw samples in the units that the network reads, on its device."""
-        like = next(iter(self.support.values()))
-        return scaled({name: x.to(like.device, like.dtype) for name, x in samples.items()}, self.scalings)
 
     def logits(self, samples: Samples) -> Tensor:
         """Logits ``(n,)`` of samples in the network's :meth:`units`, by which they can be differentiated."""

@@ -9,13 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metaad_zoo.episodes import ANOMALOUS, EpisodeBatch, Scaling
+from metaad_zoo.episodes import ANOMALOUS, EpisodeBatch
 from metaad_zoo.learners.column_choice import drop_columns, pick_columns
-from metaad_zoo.learners.column_statistics import CELL_FEATURES, STATISTICS, ColumnStatistics, cell_features, signed_log
-from metaad_zoo.learners.embedding import EmbeddingLearner, Reading
+from metaad_zoo.learners.column_statistics import (
+    CELL_FEATURES,
+    STATISTICS,
+    ColumnStatistics,
+    cell_features,
+    plain_and_logs,
+    signed_log,
+)
+from metaad_zoo.learners.embedding import Reading
 from metaad_zoo.learners.registry import register_learner
 from metaad_zoo.learners.set_attention import Attend, InducedSetAttention
 from metaad_zoo.learners.soft_neighbours import LEAST, own_distances, soft_minimum
+from metaad_zoo.learners.table_rows import TableRowLearner
 from metaad_zoo.names import unknown_name
 
 UNITS = {
@@ -32,7 +40,7 @@ CELLS_AT_ONCE = 2**25
 
 
 @register_learner("in_context")
-class InContextDetector(EmbeddingLearner):
+class InContextDetector(TableRowLearner):
     """Attention over columns tells how to measure distance; attention over support rows tells what distance means.
 
     An embedding is read as a table row of ``d`` columns; with the backbone ``raw_columns`` it is one, of any width, NaN
@@ -62,12 +70,8 @@ class InContextDetector(EmbeddingLearner):
         correct: whether the heads' weights and the sum are corrected query by query (3.); False leaves 1. and 2.
         column_dropout: for tables in training: share of the tasks that are given a random part of their columns alone.
         max_columns: of wider tables so many are read, evenly picked out of all in the order of their spread.
-        backbone: as for :class:`EmbeddingLearner`.
-        scaling: likewise; None leaves table rows of ``raw_columns`` in raw units, which the learner scales itself.
-        kwargs: likewise.
+        kwargs: as for :class:`TableRowLearner`.
     """
-
-    reads_missing = True
 
     def __init__(
         self,
@@ -79,13 +83,9 @@ class InContextDetector(EmbeddingLearner):
         correct: bool = True,
         column_dropout: float = 0.0,
         max_columns: int = 2048,
-        backbone: str = "raw_columns",
-        scaling: dict[str, Scaling] | None = None,
         **kwargs: Any,
     ) -> None:
-        if scaling is None and backbone == "raw_columns":
-            scaling = {"tabular": "none"}
-        super().__init__(backbone=backbone, scaling=scaling, **kwargs)
+        super().__init__(**kwargs)
         for name in units:
             if name not in UNITS:
                 raise unknown_name("units", name, UNITS)
@@ -167,8 +167,7 @@ class InContextDetector(EmbeddingLearner):
     def _compare(self, reading: Reading, queries: Tensor) -> Tensor:
         support, labels, tokens = reading["support"], reading["labels"], reading["columns"]
         normal = labels != ANOMALOUS
-        plain = ColumnStatistics.of(support, normal)
-        logs = ColumnStatistics.of(signed_log(support), normal)
+        plain, logs = plain_and_logs(support, normal)
         to_rows, between = self._distances(plain, logs, tokens, queries)
         own, lonely = own_distances(between, normal)
         to_rows = to_rows / own.unsqueeze(-2).unsqueeze(-2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -218,8 +219,29 @@ def require_independent_tasks(
         )
 
 
+class ScoresRaw(ABC):
+    """What a learner is after one support set: it brings raw samples to the support's units and scores them there."""
+
+    support: Samples
+    scalings: Mapping[str, SupportScaling]
+
+    @torch.no_grad()
+    def score(self, samples: Samples) -> Tensor:
+        """Scores ``(n,)``: the higher, the more anomalous."""
+        return self.logits(self.units(samples))
+
+    def units(self, samples: Samples) -> dict[str, Tensor]:
+        """Raw samples in the units that the network reads, on its device."""
+        like = next(iter(self.support.values()))
+        return scaled({name: x.to(like.device, like.dtype) for name, x in samples.items()}, self.scalings)
+
+    @abstractmethod
+    def logits(self, samples: Samples) -> Tensor:
+        """Scores ``(n,)`` of samples in the network's :meth:`units`, by which they can be differentiated."""
+
+
 @dataclass(frozen=True)
-class AdaptedNetwork:
+class AdaptedNetwork(ScoresRaw):
     """A network with one task's weights.
 
     Attributes:
@@ -233,17 +255,6 @@ class AdaptedNetwork:
     parameters: Mapping[str, Tensor]
     support: Samples
     scalings: Mapping[str, SupportScaling] = field(default_factory=dict)
-
-    @torch.no_grad()
-    def score(self, samples: Samples) -> Tensor:
-        """Logits ``(n,)``: the higher, the more anomalous."""
-        return self.logits(self.units(samples))
-
-    def units(self, samples: Samples) -> dict[str, Tensor]:
-        """Raw samples in the units that the network reads, on its device."""
-        reference = next(iter(self.parameters.values()))
-        here = {name: x.to(reference.device, reference.dtype) for name, x in samples.items()}
-        return scaled(here, self.scalings)
 
     def logits(self, samples: Samples) -> Tensor:
         """Logits ``(n,)`` of samples in the network's :meth:`units`, by which they can be differentiated."""

@@ -8,23 +8,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metaad_zoo.episodes import ANOMALOUS, Scaling
+from metaad_zoo.episodes import ANOMALOUS
 from metaad_zoo.learners.column_statistics import (
     CELL_FEATURES,
     STATISTICS,
-    ColumnStatistics,
     cell_features,
-    signed_log,
+    plain_and_logs,
 )
-from metaad_zoo.learners.embedding import EmbeddingLearner, Reading
+from metaad_zoo.learners.embedding import Reading
 from metaad_zoo.learners.registry import register_learner
+from metaad_zoo.learners.table_rows import TableRowLearner
 
 LABELS = 3
 """-1, 0 and 1."""
 
 
 @register_learner("cnp")
-class ConditionalNeuralProcess(EmbeddingLearner):
+class ConditionalNeuralProcess(TableRowLearner):
     """Reads the support by the mean of its encoded cells, and decodes each of a query's cells in its light.
 
     An embedding is read as a table row of ``d`` columns; with the backbone ``raw_columns`` it is one, of any width, NaN
@@ -36,24 +36,11 @@ class ConditionalNeuralProcess(EmbeddingLearner):
 
     Args:
         width: of the readings and of all hidden layers.
-        backbone: as for :class:`EmbeddingLearner`.
-        scaling: likewise; None leaves table rows of ``raw_columns`` in raw units, which the learner scales itself.
-        kwargs: likewise.
+        kwargs: as for :class:`TableRowLearner`.
     """
 
-    reads_missing = True
-
-    def __init__(
-        self,
-        *,
-        width: int = 64,
-        backbone: str = "raw_columns",
-        scaling: dict[str, Scaling] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if scaling is None and backbone == "raw_columns":
-            scaling = {"tabular": "none"}
-        super().__init__(backbone=backbone, scaling=scaling, **kwargs)
+    def __init__(self, *, width: int = 64, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         if width < 1:
             raise ValueError(f"width is {width}; expected 1 or more")
         self._arguments |= {"width": width}
@@ -66,7 +53,7 @@ class ConditionalNeuralProcess(EmbeddingLearner):
 
     def read(self, embeddings: Tensor, labels: Tensor) -> Reading:
         """The ``support`` with its ``labels``, and what is read of each of its ``columns`` ``(..., d, width)``."""
-        plain, logs = _statistics(embeddings, labels)
+        plain, logs = plain_and_logs(embeddings, labels != ANOMALOUS)
         cells = cell_features(plain, logs, embeddings)  # (..., n, d, CELL_FEATURES)
         kinds = F.one_hot(labels + 1, LABELS).to(cells.dtype).unsqueeze(-2).expand(*cells.shape[:-1], LABELS)
         encoded = self.encode(F.gelu(self.into(torch.cat([cells, kinds], -1))))
@@ -78,7 +65,7 @@ class ConditionalNeuralProcess(EmbeddingLearner):
     def compare(self, reading: Reading, embeddings: Tensor) -> Tensor:
         """See the class."""
         columns = reading["columns"]
-        plain, logs = _statistics(reading["support"], reading["labels"])
+        plain, logs = plain_and_logs(reading["support"], reading["labels"] != ANOMALOUS)
         there = plain.there.unsqueeze(-1)
         count = there.sum(-2).clamp_min(1)
         table = torch.where(there, columns, 0).sum(-2, keepdim=True) / count.unsqueeze(-1)
@@ -93,9 +80,3 @@ class ConditionalNeuralProcess(EmbeddingLearner):
         largest = torch.where(some, energies.logsumexp(-2) - count.log().unsqueeze(-2), 0)
         logits: Tensor = self.head(torch.cat([mean, largest], -1)).squeeze(-1)
         return logits
-
-
-def _statistics(support: Tensor, labels: Tensor) -> tuple[ColumnStatistics, ColumnStatistics]:
-    """Of the support's usual rows: their values, and the signed logarithms of these."""
-    rows = labels != ANOMALOUS
-    return ColumnStatistics.of(support, rows), ColumnStatistics.of(signed_log(support), rows)

@@ -15,6 +15,7 @@ from metaad_zoo.learners.base import Learner
 from metaad_zoo.learners.embedding import EmbeddingLearner, reads_statistics
 from metaad_zoo.learners.gradient import GradientLearner
 from metaad_zoo.learners.network import EmbeddingNetwork, scaled
+from metaad_zoo.learners.other_head import backbone_arguments, take_backbone
 from metaad_zoo.learners.patches import coreset, patch_features
 from metaad_zoo.learners.registry import register_learner
 
@@ -123,12 +124,8 @@ class PatchMemory(Learner):
             >>> PatchMemory.of(learner, layers=[1]).layers
             [1]
         """
-        given = learner.arguments()
-        policy = given["batch_norm"] if isinstance(learner, EmbeddingLearner) else given["inner_loop"]["batch_norm"]
-        shared = {name: given[name] for name in ("backbone", "backbone_options", "input_shapes", "scaling")}
-        built = cls(**shared, batch_norm="support" if policy == "per_step" else policy, **settings)
-        weights = learner.network.backbone.state_dict()
-        built.network.backbone.load_state_dict({k: x for k, x in weights.items() if ".step_" not in k})
+        built = cls(**backbone_arguments(learner), **settings)
+        take_backbone(built.network, learner)
         return built.to(learner.device)
 
     def train(self, mode: bool = True) -> PatchMemory:

@@ -81,10 +81,10 @@ class PrototypicalNetwork(EmbeddingLearner):
         nearest = self._distance(reading, embeddings, reading["prototypes"].unsqueeze(-3)).amin(-1)
         rival = reading["radius"].unsqueeze(-1).expand_as(nearest)
         if "anomalies" in reading:
-            to_anomalies = self._distance(reading, embeddings, reading["anomalies"].unsqueeze(-3))
-            to_anomalies = to_anomalies.masked_fill(~reading["is_anomaly"].unsqueeze(-2), torch.inf)
-            rivals = torch.cat([rival.unsqueeze(-1), to_anomalies], -1)
-            rival = -torch.logsumexp(-scale * rivals, -1) / scale
+            to_anomalies = -scale * self._distance(reading, embeddings, reading["anomalies"].unsqueeze(-3))
+            # Behind the scale: an infinite distance would give it a gradient of 0 times infinity.
+            to_anomalies = to_anomalies.masked_fill(~reading["is_anomaly"].unsqueeze(-2), -torch.inf)
+            rival = -torch.cat([-scale * rival.unsqueeze(-1), to_anomalies], -1).logsumexp(-1) / scale
         return scale * (nearest - rival)
 
     def _distance(self, reading: Reading, x: Tensor, centres: Tensor) -> Tensor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 
 from metaad_zoo.data.samples import fits
-from metaad_zoo.learners import FineTuning, Learner, Trained
+from metaad_zoo.learners import FineTuning, Learner, Trained, with_head
 from metaad_zoo.learners.base import Schedule
 from metaad_zoo.zoo.checkpoint import WEIGHTS, load_checkpoint, read_manifest
 from metaad_zoo.zoo.locate import locate
@@ -24,6 +25,9 @@ class FineTuned(Learner):
         checkpoint: what :func:`metaad_zoo.zoo.locate` takes: a published name, a finished run, a folder, an address.
         train: ``"full"``, ``"head"`` or ``"low_rank"``; see :class:`metaad_zoo.learners.FineTuning`.
         rank: of ``"low_rank"``.
+        head: another learner without inner loop, which takes the checkpoint's backbone in its own learner's place; see
+            :func:`metaad_zoo.learners.with_head`. None: the checkpoint's own.
+        head_options: for that one, such as ``{"distance": "cosine"}``.
         optimizer: builds the outer optimiser.
         schedule: of the outer learning rate, ``"constant"`` or ``"cosine"``.
         input_shapes: of the new data; ``train.py`` takes it from there.
@@ -38,6 +42,8 @@ class FineTuned(Learner):
         checkpoint: str,
         train: Trained = "full",
         rank: int = 4,
+        head: str | None = None,
+        head_options: dict[str, Any] | None = None,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=5e-4),
         schedule: Schedule = "cosine",
         input_shapes: dict[str, Sequence[int]] | None = None,
@@ -47,8 +53,11 @@ class FineTuned(Learner):
         found = load_checkpoint(folder)
         if input_shapes is not None:
             _require_shapes(checkpoint, found.learner, input_shapes)
+        if head is None and head_options:
+            raise ValueError(f"head_options={head_options} is for another head: name it by model.head")
+        learner = found.learner if head is None else with_head(found.learner, head, head_options)
         sha256 = str(read_manifest(folder)["sha256"][WEIGHTS])
-        return how.apply(found.learner, checkpoint, sha256, found.trained_on)
+        return how.apply(learner, checkpoint, sha256, found.trained_on)
 
 
 def parent_shapes(checkpoint: str) -> dict[str, list[int]]:

@@ -9,7 +9,7 @@ import yaml
 
 import metaad_zoo as mz
 from metaad_zoo.cli.train import run
-from metaad_zoo.learners import PrototypicalNetwork
+from metaad_zoo.learners import ContrastivePretraining, PrototypicalNetwork
 from metaad_zoo.zoo import Checkpoint, FineTuned, load_checkpoint, save_checkpoint
 from tests.cli.short import CONFIGS, SHORT
 from tests.cli.test_configs import own_data
@@ -59,6 +59,36 @@ def test_a_fine_tuned_model_remembers_its_parent(parent, tmp_path):
     assert said["sha256"] == sha256
     assert said["trained"].startswith("low_rank")
     mz.load_detector(cli.run_dir)
+
+
+def test_a_pretrained_backbone_is_given_another_head(tmp_path):
+    """Meta-Baseline's second stage: the classes told apart first, episodes then, with any learner that compares."""
+    shapes = {"image": [1, 16, 16]}
+    learner = ContrastivePretraining(backbone="conv4", backbone_options={"width": 4}, input_shapes=shapes)
+    save_checkpoint(tmp_path / "parent", Checkpoint(learner, ["old/a"], {}))
+    head = ["--model.head=protonet", "--model.head_options={distance: cosine}", "--model.train=head"]
+    cli = run(["fit", *command(tmp_path, *head)])
+    found = load_checkpoint(cli.run_dir / "model")
+    assert found.learner.registered_name == "protonet"
+    assert found.learner.arguments()["distance"] == "cosine"
+    assert "old/a" in found.trained_on
+    before, after = (x.network.backbone.state_dict() for x in (learner, found.learner))
+    assert all(x.equal(after[key]) for key, x in before.items()), "the backbone is the pretrained one"
+    assert not found.learner.radius.equal(PrototypicalNetwork(input_shapes=shapes).radius)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"head": "maml"}, "maml can't be a head.*protonet"),
+        ({"head": "protonett"}, "did you mean"),
+        ({"head_options": {"distance": "cosine"}}, "name it by model.head"),
+    ],
+)
+def test_what_is_no_head_is_refused(parent, tmp_path, settings, message):
+    parent("old/a")
+    with pytest.raises(ValueError, match=message):
+        FineTuned(str(tmp_path / "parent"), **settings)
 
 
 def test_a_resumed_fine_tuning_ends_where_a_straight_one_does(parent, tmp_path):

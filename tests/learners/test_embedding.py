@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import lightning.pytorch as pl
 import pytest
@@ -91,9 +92,11 @@ def _stack(reading):
 
 
 @pytest.mark.usefixtures("_float64")
+@pytest.mark.parametrize("labels", [[0, 0, 0, 0, 0], [0, -1, 1, 1, -1]], ids=["one class", "few labels"])
 @every_learner
-def test_meta_gradients_equal_finite_differences(name):
+def test_meta_gradients_equal_finite_differences(name, labels):
     learner, batch = tiny_embedding_learner(name, "resnet_mlp"), tiny_batch("resnet_mlp", n_support=5)
+    batch = replace(batch, support_labels=torch.tensor(labels).expand(len(batch), -1))
     found = meta_gradient(learner, batch)
     parameters = [p for p in learner.parameters() if p.requires_grad]
     step = 1e-5

@@ -114,6 +114,18 @@ def test_pairs_are_scored_one_by_one():
     assert float(found) == pytest.approx(loss)
 
 
+def test_pairs_start_half_way():
+    """With outputs that tell nothing yet, a query is neither normal nor anomalous, and no pair's score is far off."""
+    learner = tiny_embedding_learner("pairwise", "mlp")
+    with torch.no_grad():
+        learner.relation[-1].weight.zero_()
+    support, _, query, query_labels = one_task()
+    adapted = learner.adapt(support, LABELS)
+    torch.testing.assert_close(adapted.score(query), torch.zeros(6))
+    loss = learner.task_loss(adapted.reading, adapted.embed(query), query_labels)
+    assert float(loss.detach()) == pytest.approx(2 + 2)
+
+
 @pytest.mark.parametrize("name", FEW_LABELS)
 def test_a_labelled_anomaly_is_no_normal_sample(name):
     support, _, query, _ = one_task()

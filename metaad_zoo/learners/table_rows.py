@@ -1,0 +1,28 @@
+"""Learners that read embeddings as rows of a table, whatever its width."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metaad_zoo.episodes import Scaling
+from metaad_zoo.learners.embedding import EmbeddingLearner
+
+
+class TableRowLearner(EmbeddingLearner):
+    """An embedding is read as a table row; with the backbone ``raw_columns`` it is one, of any width, NaN for what is
+    missing.
+
+    Args:
+        backbone: as for :class:`EmbeddingLearner`.
+        scaling: likewise; None leaves table rows of ``raw_columns`` in raw units, which the learner scales itself.
+        kwargs: likewise.
+    """
+
+    reads_missing = True
+
+    def __init__(
+        self, *, backbone: str = "raw_columns", scaling: dict[str, Scaling] | None = None, **kwargs: Any
+    ) -> None:
+        if scaling is None and backbone == "raw_columns":
+            scaling = {"tabular": "none"}
+        super().__init__(backbone=backbone, scaling=scaling, **kwargs)
