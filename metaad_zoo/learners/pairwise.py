@@ -40,9 +40,10 @@ class PairwiseRelation(EmbeddingLearner):
             raise ValueError(f"hidden is {hidden}; expected 1 or more")
         self._arguments |= {"hidden": hidden}
         features = fixed_width(self.network.backbone)
-        self.relation = nn.Sequential(nn.Linear(2 * features, hidden), nn.SiLU(), nn.Linear(hidden, 2))
+        last = nn.Linear(hidden, 2)
         with torch.no_grad():  # half way between what each output shall be: small steps would take long to get there
-            self.relation[-1].bias.copy_(torch.tensor([(NONE + ONE) / 2, (ONE + BOTH) / 2]))
+            last.bias.copy_(torch.tensor([(NONE + ONE) / 2, (ONE + BOTH) / 2]))
+        self.relation = nn.Sequential(nn.Linear(2 * features, hidden), nn.SiLU(), last)
 
     def read(self, embeddings: Tensor, labels: Tensor) -> Reading:
         """The support's embeddings, and which are labelled anomalies."""
