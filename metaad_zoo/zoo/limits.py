@@ -84,7 +84,7 @@ def _of_tasks(published: Published) -> list[str]:
 def _of_support(published: Published) -> str:
     protocol = published.metrics["protocol"]
     shots = protocol["data"]["test_episode"]["support_normal"] + protocol["data"]["test_episode"]["support_unlabelled"]
-    sizes = ", ".join(map(str, protocol["calibrated_for"]))
+    sizes = ", ".join(map(str, protocol.get("calibrated_for", [shots])))
     return (
         f"Figures are for supports of {shots} samples, p-values for supports of {sizes} (others take the next "
         "smaller), all for domains akin to those tested. For others, compare it with the baselines on your own "
