@@ -17,12 +17,14 @@ from metaad_zoo.data.point_stream import stream_point_scores
 from metaad_zoo.data.row_samples import column_names, in_order
 from metaad_zoo.data.samples import refuse_anomalies_in
 from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
-from metaad_zoo.data.streams import SampleStream, named_samples
+from metaad_zoo.data.streams import SampleStream, gathered, named_samples
 from metaad_zoo.detector import Detector, load_detector
 from metaad_zoo.evaluation.decisions import USUAL_ALPHA, WAYS, Calibrate
 from metaad_zoo.evaluation.explanation import Explanation
 from metaad_zoo.explain import write_explanations
 
+NOTES = 5
+"""Of what is left out, so many are told one by one."""
 Rows = Iterator[tuple[list[str], np.ndarray, float]]
 """Names and scores of some samples, and the share of all that is scored with them."""
 
@@ -57,10 +59,11 @@ def adapt(options: argparse.Namespace) -> None:
             f"--label {label} names a column of a table or a manifest, but this model reads {list(shapes)}: leave it "
             "out, and give normal samples alone"
         )
-    names, samples = named_samples(path, shapes, label)
+    stream = SampleStream(path, shapes, label)
+    names, samples = gathered(stream)
+    _note_left_out(stream)
     labels = None if label is None else read_columns(path, label).labels
     columns = column_names(path, label) if tabular else None
-    _note_left_out(SampleStream(path, shapes, label))
     detector.fit(samples, labels, columns=columns).save(options.out)
     _note_calibration(detector)
     known = 0 if labels is None else int(labels.sum())
@@ -83,9 +86,13 @@ def _note_calibration(detector: Detector) -> None:
         )
 
 
-def _note_left_out(stream: SampleStream) -> None:
-    for sentence in stream.left_out:
-        note(f"{sentence}; turn them into numbers if they matter")
+def _note_left_out(stream: SampleStream, told: int = 0) -> None:
+    """Tell what a stream leaves out, but for the first ``told`` sentences."""
+    new = stream.left_out[told:]
+    for sentence in new[:NOTES]:
+        note(sentence)
+    if len(new) > NOTES:
+        note(f"{len(new) - NOTES} more of this kind")
 
 
 def _data_arguments(command: argparse.ArgumentParser) -> None:
@@ -133,7 +140,9 @@ def score(options: argparse.Namespace) -> None:
     _note_left_out(stream)
     score_them = partial(detector.score, left_out=calibrate == "contamination")
     rows = _points(detector, score_them, stream, options.stride or 1) if options.points else _scored(score_them, stream)
+    told = len(stream.left_out)
     n, anomalous = _write(out, detector, rows, way)
+    _note_left_out(stream, told)
     rate = None if options.alpha is None and calibrate == "contamination" else options.alpha or USUAL_ALPHA
     figures = {"samples": n, "anomalous": anomalous, "alpha": rate, "calibrate": calibrate, "out": out}
     what, by = "points" if options.points else "samples", "" if rate is None else f" at alpha={rate}"

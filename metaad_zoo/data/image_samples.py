@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
-from metaad_zoo.data.sources import list_images, read_images, read_path
+from metaad_zoo.data.sources import list_images, read_images
 from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES
 from metaad_zoo.data.sources.files import folders_below
+from metaad_zoo.data.sources.npz import read_samples_npz
 
 
 def image_files(path: Path) -> list[Path]:
@@ -56,7 +57,7 @@ def as_images(data: Any, shape: Sequence[int]) -> Tensor:
     if isinstance(data, (str, Path)):
         path = Path(data).expanduser()
         if path.suffix == ".npz":
-            return fit_images(read_path(path).images.float() / 255, shape)
+            return fit_images(read_samples_npz(path).float() / 255, shape)
         data = image_files(path)
     if isinstance(data, (list, tuple)) and data and all(isinstance(p, (str, Path)) for p in data):
         files = [Path(p).expanduser() for p in data]

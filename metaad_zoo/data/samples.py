@@ -65,8 +65,15 @@ def as_samples(data: Any, input_shapes: Mapping[str, Sequence[int]]) -> dict[str
     return samples
 
 
-def manifest_samples(columns: Columns, input_shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+def manifest_samples(
+    columns: Columns, input_shapes: Mapping[str, Sequence[int]], tell: Callable[[str], object] = lambda _: None
+) -> dict[str, Tensor]:
     """Rows of a manifest, with the files that they name, as samples of a model of several modalities.
+
+    Args:
+        columns: the rows.
+        input_shapes: of the model.
+        tell: is given a sentence on each thing that is left out.
 
     Raises:
         ValueError: a file that is named can't be used, or the rows are no samples of the model.
@@ -74,6 +81,8 @@ def manifest_samples(columns: Columns, input_shapes: Mapping[str, Sequence[int]]
     channels, size, _ = input_shapes.get("image", (None, None, None))
     length, _ = input_shapes.get("sequence", (None, None))
     found = joined_modalities(columns, size, None if length == ANY else length, channels)
+    for sentence in found.skipped:
+        tell(sentence)
     samples = found.read(np.arange(len(found.labels)), np.random.default_rng(0))
     return as_samples(samples, input_shapes)
 
@@ -134,7 +143,7 @@ def refuse_anomalies_in(support: Any) -> None:
                 f"{path} labels {int(labels.sum())} of {len(labels)} rows as anomalous, all of which would count as "
                 "normal support; give the normal rows alone, or labels (`metaad adapt --label COLUMN`)"
             )
-    if path.suffix == ".npz" and _holds_images(path):
+    if path.suffix == ".npz" and _holds_classes_of_images(path):
         source = read_path(path)
         if len(source.class_names) > 1 or (source.anomalous is not None and source.anomalous.any()):
             raise ValueError(
@@ -143,7 +152,7 @@ def refuse_anomalies_in(support: Any) -> None:
             )
 
 
-def _holds_images(path: Path) -> bool:
+def _holds_classes_of_images(path: Path) -> bool:
     with np.load(path, allow_pickle=False) as archive:
         x = next((archive[n] for n in ("x", "X") if n in archive.files), None)
-    return x is not None and x.dtype == np.uint8 and x.ndim > 2
+        return x is not None and x.dtype == np.uint8 and x.ndim > 2 and "y" in archive.files

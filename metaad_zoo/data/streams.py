@@ -13,10 +13,13 @@ from torch import Tensor
 from metaad_zoo.backbones import ANY
 from metaad_zoo.data.chunks import Chunk, rebatched
 from metaad_zoo.data.image_samples import image_files
-from metaad_zoo.data.row_samples import as_rows, as_windows, cut_windows, in_order, read_series, series_files
+from metaad_zoo.data.row_samples import as_rows, as_windows, cut_windows, in_order, series_files
 from metaad_zoo.data.samples import as_samples, manifest_samples
-from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
-from metaad_zoo.data.sources.table_streams import TableStream
+from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES
+from metaad_zoo.data.sources.manifest import FILE_COLUMNS
+from metaad_zoo.data.sources.mapped import archive_blocks, map_samples
+from metaad_zoo.data.sources.npz import channels_first
+from metaad_zoo.data.sources.table_streams import ROWS, TableStream
 from metaad_zoo.data.sources.tables import table_files
 from metaad_zoo.episodes import count
 
@@ -38,13 +41,14 @@ class SampleStream:
 
     Attributes:
         files: that are read, in order.
-        left_out: sentences on what is not used, known before the first chunk.
+        left_out: sentences on what is not used; all of them are there when it has been gone through.
 
     Raises:
         ValueError: there is nothing of the kind.
 
-    CSV and Parquet files are read in blocks, images as they are needed. An ``.npz`` is held in memory, and so is a
-    series for a model that reads series of any length, each as one sample.
+    CSV, Parquet and manifests are read in blocks, images as they are needed, the arrays of an ``.npz`` out of an
+    unpacked copy in the system's temporary folder. Held in memory as a whole is a series for a model that reads series
+    of any length, each as one sample.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -79,22 +83,35 @@ class SampleStream:
     def __iter__(self) -> Iterator[Chunk]:
         return rebatched(self._blocks(), self._size)
 
+    def _leave_out(self, sentence: str) -> None:
+        if sentence not in self.left_out:
+            self.left_out.append(sentence)
+
     def _note_texts(self) -> None:
         for file in (f for f in self.files if f.suffix.lower() in COLUMN_SUFFIXES):
             with tempfile.TemporaryDirectory() as scratch:
                 texts = TableStream(file, self.label, "impute", Path(scratch)).texts
             if texts:
-                self.left_out.append(f"{file}: columns {texts} hold text and are left out")
+                self._leave_out(
+                    f"{file}: columns {texts} hold text and are left out; turn them into numbers if they matter"
+                )
 
     def _images(self) -> Iterator[Chunk]:
         n = len(self.files)
         if self.files[0].suffix == ".npz":
-            samples = as_samples(self.files[0], self.input_shapes)
-            yield Chunk([str(i + 1) for i in range(count(samples))], samples, 1.0)
+            yield from self._images_of_archive(self.files[0])
             return
         for i in range(0, n, self._size):
             some = self.files[i : i + self._size]
             yield Chunk([str(f) for f in some], as_samples(some, self.input_shapes), min(1.0, (i + len(some)) / n))
+
+    def _images_of_archive(self, file: Path) -> Iterator[Chunk]:
+        with tempfile.TemporaryDirectory() as scratch:
+            x = map_samples(file, Path(scratch))
+            for i in range(0, len(x), self._size):
+                samples = as_samples(channels_first(file, x[i : i + self._size]), self.input_shapes)
+                n = count(samples)
+                yield Chunk([str(k + 1) for k in range(i, i + n)], samples, (i + n) / len(x))
 
     def _rows(self) -> Iterator[Chunk]:
         shape, wanted, several = self.input_shapes["tabular"], self.columns, len(self.files) > 1
@@ -112,7 +129,7 @@ class SampleStream:
     def _windows(self) -> Iterator[Chunk]:
         length, _ = shape = self.input_shapes["sequence"]
         for i, file in enumerate(self.files):
-            if length == ANY or file.suffix.lower() not in COLUMN_SUFFIXES:
+            if length == ANY:
                 x = as_windows(file, shape)
                 names = [f"{file}:{k * x.shape[1]}" for k in range(len(x))]
                 yield Chunk(names, as_samples(x, self.input_shapes), (i + 1) / len(self.files))
@@ -128,6 +145,8 @@ class SampleStream:
                 step, rest = step + n * length, values[n * length :]
             if step == 0 and rest is not None:
                 cut_windows(rest, length, str(file))  # says that the series is too short
+            elif rest is not None and len(rest):
+                self._leave_out(f"{file}: the last {len(rest)} steps fill no window of {length} and are not used")
 
     def series(self, file: Path) -> Iterator[tuple[np.ndarray, float]]:
         """A series, one of the files, in blocks ``(steps, C)``, and the share of all files that is read."""
@@ -138,11 +157,11 @@ class SampleStream:
         """Names and blocks of a file's columns of numbers, and the share of all files that is read."""
         share = [0.0]
         place, n = self.files.index(file), len(self.files)
-        if file.suffix.lower() not in COLUMN_SUFFIXES:
-            whole = read_series(file) if "sequence" in self.input_shapes else as_rows(file, (ANY,), self.label).numpy()
-            yield None, whole, (place + 1) / n
-            return
         with tempfile.TemporaryDirectory() as scratch:
+            if file.suffix.lower() not in COLUMN_SUFFIXES:
+                for values, done in archive_blocks(file, ROWS, Path(scratch), series="sequence" in self.input_shapes):
+                    yield None, values, (place + done) / n
+                return
             stream = TableStream(file, self.label, "impute", Path(scratch))
             if not stream.numbers:
                 raise ValueError(f"{file} has no column of numbers: it holds {sorted(stream.texts)}")
@@ -159,12 +178,17 @@ class SampleStream:
             )
 
     def _samples(self) -> Iterator[Chunk]:
-        columns = read_columns(self.files[0], self.label)
-        n = len(columns.values)
-        for start in range(0, n, self._size):
-            stop = min(n, start + self._size)
-            samples = manifest_samples(columns.part(start, stop), self.input_shapes)
-            yield Chunk([str(i + 1) for i in range(start, stop)], samples, stop / n)
+        with tempfile.TemporaryDirectory() as scratch:
+            stream = TableStream(self.files[0], self.label, "impute", Path(scratch), as_text=FILE_COLUMNS)
+            before = 0.0
+            for columns, share in stream.columns():
+                n = len(columns.values)
+                for start in range(0, n, self._size):
+                    stop = min(n, start + self._size)
+                    samples = manifest_samples(columns.part(start, stop), self.input_shapes, self._leave_out)
+                    names = [str(columns.row(i)) for i in range(start, stop)]
+                    yield Chunk(names, samples, before + (share - before) * stop / n)
+                before = share
 
 
 def _manifest(path: Path) -> list[Path]:
@@ -193,7 +217,12 @@ def named_samples(
     Raises:
         ValueError: there is nothing of the kind, or it can't be used; see :func:`metaad_zoo.data.samples.as_samples`.
     """
-    chunks = list(SampleStream(path, input_shapes, label))
+    return gathered(SampleStream(path, input_shapes, label))
+
+
+def gathered(stream: SampleStream) -> tuple[list[str], dict[str, Tensor]]:
+    """All chunks of a stream, as :func:`named_samples` gives them."""
+    chunks = list(stream)
     samples = {m: _padded([c.samples[m] for c in chunks]) for m in chunks[0].samples}
     return [name for c in chunks for name in c.names], samples
 

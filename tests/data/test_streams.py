@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from metaad_zoo.data import streams
 from metaad_zoo.data.chunks import Chunk, rebatched
 from metaad_zoo.data.point_stream import stream_point_scores
 from metaad_zoo.data.samples import as_samples
@@ -16,6 +19,7 @@ from metaad_zoo.data.windows import score_series
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
     monkeypatch.setattr(table_streams, "CSV_BYTES", 20_000)
+    monkeypatch.setattr(streams, "ROWS", 700)
 
 
 def write_table(path, rows, header="a,b,c"):
@@ -30,6 +34,12 @@ def write_images(folder, n):
     return folder
 
 
+def write_archive(path, *shape):
+    x = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
+    np.savez_compressed(path, x=x if len(shape) > 2 else x.astype(np.float64))
+    return path
+
+
 @pytest.mark.parametrize(
     ("write", "shapes", "sizes"),
     [
@@ -37,8 +47,12 @@ def write_images(folder, n):
         (lambda p: write_table(p / "t.csv", 9000), {"sequence": (7, 3)}, [1024, 261]),
         (lambda p: write_table(p / "t.csv", 9000), {"sequence": (-1, 3)}, [1]),
         (lambda p: write_images(p / "i", 300), {"image": (1, 8, 8)}, [256, 44]),
+        (lambda p: write_archive(p / "t.npz", 9000, 3), {"tabular": (-1,)}, [4096, 4096, 808]),
+        (lambda p: write_archive(p / "t.npz", 9000, 3), {"sequence": (7, 3)}, [1024, 261]),
+        (lambda p: write_archive(p / "t.npz", 9000), {"sequence": (7, 1)}, [1024, 261]),
+        (lambda p: write_archive(p / "i.npz", 300, 9, 8, 3), {"image": (1, 8, 8)}, [256, 44]),
     ],
-    ids=["table", "windows", "whole series", "images"],
+    ids=["table", "windows", "whole series", "images", "npz table", "npz windows", "npz one channel", "npz images"],
 )
 def test_chunks_are_the_whole(write, shapes, sizes, tmp_path):
     path = write(tmp_path)
@@ -68,6 +82,53 @@ def test_a_manifest_is_read_in_chunks_and_its_rows_keep_their_numbers(tmp_path):
         list(SampleStream(tmp_path / "m.csv", shapes))
 
 
+def test_a_manifest_is_never_in_memory_as_a_whole(tmp_path):
+    rows = [f",s.csv,{k}" if k > 1500 else f",,{k}" for k in range(3000)]  # no path in the first block
+    (tmp_path / "s.csv").write_text("a,b\n1,2\n3,4\n")
+    (tmp_path / "m.csv").write_text("\n".join(["image,sequence,x", *rows, ",s.csv,not a number"]))
+    shapes = {"sequence": (2, 2), "tabular": (1,)}
+    chunks = []
+    with pytest.raises(ValueError, match=r"m\.csv can't be read .*invalid value 'not a number'"):
+        chunks.extend(SampleStream(tmp_path / "m.csv", shapes))
+    names, samples = [name for chunk in chunks for name in chunk.names], [chunk.samples for chunk in chunks]
+    assert 2000 < len(names) < 3000
+    assert names == [str(i + 1) for i in range(len(names))]
+    x = torch.cat([s["tabular"] for s in samples]).flatten()
+    assert x.tolist() == list(range(len(names)))
+    assert torch.cat([s["sequence"] for s in samples]).isnan().all((1, 2)).int().sum() == 1501
+
+
+def test_an_archive_is_never_in_memory_as_a_whole(tmp_path):
+    np.savez(tmp_path / "t.npz", X=np.zeros((100_000, 8)))  # 6 MB
+    tracemalloc.start()
+    n = sum(len(chunk.names) for chunk in SampleStream(tmp_path / "t.npz", {"tabular": (8,)}))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert n == 100_000
+    assert peak < 3e6
+
+
+@pytest.mark.parametrize(
+    ("arrays", "shapes", "complaint"),
+    [
+        ({"z": np.zeros((3, 2))}, {"tabular": (2,)}, "expected an array 'X' or 'x' of numbers, saw neither"),
+        ({"x": np.array(["a", "b"])}, {"tabular": (2,)}, "of numbers, saw .*<U1"),
+        ({"x": np.zeros((3, 2, 2))}, {"tabular": (2,)}, r"expected table rows of shape \(n, D\)"),
+        ({"x": np.zeros((3, 2, 2))}, {"sequence": (2, 2)}, r"expected a series of shape"),
+        ({"x": np.zeros((0, 2))}, {"tabular": (2,)}, r"expected table rows"),
+        ({"x": np.where(np.arange(1000) == 900, np.inf, 0)[:, None]}, {"tabular": (1,)}, "row 901: a value is inf"),
+        ({"x": np.zeros((3, 4, 4))}, {"image": (1, 4, 4)}, "expected 'x' as uint8"),
+    ],
+)
+def test_what_an_archive_may_not_hold(arrays, shapes, complaint, tmp_path):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ValueError, match=complaint):
+        list(SampleStream(tmp_path / "a.npz", shapes))
+    (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:-30])
+    with pytest.raises(ValueError, match=r"a\.npz can't be read as a numpy archive"):
+        list(SampleStream(tmp_path / "a.npz", shapes))
+
+
 def test_several_tables_and_series_of_different_lengths(tmp_path):
     write_table(tmp_path / "one.csv", 10)
     write_table(tmp_path / "two.csv", 6, "c,b,a")
@@ -81,6 +142,20 @@ def test_several_tables_and_series_of_different_lengths(tmp_path):
     assert padded.shape == (2, 10, 3)
     assert padded[1, 6:].isnan().all()
     assert not padded[1, :6].isnan().any()
+
+
+def test_what_fills_no_window_or_is_cut_is_told(tmp_path):
+    write_table(tmp_path / "s.csv", 30)
+    stream = SampleStream(tmp_path / "s.csv", {"sequence": (7, 3)})
+    assert sum(len(chunk.names) for chunk in stream) == 4
+    assert ["the last 2 steps fill no window of 7" in sentence for sentence in stream.left_out] == [True]
+    (tmp_path / "m.csv").write_text("sequence,note,x\n" + "s.csv,as usual,1\n" * 300)
+    stream = SampleStream(tmp_path / "m.csv", {"sequence": (7, 3), "tabular": (1,)})
+    assert [len(chunk.names) for chunk in stream] == [256, 44]
+    assert stream.left_out == [
+        "m.csv: sequences of more than 7 steps are cut at 7",
+        "m.csv: columns ['note'] hold text and are no features",
+    ]
 
 
 def test_columns_come_by_name_and_text_is_told(tmp_path):

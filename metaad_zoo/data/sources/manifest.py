@@ -161,10 +161,8 @@ def _sequences(
                 f"{files[found[0][0]]} has {first.shape[1]}: expected the same channels in all"
             )
     if length is not None and steps > length:
-        longer = sum(len(x) > length for _, x in found)
-        columns.skipped.append(
-            f"{columns.path.name}: {longer} sequences cut at {length} steps, the longest has {steps}"
-        )
+        # Without numbers, so that a manifest that is read in parts says it once.
+        columns.skipped.append(f"{columns.path.name}: sequences of more than {length} steps are cut at {length}")
     length = steps if length is None else length
     out = np.full((len(found), length, first.shape[1]), np.nan, np.float32)
     for i, (_, x) in enumerate(found):

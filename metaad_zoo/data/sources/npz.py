@@ -22,15 +22,11 @@ def read_npz(path: Path) -> ImageArrays:
     Raises:
         ValueError: the file is damaged, an array is missing, or its shape or type is not as above; the file is named.
     """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} can't be read as a numpy archive ({type(error).__name__}: {error})") from error
+    arrays = _arrays(path)
     x, y = arrays.get("x", arrays.get("X")), arrays.get("y")
     if x is None or y is None:
         raise ValueError(f"{path} must hold the arrays 'x' (images) and 'y' (classes), it holds {sorted(arrays)}")
-    images = _channels_first(path, x)
+    images = channels_first(path, x)
     if y.shape != (len(images),) or not np.issubdtype(y.dtype, np.integer):
         raise ValueError(f"{path}: expected 'y' as {len(images)} integers, saw {y.dtype} of shape {y.shape}")
     domains = arrays.get("t")
@@ -53,7 +49,33 @@ def read_npz(path: Path) -> ImageArrays:
     return ImageArrays(path.stem, torch.as_tensor(images), labels, names, y == 1)
 
 
-def _channels_first(path: Path, x: np.ndarray) -> np.ndarray:
+def read_samples_npz(path: Path) -> torch.Tensor:
+    """Images uint8 ``(n, C, H, W)`` of an ``.npz`` file, ``x`` or ``X`` as in :func:`read_npz`; no ``y`` is needed.
+
+    Raises:
+        ValueError: the file is damaged, there is no ``x``, or it is of another shape or type; the file is named.
+    """
+    arrays = _arrays(path)
+    x = arrays.get("x", arrays.get("X"))
+    if x is None:
+        raise ValueError(f"{path} must hold the array 'x' (images), it holds {sorted(arrays)}")
+    return torch.as_tensor(channels_first(path, x))
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} can't be read as a numpy archive ({type(error).__name__}: {error})") from error
+
+
+def channels_first(path: Path, x: np.ndarray) -> np.ndarray:
+    """Images of an archive as uint8 ``(n, C, H, W)``.
+
+    Raises:
+        ValueError: they are of another shape or type; the file is named.
+    """
     if x.dtype == np.uint8 and x.ndim == 3:
         return x[:, None]
     if x.dtype == np.uint8 and x.ndim == 4 and x.shape[-1] in (1, 3):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 
 from metaad_zoo.data.sources.columns import Columns, Missing, label_column, parse_labels, parse_numbers, without_missing
+from metaad_zoo.data.sources.mapped import SAMPLES, map_arrays
 from metaad_zoo.data.sources.tables import Vocabulary, check_arrays, identifies_rows, number_names
 
 ROWS = 1 << 16
@@ -55,13 +54,16 @@ class TableStream:
         label: the label column; None looks for the usual names.
         missing: what to do about missing values.
         scratch: folder for what has to be unpacked.
+        as_text: columns of text, whatever the file begins with.
 
     Raises:
         ValueError: the file can't be used.
     """
 
-    def __init__(self, path: Path, label: str | None, missing: Missing, scratch: Path) -> None:
-        self.path, self.missing, self.scratch = path, missing, scratch
+    def __init__(
+        self, path: Path, label: str | None, missing: Missing, scratch: Path, as_text: Sequence[str] = ()
+    ) -> None:
+        self.path, self.missing, self.scratch, self.as_text = path, missing, scratch, as_text
         self.vocabularies: dict[str, Vocabulary] = {}
         self.skipped: list[str] = []
         first = next(self._batches(), None)
@@ -74,8 +76,8 @@ class TableStream:
         of_npz = path.suffix.lower() == ".npz"
         self.label = ("y" if "y" in names else None) if of_npz else label_column(path, names, label)
         kinds = {n: parse_numbers(path, n, first[0].column(n)).dtype.kind for n in names if n != self.label}
-        self.numbers = [n for n, kind in kinds.items() if kind != "U"]
-        self.texts = [n for n, kind in kinds.items() if kind == "U"]
+        self.texts = [n for n, kind in kinds.items() if kind == "U" or n in as_text]
+        self.numbers = [n for n in kinds if n not in self.texts]
 
     def survey(self, progress: Progress) -> Survey:
         """A first pass over the file, a second one where it holds text.
@@ -126,6 +128,22 @@ class TableStream:
             yield values, labels
         self._tell_missing(cells, dropped)
 
+    def columns(self) -> Iterator[tuple[Columns, float]]:
+        """Rows with their texts, and the share of the file that is read with them; infinities are missing values.
+
+        Raises:
+            ValueError: a block holds something else than the first one; file, row and column are named.
+        """
+        row = 0
+        for batch, share in self._batches():
+            parts = [self._numbers(name, batch.column(name), row) for name in self.numbers]
+            values = np.stack(parts, 1) if parts else np.zeros((batch.num_rows, 0), np.float32)
+            values[~np.isfinite(values)] = np.nan
+            labels = None if self.label is None else parse_labels(self.path, self.label, batch.column(self.label), row)
+            text = {name: _texts(batch.column(name)) for name in self.texts}
+            yield Columns(self.path, self.numbers, values, labels, text, first_row=row), share
+            row += batch.num_rows
+
     def _tell_missing(self, cells: int, dropped: int) -> None:
         told = f"{self.path.name}: {cells} values missing or infinite, imputed"
         if self.missing == "drop":
@@ -161,7 +179,7 @@ class TableStream:
         kind: Callable[[], Blocks] = {".npz": self._npz, ".csv": self._csv}.get(suffix, self._parquet)
         try:
             yield from kind()
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, zipfile.BadZipFile) as error:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
             why = "is empty" if self.path.stat().st_size == 0 else f"can't be read ({type(error).__name__}: {error})"
             raise ValueError(f"{self.path} {why}: expected a header and rows of equal length, in UTF-8") from error
 
@@ -173,6 +191,7 @@ class TableStream:
         # The first block tells numbers from text; whole numbers may yet turn out to be fractions.
         kinds = {f.name: pa.float64() if _is_whole_or_empty(f.type) else f.type for f in schema}
         kinds = {n: k if pa.types.is_floating(k) or pa.types.is_boolean(k) else pa.string() for n, k in kinds.items()}
+        kinds |= {n: pa.string() for n in self.as_text if n in kinds}
         with csv.open_csv(self.path, options, convert_options=csv.ConvertOptions(column_types=kinds)) as reader:
             for i, batch in enumerate(reader):
                 yield batch, min(1.0, (i + 1) * CSV_BYTES / size)
@@ -187,16 +206,7 @@ class TableStream:
                     yield batch, done / total
 
     def _npz(self) -> Blocks:
-        arrays = {}
-        with zipfile.ZipFile(self.path) as archive:
-            for member in archive.namelist():
-                if member in ("X.npy", "x.npy", "y.npy"):
-                    unpacked = self.scratch / f"unpacked-{member}"
-                    if not unpacked.is_file():
-                        with archive.open(member) as packed, unpacked.open("wb") as out:
-                            shutil.copyfileobj(packed, out, 1 << 20)
-                    arrays[member.removesuffix(".npy")] = np.load(unpacked, mmap_mode="r")
-        x, y = check_arrays(self.path, arrays)
+        x, y = check_arrays(self.path, map_arrays(self.path, (*SAMPLES, "y"), self.scratch))
         for start in range(0, len(x), ROWS):
             stop = min(start + ROWS, len(x))
             columns = {n: pa.array(x[start:stop, i]) for i, n in enumerate(number_names(x.shape[1]))}
