@@ -93,6 +93,9 @@ class Detector(Judge):
         columns = columns or (column_names(support) if set(self.input_shapes) == {"tabular"} else None)
         samples = as_samples(support, self.input_shapes)
         n = len(next(iter(samples.values())))
+        if columns is not None and not len(set(columns)) == len(columns) == samples["tabular"].shape[1]:
+            found = samples["tabular"].shape[1]
+            raise ValueError(f"expected a name of its own for each of {found} columns, saw {columns}: rename them")
         kinds = as_labels([NORMAL] * n if labels is None else labels, n)
         # A copy: what is done to the caller's array later must not reach the detector.
         samples = {name: x.clone() for name, x in samples.items()}

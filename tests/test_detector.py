@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from PIL import Image
@@ -10,6 +11,7 @@ from PIL import Image
 import metaad_zoo as mz
 from metaad_zoo.zoo import Checkpoint, CheckpointError, save_checkpoint
 from tests.conftest import small_learner
+from tests.zoo.forge import FORGED
 
 
 @pytest.fixture
@@ -276,3 +278,13 @@ def test_calls_out_of_order_and_out_of_range(detector, folder, pictures, tmp_pat
     with pytest.raises(RuntimeError, match=r"holds no calibration.*calibrate='within'"):
         bare.p_value(pictures)
     assert bare.predict(pictures, calibrate="within").shape == (12,)
+
+
+def test_each_column_needs_a_name_of_its_own(tmp_path):
+    detector = mz.load_detector(FORGED / "folders" / "sound")
+    with pytest.raises(ValueError, match=r"a name of its own for each of 3 columns, saw \['a', 'a', 'b'\]"):
+        detector.fit(pandas.DataFrame(np.eye(3), columns=["a", "a", "b"]))
+    with pytest.raises(ValueError, match=r"for each of 3 columns, saw \['a'\]"):
+        detector.fit(np.eye(3), columns=["a"])
+    detector.fit(pandas.DataFrame(np.eye(3), columns=["a", "b", "c"])).save(tmp_path)
+    assert mz.load_detector(tmp_path).columns == ["a", "b", "c"]

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
-from metaad_zoo.cli.terminal import json_argument, tell
+from metaad_zoo.cli.terminal import json_argument, printable, tell
 from metaad_zoo.evaluation.baselines import about_baseline, list_baselines, modalities_of
 from metaad_zoo.zoo import list_checkpoints, load_checkpoint, locate, publish, push_to_hub, read_index, refresh
 from metaad_zoo.zoo.checkpoint import MANIFEST, read_manifest
@@ -62,18 +62,19 @@ def info(options: argparse.Namespace) -> None:
     if options.name in list_baselines():
         _about_baseline(options.name, options.json)
         return
-    folder = locate(options.name)
+    folder = locate(options.name, papers=True)
     manifest = read_manifest(folder)
     if options.json:
         path = folder / METRICS
         metrics = parse_json(read_bytes(path, TEXT_LIMIT), str(path)) if path.exists() else None
         print(json.dumps({"folder": str(folder), "manifest": manifest, "metrics": metrics}))
     elif (folder / CARD).exists():
-        text = read_bytes(folder / CARD, TEXT_LIMIT).decode("utf-8", "replace")
+        text = printable(read_bytes(folder / CARD, TEXT_LIMIT).decode("utf-8", "replace"))
         _wide().print(Markdown(text.split("---\n", 2)[-1] if text.startswith("---\n") else text))
     else:
         seen = manifest["trained_on"]
-        print(f"{folder}: {manifest['learner']}, {manifest['arguments']}; trained on {len(seen)} classes or domains.")
+        learner = printable(manifest["learner"])
+        print(f"{folder}: {learner}, {manifest['arguments']}; trained on {len(seen)} classes or domains.")
         print("It has no card: that is written when a run is published.")
 
 
@@ -118,7 +119,7 @@ def pull_arguments(command: argparse.ArgumentParser) -> None:
 def pull(options: argparse.Namespace) -> None:
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         raise ValueError(f"--out {options.out} is there already, and not empty: name a new folder")
-    folder = locate(options.address)
+    folder = locate(options.address, papers=True)
     load_checkpoint(folder)  # whatever is wrong is told before anything is kept
     options.out.mkdir(parents=True, exist_ok=True)
     for name in (n for n in FILES if (folder / n).is_file() and n != MANIFEST):
@@ -134,7 +135,7 @@ def push_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def push(options: argparse.Namespace) -> None:
-    address = push_to_hub(locate(options.name), options.repository, options.private)
+    address = push_to_hub(locate(options.name, papers=True), options.repository, options.private)
     print(f"Pushed. It loads by:  metaad info {address}")
 
 

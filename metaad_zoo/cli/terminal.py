@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,16 @@ def bars() -> Progress:
 def note(sentence: str) -> None:
     """Tell what the user should know, on standard error, so that it does not end in a pipe."""
     print(f"note: {sentence}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """A text from elsewhere without what would steer the terminal.
+
+    Example:
+        >>> printable("a\\x1b[2Jb")
+        'a[2Jb'
+    """
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c)[0] != "C")
 
 
 def json_argument(command: argparse.ArgumentParser) -> None:

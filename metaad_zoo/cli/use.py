@@ -22,7 +22,7 @@ from metaad_zoo.cli.deploy import VERBS as DEPLOY_VERBS
 from metaad_zoo.cli.evaluate import Settings, run_evaluation
 from metaad_zoo.cli.evaluate_points import PointSettings, run_point_evaluation
 from metaad_zoo.cli.recommend import run_recommendation
-from metaad_zoo.cli.terminal import ERROR, EXIT_CODES, INTERRUPTED, OK, complete_paths, json_argument, tell
+from metaad_zoo.cli.terminal import ERROR, EXIT_CODES, INTERRUPTED, OK, complete_paths, json_argument, printable, tell
 from metaad_zoo.data import list_datasets
 from metaad_zoo.evaluation.baselines import list_baselines
 from metaad_zoo.evaluation.html_report import write_report
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough; Python's own flush at the end must not fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return ERROR
     except KeyboardInterrupt:
         print("error: interrupted; files that were not finished are not kept", file=sys.stderr)

@@ -89,7 +89,8 @@ class InContextDetector(TableRowLearner):
         for name in units:
             if name not in UNITS:
                 raise unknown_name("units", name, UNITS)
-        if not units or max_columns < 1 or not 0 <= column_dropout <= 1 or width % attention_heads:
+        heads_fit = attention_heads > 0 and width % attention_heads == 0
+        if not units or max_columns < 1 or not 0 <= column_dropout <= 1 or not heads_fit:
             raise ValueError(
                 f"units={list(units)}, max_columns={max_columns}, column_dropout={column_dropout}, width={width}, "
                 f"attention_heads={attention_heads}; expected at least one of each, a share in [0, 1], and heads that "

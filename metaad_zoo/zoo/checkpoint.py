@@ -191,10 +191,10 @@ def _read_weights(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Tensor
 
 def _read_config(folder: Path, manifest: Mapping[str, Any]) -> str | None:
     path, expected = folder / CONFIG, manifest["sha256"].get(CONFIG)
-    if not path.exists() and expected is None:
+    if expected is None:
+        if path.exists():
+            raise CheckpointError(f"{path} is not named by {MANIFEST}, so nothing tells what it should be: remove it")
         return None
-    content = read_bytes(path, TEXT_LIMIT)
-    if expected is not None:
-        verify(content, expected, str(path))
+    content = verify(read_bytes(path, TEXT_LIMIT), expected, str(path))
     parse_yaml(content, str(path))
     return content.decode("utf-8")

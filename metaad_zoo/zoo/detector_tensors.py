@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,8 +11,11 @@ from torch import Tensor
 
 from metaad_zoo.data.samples import as_labels, as_samples
 from metaad_zoo.zoo.checkpoint import Checkpoint, CheckpointError
+from metaad_zoo.zoo.reading import parse_json
 
-CALIBRATION = "calibration"
+CALIBRATION, LABELS, COLUMNS, SUPPORT = "calibration", "support_labels", "support_columns", "support/"
+KINDS = (torch.float32, torch.float64)
+"""Of scores and samples."""
 
 
 def calibration_tensors(by_shots: Mapping[int, Tensor]) -> dict[str, Tensor]:
@@ -54,19 +57,49 @@ def check_detector_tensors(folder: Path, checkpoint: Checkpoint) -> None:
         CheckpointError: as said.
     """
     tensors = checkpoint.tensors
+    shapes: Mapping[str, Sequence[int]] = checkpoint.learner.arguments()["input_shapes"]
+    support = {f"{SUPPORT}{name}" for name in shapes}
+    scores = {name: x for name, x in tensors.items() if name == CALIBRATION or name.startswith(f"{CALIBRATION}/")}
+    unknown = sorted(tensors.keys() - {LABELS, COLUMNS} - support - scores.keys())
+    if unknown:
+        named = [name[:40] for name in unknown[:3]]
+        raise CheckpointError(f"{folder} holds {named}, which no detector keeps: it is damaged or was changed")
     try:
-        by_shots = calibration_by_shots(tensors)
+        calibration_by_shots(scores)
     except ValueError as error:
         raise CheckpointError(f"{folder} holds calibration scores of no known kind: {error}; damaged") from error
-    for scores in by_shots.values():
-        if scores.ndim != 1 or torch.isnan(scores).any() or bool((scores.diff() < 0).any()):
-            raise CheckpointError(
-                f"{folder} holds calibration scores that are not an ascending row of numbers: damaged"
-            )
-    if "support_labels" in tensors:
+    if not all(x.ndim == 1 and x.dtype in KINDS and _ascending(x) for x in scores.values()):
+        raise CheckpointError(f"{folder} holds calibration scores that are not an ascending row of numbers: damaged")
+    if LABELS in tensors:
         try:
-            shapes = checkpoint.learner.arguments()["input_shapes"]
-            found = as_samples({name: tensors[f"support/{name}"] for name in shapes}, shapes)
-            as_labels(tensors["support_labels"], len(next(iter(found.values()))))
+            _check_support(tensors, shapes)
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"{folder} holds a support set that does not fit its model: {error}") from error
+    elif COLUMNS in tensors or support & tensors.keys():
+        raise CheckpointError(f"{folder} holds a support set without its labels: it is damaged or was changed")
+
+
+def _ascending(x: Tensor) -> bool:
+    return bool(torch.isfinite(x).all() and (x.diff() >= 0).all())
+
+
+def _check_support(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> None:
+    samples = {name: tensors[f"{SUPPORT}{name}"] for name in shapes}
+    for name, x in {**samples, LABELS: tensors[LABELS]}.items():
+        expected = (torch.int64,) if name == LABELS else KINDS
+        if x.dtype not in expected:
+            raise ValueError(f"{name} is of {x.dtype}, expected {' or '.join(map(str, expected))}")
+    found = as_samples(samples, shapes)
+    as_labels(tensors[LABELS], len(next(iter(found.values()))))
+    if COLUMNS in tensors:
+        _check_columns(tensors[COLUMNS], found)
+
+
+def _check_columns(kept: Tensor, support: Mapping[str, Tensor]) -> None:
+    if kept.dtype != torch.uint8 or kept.ndim != 1:
+        raise ValueError(f"{COLUMNS} are {kept.dtype} of shape {tuple(kept.shape)}, expected text as a row of bytes")
+    names = parse_json(bytes(kept.tolist()), COLUMNS)
+    if set(support) != {"tabular"} or not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        raise ValueError(f"{COLUMNS} are no list of the names of a table's columns")
+    if len(names) != support["tabular"].shape[1] or len(set(names)) < len(names):
+        raise ValueError(f"{COLUMNS} name {len(set(names))} columns, the support has {support['tabular'].shape[1]}")

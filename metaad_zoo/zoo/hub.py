@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from metaad_zoo.zoo.checkpoint import CONFIG, MANIFEST, WEIGHTS, load_checkpoint, read_manifest
-from metaad_zoo.zoo.published import FILES
+from metaad_zoo.zoo.published import FILES, PAPERS
 from metaad_zoo.zoo.reading import TEXT_LIMIT, WEIGHTS_LIMIT, CheckpointError
 from metaad_zoo.zoo.remote import CACHE_VARIABLE, cache_folder
 
@@ -18,13 +18,14 @@ PREFIX = "hf://"
 _ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<folder>[\w./-]+?))?(?:@(?P<revision>[\w./-]+))?/?")
 
 
-def fetch_from_hub(address: str) -> Path:
+def fetch_from_hub(address: str, papers: bool = False) -> Path:
     """The folder of a checkpoint in a Hugging Face repository, in huggingface_hub's cache.
 
     All its files are of one commit.
 
     Args:
         address: ``hf://owner/repository``, with ``/folder`` and ``@revision`` behind it where they are needed.
+        papers: its card and figures too, where there are any.
 
     Raises:
         CheckpointError: huggingface_hub is not installed, there is no such repository or file, the network fails, or a
@@ -58,6 +59,9 @@ def fetch_from_hub(address: str) -> Path:
         get(WEIGHTS, WEIGHTS_LIMIT)
         if CONFIG in expected:
             get(CONFIG, TEXT_LIMIT)
+        for name in PAPERS if papers else ():
+            with suppress(hub.errors.EntryNotFoundError):
+                get(name, TEXT_LIMIT)
     return folder
 
 

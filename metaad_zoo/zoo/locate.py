@@ -22,19 +22,20 @@ def is_known(name: str) -> bool:
     return "://" in name or model_folder(Path(name).expanduser()) is not None or name in read_index()
 
 
-def locate(name: str | Path) -> Path:
+def locate(name: str | Path, papers: bool = False) -> Path:
     """The folder of a checkpoint, fetched where it lies elsewhere.
 
     Args:
         name: a folder (a finished run, a run's ``model``, what ``detector.save`` wrote); a published name; an address,
             see :func:`metaad_zoo.zoo.fetch_checkpoint`; or ``hf://owner/repository``.
+        papers: fetch its card and figures too, where it has any.
 
     Raises:
         CheckpointError: there is none, or it can't be fetched; the nearest published names are told.
     """
     if "://" in str(name):
         text = str(name)
-        return fetch_from_hub(text) if text.startswith(PREFIX) else fetch_checkpoint(text)
+        return (fetch_from_hub if text.startswith(PREFIX) else fetch_checkpoint)(text, papers)
     folder = model_folder(Path(name).expanduser())
     if folder is not None:
         return folder

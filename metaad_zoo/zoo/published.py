@@ -15,6 +15,8 @@ from metaad_zoo.zoo.terms import Terms, terms_of
 METRICS, CARD, NOTES, INDEX = "metrics.json", "README.md", "notes.md", "index.json"
 FILES = (WEIGHTS, MANIFEST, CONFIG, METRICS, CARD, NOTES)
 """All that a published folder may hold; notes are optional."""
+PAPERS = (CARD, METRICS)
+"""What tells of a model, and is not needed to load it."""
 NEEDED = (WEIGHTS, MANIFEST, CONFIG, METRICS)
 FLOOR = "flag everything"
 """A baseline that no model is measured by."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -52,6 +53,7 @@ def build_learner(where: str, manifest: Mapping[str, Any], tensors: Mapping[str,
         for argument in arguments:
             if argument not in skeleton.arguments():
                 raise unknown_name(f"argument of learner {name!r}:", argument, skeleton.arguments())
+        _check_kinds(arguments, _hints(learner_class(name)))
         wanted = {f"learner/{key}": _kind(x) for key, x in skeleton.state_dict().items()}
         found = {key: _kind(x) for key, x in tensors.items() if key.startswith("learner/")}
         if wanted == found:
@@ -77,10 +79,48 @@ def _inner_loop(settings: Any) -> InnerLoopConfig:
     for name in settings:
         if name not in known:
             raise unknown_name("setting of inner_loop:", name, known)
+    _check_kinds(settings, get_type_hints(InnerLoopConfig))
     config = InnerLoopConfig(**settings)
     if max(config.steps, config.cg_steps) > STEPS_LIMIT:
         raise ValueError(f"expected at most {STEPS_LIMIT} steps, saw {max(config.steps, config.cg_steps)}")
     return config
+
+
+def _hints(learner: type[Learner]) -> dict[str, Any]:
+    """Types of a learner's arguments, of those too that it passes on."""
+    found: dict[str, Any] = {}
+    for kind in reversed(learner.__mro__):
+        if "__init__" in vars(kind) and issubclass(kind, Learner):
+            found |= get_type_hints(kind.__init__)
+    return found
+
+
+def _check_kinds(arguments: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+    for name, value in arguments.items():
+        if not _is_of(value, hints.get(name, Any)):
+            kind = getattr(hints[name], "__name__", hints[name])
+            raise TypeError(f"{name} is {value!r}; expected {str(kind).replace('typing.', '')}")
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Whether a value out of JSON is of a type; a truth value is no number.
+
+    Example:
+        >>> _is_of([1, 2], list[int] | None), _is_of(True, int), _is_of(1, float)
+        (True, False, True)
+    """
+    kind, inside = get_origin(hint), get_args(hint)
+    if kind in (Union, UnionType):
+        return any(_is_of(value, one) for one in inside)
+    if kind is Literal:  # which of them is for the class to tell, which names the nearest
+        return type(value) in {type(one) for one in inside}
+    if kind in (list, tuple, Sequence):
+        return isinstance(value, (list, tuple)) and all(_is_of(x, inside[0]) for x in value)
+    if kind is dict:
+        return isinstance(value, dict) and all(_is_of(x, inside[1]) for x in value.values())
+    if hint is float:
+        return type(value) in (int, float)
+    return hint is Any or type(value) is hint
 
 
 def _without_fetching(value: Any) -> Any:

@@ -15,6 +15,7 @@ import requests
 from metaad_zoo.names import unknown_name
 from metaad_zoo.zoo.checkpoint import CONFIG, MANIFEST, WEIGHTS, check_manifest, verify
 from metaad_zoo.zoo.index import parse_index
+from metaad_zoo.zoo.published import PAPERS
 from metaad_zoo.zoo.reading import TEXT_LIMIT, WEIGHTS_LIMIT, CheckpointError, parse_json, read_bytes
 
 CACHE_VARIABLE = "METAAD_CACHE"
@@ -31,13 +32,14 @@ def cache_folder() -> Path:
     return (Path(named).expanduser() if named else Path(pooch.os_cache("metaad_zoo"))) / "checkpoints"
 
 
-def fetch_checkpoint(address: str) -> Path:
+def fetch_checkpoint(address: str, papers: bool = False) -> Path:
     """The folder of a checkpoint at an address, fetched if it is not in the cache.
 
     Args:
         address: ``file://`` or ``https://`` (``http://`` for this machine alone) of a folder with ``manifest.json``,
             or of an ``index.json`` with ``#NAME`` behind it. ``#sha256=...`` pins the manifest or, beside a name
             (``#NAME&sha256=...``), the index.
+        papers: its card and figures too, where there are any: checked by an index that names them, else as they come.
 
     Raises:
         CheckpointError: there is no such checkpoint, the network fails, or what came is too large or not what was
@@ -45,6 +47,7 @@ def fetch_checkpoint(address: str) -> Path:
     """
     url, pins = _take_apart(address)
     known = pins.get("sha256")
+    listed: dict[str, str] | None = None
     if url.endswith(".json"):
         entries = parse_index(_get(url, TEXT_LIMIT, known), url)
         if pins.get("name") not in entries:
@@ -52,7 +55,8 @@ def fetch_checkpoint(address: str) -> Path:
                 f"{unknown_name('checkpoint', pins.get('name', ''), entries)}: {url}#NAME is expected"
             )
         files = entries[pins["name"]].files
-        base, known = urljoin(url, pins["name"] + "/"), files[MANIFEST]["sha256"]
+        listed = {name: facts["sha256"] for name, facts in files.items()}
+        base, known = urljoin(url, pins["name"] + "/"), listed[MANIFEST]
     else:
         base = url if url.endswith("/") else url + "/"
     cached = cache_folder() / str(known)
@@ -62,7 +66,10 @@ def fetch_checkpoint(address: str) -> Path:
         manifest = _get(base + MANIFEST, TEXT_LIMIT, known)
     if known:
         verify(manifest, known, base + MANIFEST, "what names it")
-    return _complete(base, manifest)
+    folder = _complete(base, manifest)
+    if papers:
+        _add_papers(base, folder, listed)
+    return folder
 
 
 def _complete(base: str, manifest: bytes) -> Path:
@@ -78,6 +85,23 @@ def _complete(base: str, manifest: bytes) -> Path:
             _keep(folder / name, _get(base + name, limit, str(expected)))
     _keep(folder / MANIFEST, manifest)
     return folder
+
+
+def _add_papers(base: str, folder: Path, listed: Mapping[str, str] | None) -> None:
+    """Fetch card and figures anew, for nothing in the manifest tells whether those in the cache are this address's."""
+    for name in PAPERS:
+        (folder / name).unlink(missing_ok=True)
+        if listed is None or name in listed:
+            try:
+                _keep(folder / name, _get(base + name, TEXT_LIMIT, None if listed is None else listed[name]))
+            except CheckpointError as error:
+                if listed is not None or not _is_missing(error.__cause__):
+                    raise
+
+
+def _is_missing(cause: BaseException | None) -> bool:
+    answered = isinstance(cause, requests.HTTPError) and cause.response is not None
+    return isinstance(cause, FileNotFoundError) or (answered and cause.response.status_code in (404, 410))
 
 
 def _keep(path: Path, content: bytes) -> None:

@@ -164,7 +164,12 @@ def test_it_learns_generated_tables(kind):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"units": ["standart"]}, "did you mean"), ({"units": []}, "at least one"), ({"width": 30}, "divide the width")],
+    [
+        ({"units": ["standart"]}, "did you mean"),
+        ({"units": []}, "at least one"),
+        ({"width": 30}, "divide the width"),
+        ({"attention_heads": -1}, "divide"),
+    ],
 )
 def test_bad_settings_of_the_detector_are_refused(options, message):
     with pytest.raises(ValueError, match=message):

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as to_safetensors
 
 from metaad_zoo.learners import GradientLearner
 from metaad_zoo.zoo import Checkpoint, save_checkpoint
@@ -25,6 +27,7 @@ FORGED = Path(__file__).resolve().parent.parent / "data" / "forged"
 SHA, DAMAGED = r"model\.safetensors has sha256", r"manifest\.json is damaged"
 NO_FILE, NOT_BUILT = "is no safetensors file", "describes a learner that can't be built"
 FOREIGN = "do not fit the learner"
+NO_SCORES, NO_SUPPORT = "calibration scores that are not an ascending row", "a support set that does not fit"
 
 
 class Malice:
@@ -82,6 +85,25 @@ def first(**fields: Any) -> Callable[[dict[str, Any]], None]:
 def filled(value: float) -> Callable[[bytes], bytes]:
     """The last weight of the learner replaced; calibration stands first in the file."""
     return lambda content: content[:-4] + struct.pack("<f", value)
+
+
+def extra(**tensors: torch.Tensor) -> Callable[[Path], None]:
+    """Further tensors, such as a detector keeps, with a matching hash."""
+
+    def change(content: bytes) -> bytes:
+        return to_safetensors({**load_safetensors(content), **{f"extra/{name}": x for name, x in tensors.items()}})
+
+    return weights(change)
+
+
+def support(**tensors: torch.Tensor) -> Callable[[Path], None]:
+    """An adapted detector's support set."""
+    given = {"support/tabular": torch.eye(3), "support_labels": torch.zeros(3, dtype=torch.int64), **tensors}
+    return extra(**given)
+
+
+def columns(text: bytes) -> Callable[[Path], None]:
+    return support(support_columns=torch.tensor(list(text), dtype=torch.uint8))
 
 
 def manifest(**changes: Any) -> Callable[[Path], None]:
@@ -218,6 +240,9 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "rate_of_wrong_type": (inner_loop(lr="fast"), NOT_BUILT),
     "rule_unknown": (inner_loop(rule="eval"), "unknown inner_loop.rule"),
     "setting_unknown": (inner_loop(hook="x"), "unknown setting of inner_loop: 'hook'"),
+    "steps_a_truth_value": (inner_loop(steps=True), "steps is True; expected int"),
+    "count_no_whole_number": (arguments(diagnose_every=1e308), r"diagnose_every is 1e\+308; expected int"),
+    "scaling_of_wrong_type": (arguments(scaling=0), "scaling is 0; expected dict"),
     "inner_loop_of_wrong_type": (arguments(inner_loop=[1]), "expected its settings by name"),
     "config_runs_python": (config("a: !!python/object/apply:os.system ['true']\n"), r"config\.yaml is no plain YAML"),
     "config_changed": (text(lambda _: "name: other\n", "config.yaml"), r"config\.yaml has sha256"),
@@ -226,7 +251,36 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "config_no_yaml": (config("a: [\n"), r"config\.yaml is no plain YAML"),
     "config_gone": (lambda folder: (folder / "config.yaml").unlink(), r"config\.yaml can't be read"),
     "weights_gone": (lambda folder: (folder / "model.safetensors").unlink(), r"model\.safetensors can't be read"),
-    "calibration_unsorted": (weights(swapped), "calibration scores that are not an ascending row"),
+    "config_unnamed": (
+        text(
+            lambda t: json.dumps(
+                {**json.loads(t), "sha256": {k: v for k, v in json.loads(t)["sha256"].items() if "y" not in k}}
+            )
+        ),
+        r"config\.yaml is not named by manifest\.json",
+    ),
+    "calibration_unsorted": (weights(swapped), NO_SCORES),
+    "calibration_infinite": (extra(calibration=torch.tensor([0.0, float("inf")])), NO_SCORES),
+    "calibration_complex": (extra(calibration=torch.zeros(9, dtype=torch.complex64)), NO_SCORES),
+    "calibration_of_8_bits": (extra(calibration=torch.zeros(9).to(torch.float8_e4m3fn)), NO_SCORES),
+    "calibration_of_whole_numbers": (extra(calibration=torch.arange(9)), NO_SCORES),
+    "extra_unknown": (extra(hook=torch.zeros(1)), r"holds \['hook'\], which no detector keeps"),
+    "support_of_another_modality": (support(**{"support/image": torch.zeros(3, 1, 2, 2)}), "which no detector keeps"),
+    "support_without_labels": (extra(**{"support/tabular": torch.eye(3)}), "a support set without its labels"),
+    "support_of_another_width": (support(**{"support/tabular": torch.eye(4)}), NO_SUPPORT),
+    "support_infinite": (support(**{"support/tabular": torch.full((3, 3), torch.inf)}), NO_SUPPORT),
+    "support_of_8_bits": (support(**{"support/tabular": torch.eye(3).to(torch.float8_e4m3fn)}), NO_SUPPORT),
+    "support_complex": (support(**{"support/tabular": torch.eye(3, dtype=torch.complex64)}), NO_SUPPORT),
+    "labels_too_few": (support(support_labels=torch.zeros(2, dtype=torch.int64)), NO_SUPPORT),
+    "labels_of_half_precision": (support(support_labels=torch.zeros(3, dtype=torch.bfloat16)), NO_SUPPORT),
+    "labels_all_anomalous": (support(support_labels=torch.ones(3, dtype=torch.int64)), NO_SUPPORT),
+    "columns_no_json": (columns(b"["), NO_SUPPORT),
+    "columns_no_utf8": (columns(b"\xff\xfe"), NO_SUPPORT),
+    "columns_nested": (columns(b"[" * 5000 + b"]" * 5000), f"{NO_SUPPORT}.*nested too deep"),
+    "columns_a_number": (columns(b"5"), f"{NO_SUPPORT}.*no list of the names"),
+    "columns_too_few": (columns(b'["a", "b"]'), f"{NO_SUPPORT}.*name 2 columns"),
+    "columns_of_one_name": (columns(b'["a", "a", "a"]'), f"{NO_SUPPORT}.*name 1 columns"),
+    "columns_below_zero": (support(support_columns=torch.tensor([-91, -93])), f"{NO_SUPPORT}.*expected text"),
 }
 """By name how it is forged, and what the error must say."""
 

@@ -211,6 +211,30 @@ def test_the_commands(zoo, server, run, tmp_path, capsys):
     assert "--name" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("form", ["{url}{name}", "{url}index.json#{name}", "file://{zoo}/{name}"])
+def test_card_and_figures_come_from_an_address_too(form, server, zoo, tmp_path, capsys):
+    address = form.format(url=server.url, name=NAME, zoo=zoo)
+    assert main(["info", address]) == 0
+    assert "Limits, and when not to use it" in capsys.readouterr().out
+    assert main(["info", address, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"]["name"] == NAME
+    assert main(["pull", address, "--out", str(tmp_path / "pulled")]) == 0
+    for name in ("README.md", "metrics.json"):
+        assert (tmp_path / "pulled" / name).read_bytes() == (zoo / NAME / name).read_bytes()
+    (zoo / NAME / "README.md").write_text("# Another\n\x1b[31mred\x07")
+    assert main(["info", address]) == (1 if "index" in form else 0)
+    out, err = capsys.readouterr()
+    if "index" in form:
+        assert "README.md has sha256" in err
+    else:
+        assert "Another" in out, "not the card that was fetched first"
+        assert "\x1b[31m" not in out
+        assert "\x07" not in out
+        (zoo / NAME / "README.md").unlink()
+        assert main(["info", address]) == 0
+        assert "has no card" in capsys.readouterr().out
+
+
 def test_adapt_by_name(zoo, tmp_path):
     np.savetxt(tmp_path / "series.csv", np.sin(np.arange(200) / 5), header="value", comments="")
     arguments = ["adapt", NAME, "--support", str(tmp_path / "series.csv"), "--out", str(tmp_path / "mine")]

@@ -110,7 +110,10 @@ def test_weights_of_another_shape_or_name(folder, tmp_path):
         ({"arguments": {"backbone": "convv4", "input_shapes": {"image": [1, 16, 16]}}}, "did you mean 'conv4'"),
         ({"arguments": {"malice": 1}}, "can't be built"),
         ({"arguments": {"input_shapes": {"image": [1, 16, 16]}, "inner_loop": {"steps": -4}}}, "steps >= 0"),
-        ({"arguments": {"input_shapes": {"image": [1, 16, 16]}, "inner_loop": {"steps": 2.5}}}, "whole steps"),
+        (
+            {"arguments": {"input_shapes": {"image": [1, 16, 16]}, "inner_loop": {"steps": 2.5}}},
+            "steps is 2.5; expected int",
+        ),
         ({"arguments": {"input_shapes": [1]}}, "can't be built"),
         ({"arguments": {"backbone": 5, "input_shapes": {"image": [1, 16, 16]}}}, "can't be built"),
         ({"arguments": {"backbone_options": {"width": 10**6}, "input_shapes": {"image": [1, 16, 16]}}}, "do not fit"),

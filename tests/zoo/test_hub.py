@@ -38,8 +38,15 @@ def test_push_then_pull(hub, zoo, tmp_path, capsys):
         np.testing.assert_array_equal(scores(address), scores(NAME))
     assert main(["pull", "hf://me/mine", "--out", str(tmp_path / "pulled")]) == 0
     np.testing.assert_array_equal(scores(tmp_path / "pulled"), scores(NAME))
+    assert (tmp_path / "pulled" / "README.md").read_bytes() == (zoo / NAME / "README.md").read_bytes()
+    capsys.readouterr()
+    assert main(["info", "hf://me/mine"]) == 0
+    assert "Limits, and when not to use it" in capsys.readouterr().out
     mz.push_to_hub(zoo / NAME, "me/mine")
     assert len(hub.repositories["me/mine"]) == 2
+    del hub.repositories["me/mine"][-1]["README.md"]
+    assert main(["info", "hf://me/mine"]) == 0
+    assert "has no card" in capsys.readouterr().out
 
 
 def test_a_folder_of_a_repository(hub, zoo):
