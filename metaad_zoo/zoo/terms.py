@@ -1,10 +1,15 @@
-"""Under which terms data sets are given, and so whether what was trained on them may be published."""
+"""Under which terms data sets are given, and so whether what was trained on them may be published.
+
+MIT and BSD are what the licence file of the repository named says; CC BY of sets of the UCI repository is what its page
+behind the DOI says; of the spoken digits, their README.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-MIT, BSD2, CC_BY, CC_BY_SA = "MIT", "BSD-2-Clause", "CC BY 4.0", "CC BY-SA 4.0"
+MIT, BSD2, BSD3 = "MIT", "BSD-2-Clause", "BSD-3-Clause"
+CC_BY, CC_BY_SA = "CC BY 4.0", "CC BY-SA 4.0"
 
 
 @dataclass(frozen=True)
@@ -27,14 +32,17 @@ class Terms:
         return self.licence is not None and "BY-SA" in self.licence
 
 
-_UCI = "UCI Machine Learning Repository, in scikit-learn"
+_DIGITS = "Alpaydin and Kaynak, UCI 1998, https://doi.org/10.24432/C50P49, test part, in scikit-learn"
+_WINE = "Aeberhard and Forina, UCI 1992, https://doi.org/10.24432/C5PC7J, in scikit-learn"
+_BREAST = "Wolberg, Mangasarian, Street and Street, UCI 1993, https://doi.org/10.24432/C5DW2B, in scikit-learn"
+_IRIS = "Fisher, 1936, UCI, https://doi.org/10.24432/C56C76, in scikit-learn"
 _OMNIGLOT = "Lake, Salakhutdinov and Tenenbaum, Science 2015, https://github.com/brendenlake/omniglot"
 _FSDD = "Jackson et al., Free Spoken Digit Dataset, https://github.com/Jakobovski/free-spoken-digit-dataset"
 
 TERMS: dict[str, Terms] = {
     "generated": Terms("Apache-2.0", "made by this package from a seed"),
     # image
-    "digits": Terms(CC_BY, f"Alpaydin and Kaynak, {_UCI}"),
+    "digits": Terms(CC_BY, _DIGITS),
     "omniglot28": Terms(MIT, _OMNIGLOT, "omniglot28.npz"),
     "torchvision/Omniglot": Terms(MIT, _OMNIGLOT),
     "torchvision/FashionMNIST": Terms(MIT, "Xiao et al., 2017, https://github.com/zalandoresearch/fashion-mnist"),
@@ -44,25 +52,29 @@ TERMS: dict[str, Terms] = {
     "torchvision/CIFAR10": Terms(None, "Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html"),
     "torchvision/CIFAR100": Terms(None, "Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html"),
     # sequence
-    "nab": Terms("MIT-style", "Lavin and Ahmad, ICMLA 2015, https://github.com/numenta/NAB", "nab.npz"),
+    "nab": Terms(MIT, "Lavin and Ahmad, ICMLA 2015, https://github.com/numenta/NAB", "nab.npz"),
     "smd": Terms(MIT, "Su et al., KDD 2019, https://github.com/NetManAIOps/OmniAnomaly", "smd.npz"),
     "asd": Terms(MIT, "Li et al., KDD 2021, https://github.com/zhhlee/InterFusion", "asd.npz"),
-    "smap": Terms("BSD-style", "Hundman et al., KDD 2018, https://github.com/khundman/telemanom", "smap.npz"),
+    "smap": Terms(BSD3, "Hundman et al., KDD 2018, https://github.com/khundman/telemanom", "smap.npz"),
     "tep": Terms("free to use", "Downs and Vogel, 1993: output of the Tennessee Eastman simulator", "tep.npz"),
     "omniglot_strokes": Terms(MIT, _OMNIGLOT, "omniglot_image_stroke.npz"),
     "spoken_digits": Terms(CC_BY_SA, _FSDD, "digits_audio_image.npz"),
     # tabular
-    "adbench": Terms(BSD2, "Han et al., NeurIPS 2022, https://github.com/Minqi824/ADBench", "adbench.npz"),
-    "sklearn_tables": Terms(CC_BY, _UCI),
-    "sklearn/breast_cancer": Terms(CC_BY, _UCI),
-    "sklearn/digits_table": Terms(CC_BY, _UCI),
-    "sklearn/iris": Terms(CC_BY, _UCI),
-    "sklearn/wine": Terms(CC_BY, _UCI),
+    "adbench": Terms(
+        BSD2,
+        "Han et al., NeurIPS 2022, https://github.com/Minqi824/ADBench, a collection of tables by others",
+        "adbench.npz",
+    ),
+    "sklearn_tables": Terms(CC_BY, "; ".join((_WINE, _BREAST, _IRIS, _DIGITS))),
+    "sklearn/breast_cancer": Terms(CC_BY, _BREAST),
+    "sklearn/digits_table": Terms(CC_BY, _DIGITS),
+    "sklearn/iris": Terms(CC_BY, _IRIS),
+    "sklearn/wine": Terms(CC_BY, _WINE),
     # multimodal
     "digits_audio_image": Terms(
         "CC BY-SA 4.0 (speech), MIT (images)", f"{_FSDD}, and handwritten digits", "digits_audio_image.npz"
     ),
-    "digits_tones": Terms(CC_BY, f"Alpaydin and Kaynak, {_UCI}; tones made by this package"),
+    "digits_tones": Terms(CC_BY, f"{_DIGITS}; tones made by this package"),
     "omniglot_image_stroke": Terms(MIT, _OMNIGLOT, "omniglot_image_stroke.npz"),
     "leaf_image_table": Terms(None, "Mallah, Cope and Orwell, 2013: 100 plant species leaves", "leaf_image_table.npz"),
 }
