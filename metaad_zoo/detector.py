@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metaad_zoo.data.image_samples import normal_images
 from metaad_zoo.data.row_samples import as_long, column_names, in_order, read_series
 from metaad_zoo.data.samples import as_labels, as_samples, refuse_anomalies_in
 from metaad_zoo.data.streams import SCORING_CHUNK
@@ -90,6 +91,8 @@ class Detector(Judge):
         """
         if labels is None:
             refuse_anomalies_in(support)
+        if isinstance(support, (str, Path)) and set(self.input_shapes) == {"image"}:
+            support = normal_images(Path(support).expanduser())
         columns = columns or (column_names(support) if set(self.input_shapes) == {"tabular"} else None)
         samples = as_samples(support, self.input_shapes)
         n = len(next(iter(samples.values())))

@@ -13,6 +13,7 @@ from typing import Any, get_args
 import numpy as np
 
 from metaad_zoo.cli.terminal import bars, json_argument, note, tell
+from metaad_zoo.data.image_samples import normal_images
 from metaad_zoo.data.point_stream import stream_point_scores
 from metaad_zoo.data.row_samples import column_names, in_order
 from metaad_zoo.data.samples import refuse_anomalies_in
@@ -51,6 +52,7 @@ def adapt_arguments(command: argparse.ArgumentParser) -> None:
 def adapt(options: argparse.Namespace) -> None:
     detector = load_detector(options.name)
     shapes, path, label = detector.input_shapes, options.support, options.label
+    path = normal_images(path) if set(shapes) == {"image"} else path
     tabular = set(shapes) == {"tabular"}
     if label is None:
         refuse_anomalies_in(path)
@@ -136,7 +138,7 @@ def score(options: argparse.Namespace) -> None:
     calibrate: Calibrate = options.calibrate or ("across" if options.contamination is None else "contamination")
     way: tuple[float | None, Calibrate, float | None] = (options.alpha, calibrate, options.contamination)
     detector.decide(np.zeros(0), *way)  # what can't be decided is told before any work
-    stream = SampleStream(options.data, detector.input_shapes, options.label, detector.columns)
+    stream = SampleStream(options.data, detector.input_shapes, options.label, detector.columns, below=True)
     _note_left_out(stream)
     score_them = partial(detector.score, left_out=calibrate == "contamination")
     rows = _points(detector, score_them, stream, options.stride or 1) if options.points else _scored(score_them, stream)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metaad_zoo.cli.conclude import TABLE_WIDTH
 from metaad_zoo.cli.contestants import USUAL_SHAPES, name_of
-from metaad_zoo.data.image_samples import fit_images
+from metaad_zoo.data.image_samples import fit_images, normal_images
 from metaad_zoo.data.samples import fits, refuse_anomalies_in
 from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
 from metaad_zoo.data.sources.files import folders_below, list_images
@@ -52,6 +52,7 @@ def run_recommendation(
         ValueError: the support can't be read, or is too small.
     """
     wanted = modality or _modality_of(support)
+    support = normal_images(support) if wanted == "image" else support
     asked = {name_of(m): m for m in (list_checkpoints(modality=wanted) if models is None else models)}
     learners = {name: load_checkpoint(locate(place)).learner for name, place in asked.items()}
     shapes = _shapes_of(support, {} if models is None else learners, wanted)

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as vision
 
 from metaad_zoo.data.sources import list_images, read_images
 from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES
-from metaad_zoo.data.sources.files import folders_below
+from metaad_zoo.data.sources.files import folders_below, mvtec_categories
 from metaad_zoo.data.sources.npz import read_samples_npz
 
 
@@ -36,6 +36,30 @@ def image_files(path: Path) -> list[Path]:
             f"{path} {_without_images(path)}: expected a folder of images, such as the normal samples, or an image file"
         )
     return files
+
+
+def normal_images(path: Path) -> Path:
+    """Where a path's normal images lie: in ``train/good`` for a category in the MVTec layout, else in the path itself."""
+    good = path / "train" / "good"
+    return good if good.is_dir() and not list_images(path) else path
+
+
+def tested_images(path: Path) -> list[Path]:
+    """The image files to be scored: those of :func:`image_files`, else those in the folders below.
+
+    Of a category in the MVTec layout they are those below ``test``; masks (``ground_truth``) are left out.
+
+    Raises:
+        ValueError: there are none, or these are several categories, which no one detector is for.
+    """
+    if not path.is_dir() or list_images(path):
+        return image_files(path)
+    categories = [child.name for child in mvtec_categories(path)]
+    if categories:
+        raise ValueError(f"{path} holds the categories {categories[:10]} of the MVTec layout: score one of them")
+    root = path / "test" if (path / "train" / "good").is_dir() else path
+    folders = [folder for folder in folders_below(root) if "ground_truth" not in folder.relative_to(path).parts]
+    return [file for folder in folders for file in list_images(folder)] or image_files(path)
 
 
 def _without_images(path: Path) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metaad_zoo.backbones import ANY
 from metaad_zoo.data.chunks import Chunk, rebatched
-from metaad_zoo.data.image_samples import image_files
+from metaad_zoo.data.image_samples import image_files, tested_images
 from metaad_zoo.data.row_samples import as_rows, as_windows, cut_windows, in_order, series_files
 from metaad_zoo.data.samples import as_samples, manifest_samples
 from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES
@@ -38,6 +38,8 @@ class SampleStream:
         input_shapes: of the model.
         label: a table's, series' or manifest's column that is not data; None leaves out one with a usual name.
         columns: names of the support table's columns, into whose order a table is brought.
+        below: of a folder without images take those of the folders below, as
+            :func:`metaad_zoo.data.image_samples.tested_images` does; for scoring, where no class counts as normal.
 
     Attributes:
         files: that are read, in order.
@@ -64,13 +66,14 @@ class SampleStream:
         input_shapes: Mapping[str, Sequence[int]],
         label: str | None = None,
         columns: Sequence[str] | None = None,
+        below: bool = False,
     ) -> None:
         self.path, self.input_shapes, self.label, self.columns = path, dict(input_shapes), label, columns
         self.left_out: list[str] = []
         modality = "multimodal" if len(input_shapes) > 1 else next(iter(input_shapes))
         self._size = SIZES.get(modality, SCORING_CHUNK)
         kinds: dict[str, tuple[Callable[[Path], list[Path]], Callable[[], Iterator[Chunk]]]] = {
-            "image": (image_files, self._images),
+            "image": (tested_images if below else image_files, self._images),
             "tabular": (table_files, self._rows),
             "sequence": (series_files, self._windows),
             "multimodal": (_manifest, self._samples),

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from metaad_zoo import load_detector
 from metaad_zoo.cli import main
@@ -73,3 +74,35 @@ def test_a_file_that_breaks_off_leaves_earlier_scores_alone(tmp_path, monkeypatc
     assert "three" in capsys.readouterr().err
     assert out.read_text() == "earlier"
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_category_in_the_mvtec_layout(tmp_path, capsys):
+    learner = GradientLearner("conv4", {"width": 4}, {"image": (1, 16, 16)}, InnerLoopConfig(steps=1, lr=0.1))
+    save_checkpoint(tmp_path / "model", Checkpoint(learner, [], {"calibration": torch.linspace(-3, 3, 99)}))
+    category = tmp_path / "mvtec" / "bolt"
+    for i, place in enumerate(["train/good", "test/good", "test/hole", "ground_truth/hole"]):
+        (category / place).mkdir(parents=True)
+        for k in range(3):
+            image = np.random.default_rng([i, k]).integers(0, 255, (16, 16), np.uint8)
+            Image.fromarray(image).save(category / place / f"{k}.png")
+    adapt = ["adapt", str(tmp_path / "model"), "--out", str(tmp_path / "mine"), "--support"]
+    score = ["score", str(tmp_path / "mine"), "--out", str(tmp_path / "s.csv"), "--data"]
+    assert main([*adapt, str(category)]) == 0
+    by_folder = load_detector(tmp_path / "model").fit(category / "train" / "good")
+    np.testing.assert_array_equal(
+        load_detector(tmp_path / "model").fit(category).score(category / "test/good"),
+        by_folder.score(category / "test/good"),
+    )
+    assert main([*score, str(category)]) == 0
+    rows = written(tmp_path / "s.csv")
+    assert [row["sample"] for row in rows] == [
+        str(category / f"test/{kind}/{k}.png") for kind in ("good", "hole") for k in range(3)
+    ]
+    expected = [*by_folder.score(category / "test/good"), *by_folder.score(category / "test/hole")]
+    np.testing.assert_allclose([float(row["score"]) for row in rows], expected, rtol=1e-6)
+    assert main([*score, str(category / "test")]) == 0
+    assert written(tmp_path / "s.csv") == rows
+    assert main([*score, str(tmp_path / "mvtec")]) == 1
+    assert "holds the categories ['bolt'] of the MVTec layout: score one of them" in capsys.readouterr().err
+    assert main([*adapt, str(category / "test")]) == 1, "classes together are no normal support"
+    assert "one of these at a time" in capsys.readouterr().err

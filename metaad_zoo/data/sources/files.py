@@ -104,7 +104,7 @@ def read_folder(root: Path, image_size: int | None = None, channels: int | None 
     Raises:
         ValueError: there are no images, or images lie both beside and inside folders; see also :func:`read_images`.
     """
-    categories = [root] if (root / "train" / "good").is_dir() else _mvtec_categories(root)
+    categories = [root] if (root / "train" / "good").is_dir() else mvtec_categories(root)
     inside = {c / part for c in categories for part in ("train", "test", "ground_truth")}
     deeper = [f for f in folders_below(root) if f.parts[-2:] == ("train", "good") and f.parent.parent not in categories]
     stray = [f for f in folders_below(root) if categories and list_images(f) and not inside & {f, *f.parents}]
@@ -142,7 +142,8 @@ def folders_below(root: Path) -> Iterator[Path]:
             yield from folders_below(child)
 
 
-def _mvtec_categories(root: Path) -> list[Path]:
+def mvtec_categories(root: Path) -> list[Path]:
+    """Folders in the MVTec layout directly inside a folder, sorted."""
     return sorted(child for child in root.iterdir() if (child / "train" / "good").is_dir())
 
 
