@@ -134,7 +134,7 @@ def score(options: argparse.Namespace) -> None:
         raise ValueError(f"--out {out} is a folder: name a file, such as {out / 'scores.csv'}")
     if options.stride is not None and not options.points:
         raise ValueError("--stride is only with --points")
-    detector = load_detector(options.folder)
+    detector = _adapted(options.folder)
     calibrate: Calibrate = options.calibrate or ("across" if options.contamination is None else "contamination")
     way: tuple[float | None, Calibrate, float | None] = (options.alpha, calibrate, options.contamination)
     detector.decide(np.zeros(0), *way)  # what can't be decided is told before any work
@@ -149,6 +149,15 @@ def score(options: argparse.Namespace) -> None:
     figures = {"samples": n, "anomalous": anomalous, "alpha": rate, "calibrate": calibrate, "out": out}
     what, by = "points" if options.points else "samples", "" if rate is None else f" at alpha={rate}"
     tell(options.json, figures, f"{anomalous} of {n} {what} called anomalous{by} ({calibrate}): {out}")
+
+
+def _adapted(folder: str) -> Detector:
+    detector = load_detector(folder)
+    if not detector.is_fitted:
+        raise ValueError(
+            f"{folder} is adapted to no domain yet: metaad adapt {folder} --support PATH --out my_detector"
+        )
+    return detector
 
 
 def _scored(score_them: Scores, stream: SampleStream) -> Rows:
@@ -202,7 +211,7 @@ def explain_arguments(command: argparse.ArgumentParser) -> None:
 def explain(options: argparse.Namespace) -> None:
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out {options.out} is a file: name a folder")
-    detector = load_detector(options.folder)
+    detector = _adapted(options.folder)
     names, samples = named_samples(options.data, detector.input_shapes, options.label)
     if detector.columns is not None:
         own = column_names(options.data, options.label)

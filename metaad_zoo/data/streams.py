@@ -130,7 +130,7 @@ class SampleStream:
                 row += len(x)
 
     def _windows(self) -> Iterator[Chunk]:
-        length, _ = shape = self.input_shapes["sequence"]
+        length, channels = shape = self.input_shapes["sequence"]
         for i, file in enumerate(self.files):
             if length == ANY:
                 x = as_windows(file, shape)
@@ -139,6 +139,11 @@ class SampleStream:
                 continue
             step, rest = 0, None
             for _, values, done in self._numbers(file):
+                if values.shape[1] != channels and channels != ANY:
+                    raise ValueError(
+                        f"{file} has {values.shape[1]} columns of numbers, but this model reads series of {channels}: "
+                        "keep those columns alone, or take a model that reads any number (metaad info NAME)"
+                    )
                 values = values if rest is None else np.concatenate([rest, values])
                 n = len(values) // length
                 if n:

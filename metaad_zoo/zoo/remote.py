@@ -100,8 +100,9 @@ def _add_papers(base: str, folder: Path, listed: Mapping[str, str] | None) -> No
 
 
 def _is_missing(cause: BaseException | None) -> bool:
-    answered = isinstance(cause, requests.HTTPError) and cause.response is not None
-    return isinstance(cause, FileNotFoundError) or (answered and cause.response.status_code in (404, 410))
+    if isinstance(cause, requests.HTTPError) and cause.response is not None:
+        return cause.response.status_code in (404, 410)
+    return isinstance(cause, FileNotFoundError)
 
 
 def _keep(path: Path, content: bytes) -> None:

@@ -144,6 +144,12 @@ def test_several_tables_and_series_of_different_lengths(tmp_path):
     assert not padded[1, :6].isnan().any()
 
 
+def test_a_series_of_other_channels_is_named(tmp_path):
+    write_table(tmp_path / "s.csv", 30)
+    with pytest.raises(ValueError, match=r"s\.csv has 3 columns of numbers, but this model reads series of 1"):
+        list(SampleStream(tmp_path / "s.csv", {"sequence": (7, 1)}))
+
+
 def test_what_fills_no_window_or_is_cut_is_told(tmp_path):
     write_table(tmp_path / "s.csv", 30)
     stream = SampleStream(tmp_path / "s.csv", {"sequence": (7, 3)})
