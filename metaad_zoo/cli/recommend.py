@@ -91,8 +91,9 @@ def baselines_for(samples: Samples, n: int) -> dict[str, Method]:
 
 
 def synthetic_for(samples: Samples) -> dict[str, Corruption]:
-    """Kinds of synthetic anomalies that these samples can have, by name."""
-    return {kind: create_synthetic([kind]) for modality in samples for kind in list_synthetic(modality=modality)}
+    """Kinds of synthetic anomalies that these samples can have, by name: of modalities that no sample lacks."""
+    there = [modality for modality, x in samples.items() if not x.isnan().flatten(1).all(1).any()]
+    return {kind: create_synthetic([kind]) for modality in there for kind in list_synthetic(modality=modality)}
 
 
 @dataclass(frozen=True)

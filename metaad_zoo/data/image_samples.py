@@ -39,7 +39,7 @@ def image_files(path: Path) -> list[Path]:
 
 
 def normal_images(path: Path) -> Path:
-    """Where a path's normal images lie: in ``train/good`` for a category in the MVTec layout, else in the path itself."""
+    """Where normal images lie: in ``train/good`` of a category in the MVTec layout, else in the path itself."""
     good = path / "train" / "good"
     return good if good.is_dir() and not list_images(path) else path
 

@@ -107,7 +107,7 @@ def test_adapt_then_score(place, capsys):
     [
         (["adapt", "nowhere", "--support", "{good}", "--out", "x"], "nowhere is no checkpoint"),
         (["adapt", "{model}", "--support", "{root}/empty", "--out", "x"], "empty does not exist"),
-        (["score", "{model}", "--data", "{good}", "--out", "x"], "not fitted"),
+        (["score", "{model}", "--data", "{good}", "--out", "x"], "adapted to no domain yet"),
     ],
 )
 def test_errors_are_one_line_and_status_1(arguments, complaint, place, capsys):

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from metaad_zoo.cli import main
-from metaad_zoo.cli.recommend import how_to_use
-from metaad_zoo.data.synthetic import create_synthetic
+from metaad_zoo.cli.recommend import how_to_use, synthetic_for
+from metaad_zoo.data.synthetic import create_synthetic, list_synthetic
 from metaad_zoo.evaluation.baselines import create_baseline
 from metaad_zoo.evaluation.choosing import PRIOR, Prior, read_prior, recommend
 from metaad_zoo.zoo import Checkpoint, list_checkpoints, save_checkpoint
@@ -203,3 +203,11 @@ def test_published_checkpoints_that_fit_are_tried_unasked(places, capsys):
     assert set(published) <= set(tried)
     assert all(c["reason"] is None for c in tried.values())
     assert not set(list_checkpoints(modality="sequence")) & set(tried)
+
+
+def test_synthetic_anomalies_are_of_modalities_that_no_sample_lacks():
+    image, sequence, table = torch.rand(5, 1, 8, 8), torch.rand(5, 8, 2), torch.rand(5, 3)
+    sequence[2] = torch.nan
+    table[:, 0] = torch.nan
+    found = synthetic_for({"image": image, "sequence": sequence, "tabular": table})
+    assert set(found) == {*list_synthetic(modality="image"), *list_synthetic(modality="tabular")}
