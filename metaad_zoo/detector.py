@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metaad_zoo.data.image_samples import normal_images
 from metaad_zoo.data.row_samples import as_long, column_names, in_order, read_series
-from metaad_zoo.data.samples import as_labels, as_samples, refuse_anomalies_in
+from metaad_zoo.data.samples import as_labels, as_samples, refuse_anomalies_in, support_samples
 from metaad_zoo.data.streams import SCORING_CHUNK
 from metaad_zoo.data.windows import Pooling, score_series
 from metaad_zoo.episodes import NORMAL, Adapted, count
@@ -91,17 +90,9 @@ class Detector(Judge):
         """
         if labels is None:
             refuse_anomalies_in(support)
-        if isinstance(support, (str, Path)) and set(self.input_shapes) == {"image"}:
-            support = normal_images(Path(support).expanduser())
-        columns = columns or (column_names(support) if set(self.input_shapes) == {"tabular"} else None)
-        samples = as_samples(support, self.input_shapes)
-        n = len(next(iter(samples.values())))
-        if columns is not None and not len(set(columns)) == len(columns) == samples["tabular"].shape[1]:
-            found = samples["tabular"].shape[1]
-            raise ValueError(f"expected a name of its own for each of {found} columns, saw {columns}: rename them")
+        samples, columns = support_samples(support, self.input_shapes, columns)
+        n = count(samples)
         kinds = as_labels([NORMAL] * n if labels is None else labels, n)
-        # A copy: what is done to the caller's array later must not reach the detector.
-        samples = {name: x.clone() for name, x in samples.items()}
         self._adapted, self._judging = self._checkpoint.learner.adapt(samples, kinds), None
         self._checkpoint.tensors["support_labels"] = kinds
         self._checkpoint.tensors.pop("support_columns", None)

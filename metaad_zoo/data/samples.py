@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.backbones import ANY
-from metaad_zoo.data.image_samples import as_images
-from metaad_zoo.data.row_samples import as_rows, as_windows
+from metaad_zoo.data.image_samples import as_images, normal_images
+from metaad_zoo.data.row_samples import as_rows, as_windows, column_names
 from metaad_zoo.data.sources import read_path
 from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, Columns, read_columns
 from metaad_zoo.data.sources.manifest import joined_modalities
@@ -63,6 +63,30 @@ def as_samples(data: Any, input_shapes: Mapping[str, Sequence[int]]) -> dict[str
         if name not in samples:
             samples[name] = torch.full((n, *(max(size, 1) for size in shape)), torch.nan)
     return samples
+
+
+def support_samples(
+    support: Any, input_shapes: Mapping[str, Sequence[int]], columns: list[str] | None = None
+) -> tuple[dict[str, Tensor], list[str] | None]:
+    """A support set as samples of a model's shape, in memory of its own, and the names of a table's columns.
+
+    Args:
+        support: as for :func:`as_samples`; of a category in the MVTec layout its normal images are taken.
+        input_shapes: likewise.
+        columns: names of a table's columns; by default those of a file or DataFrame.
+
+    Raises:
+        ValueError: see :func:`as_samples`; or two columns have one name, or not each has one.
+    """
+    if isinstance(support, (str, Path)) and set(input_shapes) == {"image"}:
+        support = normal_images(Path(support).expanduser())
+    columns = columns or (column_names(support) if set(input_shapes) == {"tabular"} else None)
+    # A copy: what is done to the caller's array later must not reach the detector.
+    samples = {name: x.clone() for name, x in as_samples(support, input_shapes).items()}
+    if columns is not None and not len(set(columns)) == len(columns) == samples["tabular"].shape[1]:
+        found = samples["tabular"].shape[1]
+        raise ValueError(f"expected a name of its own for each of {found} columns, saw {columns}: rename them")
+    return samples, columns
 
 
 def manifest_samples(
