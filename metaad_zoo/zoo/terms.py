@@ -1,7 +1,7 @@
 """Under which terms data sets are given, and so whether what was trained on them may be published.
 
-MIT and BSD are what the licence file of the repository named says; of the spoken digits, their README. CC BY 4.0 of sets
-of the UCI repository is what redistributors quote from its page behind the DOI, which itself could not be read.
+MIT and BSD are what the licence file of the repository named says; of the spoken digits, their README. CC BY 4.0 of
+sets of the UCI repository is what redistributors quote from its page behind the DOI, which itself could not be read.
 """
 
 from __future__ import annotations

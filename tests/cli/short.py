@@ -13,6 +13,7 @@ SHORT = [
     "--data.episodes_per_epoch=8",
     "--data.tasks_per_batch=2",
     "--data.val_episodes=10",
+    "--data.calibration_episodes=10",
     "--data.test_episodes=12",
     "--data.episode.query_normal=4",
     "--data.episode.query_anomalous=4",

@@ -15,7 +15,7 @@ from tests.cli.short import CONFIGS, SHORT
 from tests.cli.test_configs import own_data
 
 QUICK = [option for option in SHORT if "backbone_options" not in option and "_episodes=" not in option]
-QUICK += ["--data.val_episodes=4", "--data.test_episodes=4"]
+QUICK += ["--data.val_episodes=4", "--data.calibration_episodes=4", "--data.test_episodes=4"]
 
 
 def command(tmp_path, *further):

@@ -30,6 +30,7 @@ def run(tmp_path_factory) -> Path:
         "--data.generated.tasks=[30,20,20]",
         "--data.episodes_per_epoch=8",
         "--data.val_episodes=10",
+        "--data.calibration_episodes=10",
         "--data.test_episodes=20",
         "--trainer.max_epochs=1",
         "--trainer.enable_progress_bar=false",
