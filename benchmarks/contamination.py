@@ -17,17 +17,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from judging_tables import cell  # beside this script
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from metaad_zoo.cli.contestants import data_of_config, model_folder
+from metaad_zoo.cli.curves import auroc_by_task
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.episodes import Episode, EpisodeSpec, Method
 from metaad_zoo.evaluation.baselines import create_baseline
-from metaad_zoo.evaluation.metrics import auroc
 from metaad_zoo.evaluation.protocol import environment, interval
 from metaad_zoo.zoo import load_checkpoint
 
@@ -44,14 +44,9 @@ def within_batch(episode: Episode) -> Episode:
 
 def figures(methods: Mapping[str, Method], episodes: Iterable[Episode]) -> dict[str, Any]:
     """By method the mean AUROC over tasks, and its interval."""
-    by_method: dict[str, dict[str, list[float]]] = {name: {} for name in methods}
-    for e in episodes:
-        for name, method in methods.items():
-            scores = method.adapt(e.support, e.support_labels).score(e.query).cpu()
-            by_method[name].setdefault(e.task, []).append(auroc(scores, e.query_labels))
-    found = {}
-    for name, by_task in by_method.items():
-        values = np.array([np.mean(v) for v in by_task.values()])
+    drawn, found = list(episodes), {}
+    for name, method in methods.items():
+        values = auroc_by_task(method, drawn)
         found[name] = {"mean": float(values.mean()), "ci95": interval(values), "tasks": len(values)}
     return found
 
@@ -104,10 +99,7 @@ def _print(rows: list[dict[str, Any]], methods: list[str]) -> None:
         name = (
             f"{row['normal']} + {row['anomalous']}, scored itself" if batch else f"{row['contamination']:.0%} anomalous"
         )
-        cells = []
-        for m in row["methods"].values():
-            around = "" if m["ci95"] is None else f" [{100 * m['ci95'][0]:.1f}, {100 * m['ci95'][1]:.1f}]"
-            cells.append(f"{100 * m['mean']:.1f}{around}")
+        cells = [cell(m["mean"], m["ci95"]) for m in row["methods"].values()]
         table.add_row(name, *cells)
     Console(width=120).print(table)
 

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from judging_tables import cell  # beside this script
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -69,7 +70,7 @@ class BothKinds:
 
 @dataclass(frozen=True)
 class _Scorer:
-    score: Any
+    score: Callable[[Samples], Tensor]
 
 
 def with_labels(episode: Episode, n: int) -> Episode:
@@ -86,15 +87,18 @@ def with_labels(episode: Episode, n: int) -> Episode:
 
 
 def of_another_class(episodes: Sequence[Episode]) -> list[Episode]:
-    """With the labelled anomalies of an episode of the same normal class against another one."""
+    """With the labelled anomalies of an episode of the same normal class against another one.
+
+    Raises:
+        ValueError: a normal class has one task among the episodes.
+    """
     found = []
     for i, episode in enumerate(episodes):
         normal = episode.task.partition("-vs-")[0]
-        other = next(
-            e
-            for e in (*episodes[i:], *episodes[:i])
-            if e.task.partition("-vs-")[0] == normal and e.task != episode.task
-        )
+        others = (e for e in (*episodes[i:], *episodes[:i]) if e.task.partition("-vs-")[0] == normal)
+        other = next((e for e in others if e.task != episode.task), None)
+        if other is None:
+            raise ValueError(f"{episode.task} is the only task of {normal}: draw more --episodes, of pairs of classes")
         known = episode.support_labels == ANOMALOUS
         support = {name: x.clone() for name, x in episode.support.items()}
         for name, x in support.items():
@@ -125,10 +129,12 @@ def main() -> None:
     folders = {run: model_folder(run) for run in options.runs}
     if unfinished := [run for run, folder in folders.items() if folder is None]:
         parser.error(f"{', '.join(map(str, unfinished))}: no finished run")
-    checkpoints = {run.parent.name: load_checkpoint(folder) for run, folder in folders.items() if folder is not None}
+    checkpoints = {str(run): load_checkpoint(folder) for run, folder in folders.items() if folder is not None}
     data = data_of_config(options.runs[0] / "config.yaml")
     refuse_unfit(checkpoints, data)
     learners = {c.learner.registered_name: c.learner for c in checkpoints.values()}
+    if len(learners) < len(checkpoints):
+        parser.error(f"two runs are of one learner ({', '.join(learners)}): give one run of each")
     methods: dict[str, Method] = {
         **learners,
         "1-NN": NearestNeighbour("sample"),
@@ -145,9 +151,7 @@ def main() -> None:
     table = Table("method", *(_title(row) for row in rows), title="AUROC in %, mean over unseen tasks [95 %]")
     for name in methods:
         of = [row["methods"][name] for row in rows]
-        table.add_row(
-            name, *(f"{100 * f['mean']:.1f} [{100 * f['ci95'][0]:.1f}, {100 * f['ci95'][1]:.1f}]" for f in of)
-        )
+        table.add_row(name, *(cell(f["mean"], f["ci95"]) for f in of))
     Console(width=150).print(table)
     if options.json:
         protocol = {

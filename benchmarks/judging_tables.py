@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 
-def cell(mean: float, interval: Sequence[float]) -> str:
-    """In per cent."""
-    return f"{100 * mean:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+def cell(mean: float, interval: Sequence[float] | None) -> str:
+    """In per cent; few tasks have no interval."""
+    around = "" if interval is None else f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+    return f"{100 * mean:.1f}{around}"
 
 
 def head(*names: str) -> list[str]:
