@@ -143,9 +143,10 @@ def test_every_form_of_images_gives_the_same_scores(detector, pictures, tmp_path
 
 def test_other_sizes_are_brought_to_the_models(detector, pictures):
     large = pictures.repeat(2, 1).repeat(2, 2)
-    np.testing.assert_allclose(
-        detector.fit(large).score(large), detector.fit(pictures).score(pictures), rtol=0.2, atol=0.2
-    )
+    pixels = torch.as_tensor(large[:, None]).float() / 255
+    small = torch.nn.functional.interpolate(pixels, size=(16, 16), mode="bilinear", antialias=True)
+    expected = detector.fit(small[:5]).score(small)
+    np.testing.assert_allclose(detector.fit(large[:5]).score(large), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_long_inputs_are_scored_in_chunks_alike(detector, pictures):
