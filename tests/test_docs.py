@@ -27,7 +27,14 @@ from tests.conftest import REPOSITORY
 DOCS = REPOSITORY / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
-ON_BOTH = [*PAGES, *NOTEBOOKS, REPOSITORY / "README.md"]
+README = REPOSITORY / "README.md"
+ON_BOTH = [*PAGES, *NOTEBOOKS, README]
+CARDS = sorted((REPOSITORY / "checkpoints").glob("**/README.md"))
+WITH_COMMANDS = [*ON_BOTH, REPOSITORY / "CONTRIBUTING.md", *CARDS]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(REPOSITORY).as_posix()
 
 
 def text_of(path: Path) -> str:
@@ -39,8 +46,13 @@ def text_of(path: Path) -> str:
 
 
 def lines_of(page: Path, start: str) -> list[str]:
-    """Commands on a page that start with a word, in blocks, tables and sentences."""
-    return re.findall(rf"(?m)(?:^    |`)({start} [^`\n]+)", text_of(page))
+    """Commands on a page that start with a word, in blocks, tables and sentences (where they may be broken)."""
+    text = re.sub(r"```.*?```|`([^`]+)`", _on_one_line, text_of(page), flags=re.DOTALL)
+    return re.findall(rf"(?m)(?:^(?:    )?|`)({start} [^`\n]+)", text)
+
+
+def _on_one_line(code: re.Match[str]) -> str:
+    return code[0] if code[1] is None else code[0].replace("\n", " ")
 
 
 def verbs() -> dict[str, argparse.ArgumentParser]:
@@ -54,37 +66,49 @@ def test_every_file_named_is_there(path):
         assert (REPOSITORY / name).is_file(), name
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_commands_are_found():
+    """Where the pages change their form, the tests below must not pass by finding none."""
+    assert len(lines_of(README, "metaad")) > 25
+    assert sum(len(lines_of(page, "python train.py")) for page in PAGES) > 20
+    assert all(len(lines_of(card, "metaad")) >= 2 for card in CARDS)
+    assert all(len(lines_of(card, "python train.py")) == 1 for card in CARDS if card.parent.name != "checkpoints")
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=name_of)
 def test_every_metaad_command_is_one(page):
     """Verb, options, and the published models and baselines that it names."""
     for line in lines_of(page, "metaad"):
         words = shlex.split(line.split("#")[0])
+        if words[1].startswith("--"):
+            assert words[1] in command_parser()._option_string_actions, line
+            continue
         parser = verbs().get(words[1])
         assert parser is not None, f"{line}: no such verb"
-        if all(w.startswith("--") for w in words[2:]):  # the verb in a sentence
-            continue
-        known = {option for action in parser._actions for option in action.option_strings}
-        assert {w for w in words if w.startswith("--")} <= known, line
-        if {"--out", "--support"} <= set(words) or words[1] in ("evaluate", "report", "score", "explain"):
-            parser.parse_args(words[2:])
+        assert {w for w in words if w.startswith("--")} <= set(parser._option_string_actions), line
         for word in words[2:]:
             if re.fullmatch(r"(image|sequence|tabular|multimodal)-[\w-]+", word):
                 assert word in list_checkpoints(), line
+        needed = [a.option_strings[0] for a in parser._actions if a.required and a.option_strings]
+        if len(words) == 2 or "..." in words or not set(needed) <= set(words):  # the verb in a sentence
+            continue
+        options = parser.parse_args(words[2:])
         if words[1] == "evaluate":
-            methods = parser.parse_args(words[2:]).methods
-            parts = [part for m in methods for part in m.split("@")]  # knn@NAME: a baseline on a model's embedding
-            named = [m for m in parts if not m.startswith("runs/") and m != "NAME"]
+            parts = [part for m in options.methods for part in m.split("@")]  # knn@NAME: a baseline on an embedding
+            named = [m for m in parts if not m.startswith("runs/") and not m.isupper()]
             assert set(named) <= {*list_baselines(), *list_checkpoints()}, line
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=name_of)
 def test_every_training_command_names_known_keys(page):
     """`test_configs.py` runs the configs themselves; here the options behind them are looked up."""
     for line in lines_of(page, "python train.py"):
-        words = shlex.split(line)[2:]
+        words = shlex.split(line.split("#")[0])[2:]
+        configs = [words[i + 1] for i, w in enumerate(words) if w == "--config"]
+        if any(config[0].isupper() for config in configs):  # stands for any
+            continue
         merged: dict[str, dict] = {}
-        for i in (i for i, w in enumerate(words) if w == "--config"):
-            for section, value in yaml.safe_load((REPOSITORY / words[i + 1]).read_text()).items():
+        for config in configs:
+            for section, value in yaml.safe_load((REPOSITORY / config).read_text()).items():
                 merged.setdefault(section, {}).update(value if isinstance(value, dict) else {})
         known = {"--config", "--ckpt_path", "--runs", "--seed_everything"}
         known |= {f"--trainer.{key}" for key in inspect.signature(pl.Trainer).parameters}

@@ -99,8 +99,10 @@ detector.fit(support)  # a few normal samples: an array, a DataFrame, or a path
 detector.predict(samples, alpha=0.1)  # 1 = anomalous
 ```
 
-Or `metaad adapt {published.name} --support PATH --out my_detector`, then `metaad score my_detector --data PATH --out
-scores.csv`."""
+Or from the command line:
+
+    metaad adapt {published.name} --support PATH --out my_detector
+    metaad score my_detector --data PATH --out scores.csv"""
 
 
 def _splits(published: Published) -> str:
@@ -108,6 +110,8 @@ def _splits(published: Published) -> str:
     splits = protocol["data"].get("splits") or {}
     seen = published.manifest["trained_on"]
     trained = fold(splits["train"]) if "train" in splits else fold(seen)
+    if share := protocol["data"].get("generated_share"):
+        trained += f"; {100 * share:.0f} % of the training episodes are of generated tables"
     lines = [f"- Trained on: {trained}."]
     if "val" in splits:
         lines.append(f"- Chosen and calibrated on: {fold(splits['val'])}.")

@@ -76,6 +76,16 @@ def test_a_card_tells_figures_data_and_limits(zoo):
     assert f"python train.py --config checkpoints/{NAME}/config.yaml" in text
 
 
+def test_a_card_tells_of_generated_tables_beside_the_data(zoo):
+    path = zoo / NAME / "metrics.json"
+    metrics = json.loads(path.read_text())
+    told = "; 30 % of the training episodes are of generated tables."
+    assert told not in (zoo / NAME / "README.md").read_text()
+    metrics["protocol"]["data"]["generated_share"] = 0.3
+    path.write_text(json.dumps(metrics))
+    assert told in dict(generated(zoo))[zoo / NAME / "README.md"]
+
+
 @pytest.mark.parametrize(
     ("interval", "said"),
     [
