@@ -99,9 +99,9 @@ class ExpectedContamination:
     """Ranks among the support set's own scores, of which a share is expected to be anomalous (as in PyOD).
 
     For supports of unlabelled samples, each scored by the method adapted to the others
-    (:func:`metaad_zoo.evaluation.left_out.left_out_scores`). The p-value of a score is the share of support scores at
-    or above it, divided by the share that is normal; flagging at ``alpha`` then flags what lies above the ``alpha``
-    highest normal ones. There is no guarantee, because nobody has said which of them are normal.
+    (:func:`metaad_zoo.evaluation.left_out.left_out_scores`). The highest share of these scores is left out, as that of
+    the anomalies; the p-value of a score is its conformal one among the ``m`` others, so that at ``alpha = 1 / (m + 1)``
+    what lies above all of them is flagged. There is no guarantee, because nobody has said which of them are normal.
 
     Args:
         method: as it adapts.
