@@ -38,7 +38,7 @@ from torch import Tensor
 
 from metaad_zoo.data import EpisodeDataModule, ImageEpisodes, SequenceEpisodes, TabularEpisodes
 from metaad_zoo.data.synthetic import create_synthetic
-from metaad_zoo.episodes import Domain, DomainTaskPool, Episode, EpisodeBatch, EpisodeSpec, TaskPool
+from metaad_zoo.episodes import Domain, DomainTaskPool, Episode, EpisodeBatch, EpisodeSpec, Method, TaskPool
 from metaad_zoo.evaluation.baselines import NearestNeighbour
 from metaad_zoo.evaluation.metrics import auroc
 from metaad_zoo.evaluation.report import write_json
@@ -139,7 +139,7 @@ def episodes(field: Field, k: int, n: int) -> list[Episode]:
     return [field.test.draw(t, spec, np.random.default_rng([0, t, k, i])) for t in tasks for i in range(n)]
 
 
-def by_task(method: Any, drawn: Sequence[Episode]) -> dict[str, float]:
+def by_task(method: Method, drawn: Sequence[Episode]) -> dict[str, float]:
     """Mean AUROC in % of each task."""
     found: dict[str, list[float]] = {}
     for e in drawn:

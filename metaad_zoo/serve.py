@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import litserve as ls
@@ -164,11 +165,11 @@ def _require_free(host: str, port: int) -> None:
         raise ValueError(f"can't listen on {host}, port {port} ({error}): take another --host or --port") from error
 
 
-def _stop(parent: int) -> Callable[[int, Any], None]:
+def _stop(parent: int) -> Callable[[int, FrameType | None], None]:
     """What SIGTERM, by which a supervisor stops a server, does: to LitServe it is an interrupt, upon which it ends its
     workers. These inherit it and just end: an interrupt may come where Python ignores it."""
 
-    def stop(number: int, frame: Any) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() == parent:
             raise KeyboardInterrupt
         signal.signal(number, signal.SIG_DFL)

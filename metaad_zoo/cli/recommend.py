@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from rich.console import Console
@@ -134,7 +134,7 @@ class _ReadsOther:
     def __init__(self, reason: str) -> None:
         self.reason = reason
 
-    def adapt(self, support: Samples, support_labels: Tensor) -> Any:
+    def adapt(self, support: Samples, support_labels: Tensor) -> NoReturn:
         raise ValueError(self.reason)
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import yaml
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -20,23 +19,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
-from metaad_zoo.cli.conclude import (
-    Conclusion,
-    check_before_training,
-    conclude,
-    save_model,
-    write_predictions,
-)
-from metaad_zoo.cli.fine_tune import refuse_parents_classes, seen_by_parent, take_parents_shape
-from metaad_zoo.cli.honesty import refuse_seen
+from metaad_zoo.cli.fine_tune import take_parents_shape
 from metaad_zoo.cli.parsing import HintingParser, arrange, own_error
-from metaad_zoo.cli.resume import find_checkpoint, read_checkpoint, refuse_other_config
+from metaad_zoo.cli.resume import find_checkpoint
+from metaad_zoo.cli.verbs import run_verb
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.learners import Learner
 
 METRICS_FILE = "metrics.csv"
-BEST = "best validation AUROC"
-"""How the protocol calls the weights of `best.ckpt`."""
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -193,7 +183,7 @@ def run(argv: Sequence[str] | None = None) -> TrainingCLI:
     verb, args = arrange(sys.argv[1:] if argv is None else argv)
     try:
         cli = TrainingCLI(args, verb)
-        _run_verb(cli)
+        run_verb(cli)
     except (ValueError, FloatingPointError, MisconfigurationException) as error:
         raise SystemExit(f"error: {own_error(error) or error}") from error
     return cli
@@ -201,90 +191,6 @@ def run(argv: Sequence[str] | None = None) -> TrainingCLI:
 
 def _is_news(record: logging.LogRecord) -> bool:
     return not re.match(r"(💡 Tip|(GPU|TPU|HPU) available)", record.getMessage())
-
-
-def _run_verb(cli: TrainingCLI) -> None:
-    trainer, learner, data = cli.trainer, cli.model, cli.datamodule
-    trains, tests = cli.verb in (None, "fit"), cli.verb in (None, "test")
-    if not trains and cli.resume_from is None and learner.trains:
-        raise ValueError(f"{cli.verb} needs a trained model: add --ckpt_path best, or the path of a .ckpt")
-    if cli.config["trainer"]["limit_test_batches"] is not None:
-        raise ValueError("trainer.limit_test_batches does not reach the test: set data.test_episodes")
-    data.setup("fit" if trains else "test")
-    if trainer.is_global_zero:
-        Console().print(data.summary())
-    refuse_parents_classes(learner, data)
-    if tests:
-        check_before_training(learner, data, cli.config["alpha"], cli.config["allow_transductive"])
-    if trains and cli.resume_from:
-        refuse_other_config(cli.run_dir, yaml.safe_load(cli.parser.dump(cli.config)))
-    checkpoint = read_checkpoint(cli.resume_from, learner) if cli.resume_from else {}
-    weights = ""
-    if cli.resume_from:  # <name>/<time>/checkpoints/<file>
-        weights = BEST if cli.resume_from.name == "best.ckpt" else "/".join(cli.resume_from.parts[-4:])
-    if not learner.trains:
-        weights = "as built: nothing is trained"
-        _note_untrained(cli)
-    elif trains:
-        trainer.fit(learner, datamodule=data, ckpt_path=cli.resume_from, weights_only=True)
-        best = cli.run_dir / "checkpoints" / "best.ckpt"
-        weights = BEST if best.is_file() else "last step"
-        checkpoint = read_checkpoint(best, learner) if best.is_file() else {}
-    if cli.verb != "validate" and (not trainer.is_global_zero or cli.config["trainer"]["fast_dev_run"]):
-        return
-    if checkpoint:
-        learner.load_state_dict(checkpoint["state_dict"])
-    if cli.verb == "validate":
-        trainer.validate(learner, datamodule=data)
-        return
-    if not learner.trains:  # the val tasks choose its threshold
-        seen = sorted(data.pools["val"].members) if "val" in data.pools else []
-    else:
-        seen = data.seen if trains else _seen_by(checkpoint, data)
-    if not trains:
-        refuse_seen(data, seen)
-    trained_by = None if trains or cli.resume_from is None else cli.resume_from.parent.parent / "config.yaml"
-    seen = sorted({*seen, *seen_by_parent(learner)})
-    end = Conclusion(
-        cli.run_dir,
-        cli.config["alpha"],
-        int(cli.config["seed_everything"]),
-        seen,
-        weights,
-        cli.config["next"],
-        trained_by,
-    )
-    if tests:
-        conclude(learner, data, end)
-    elif cli.verb == "predict":
-        write_predictions(learner, data, cli.run_dir)
-    elif "val" in data.pools:
-        save_model(learner, data, end, Console())
-        print(f"The model: {cli.run_dir}")
-        if end.next_command:
-            print(f"Next, try:  {end.next_command.replace('{run}', str(cli.run_dir))}")
-
-
-def _note_untrained(cli: TrainingCLI) -> None:
-    """Do what a training would do besides: say what happens, keep the config, go to the trainer's device."""
-    cli.model.to(cli.trainer.strategy.root_device)
-    if cli.trainer.is_global_zero:
-        name = type(cli.model).registered_name
-        print(f"{name} has nothing to train: no step is taken, its weights stay as they are built")
-        cli.run_dir.mkdir(parents=True, exist_ok=True)
-        cli.parser.save(cli.config, cli.run_dir / "config.yaml", skip_none=False, overwrite=True)
-
-
-def _seen_by(checkpoint: dict[str, Any], data: EpisodeDataModule) -> list[str]:
-    """What a checkpoint was trained and chosen on, as its DataModule noted."""
-    try:
-        seen: list[str] = checkpoint[type(data).__qualname__]["seen"]
-    except KeyError as error:
-        raise ValueError(
-            f"the checkpoint does not say which classes it has seen in a {type(data).__name__}: no honest test; "
-            "take one that train.py wrote, with the same kind of data"
-        ) from error
-    return seen
 
 
 def _input_shapes(data: EpisodeDataModule) -> dict[str, tuple[int, ...]]:

@@ -100,8 +100,8 @@ class ExpectedContamination:
 
     For supports of unlabelled samples, each scored by the method adapted to the others
     (:func:`metaad_zoo.evaluation.left_out.left_out_scores`). The highest share of these scores is left out, as that of
-    the anomalies; the p-value of a score is its conformal one among the ``m`` others, so that at ``alpha = 1 / (m + 1)``
-    what lies above all of them is flagged. There is no guarantee, because nobody has said which of them are normal.
+    the anomalies; the p-value of a score is its conformal one among the ``m`` others, so that at ``1 / (m + 1)`` what
+    lies above all of them is flagged. There is no guarantee, because nobody has said which of them are normal.
 
     Args:
         method: as it adapts.

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from metaad_zoo.evaluation.protocol import LEAST_TASKS
 
-# The table's columns. Partial AUROC is in the file alone: one more column would not fit the terminal.
+# Columns of the table, and of a card. Partial AUROC is in the file alone: one more column would not fit the terminal.
 TITLES = {
     "auroc": "AUROC",
     "ap": "AP",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -78,7 +79,7 @@ def _one_task(
     start: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def visit(step: int, parameters: Any, loss: Tensor | None) -> None:
+    def visit(step: int, parameters: Mapping[str, Tensor], loss: Tensor | None) -> None:
         at = {name: p.detach() for name, p in parameters.items()}
         if step == 0:
             start.update(at)

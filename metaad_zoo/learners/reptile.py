@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -72,7 +72,7 @@ class Reptile(GradientLearner):
         behind_support = self._adapt_parameters(support, support_labels, tasks, meta_gradient=False, axis=axis)
         losses: list[Tensor] = []
 
-        def keep(step: int, parameters: Any, loss: Tensor | None) -> None:
+        def keep(step: int, parameters: Mapping[str, Tensor], loss: Tensor | None) -> None:
             if loss is not None:
                 losses.append(loss)
 

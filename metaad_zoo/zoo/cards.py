@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from metaad_zoo.evaluation.report import TITLES
 from metaad_zoo.learners import learner_class
 from metaad_zoo.zoo.folding import fold
 from metaad_zoo.zoo.limits import limits
 from metaad_zoo.zoo.published import Published
 
-COLUMNS = {
-    "auroc": "AUROC",
-    "ap": "AP",
-    "precision": "precision",
-    "recall": "recall",
-    "f1": "F1",
-    "fpr": "false alarms",
-}
 LICENCE_IDS = {"Apache-2.0": "apache-2.0", "CC BY-SA 4.0": "cc-by-sa-4.0"}
 SAMPLES = {
     "image": "images",
@@ -132,11 +125,11 @@ def _figures(published: Published) -> str:
         f"{protocol['episodes']} episodes of {protocol['tasks']} unseen tasks, the same for all methods; an episode: "
         f"{contents}. In per cent, with {told}.",
         "",
-        f"| method | {' | '.join(COLUMNS.values())} | ours minus its AUROC |",
-        "|---" * (len(COLUMNS) + 2) + "|",
+        f"| method | {' | '.join(TITLES.values())} | ours minus its AUROC |",
+        "|---" * (len(TITLES) + 2) + "|",
     ]
     for name, figures in published.metrics["methods"].items():
-        cells = [_cell(figures["mean"][m], figures["ci95"].get(m)) for m in COLUMNS]
+        cells = [_cell(figures["mean"][m], figures["ci95"].get(m)) for m in TITLES]
         behind = figures["auroc_behind_first"]
         cells.append("" if name == published.ours else _cell(behind["mean"], behind["ci95"]))
         lines.append(f"| {f'**{name}**' if name == published.ours else name} | {' | '.join(cells)} |")
