@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metaad_zoo.data.row_samples import as_long, column_names, in_order, read_series
-from metaad_zoo.data.samples import as_labels, as_samples, refuse_anomalies_in, support_samples
+from metaad_zoo.data.row_samples import read_series
+from metaad_zoo.data.samples import as_labels, have_values, refuse_anomalies_in, samples_like, support_samples
 from metaad_zoo.data.streams import SCORING_CHUNK
 from metaad_zoo.data.windows import Pooling, score_series
 from metaad_zoo.episodes import NORMAL, Adapted, count
@@ -149,16 +149,16 @@ class Detector(Judge):
         self._readable(samples)
 
     def _readable(self, samples: Any) -> dict[str, Tensor]:
-        here = as_samples(samples, self.input_shapes)
-        if self.columns is not None:
-            here = {"tabular": in_order(here["tabular"], column_names(samples), self.columns)}
-        for name, x in here.items():
-            columns, known = x.shape[-1], self._checkpoint.tensors[f"support/{name}"].shape[-1]
-            if columns != known:
-                raise ValueError(f"{name!r} has {columns} columns or channels, but the support set had {known}")
-        if "sequence" in here:
-            here["sequence"] = as_long(here["sequence"], self._checkpoint.tensors["support/sequence"].shape[1])
-        return here
+        return samples_like(self._support(), samples, self.input_shapes, self.columns)
+
+    def score_known(self, samples: dict[str, Tensor], left_out: bool = False) -> np.ndarray:
+        """As :meth:`score`, of tensors by modality, but NaN for samples without any value, which that refuses."""
+        known = have_values(samples)
+        scores = np.full(len(known), np.nan)
+        if known.any():
+            found = self.score({name: x[known] for name, x in samples.items()}, left_out)
+            scores[known.numpy()] = np.where(np.isnan(found), np.inf, found)  # what is no number counts as high
+        return scores
 
     def score_series(self, series: Any, stride: int = 1, how: Pooling = "mean") -> np.ndarray:
         """Anomaly scores of every time point of a series, ``(T,)`` float64.
@@ -170,6 +170,9 @@ class Detector(Judge):
             stride: steps from one window to the next, at most the window.
             how: ``"mean"`` or ``"max"``.
 
+        Returns:
+            Scores; NaN where no window that covers the point has a value.
+
         Raises:
             RuntimeError: the detector is not fitted.
             ValueError: the model reads no sequences, or the series is shorter than its window or can't be used.
@@ -178,7 +181,7 @@ class Detector(Judge):
         if shape is None or len(self.input_shapes) > 1:
             raise ValueError(f"score_series is for models of sequences; this one reads {sorted(self.input_shapes)}")
         values = read_series(series) if isinstance(series, (str, Path)) else np.array(series, dtype=np.float32)
-        return score_series(self.score, values, self.window, min(stride, self.window), how)
+        return score_series(self.score_known, values, self.window, min(stride, self.window), how)
 
     @property
     def window(self) -> int:

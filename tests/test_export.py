@@ -159,10 +159,11 @@ def test_what_a_file_says_of_itself(tmp_path):
     assert about.checkpoint_sha256 == hashlib.sha256(weights).hexdigest()
 
 
-def test_several_modalities_and_none(tmp_path):
-    detector = fitted("fusion_concat")
+@pytest.mark.parametrize("backbone", ["fusion_concat", "mlp", "gru"])
+def test_a_sample_without_any_value_gets_no_score(backbone, tmp_path):
+    detector = fitted(backbone)
     mz.export_detector(detector, tmp_path / "d.pt2")
-    samples = {name: x.numpy().copy() for name, x in queries_of("fusion_concat").items()}
+    samples = {name: x.numpy().copy() for name, x in queries_of(backbone).items()}
     for x in samples.values():
         x[0] = np.nan
     found = load_exported(tmp_path / "d.pt2")[0](samples)

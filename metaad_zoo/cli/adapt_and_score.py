@@ -140,14 +140,17 @@ def score(options: argparse.Namespace) -> None:
     detector.decide(np.zeros(0), *way)  # what can't be decided is told before any work
     stream = SampleStream(options.data, detector.input_shapes, options.label, detector.columns, below=True)
     _note_left_out(stream)
-    score_them = partial(detector.score, left_out=calibrate == "contamination")
+    score_them = partial(detector.score_known, left_out=calibrate == "contamination")
     rows = _points(detector, score_them, stream, options.stride or 1) if options.points else _scored(score_them, stream)
     told = len(stream.left_out)
-    n, anomalous = _write(out, detector, rows, way)
+    n, anomalous, unknown = _write(out, detector, rows, way)
     _note_left_out(stream, told)
     rate = None if options.alpha is None and calibrate == "contamination" else options.alpha or USUAL_ALPHA
-    figures = {"samples": n, "anomalous": anomalous, "alpha": rate, "calibrate": calibrate, "out": out}
+    figures = {"samples": n, "anomalous": anomalous, "without_value": unknown, "alpha": rate}
+    figures |= {"calibrate": calibrate, "out": out}
     what, by = "points" if options.points else "samples", "" if rate is None else f" at alpha={rate}"
+    if unknown:
+        note(f"{unknown} of {n} {what} have no value at all: their score, p-value and decision are left empty")
     tell(options.json, figures, f"{anomalous} of {n} {what} called anomalous{by} ({calibrate}): {out}")
 
 
@@ -181,24 +184,33 @@ def _points(detector: Detector, score_them: Scores, stream: SampleStream, stride
             step += len(scores)
 
 
-def _write(out: Path, detector: Detector, rows: Rows, way: tuple[Any, ...]) -> tuple[int, int]:
-    """Write scores as they come, beside the file, which is put in its place when all are there."""
+def _write(out: Path, detector: Detector, rows: Rows, way: tuple[Any, ...]) -> tuple[int, int, int]:
+    """Write scores as they come, beside the file, which is put in its place when all are there.
+
+    Returns:
+        How many there are, how many of them are called anomalous, and how many have no score.
+    """
     beside = out.with_name(f"{out.name}.part")
-    n = anomalous = 0
+    n = anomalous = unknown = 0
     try:
         with beside.open("w", newline="", encoding="utf-8") as file, bars() as progress:
             bar = progress.add_task("scoring", total=1.0)
             writer = csv.writer(file)
             writer.writerow(["sample", "score", "p_value", "anomaly"])
             for names, scores, done in rows:
-                p, decisions = detector.decide(scores, *way)
-                writer.writerows(zip(names, scores, p, decisions, strict=True))
+                known = ~np.isnan(scores)
+                p, decisions = detector.decide(scores[known], *way)
+                judged = zip(scores[known], p, decisions, strict=True)
+                writer.writerows(
+                    (name, *(next(judged) if k else ("", "", ""))) for name, k in zip(names, known, strict=True)
+                )
                 n, anomalous = n + len(names), anomalous + int(decisions.sum())
+                unknown += int((~known).sum())
                 progress.update(bar, completed=done, description=f"{n} scored")
         os.replace(beside, out)
     finally:
         beside.unlink(missing_ok=True)
-    return n, anomalous
+    return n, anomalous, unknown
 
 
 def explain_arguments(command: argparse.ArgumentParser) -> None:

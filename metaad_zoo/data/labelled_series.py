@@ -65,5 +65,16 @@ class LabelledSeries:
         return self.reader.read(rng.choice(self.support, shots, replace=False), rng)
 
     def score_points(self, scorer: Callable[[dict[str, Tensor]], Tensor]) -> np.ndarray:
-        """Scores ``(T,)``: at each point the mean over the windows that cover it."""
-        return score_series(scorer, self.values, self.window, self.stride)
+        """Scores ``(T,)``: at each point the mean over the windows that cover it.
+
+        Raises:
+            ValueError: the score of a window is NaN.
+        """
+
+        def checked(windows: dict[str, Tensor]) -> Tensor:
+            scores = scorer(windows)
+            if scores.isnan().any():
+                raise ValueError(f"{self.name}: {int(scores.isnan().sum())} windows score NaN; expected numbers")
+            return scores
+
+        return score_series(checked, self.values, self.window, self.stride)

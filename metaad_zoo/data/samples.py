@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metaad_zoo.backbones import ANY
 from metaad_zoo.data.image_samples import as_images, normal_images
-from metaad_zoo.data.row_samples import as_rows, as_windows, column_names
+from metaad_zoo.data.row_samples import as_long, as_rows, as_windows, column_names, in_order
 from metaad_zoo.data.sources import read_path
 from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, Columns, read_columns
 from metaad_zoo.data.sources.manifest import joined_modalities
@@ -76,17 +76,66 @@ def support_samples(
         columns: names of a table's columns; by default those of a file or DataFrame.
 
     Raises:
-        ValueError: see :func:`as_samples`; or two columns have one name, or not each has one.
+        ValueError: see :func:`as_samples`; a sample has no value at all; two columns have one name, or not each has
+            one.
     """
     if isinstance(support, (str, Path)) and set(input_shapes) == {"image"}:
         support = normal_images(Path(support).expanduser())
     columns = columns or (column_names(support) if set(input_shapes) == {"tabular"} else None)
     # A copy: what is done to the caller's array later must not reach the detector.
     samples = {name: x.clone() for name, x in as_samples(support, input_shapes).items()}
+    _refuse_empty(samples)
     if columns is not None and not len(set(columns)) == len(columns) == samples["tabular"].shape[1]:
         found = samples["tabular"].shape[1]
         raise ValueError(f"expected a name of its own for each of {found} columns, saw {columns}: rename them")
     return samples, columns
+
+
+def samples_like(
+    support: Mapping[str, Tensor], samples: Any, input_shapes: Mapping[str, Sequence[int]], columns: list[str] | None
+) -> dict[str, Tensor]:
+    """Samples that a model adapted to a support set can score: their columns in its order, as many, as long.
+
+    Args:
+        support: as :func:`support_samples` gives it.
+        samples: as for :func:`as_samples`.
+        input_shapes: likewise.
+        columns: names of the support table's columns, or None.
+
+    Raises:
+        ValueError: see :func:`as_samples`; a sample has no value at all, or is of another size than the support's.
+    """
+    here = as_samples(samples, input_shapes)
+    _refuse_empty(here)
+    if columns is not None:
+        here = {"tabular": in_order(here["tabular"], column_names(samples), columns)}
+    for name, x in here.items():
+        if x.shape[-1] != support[name].shape[-1]:
+            raise ValueError(
+                f"{name!r} has {x.shape[-1]} columns or channels, but the support set had {support[name].shape[-1]}"
+            )
+    if "sequence" in here:
+        here["sequence"] = as_long(here["sequence"], support["sequence"].shape[1])
+    return here
+
+
+def have_values(samples: Mapping[str, Tensor]) -> Tensor:
+    """Which samples have any value at all, in whatever modality: ``(n,)`` bool.
+
+    Example:
+        >>> have_values({"tabular": torch.tensor([[1.0, torch.nan], [torch.nan, torch.nan]])})
+        tensor([ True, False])
+    """
+    return torch.stack([~x.isnan().flatten(1).all(1) for x in samples.values()]).any(0)
+
+
+def _refuse_empty(samples: Mapping[str, Tensor]) -> None:
+    # A model would score such a sample like any other, mostly as normal: a dead sensor must not look healthy.
+    empty = (~have_values(samples)).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(
+            f"{len(empty)} of {count(samples)} samples have no value at all, at {empty[:10]}: leave them out"
+        )
 
 
 def manifest_samples(

@@ -138,14 +138,14 @@ def point_scores(
     """Scores of time points out of the scores of the windows that cover them.
 
     Args:
-        window_scores: ``(n,)``.
+        window_scores: ``(n,)``; NaN for a window without a score, which counts for nothing.
         starts: ``(n,)`` first steps of the windows.
         window: steps of each.
         length: of the series.
         how: the ``"mean"`` or the ``"max"`` over a point's windows.
 
     Returns:
-        ``(length,)``; NaN at points that no window covers (:func:`score_series` leaves none).
+        ``(length,)``; NaN at points that no window with a score covers.
 
     Raises:
         ValueError: shapes disagree, a window reaches beyond the series, or ``how`` is neither.
@@ -162,6 +162,7 @@ def point_scores(
         raise ValueError(
             f"windows of {window} steps start at {starts.min()} to {starts.max()}, beyond a series of {length} steps"
         )
+    starts, window_scores = starts[~np.isnan(window_scores)], window_scores[~np.isnan(window_scores)]
     count = np.zeros(length, np.int64)
     total = np.full(length, 0.0 if how == "mean" else -np.inf)
     gather = np.add if how == "mean" else np.maximum
@@ -182,11 +183,11 @@ def score_series(
     """Score every time point of a series.
 
     Args:
-        scorer: maps ``{"sequence": (n, window, C)}`` to ``(n,)`` scores.
+        scorer: maps ``{"sequence": (n, window, C)}`` to ``(n,)`` scores, NaN where there is none.
         values: ``(T,)`` or ``(T, C)``; NaN where a value is missing.
         window: steps of a window.
         stride: steps from one window to the next; at most ``window``. A last window ends with the series, so that no
-            point is left without a score.
+            point is left uncovered.
         how: see :func:`point_scores`.
 
     Returns:

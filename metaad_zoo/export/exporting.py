@@ -149,7 +149,9 @@ def _about(support: np.ndarray, image: bool, rng: np.random.Generator) -> np.nda
     x: np.ndarray = (rows + far * spread * rng.normal(size=rows.shape)).astype(np.float32)
     if image:
         return x.clip(0, 1)
-    x[rng.random(x.shape) < 0.1] = np.nan
+    gaps = rng.random(x.shape) < 0.1
+    gaps[gaps.reshape(len(x), -1).all(1)] = False  # a sample without any value is refused
+    x[gaps] = np.nan
     return x
 
 

@@ -42,9 +42,8 @@ class DetectorGraph(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         score = self._score(dict(zip(self.names, inputs, strict=True)))
-        # Where the live detector refuses a sample without any modality, a graph can but say that it knows nothing.
+        # Where the live detector refuses a sample without any value, a graph can but say that it knows nothing.
         nothing = torch.stack([x.isnan().flatten(1).all(1) for x in inputs]).all(0)
-        nothing = nothing & (len(inputs) > 1)
         score = torch.where(nothing, torch.nan, score)
         if self.threshold is None:
             return (score,)

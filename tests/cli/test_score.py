@@ -76,6 +76,38 @@ def test_a_file_that_breaks_off_leaves_earlier_scores_alone(tmp_path, monkeypatc
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_what_has_no_value_gets_no_score(tmp_path, monkeypatch, capsys):
+    mine = detector_of({"tabular": (-1,)}, "columns", {"width": 4}, tmp_path, monkeypatch)
+    data, out = write_rows(tmp_path / "data.csv", 9), tmp_path / "scores.csv"
+    lines = data.read_text().splitlines()
+    data.write_text("\n".join([*lines[:4], ",,", *lines[5:]]))
+    capsys.readouterr()
+    assert main(["score", mine, "--data", str(data), "--out", str(out), "--json"]) == 0
+    told, rows = capsys.readouterr(), written(out)
+    assert json.loads(told.out)["without_value"] == 1
+    assert "1 of 9 samples have no value at all: their score, p-value and decision are left empty" in told.err
+    assert rows.pop(3) == {"sample": "4", "score": "", "p_value": "", "anomaly": ""}
+    values = np.delete(np.genfromtxt(data, delimiter=",", skip_header=1), 3, 0)
+    assert [float(r["score"]) for r in rows] == pytest.approx(load_detector(mine).score(values).tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("gap", [20, 700])
+def test_a_dead_sensor_gets_no_score(gap, tmp_path, monkeypatch):
+    mine = detector_of({"sequence": (8, 3)}, "gru", {"width": 4}, tmp_path, monkeypatch)
+    data, out = write_rows(tmp_path / "data.csv", 1500), tmp_path / "scores.csv"
+    lines = data.read_text().splitlines()
+    data.write_text("\n".join([*lines[:101], *[",,"] * gap, *lines[101 + gap :]]))
+    assert main(["score", mine, "--data", str(data), "--out", str(out), "--points"]) == 0
+    rows, scores = written(out), load_detector(mine).score_series(data)
+    # A point has a score where one of the windows of eight steps over it reaches beyond the gap.
+    assert np.flatnonzero(np.isnan(scores)).tolist() == list(range(107, 93 + gap))
+    assert [r["score"] for r in rows] == ["" if np.isnan(s) else str(s) for s in scores]
+    assert {r["anomaly"] for r in rows[107 : 93 + gap]} == {""}
+    assert main(["score", mine, "--data", str(data), "--out", str(out)]) == 0
+    empty = [i for i, r in enumerate(written(out)) if not r["score"]]
+    assert empty == list(range(13, (100 + gap) // 8))
+
+
 def test_a_category_in_the_mvtec_layout(tmp_path, capsys):
     learner = GradientLearner("conv4", {"width": 4}, {"image": (1, 16, 16)}, InnerLoopConfig(steps=1, lr=0.1))
     save_checkpoint(tmp_path / "model", Checkpoint(learner, [], {"calibration": torch.linspace(-3, 3, 99)}))

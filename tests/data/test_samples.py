@@ -89,6 +89,18 @@ def test_what_cannot_be_used_is_refused(data, shapes, complaint):
         as_samples(data, shapes)
 
 
+def test_samples_without_any_value_are_refused_to_fit_and_to_score(rows, tmp_path):
+    detector, empty = mz.load_detector(model(tmp_path, "mlp", {"tabular": [3]})), rows.copy()
+    empty[[1, 4]] = np.nan
+    with pytest.raises(ValueError, match=r"2 of 8 samples have no value at all, at \[1, 4\]: leave them out"):
+        detector.fit(empty)
+    detector.fit(rows)
+    with pytest.raises(ValueError, match="2 of 8 samples have no value at all"):
+        detector.predict(empty)
+    known = ~np.isnan(detector.score_known({"tabular": torch.as_tensor(empty)}))
+    assert np.flatnonzero(known).tolist() == [0, 2, 3, 5, 6, 7]
+
+
 def test_a_series_shorter_than_a_window_is_named(tmp_path):
     path = write(tmp_path / "short.csv", [[1, 2]], ["a", "b"])
     with pytest.raises(ValueError, match=r"short\.csv has 1 steps, but this model reads windows of 4"):

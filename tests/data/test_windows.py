@@ -95,13 +95,15 @@ def test_bad_series_are_refused(values, labels, complaint):
 
 
 @pytest.mark.parametrize("how", ["mean", "max"])
+@pytest.mark.parametrize("unknown", [0, 1, 6])
 @pytest.mark.parametrize(("length", "window", "stride"), [(20, 5, 2), (20, 5, 7), (9, 9, 1), (50, 1, 1)])
-def test_point_scores_agree_with_a_loop(how, length, window, stride):
+def test_point_scores_agree_with_a_loop(how, length, window, stride, unknown):
     starts = window_starts(length, window, stride)
     scores = np.random.default_rng(0).normal(size=len(starts))
+    scores[1 : 1 + unknown] = np.nan
     expected = []
     for t in range(length):
-        over = [score for score, s in zip(scores, starts, strict=True) if s <= t < s + window]
+        over = [x for x, s in zip(scores, starts, strict=True) if s <= t < s + window and not np.isnan(x)]
         expected.append((np.mean(over) if how == "mean" else np.max(over)) if over else np.nan)
     np.testing.assert_allclose(point_scores(scores, starts, window, length, how), expected)
 

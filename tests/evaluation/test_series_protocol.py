@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from pyarrow import parquet
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -55,6 +56,17 @@ class Mean:
 
     def score(self, samples):
         return samples["sequence"].mean((1, 2))
+
+
+def test_a_method_that_gives_no_number_is_refused(folder):
+    class Broken(Mean):
+        def score(self, samples):
+            scores = super().score(samples)
+            scores[0] = torch.nan
+            return scores
+
+    with pytest.raises(ValueError, match=r"^\d: 1 windows score NaN; expected numbers"):
+        evaluate_points({"broken": Broken()}, data(folder).labelled_series(1), shots=4, draws=1, buffer=3)
 
 
 def test_a_known_rule_gets_the_figures_of_its_scores_and_all_methods_one_support(folder):
