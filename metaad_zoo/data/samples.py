@@ -15,7 +15,7 @@ from metaad_zoo.data.image_samples import as_images, normal_images
 from metaad_zoo.data.row_samples import as_long, as_rows, as_windows, column_names, in_order
 from metaad_zoo.data.sources import read_path
 from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, Columns, read_columns
-from metaad_zoo.data.sources.manifest import joined_modalities
+from metaad_zoo.data.sources.manifest import FILE_COLUMNS, joined_modalities
 from metaad_zoo.episodes import ANOMALOUS, NORMAL, UNLABELLED, count
 
 _FORMS: Mapping[str, Callable[[Any, Sequence[int]], Tensor]] = {
@@ -151,13 +151,23 @@ def manifest_samples(
     Raises:
         ValueError: a file that is named can't be used, or the rows are no samples of the model.
     """
+    gone = [name for name in FILE_COLUMNS if name in input_shapes and name not in {*columns.names, *columns.text}]
+    if gone:  # more likely a misspelt column than samples that all lack what the model reads
+        raise ValueError(
+            f"{columns.path} has no column {gone}, which name files that this model reads; it has "
+            f"{[*columns.names, *columns.text]}: rename a column, or add one with empty cells where samples lack them"
+        )
     channels, size, _ = input_shapes.get("image", (None, None, None))
     length, _ = input_shapes.get("sequence", (None, None))
     found = joined_modalities(columns, size, None if length == ANY else length, channels)
     for sentence in found.skipped:
         tell(sentence)
-    samples = found.read(np.arange(len(found.labels)), np.random.default_rng(0))
-    return as_samples(samples, input_shapes)
+    read = found.read(np.arange(len(found.labels)), np.random.default_rng(0))
+    samples = as_samples(read, input_shapes)
+    lacking = sorted(name for name, x in samples.items() if x.isnan().flatten(1).all(1).any())
+    if lacking:
+        tell(f"some samples lack {lacking}: only a model trained with gaps (data.absent) can be trusted on these")
+    return samples
 
 
 def _one_modality(name: str, x: Any, shape: Sequence[int]) -> Tensor:

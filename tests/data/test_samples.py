@@ -11,7 +11,8 @@ from PIL import Image
 
 import metaad_zoo as mz
 from metaad_zoo.cli import main
-from metaad_zoo.data.samples import as_samples
+from metaad_zoo.data.samples import as_samples, manifest_samples
+from metaad_zoo.data.sources.columns import read_columns
 from metaad_zoo.inner_loop import InnerLoopConfig
 from metaad_zoo.learners import GradientLearner
 from metaad_zoo.zoo import Checkpoint, save_checkpoint
@@ -99,6 +100,42 @@ def test_samples_without_any_value_are_refused_to_fit_and_to_score(rows, tmp_pat
         detector.predict(empty)
     known = ~np.isnan(detector.score_known({"tabular": torch.as_tensor(empty)}))
     assert np.flatnonzero(known).tolist() == [0, 2, 3, 5, 6, 7]
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+def test_files_of_pictures_are_read_as_the_docs_say_for_an_exported_graph(channels, mode, tmp_path):
+    coarse = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    path = tmp_path / "a.png"
+    Image.fromarray(coarse.repeat(10, 0).repeat(10, 1)).save(path)
+    own = np.asarray(Image.open(path).convert(mode).resize((28, 28), Image.Resampling.BILINEAR), np.float32) / 255
+    read = as_samples([path], {"image": (channels, 28, 28)})["image"][0]
+    np.testing.assert_allclose(read.permute(1, 2, 0).squeeze(), own, atol=1.01 / 255)
+
+
+MANIFEST = ["image,sequence", *("a.png,a.csv",) * 3]
+
+
+def both(tmp_path, lines):
+    Image.new("L", (8, 8), 99).save(tmp_path / "a.png")
+    write(tmp_path / "a.csv", [[1], [2], [3], [4]], ["v"])
+    (tmp_path / "m.csv").write_text("\n".join(lines))
+    return read_columns(tmp_path / "m.csv"), {"image": (1, 8, 8), "sequence": (4, 1)}
+
+
+def test_a_manifest_without_a_column_that_the_model_reads_is_refused(tmp_path):
+    columns, shapes = both(tmp_path, [MANIFEST[0].replace("image", "picture"), *MANIFEST[1:]])
+    with pytest.raises(ValueError, match=r"no column \['image'\].*it has \['picture', 'sequence'\]: rename"):
+        manifest_samples(columns, shapes)
+
+
+def test_samples_that_lack_a_modality_are_told(tmp_path):
+    told = []
+    manifest_samples(*both(tmp_path, MANIFEST), told.append)
+    assert not told
+    manifest_samples(*both(tmp_path, [*MANIFEST, "a.png,"]), told.append)
+    assert told == [
+        "some samples lack ['sequence']: only a model trained with gaps (data.absent) can be trusted on these"
+    ]
 
 
 def test_a_series_shorter_than_a_window_is_named(tmp_path):
