@@ -154,6 +154,10 @@ def test_results(
         console: shows progress.
     """
     methods = methods_for(learner, data.input_shapes, end.seed)
+    # Bars are not shown in a log file, where this would look hung.
+    console.print(
+        f"Thresholds of {len(methods) - 1} other methods, then {data.test_episodes} unseen episodes by all ..."
+    )
     with Progress(console=console, transient=True) as progress:
         others = {name: method for name, method in methods.items() if method is not learner}
         bar = progress.add_task("thresholds on validation tasks", total=len(others))
@@ -212,8 +216,10 @@ def save_model(learner: Learner, data: EpisodeDataModule, end: Conclusion, conso
     learner.eval()
     config = end.trained_by or end.run_dir / "config.yaml"
     text = config.read_text(encoding="utf-8") if config.is_file() else None
-    sizes = track(data.shots_with_room(), "calibrating for supports of each size", console=console, transient=True)
-    by_shots = {n: normal_scores(learner, data.calibration(shots=n)) for n in sizes}
+    sizes = data.shots_with_room()
+    console.print(f"Calibrating on validation tasks, for supports of {', '.join(map(str, sizes))} samples ...")
+    shown = track(sizes, "calibrating for supports of each size", console=console, transient=True)
+    by_shots = {n: normal_scores(learner, data.calibration(shots=n)) for n in shown}
     save_checkpoint(end.run_dir / "model", Checkpoint(learner, end.seen, calibration_tensors(by_shots), text))
     return by_shots
 
