@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
+from metaad_zoo.cli.terminal import note
 from metaad_zoo.detector import load_detector
 from metaad_zoo.evaluation.decisions import USUAL_ALPHA
 from metaad_zoo.export import EXPORTED_WAYS, Format, export_detector
@@ -43,6 +44,8 @@ def _export(options: argparse.Namespace) -> None:
         return
     shapes = ", ".join(f"{name} (n, {', '.join(map(str, shape))})" for name, shape in about.inputs.items())
     print(f"{options.out}: {shapes} -> {', '.join(about.outputs)}; its scores are those of {options.folder}")
+    if "image" in about.inputs:
+        note("it reads pictures of that size between 0 and 1: resize bilinearly, antialiased (docs/production.md)")
 
 
 Verb = tuple[Callable[[argparse.Namespace], None], str, Callable[[argparse.ArgumentParser], None]]
