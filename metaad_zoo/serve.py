@@ -12,7 +12,8 @@ from typing import Any
 
 import litserve as ls
 import numpy as np
-from fastapi import Response
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from metaad_zoo.detector import Detector, load_detector
@@ -140,12 +141,21 @@ def readable(request: Mapping[str, Any], detector: Detector, max_samples: int) -
             raise ValueError(
                 f"{name}: expected nested lists of numbers, all of one shape, with null for none"
             ) from error
+        if found[name].ndim == len(shapes[name]) and found[name].size:
+            raise ValueError(f"{name}: expected a list of samples, each of shape {tuple(shapes[name])}, saw one")
         if found[name].ndim != len(shapes[name]) + 1 or not len(found[name]):
             raise ValueError(f"{name}: expected samples of shape {tuple(shapes[name])}, saw {found[name].shape}")
         if len(found[name]) > max_samples:
             raise ValueError(f"saw {len(found[name])} samples; at most {max_samples} a request: send several")
     detector.check(found)
     return found
+
+
+def _no_request(request: Request, error: Exception) -> JSONResponse:
+    """The answer to a body that is no JSON object; FastAPI's own repeats the body, and fails where that is no text."""
+    sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    saw = "a body that is no JSON object" if sent.endswith("json") else sent[:100] or "no Content-Type"
+    return JSONResponse({"detail": f'expected {{"samples": [[...], ...]}} as application/json, saw {saw}'}, 422)
 
 
 def _stacked(parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -193,5 +203,7 @@ def serve(settings: ServerSettings) -> None:
     _require_free(settings.host, settings.port)
     signal.signal(signal.SIGTERM, _stop(os.getpid()))
     server = ls.LitServer(ScoringAPI(settings), accelerator="auto", max_payload_size=settings.max_bytes)
+    for kind in (RequestValidationError, 400):  # 400: FastAPI could not read the body at all
+        server.app.add_exception_handler(kind, _no_request)
     server.uvicorn_graceful_timeout = 5
     server.run(host=settings.host, port=settings.port, generate_client_file=False, log_level="warning")

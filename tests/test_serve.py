@@ -25,8 +25,8 @@ pytest.importorskip("litserve")
 from metaad_zoo.serve import ScoringAPI, ServerSettings
 
 
-def ask(address: str, body: bytes, timeout: float = 30) -> tuple[int, str]:
-    request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+def ask(address: str, body: bytes, timeout: float = 30, content: str = "application/json") -> tuple[int, str]:
+    request = urllib.request.Request(address, body, {"Content-Type": content})
     try:
         with urllib.request.urlopen(request, timeout=timeout) as answer:
             return answer.status, answer.read().decode()
@@ -45,13 +45,19 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(folder):
+def log(tmp_path_factory):
+    return tmp_path_factory.mktemp("log") / "log.txt"
+
+
+@pytest.fixture(scope="module")
+def address(folder, log):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     start = "from metaad_zoo.cli import main; raise SystemExit(main())"
     command = [sys.executable, "-c", start, "serve", str(folder), "--port", str(port)]
-    with subprocess.Popen([*command, "--max-samples", "50", "--max-bytes", "20000"]) as server:
+    command += ["--max-samples", "50", "--max-bytes", "20000"]
+    with log.open("wb") as told, subprocess.Popen(command, stdout=told, stderr=subprocess.STDOUT) as server:
         try:
             for _ in range(240):
                 try:
@@ -141,8 +147,7 @@ def test_a_missing_value_is_null(folder, address):
 @pytest.mark.parametrize(
     ("body", "answer"),
     [
-        (b"no json", "JSON"),
-        (b"[1, 2]", "dictionary"),
+        (b'{"samples": [1, 2, 3]}', "expected a list of samples, each of shape (-1,), saw one"),
         (b'{"rows": [[1, 2, 3]]}', "saw 'rows'"),
         (b'{"samples": [[1, 2, 3]], "alpha": 0.5}', "saw 'alpha', 'samples'"),
         (b'{"samples": [[1' + b"0" * 400 + b", 2, 3]]}", "nested lists of numbers"),
@@ -156,8 +161,7 @@ def test_a_missing_value_is_null(folder, address):
         (json.dumps({"samples": [[0.123456789] * 3] * 1000}).encode(), ""),
     ],
     ids=[
-        "text",
-        "list",
+        "one",
         "key",
         "keys",
         "long",
@@ -177,6 +181,30 @@ def test_what_is_no_request_is_answered_plainly(address, body, answer):
     assert answer in text
     assert "Traceback" not in text
     assert ask(address, b'{"samples": [[1, 2, 3]]}')[0] == 200, "and the server goes on"
+
+
+UPLOAD = b'--x\r\nContent-Disposition: form-data; name="f"; filename="a.png"\r\n\r\n\x89PNG\xff\r\n--x--\r\n'
+
+
+@pytest.mark.parametrize(
+    ("body", "content", "saw"),
+    [
+        (UPLOAD, "multipart/form-data; boundary=x", "multipart/form-data"),
+        (b'{"samples": [[1, 2, 3]]}', "text/plain", "text/plain"),
+        (b"samples=1", "application/x-www-form-urlencoded", "application/x-www-form-urlencoded"),
+        (b"no json", "application/json", "a body that is no JSON object"),
+        (b"\xff\xfe", "application/json", "a body that is no JSON object"),
+        (b"[" * 9000, "application/json", "a body that is no JSON object"),
+        (b"[[1, 2, 3]]", "application/json", "a body that is no JSON object"),
+        (b"", "application/json", "a body that is no JSON object"),
+    ],
+    ids=["upload", "text", "form", "words", "bytes", "deep", "list", "empty"],
+)
+def test_a_body_of_another_kind_is_answered_by_one_sentence(address, log, body, content, saw):
+    status, text = ask(address, body, content=content)
+    assert status == 422
+    assert json.loads(text) == {"detail": f'expected {{"samples": [[...], ...]}} as application/json, saw {saw}'}
+    assert "Traceback" not in log.read_text()
 
 
 def test_what_can_not_be_served(folder, tmp_path, capsys):
