@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
-from metaad_zoo.cli.terminal import json_argument, printable, tell
+from metaad_zoo.cli.terminal import json_argument, note, printable, tell
 from metaad_zoo.evaluation.baselines import about_baseline, list_baselines, modalities_of
 from metaad_zoo.zoo import list_checkpoints, load_checkpoint, locate, publish, push_to_hub, read_index, refresh
 from metaad_zoo.zoo.checkpoint import MANIFEST, read_manifest
@@ -106,7 +106,7 @@ def publish_run(options: argparse.Namespace) -> None:
     if options.folder is None or options.name is None:
         raise ValueError("expected metaad publish RUN --name NAME, or metaad publish --refresh")
     notes = options.notes.read_text(encoding="utf-8") if options.notes else None
-    folder = publish(options.folder, options.name, options.to, notes, options.data_licence, options.replace)
+    folder = publish(options.folder, options.name, options.to, notes, options.data_licence, options.replace, note)
     figures = {"folder": folder, "files": sorted(f.name for f in folder.iterdir())}
     tell(options.json, figures, f"Published {folder}. Read what its card says:  {folder / CARD}")
 

@@ -6,8 +6,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import yaml
@@ -28,7 +28,13 @@ _PATH = re.compile(r"(/|~|[A-Za-z]:[\\/]|\\\\|file:|\.\.(/|\\|$))")
 
 
 def publish(
-    run: Path, name: str, zoo: Path, notes: str | None = None, data_licence: str | None = None, replace: bool = False
+    run: Path,
+    name: str,
+    zoo: Path,
+    notes: str | None = None,
+    data_licence: str | None = None,
+    replace: bool = False,
+    tell: Callable[[str], object] = lambda _: None,
 ) -> Path:
     """Make ``zoo/name`` from a finished run, and the index anew.
 
@@ -39,6 +45,7 @@ def publish(
         notes: of a person, on limits, for the card.
         data_licence: of the publisher's own data.
         replace: what is published under this name already.
+        tell: is given a sentence on each path of this machine that is published as a name alone.
 
     Raises:
         CheckpointError: the run's model is damaged.
@@ -51,7 +58,7 @@ def publish(
     results = parse_json(read_bytes(run / RESULTS, TEXT_LIMIT), str(run / RESULTS))
     _check_name(name, checkpoint)
     _check_together(run, checkpoint, results)
-    config = portable_config(parse_yaml((checkpoint.config or "").encode(), f"{run}/model/{CONFIG}"), name)
+    config = portable_config(parse_yaml((checkpoint.config or "").encode(), f"{run}/model/{CONFIG}"), name, tell)
     for dataset in datasets_of(config):
         terms_of(dataset, data_licence)
     metrics = _metrics(name, checkpoint, results, data_licence)
@@ -102,12 +109,13 @@ def generated(zoo: Path) -> Iterator[tuple[Path, str]]:
     yield zoo / CARD, overview(entries)
 
 
-def portable_config(config: Any, name: str) -> dict[str, Any]:
+def portable_config(config: Any, name: str, tell: Callable[[str], object] = lambda _: None) -> dict[str, Any]:
     """A training config without what is of one machine or one run: it trains the same again, anywhere.
 
     Args:
         config: as the run resolved it.
         name: that a training by it shall have.
+        tell: is given a sentence on each path of the user's own data, of which the name alone is kept.
 
     Example:
         >>> portable_config({"runs": "/tmp/x", "ckpt_path": "last", "next": None, "model": {}}, "mine")
@@ -117,10 +125,21 @@ def portable_config(config: Any, name: str) -> dict[str, Any]:
         raise ValueError("the run's model holds no config: train it by `python train.py`")
     kept = {k: v for k, v in config.items() if k not in ("runs", "ckpt_path", "next", "name")}
     options = dict((kept.get("data") or {}).get("init_args") or {})
-    if options.get("root") is not None and all(n in TERMS for n in datasets_of(kept)):
-        # Known sets are found by METAAD_DATA.
-        kept["data"] = {**kept["data"], "init_args": {**options, "root": None}}
+    root = options.get("root")
+    if root is not None:
+        known = all(n in TERMS for n in datasets_of(kept))  # these are found by METAAD_DATA
+        place = None if known else [_named(r, tell) for r in root] if isinstance(root, list) else _named(root, tell)
+        kept["data"] = {**kept["data"], "init_args": {**options, "root": place}}
     return {**kept, "name": name}
+
+
+def _named(root: Any, tell: Callable[[str], object]) -> Any:
+    """Of a path of this machine to a user's own data its last part, which says what to lay where one trains."""
+    last = PureWindowsPath(root).name if isinstance(root, str) and _PATH.match(root) else ""
+    if last in ("", "~", ".."):
+        return root
+    tell(f"data.root is published as {last!r} instead of {root!r}, which nobody else has")
+    return last
 
 
 def _text(config: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import yaml
 
+from metaad_zoo.cli import main
 from metaad_zoo.data import list_datasets
 from metaad_zoo.zoo import load_checkpoint, publish, read_index, refresh, save_checkpoint
 from metaad_zoo.zoo.index import zoo_folder
@@ -160,9 +161,36 @@ def test_own_data_needs_a_stated_licence_and_no_path_of_this_machine(own_run, tm
         publish(own_run, NAME, tmp_path / "zoo")
     folder = publish(own_run, NAME, tmp_path / "zoo", data_licence="CC0")
     assert "own: CC0" in (folder / "README.md").read_text()
-    change_config(own_run, dataset="own", root=str(tmp_path))
-    with pytest.raises(ValueError, match=r"root is .* a path of this machine"):
+    change_config(own_run, dataset="own", root="pictures", splits={"train": ["/srv/a"]})
+    with pytest.raises(ValueError, match=r"splits.train is '/srv/a', a path of this machine"):
         publish(own_run, NAME, tmp_path / "other", data_licence="CC0")
+
+
+@pytest.mark.parametrize(
+    ("root", "kept"),
+    [
+        ("/mnt/mine/pictures/", "pictures"),
+        ("~/t.csv", "t.csv"),
+        ("C:\\mine\\rows", "rows"),
+        (["/mnt/a", "b/c"], ["a", "b/c"]),
+    ],
+)
+def test_of_a_path_to_own_data_the_name_alone_is_published(root, kept, own_run, tmp_path, capsys):
+    change_config(own_run, dataset="own", root=root)
+    line = ["publish", str(own_run), "--name", NAME, "--to", str(tmp_path / "zoo"), "--data-licence", "CC0"]
+    assert main(line) == 0
+    config = yaml.safe_load((tmp_path / "zoo" / NAME / "config.yaml").read_text())
+    assert config["data"]["init_args"]["root"] == kept
+    told = capsys.readouterr().err
+    for place, name in zip(*([root, kept] if isinstance(root, list) else ([root], [kept])), strict=True):
+        assert (f"published as {name!r} instead of {place!r}" in told) == (place != name)
+
+
+@pytest.mark.parametrize("root", ["/", "..", "~"])
+def test_a_path_without_a_name_is_refused(root, own_run, tmp_path):
+    change_config(own_run, dataset="own", root=root)
+    with pytest.raises(ValueError, match=r"root is .* a path of this machine"):
+        publish(own_run, NAME, tmp_path / "zoo", data_licence="CC0")
 
 
 def test_the_root_of_known_data_is_left_out(own_run, tmp_path):
