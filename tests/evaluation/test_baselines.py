@@ -6,6 +6,7 @@ import importlib.util
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.covariance import LedoitWolf
@@ -230,6 +231,24 @@ def test_names_and_options_are_checked():
     ]:
         with pytest.raises(ValueError, match=match):
             call()
+
+
+@pytest.mark.parametrize("data", ["array", "frame", "dict"])
+@pytest.mark.parametrize("name", ["knn", "linear_ar"])
+def test_what_is_no_tensors_by_modality_is_refused_by_name(name, data):
+    modality, shape = ("sequence", (6, 32, 2)) if name == "linear_ar" else ("tabular", (6, 2))
+    rows = np.random.default_rng(0).normal(size=shape)
+    wrong, saw = {
+        "array": (rows, "saw ndarray"),
+        "frame": (pd.DataFrame(rows.reshape(6, -1)), "saw DataFrame"),
+        "dict": ({modality: rows}, "saw a dict of ndarray"),
+    }[data]
+    complaint = rf"expected tensors by modality.*{saw}: metaad_zoo\.data\.samples\.as_samples"
+    with pytest.raises(TypeError, match=complaint):
+        create_baseline(name).adapt(wrong, torch.zeros(6))
+    adapted = create_baseline(name).adapt({modality: torch.as_tensor(rows)}, np.zeros(6))
+    with pytest.raises(TypeError, match=complaint):
+        adapted.score(wrong)
 
 
 @pytest.mark.parametrize("name", [n for n in list_baselines(modality="tabular") if n not in KNOWS_NOTHING])

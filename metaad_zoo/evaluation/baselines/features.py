@@ -25,6 +25,22 @@ def flatten(samples: Samples) -> Tensor:
     return torch.cat([samples[name].flatten(1).cpu().double().nan_to_num(0.0) for name in sorted(samples)], dim=1)
 
 
+def tensors(samples: Samples) -> Samples:
+    """The samples, if they are tensors by modality; what else a user may give does not get past here.
+
+    Raises:
+        TypeError: they are something else.
+    """
+    wrong = [x for x in samples.values() if not isinstance(x, Tensor)] if isinstance(samples, Mapping) else [samples]
+    if wrong:
+        of = "a dict of " if isinstance(samples, Mapping) else ""
+        raise TypeError(
+            f"expected tensors by modality, such as {{'tabular': (n, D)}}, saw {of}{type(wrong[0]).__name__}: "
+            "metaad_zoo.data.samples.as_samples(data, {'tabular': (-1,)}) makes them of arrays, DataFrames and files"
+        )
+    return samples
+
+
 def usual(support: Samples, support_labels: Tensor, least: int, name: str) -> dict[str, Tensor]:
     """The support samples that are normal or unlabelled, which classical methods take as the usual.
 
@@ -35,9 +51,11 @@ def usual(support: Samples, support_labels: Tensor, least: int, name: str) -> di
         name: of the method, for the error.
 
     Raises:
+        TypeError: the support is no tensors by modality.
         ValueError: there are fewer.
     """
-    labels = support_labels.cpu()
+    tensors(support)
+    labels = torch.as_tensor(support_labels).cpu()
     if count(support) != len(labels):
         raise ValueError(f"expected one label for each support sample, saw {len(labels)} for {count(support)}")
     here = labels != ANOMALOUS
@@ -150,9 +168,10 @@ class FeatureScorer:
         """Anomaly scores ``(n,)``, each of its sample alone; higher is more anomalous.
 
         Raises:
+            TypeError: they are no tensors by modality.
             ValueError: the samples have other modalities or sizes than the support's.
         """
-        if (seen := _shapes(samples)) != self.shapes:
+        if (seen := _shapes(tensors(samples))) != self.shapes:
             raise ValueError(f"expected samples of the support's shapes {self.shapes}, saw {seen}")
         x = self.features(samples)
         return self.score_vectors(x) if len(x) else x.new_zeros(0)

@@ -12,7 +12,7 @@ from sklearn.linear_model import Ridge
 from torch import Tensor
 
 from metaad_zoo.episodes import USUAL_SCALING, Samples, SupportScaling
-from metaad_zoo.evaluation.baselines.features import usual
+from metaad_zoo.evaluation.baselines.features import tensors, usual
 from metaad_zoo.evaluation.baselines.registry import register_baseline
 from metaad_zoo.evaluation.baselines.subspaces import Directions, check_share
 from metaad_zoo.names import unknown_name
@@ -57,7 +57,7 @@ class PieceMethod(ABC):
         return PieceScorer(self, pieces, self.fit(cut, here))
 
     def _sequences(self, samples: Samples) -> Tensor:
-        if "sequence" not in samples:
+        if "sequence" not in tensors(samples):
             raise ValueError(
                 f"{self.title} reads sequences, saw {sorted(samples)}: `metaad list` names other baselines"
             )
