@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -51,6 +52,8 @@ def run_recommendation(
     Raises:
         ValueError: the support can't be read, or is too small.
     """
+    if not support.exists():
+        raise ValueError(f"--support {support} does not exist: name images, a table, series or a manifest")
     wanted = modality or _modality_of(support)
     support = normal_images(support) if wanted == "image" else support
     asked = {name_of(m): m for m in (list_checkpoints(modality=wanted) if models is None else models)}
@@ -64,23 +67,41 @@ def run_recommendation(
     methods: dict[str, Method] = {**baselines_for(samples, n), **given}
     prior = read_prior(next(iter(samples)), n) if len(samples) == 1 else None
     found = recommend(methods, samples, labels, synthetic_for(samples), prior)
-    _print(found, as_json, how_to_use(found.choice, asked.get(found.choice), support, label))
+    _print(found, as_json, how_to_use(found.choice, asked.get(found.choice), support, label, shapes))
     return found
 
 
-def how_to_use(choice: str, model: str | None, support: Path, label: str | None) -> str:
-    """What to type to take what is recommended.
+def how_to_use(
+    choice: str, model: str | None, support: Path, label: str | None, shapes: Mapping[str, Sequence[int]]
+) -> str:
+    """What to type to take what is recommended: a command, or for a baseline lines of Python.
 
     Args:
         choice: its name.
         model: a model's published name or folder; None for a baseline.
         support: the samples.
         label: their column of labels.
+        shapes: in which they are read.
     """
     if model is not None:
-        labelled = "" if label is None else f" --label {label}"
-        return f"metaad adapt {model} --support {support}{labelled} --out my_detector"
-    return f"metaad_zoo.evaluation.baselines.create_baseline({choice!r}).adapt(samples, labels).score(more_samples)"
+        labelled = "" if label is None else f" --label {shlex.quote(label)}"
+        return f"metaad adapt {model} --support {shlex.quote(str(support))}{labelled} --out my_detector"
+    column = "" if label is None else f", {label!r}"
+    labels = f"read_columns(path{column}).labels" if column else "[0] * len(names)"
+    return "\n".join(
+        [
+            "from pathlib import Path",
+            "import torch",
+            *(["from metaad_zoo.data.sources.columns import read_columns"] if column else []),
+            "from metaad_zoo.data.streams import named_samples",
+            "from metaad_zoo.evaluation.baselines import create_baseline",
+            f"path, shapes = Path({str(support)!r}), { {m: tuple(shape) for m, shape in shapes.items()} }",
+            f"names, samples = named_samples(path, shapes{column})",
+            f"scorer = create_baseline({choice!r}).adapt(samples, torch.as_tensor({labels}))",
+            f"names, samples = named_samples(path, shapes{column})  # here the path of new samples",
+            "scores = scorer.score(samples)  # high: abnormal",
+        ]
+    )
 
 
 def baselines_for(samples: Samples, n: int) -> dict[str, Method]:
@@ -191,4 +212,4 @@ def _print(found: Recommendation, as_json: bool, use: str) -> None:
     (console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)).print(table)
     console.print("Expected: points of AUROC above the mean of these methods, on real anomalies.")
     console.print(f"Take [bold]{found.choice}[/bold]: {found.why}", soft_wrap=True)
-    print(f"Next, try:  {use}")
+    print("Next, try:", use, sep="\n" if "\n" in use else "  ")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from PIL import Image
 from metaad_zoo.cli import main
 from metaad_zoo.cli.recommend import how_to_use, synthetic_for
 from metaad_zoo.data.synthetic import create_synthetic, list_synthetic
-from metaad_zoo.evaluation.baselines import create_baseline
+from metaad_zoo.evaluation.baselines import FeatureMethod, create_baseline
 from metaad_zoo.evaluation.choosing import PRIOR, Prior, read_prior, recommend
 from metaad_zoo.zoo import Checkpoint, list_checkpoints, save_checkpoint
 from tests.cli.test_configs import write_rows
@@ -140,12 +142,11 @@ def test_the_command_recommends(tmp_path, capsys, support):
     told = capsys.readouterr().out
     assert f"Take {found['choice']}" in told
     assert "tabular-raw_columns-in_context-adbench" in told, "names are never cut, they are to be copied"
-    assert f"Next, try:  {found['use']}" in told
-    for model, expected in [
-        (None, "create_baseline('knn').adapt("),
-        ("runs/mine", f"metaad adapt runs/mine --support {table} --label broken --out my_detector"),
-    ]:
-        assert expected in how_to_use("knn", model, table, "broken")
+    assert found["use"] in told.partition("Next, try:")[2]
+    expected = f"metaad adapt runs/mine --support {table} --label broken --out my_detector"
+    assert how_to_use("mine", "runs/mine", table, "broken", {"tabular": (-1,)}) == expected
+    spaced = how_to_use("mine", "runs/mine", Path("my rows.csv"), None, {"tabular": (-1,)})
+    assert spaced == "metaad adapt runs/mine --support 'my rows.csv' --out my_detector"
 
 
 @pytest.fixture
@@ -179,6 +180,50 @@ def test_the_command_reads_every_modality(places, capsys, arguments, reads, know
     assert reads in printed.out + printed.err
     assert (status == 0) == ("Take" in printed.out)
     assert ("other data sets" in printed.out) == known
+
+
+@pytest.mark.parametrize(
+    ("arguments", "n", "anomalous"),
+    [
+        (["images"], 8, 0),
+        (["series"], 16, 0),
+        (["series/0.csv"], 64, 0),
+        (["labelled.csv", "--label", "broken"], 12, 3),
+    ],
+)
+def test_the_lines_printed_for_a_baseline_run_as_they_are(places, capsys, monkeypatch, arguments, n, anomalous):
+    rng = np.random.default_rng(0)
+    rows = np.column_stack([rng.normal(size=(12, 2)), np.arange(12) > 8])
+    write_rows(places / "labelled.csv", rows, ["a", "b", "broken"])
+    monkeypatch.chdir(places)
+    assert main(["recommend", "--support", *arguments, "--models"]) == 0
+    lines = capsys.readouterr().out.partition("Next, try:\n")[2]
+    found: dict[str, Any] = {}
+    adapt = FeatureMethod.adapt
+
+    def seen(self, support, labels):
+        found["labels"] = labels
+        return adapt(self, support, labels)
+
+    monkeypatch.setattr(FeatureMethod, "adapt", seen)
+    exec(lines, found)
+    assert found["scores"].shape == (n,) == (len(found["names"]),)
+    assert found["scores"].isfinite().all()
+    assert int(found.get("labels", torch.zeros(0)).sum()) == anomalous
+
+
+def test_lines_for_several_modalities_run(places, monkeypatch):
+    monkeypatch.chdir(places)
+    shapes = {"image": [3, 16, 16], "tabular": [1]}
+    found: dict[str, Any] = {}
+    exec(how_to_use("knn", None, Path("manifest.csv"), "label", shapes), found)
+    assert found["scores"].shape == (8,)
+
+
+def test_a_support_that_is_not_there_is_told(tmp_path, capsys):
+    for name in ("nope.csv", "nope"):
+        assert main(["recommend", "--support", str(tmp_path / name)]) == 1
+        assert f"--support {tmp_path / name} does not exist" in capsys.readouterr().err
 
 
 def test_models_of_other_samples_are_named_as_such(places, capsys):
