@@ -1,10 +1,12 @@
-"""How a command line of `train.py` is read: the verb anywhere, configs first, unknown keys with the nearest known."""
+"""How a command line is read: `train.py`'s verb anywhere, configs first, unknown keys with the nearest known."""
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import inspect
 import re
+import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
@@ -46,6 +48,23 @@ def arrange(argv: Sequence[str]) -> tuple[str | None, list[str]]:
         if token.startswith("-") and not equals and token not in _VALUELESS:
             into += [value for value in [next(tokens, None)] if value is not None]
     return verb, configs + others
+
+
+class VerbParser(argparse.ArgumentParser):
+    """A parser of `metaad`, and of each of its verbs, that tells of an unknown option before what it leaves missing."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._subparsers is None:
+            self._refuse_unknown(sys.argv[1:] if args is None else list(args))
+        return super().parse_known_args(args, namespace)
+
+    def _refuse_unknown(self, tokens: Sequence[str]) -> None:
+        known = [option for option in self._option_string_actions if option.startswith("--")]
+        for token in tokens[: tokens.index("--")] if "--" in tokens else tokens:
+            name = token.partition("=")[0]
+            if name.startswith("--") and " " not in name and not any(option.startswith(name) for option in known):
+                near = nearest_keys(name, set(known))
+                self.error(f"unknown option {name}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
 
 
 class HintingParser(LightningArgumentParser):

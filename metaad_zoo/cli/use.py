@@ -21,6 +21,7 @@ from metaad_zoo.cli.checkpoints import show_checkpoints
 from metaad_zoo.cli.deploy import VERBS as DEPLOY_VERBS
 from metaad_zoo.cli.evaluate import Settings, run_evaluation
 from metaad_zoo.cli.evaluate_points import PointSettings, run_point_evaluation
+from metaad_zoo.cli.parsing import VerbParser
 from metaad_zoo.cli.recommend import run_recommendation
 from metaad_zoo.cli.terminal import ERROR, EXIT_CODES, INTERRUPTED, OK, complete_paths, json_argument, printable, tell
 from metaad_zoo.data import list_datasets
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def command_parser() -> argparse.ArgumentParser:
     """What reads `metaad`'s command line."""
-    parser = argparse.ArgumentParser(
+    parser = VerbParser(
         prog="metaad", description="Few-shot anomaly detection; train with train.py.", epilog=EXIT_CODES
     )
     shtab.add_argument_to(parser, "--print-completion", help="a script of completions for this shell")

@@ -107,6 +107,23 @@ def test_exit_codes(line, code, capsys):
     assert "exit codes: 0 done, 1 error" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("adapt NAME --suport x", "unknown option --suport; did you mean --support?"),
+        ("adapt NAME --suport=x --out y", "unknown option --suport; did you mean --support?"),
+        ("list --modalty image", "unknown option --modalty; did you mean --modality?"),
+        ("list --qqq", "unknown option --qqq\n"),
+        ("adapt NAME --supp x", "the following arguments are required: --out"),
+    ],
+)
+def test_an_unknown_option_is_told_with_the_nearest(line, told, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(line.split())
+    assert stopped.value.code == 2
+    assert told in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_completion(shell, capsys, tmp_path):
     with pytest.raises(SystemExit) as stopped:
