@@ -79,7 +79,7 @@ class Detector(Judge):
         Args:
             support: a few samples: see :func:`metaad_zoo.data.samples.as_samples` for the forms they may have.
             labels: ``(n,)`` of 0 normal, 1 anomalous, -1 unlabelled; None: all normal.
-            columns: names of a table's columns; by default those of a file or DataFrame.
+            columns: names of a table's columns or a series' channels; by default those of a file or DataFrame.
 
         Returns:
             The detector itself.
@@ -136,7 +136,7 @@ class Detector(Judge):
 
     @property
     def columns(self) -> list[str] | None:
-        """Names of the support table's columns, where it had names: others are brought into this order by theirs."""
+        """Names of the support's columns or channels, where it had any: others are brought into this order."""
         kept = self._checkpoint.tensors.get("support_columns")
         return None if kept is None else list(json.loads(bytes(kept.tolist())))
 
@@ -166,7 +166,7 @@ class Detector(Judge):
         A point's score is the mean (or the largest) of those of the windows that cover it.
 
         Args:
-            series: ``(T,)`` or ``(T, C)``, or a file; NaN where a value is missing.
+            series: ``(T,)`` or ``(T, C)``, a DataFrame or a file; NaN where a value is missing.
             stride: steps from one window to the next, at most the window.
             how: ``"mean"`` or ``"max"``.
 
@@ -180,8 +180,8 @@ class Detector(Judge):
         shape = self.input_shapes.get("sequence")
         if shape is None or len(self.input_shapes) > 1:
             raise ValueError(f"score_series is for models of sequences; this one reads {sorted(self.input_shapes)}")
-        values = read_series(series) if isinstance(series, (str, Path)) else np.array(series, dtype=np.float32)
-        return score_series(self.score_known, values, self.window, min(stride, self.window), how)
+        values, _ = read_series(series, self.columns)
+        return score_series(self.score_known, values, self.window, stride, how)
 
     @property
     def window(self) -> int:

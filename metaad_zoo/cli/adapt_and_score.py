@@ -15,10 +15,9 @@ import numpy as np
 from metaad_zoo.cli.terminal import bars, json_argument, note, tell
 from metaad_zoo.data.image_samples import normal_images
 from metaad_zoo.data.point_stream import stream_point_scores
-from metaad_zoo.data.row_samples import column_names, in_order
 from metaad_zoo.data.samples import refuse_anomalies_in
-from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
-from metaad_zoo.data.streams import SampleStream, gathered, named_samples
+from metaad_zoo.data.sources.columns import read_columns
+from metaad_zoo.data.streams import SampleStream, gathered
 from metaad_zoo.detector import Detector, load_detector
 from metaad_zoo.evaluation.decisions import USUAL_ALPHA, WAYS, Calibrate
 from metaad_zoo.evaluation.explanation import Explanation
@@ -53,10 +52,9 @@ def adapt(options: argparse.Namespace) -> None:
     detector = load_detector(options.name)
     shapes, path, label = detector.input_shapes, options.support, options.label
     path = normal_images(path) if set(shapes) == {"image"} else path
-    tabular = set(shapes) == {"tabular"}
     if label is None:
         refuse_anomalies_in(path)
-    elif not tabular and len(shapes) == 1:
+    elif "tabular" not in shapes and len(shapes) == 1:
         raise ValueError(
             f"--label {label} names a column of a table or a manifest, but this model reads {list(shapes)}: leave it "
             "out, and give normal samples alone"
@@ -65,7 +63,7 @@ def adapt(options: argparse.Namespace) -> None:
     names, samples = gathered(stream)
     _note_left_out(stream)
     labels = None if label is None else read_columns(path, label).labels
-    columns = column_names(path, label) if tabular else None
+    columns = None if stream.columns is None else list(stream.columns)
     detector.fit(samples, labels, columns=columns).save(options.out)
     _note_calibration(detector)
     known = 0 if labels is None else int(labels.sum())
@@ -141,7 +139,11 @@ def score(options: argparse.Namespace) -> None:
     stream = SampleStream(options.data, detector.input_shapes, options.label, detector.columns, below=True)
     _note_left_out(stream)
     score_them = partial(detector.score_known, left_out=calibrate == "contamination")
-    rows = _points(detector, score_them, stream, options.stride or 1) if options.points else _scored(score_them, stream)
+    rows = (
+        _points(detector, score_them, stream, 1 if options.stride is None else options.stride)
+        if options.points
+        else _scored(score_them, stream)
+    )
     told = len(stream.left_out)
     n, anomalous, unknown = _write(out, detector, rows, way)
     _note_left_out(stream, told)
@@ -179,7 +181,7 @@ def _points(detector: Detector, score_them: Scores, stream: SampleStream, stride
 
     for file in stream.files:
         step = 0
-        for scores in stream_point_scores(score_them, blocks(file), window, min(stride, window)):
+        for scores in stream_point_scores(score_them, blocks(file), window, stride):
             yield [f"{file}:{step + i}" for i in range(len(scores))], scores, shares[0]
             step += len(scores)
 
@@ -224,13 +226,10 @@ def explain(options: argparse.Namespace) -> None:
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out {options.out} is a file: name a folder")
     detector = _adapted(options.folder)
-    names, samples = named_samples(options.data, detector.input_shapes, options.label)
-    if detector.columns is not None:
-        own = column_names(options.data, options.label)
-        samples = {"tabular": in_order(samples["tabular"], own, detector.columns)}
-    named = set(samples) == {"tabular"} and options.data.suffix.lower() in COLUMN_SUFFIXES
-    known = detector.columns or (column_names(options.data, options.label) if named else None)
-    columns = {"tabular": known} if known else {}
+    stream = SampleStream(options.data, detector.input_shapes, options.label, detector.columns)
+    names, samples = gathered(stream)
+    _note_left_out(stream)
+    columns = {next(iter(samples)): list(stream.columns)} if stream.columns else {}
     write_explanations(detector, names, samples, options.out, options.method, columns)
     figures = {"samples": len(names), "out": options.out}
     tell(options.json, figures, f"{len(names)} pictures and explanations.npz: {options.out}")

@@ -12,15 +12,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from metaad_zoo.backbones import ANY
-from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
+from metaad_zoo.data.channels import Channels, positions
+from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, Columns, read_columns
 
 
 def as_rows(data: Any, shape: Sequence[int], label: str | None = None) -> Tensor:
     """Table rows ``(n, D)``.
 
     Args:
-        data: an array or tensor ``(n, D)``, a DataFrame of numbers, a CSV or Parquet file (its label column is left
-            out), or an ``.npz`` with ``X``. NaN is a missing value.
+        data: an array or tensor ``(n, D)``, a DataFrame of numbers, a CSV or Parquet file (its label column and
+            a pandas index are left out), or an ``.npz`` with ``X``. NaN is a missing value.
         shape: ``(D,)`` of the model, -1 for any.
         label: a file's label column, where it is not one of the usual names.
 
@@ -38,7 +39,7 @@ def column_names(data: Any, label: str | None = None) -> list[str] | None:
     """Names of a table's columns of numbers, in its order; None where it has no names (arrays, ``.npz``)."""
     if isinstance(data, (str, Path)):
         path = Path(data).expanduser()
-        return read_columns(path, label).names if path.suffix.lower() in COLUMN_SUFFIXES else None
+        return read_columns(path, label).without_index().names if path.suffix.lower() in COLUMN_SUFFIXES else None
     names = getattr(data, "columns", None)
     return None if names is None else [str(n) for n in names]
 
@@ -56,13 +57,7 @@ def in_order(x: Tensor, names: Sequence[str] | None, wanted: Sequence[str] | Non
     """
     if names is None or wanted is None or list(names) == list(wanted):
         return x
-    missing, others = sorted(set(wanted) - set(names)), sorted(set(names) - set(wanted))
-    if missing or others:
-        raise ValueError(
-            f"the columns are not those of the support set: missing {missing[:10]}, not known {others[:10]}: rename "
-            "them, or adapt anew"
-        )
-    return x[:, [list(names).index(n) for n in wanted]]
+    return x[:, positions(names, wanted)]
 
 
 def as_windows(data: Any, shape: Sequence[int]) -> Tensor:
@@ -78,10 +73,8 @@ def as_windows(data: Any, shape: Sequence[int]) -> Tensor:
         ValueError: the form, a value or the number of channels can't be used, or a series is shorter than a window.
     """
     length, channels = shape
-    if isinstance(data, (str, Path)):
-        data = [data]
-    if isinstance(data, (list, tuple)) and data and all(isinstance(p, (str, Path)) for p in data):
-        x = _joined([cut_windows(read_series(Path(p)), length, str(p)) for p in data])
+    if is_paths(data):
+        x = windows_of_files(data, length)[0]
     else:
         x = _numbers(data)
         if x.ndim == 2 and length not in (ANY, x.shape[1]) and channels in (ANY, x.shape[1]):
@@ -95,6 +88,33 @@ def as_windows(data: Any, shape: Sequence[int]) -> Tensor:
         wanted = ", ".join("any" if size == ANY else str(size) for size in shape)
         raise ValueError(f"expected windows of shape (n, {wanted}), saw {tuple(x.shape)}")
     return torch.as_tensor(x)
+
+
+def is_paths(data: Any) -> bool:
+    """Whether these are files: a path, or a list of paths."""
+    several = isinstance(data, (list, tuple)) and bool(data)
+    return isinstance(data, (str, Path)) or (several and all(isinstance(p, (str, Path)) for p in data))
+
+
+def windows_of_files(
+    paths: str | Path | Sequence[str | Path], length: int, wanted: Sequence[str] | None = None
+) -> tuple[np.ndarray, list[str] | None]:
+    """Windows ``(n, T, C)`` of the series in files, and the names of their channels, None where they have none.
+
+    Args:
+        paths: the files; channels of all come in the order of the first one's.
+        length: see :func:`cut_windows`.
+        wanted: names of the support's channels, whose order comes before that.
+
+    Raises:
+        ValueError: see :func:`as_windows`; the channels have other names.
+    """
+    windows = []
+    for path in [paths] if isinstance(paths, (str, Path)) else paths:
+        series, names = read_series(path, wanted)
+        wanted = wanted or names
+        windows.append(cut_windows(series, length, str(path)))
+    return _joined(windows), None if wanted is None else list(wanted)
 
 
 def _joined(windows: Sequence[np.ndarray]) -> np.ndarray:
@@ -155,18 +175,31 @@ def cut_windows(series: np.ndarray, length: int, name: str = "the series") -> np
     return series[: n * length].reshape(n, length, -1)
 
 
-def read_series(path: str | Path) -> np.ndarray:
-    """A series ``(T, C)`` from a file.
+def read_series(data: Any, wanted: Sequence[str] | None = None) -> tuple[np.ndarray, list[str] | None]:
+    """A series ``(T, C)`` or ``(T,)``, and the names of its channels, None where they have none.
+
+    Args:
+        data: a file, a DataFrame or an array. Times, an index and text in a file are no channels.
+        wanted: names of the support's channels, into whose order they are brought.
 
     Raises:
-        ValueError: the file can't be read as one.
+        ValueError: it can't be read as one, the channels have other names, or rows are out of time order.
     """
-    x = _numbers(path)
-    if x.ndim == 1:
-        x = x[:, None]
-    if x.ndim != 2:
-        raise ValueError(f"{path}: expected a series of shape (T,) or (T, C), saw {x.shape}")
-    return x
+    if isinstance(data, (str, Path)):
+        path = Path(data).expanduser()
+        if path.suffix.lower() in COLUMN_SUFFIXES:
+            return _named(read_columns(path), wanted)
+        x = _numbers(path)
+        if x.ndim not in (1, 2):
+            raise ValueError(f"{path}: expected a series of shape (T,) or (T, C), saw {x.shape}")
+        return x[:, None] if x.ndim == 1 else x, None
+    names, x = column_names(data), _numbers(data)
+    return (x, None) if names is None else _named(Columns(Path("the DataFrame"), names, x), wanted)
+
+
+def _named(columns: Columns, wanted: Sequence[str] | None) -> tuple[np.ndarray, list[str] | None]:
+    channels = Channels(columns.path, wanted)
+    return channels.of(columns), channels.names
 
 
 def _numbers(data: Any, label: str | None = None) -> np.ndarray:
@@ -187,7 +220,7 @@ def _numbers(data: Any, label: str | None = None) -> np.ndarray:
 
 def _from_file(path: Path, label: str | None) -> np.ndarray:
     if path.suffix.lower() in COLUMN_SUFFIXES:
-        columns = read_columns(path, label)
+        columns = read_columns(path, label).without_index()
         if not columns.names:
             raise ValueError(f"{path} has no column of numbers: it holds {sorted(columns.text)}")
         return columns.values

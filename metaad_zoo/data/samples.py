@@ -12,7 +12,15 @@ from torch import Tensor
 
 from metaad_zoo.backbones import ANY
 from metaad_zoo.data.image_samples import as_images, normal_images
-from metaad_zoo.data.row_samples import as_long, as_rows, as_windows, column_names, in_order
+from metaad_zoo.data.row_samples import (
+    as_long,
+    as_rows,
+    as_windows,
+    column_names,
+    in_order,
+    is_paths,
+    windows_of_files,
+)
 from metaad_zoo.data.sources import read_path
 from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, Columns, read_columns
 from metaad_zoo.data.sources.manifest import FILE_COLUMNS, joined_modalities
@@ -68,12 +76,12 @@ def as_samples(data: Any, input_shapes: Mapping[str, Sequence[int]]) -> dict[str
 def support_samples(
     support: Any, input_shapes: Mapping[str, Sequence[int]], columns: list[str] | None = None
 ) -> tuple[dict[str, Tensor], list[str] | None]:
-    """A support set as samples of a model's shape, in memory of its own, and the names of a table's columns.
+    """A support set as samples of a model's shape, in memory of its own, and the names of columns or channels.
 
     Args:
         support: as for :func:`as_samples`; of a category in the MVTec layout its normal images are taken.
         input_shapes: likewise.
-        columns: names of a table's columns; by default those of a file or DataFrame.
+        columns: names of a table's columns or a series' channels; by default those of a file, or a table's DataFrame.
 
     Raises:
         ValueError: see :func:`as_samples`; a sample has no value at all; two columns have one name, or not each has
@@ -81,12 +89,13 @@ def support_samples(
     """
     if isinstance(support, (str, Path)) and set(input_shapes) == {"image"}:
         support = normal_images(Path(support).expanduser())
+    support, columns = _series_by_name(support, input_shapes, columns)
     columns = columns or (column_names(support) if set(input_shapes) == {"tabular"} else None)
     # A copy: what is done to the caller's array later must not reach the detector.
     samples = {name: x.clone() for name, x in as_samples(support, input_shapes).items()}
     _refuse_empty(samples)
-    if columns is not None and not len(set(columns)) == len(columns) == samples["tabular"].shape[1]:
-        found = samples["tabular"].shape[1]
+    found = next(iter(samples.values())).shape[-1]
+    if columns is not None and not len(set(columns)) == len(columns) == found:
         raise ValueError(f"expected a name of its own for each of {found} columns, saw {columns}: rename them")
     return samples, columns
 
@@ -100,14 +109,16 @@ def samples_like(
         support: as :func:`support_samples` gives it.
         samples: as for :func:`as_samples`.
         input_shapes: likewise.
-        columns: names of the support table's columns, or None.
+        columns: names of the support's columns or channels, or None.
 
     Raises:
-        ValueError: see :func:`as_samples`; a sample has no value at all, or is of another size than the support's.
+        ValueError: see :func:`as_samples`; a sample has no value at all, has other columns, or is of another size than
+            the support's.
     """
+    samples, _ = _series_by_name(samples, input_shapes, columns)
     here = as_samples(samples, input_shapes)
     _refuse_empty(here)
-    if columns is not None:
+    if columns is not None and "tabular" in here:
         here = {"tabular": in_order(here["tabular"], column_names(samples), columns)}
     for name, x in here.items():
         if x.shape[-1] != support[name].shape[-1]:
@@ -117,6 +128,15 @@ def samples_like(
     if "sequence" in here:
         here["sequence"] = as_long(here["sequence"], support["sequence"].shape[1])
     return here
+
+
+def _series_by_name(
+    data: Any, input_shapes: Mapping[str, Sequence[int]], columns: list[str] | None
+) -> tuple[Any, list[str] | None]:
+    """Files of series as windows, their channels in the order of ``columns``, and these names; all else as it is."""
+    if set(input_shapes) != {"sequence"} or not is_paths(data):
+        return data, columns
+    return windows_of_files(data, input_shapes["sequence"][0], columns)
 
 
 def have_values(samples: Mapping[str, Tensor]) -> Tensor:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.backbones import ANY
+from metaad_zoo.data.channels import Channels
 from metaad_zoo.data.chunks import Chunk, rebatched
 from metaad_zoo.data.image_samples import image_files, tested_images
 from metaad_zoo.data.row_samples import as_rows, as_windows, cut_windows, in_order, series_files
 from metaad_zoo.data.samples import as_samples, manifest_samples
-from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES
+from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, INDEX_NAMES
 from metaad_zoo.data.sources.manifest import FILE_COLUMNS
 from metaad_zoo.data.sources.mapped import archive_blocks, map_samples
 from metaad_zoo.data.sources.npz import channels_first
@@ -37,12 +38,14 @@ class SampleStream:
             several modalities a manifest (:func:`metaad_zoo.data.sources.manifest.read_manifest`).
         input_shapes: of the model.
         label: a table's, series' or manifest's column that is not data; None leaves out one with a usual name.
-        columns: names of the support table's columns, into whose order a table is brought.
+        columns: names of the support's columns or channels, into whose order a table or series is brought; None
+            takes those of the first file.
         below: of a folder without images take those of the folders below, as
             :func:`metaad_zoo.data.image_samples.tested_images` does; for scoring, where no class counts as normal.
 
     Attributes:
         files: that are read, in order.
+        columns: as given; else, from the first rows on, those of the first file that names them.
         left_out: sentences on what is not used; all of them are there when it has been gone through.
 
     Raises:
@@ -117,14 +120,14 @@ class SampleStream:
                 yield Chunk([str(k + 1) for k in range(i, i + n)], samples, (i + n) / len(x))
 
     def _rows(self) -> Iterator[Chunk]:
-        shape, wanted, several = self.input_shapes["tabular"], self.columns, len(self.files) > 1
+        shape, several = self.input_shapes["tabular"], len(self.files) > 1
         for file in self.files:
             row = 0
             for names, values, done in self._numbers(file):
                 if not len(values):
                     continue
-                wanted = wanted or (names if several else None)
-                x = as_rows(in_order(torch.as_tensor(values), names, wanted), shape)
+                self.columns = self.columns or names
+                x = as_rows(in_order(torch.as_tensor(values), names, self.columns), shape)
                 called = [f"{file}:{row + i + 1}" if several else str(row + i + 1) for i in range(len(x))]
                 yield Chunk(called, as_samples(x, self.input_shapes), done)
                 row += len(x)
@@ -133,7 +136,8 @@ class SampleStream:
         length, channels = shape = self.input_shapes["sequence"]
         for i, file in enumerate(self.files):
             if length == ANY:
-                x = as_windows(file, shape)
+                whole = np.concatenate([values for _, values, _ in self._numbers(file)])
+                x = as_windows(whole[None], shape)
                 names = [f"{file}:{k * x.shape[1]}" for k in range(len(x))]
                 yield Chunk(names, as_samples(x, self.input_shapes), (i + 1) / len(self.files))
                 continue
@@ -173,9 +177,19 @@ class SampleStream:
             stream = TableStream(file, self.label, "impute", Path(scratch))
             if not stream.numbers:
                 raise ValueError(f"{file} has no column of numbers: it holds {sorted(stream.texts)}")
+            if "sequence" in self.input_shapes:
+                channels = Channels(file, self.columns, self._leave_out)
+                for block, done in stream.columns():
+                    values = channels.of(block)
+                    self.columns = channels.names
+                    yield channels.names, values, (place + done) / n
+                return
             self._refuse_text(file, stream)
+            kept = [i for i, name in enumerate(stream.numbers) if name not in INDEX_NAMES]
+            for name in set(stream.numbers) & set(INDEX_NAMES):
+                self._leave_out(f"{file}: column {name!r} is an index and is left out")
             for values, _ in stream.blocks(lambda done: share.__setitem__(0, done)):
-                yield stream.numbers, values, (place + share[0]) / n
+                yield [stream.numbers[i] for i in kept], values[:, kept], (place + share[0]) / n
 
     def _refuse_text(self, file: Path, stream: TableStream) -> None:
         became = sorted(set(stream.texts) & set(self.columns or ()))

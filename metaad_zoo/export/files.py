@@ -39,7 +39,7 @@ class Exported:
         calibrate: which scores stand for normal ones: ``"across"``, those of the validation tasks, or ``"within"``, the
             support's own, each left out once; None with scores alone.
         threshold: the score above which ``anomaly`` is 1.
-        columns: names of a table's columns in the order of the input, if the support set had names.
+        columns: names of columns or channels in the order of the input, if the support set had names.
         checkpoint_sha256: of the detector's weights and support set, as in its manifest.
     """
 

@@ -99,7 +99,9 @@ def _check_columns(kept: Tensor, support: Mapping[str, Tensor]) -> None:
     if kept.dtype != torch.uint8 or kept.ndim != 1:
         raise ValueError(f"{COLUMNS} are {kept.dtype} of shape {tuple(kept.shape)}, expected text as a row of bytes")
     names = parse_json(bytes(kept.tolist()), COLUMNS)
-    if set(support) != {"tabular"} or not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-        raise ValueError(f"{COLUMNS} are no list of the names of a table's columns")
-    if len(names) != support["tabular"].shape[1] or len(set(names)) < len(names):
-        raise ValueError(f"{COLUMNS} name {len(set(names))} columns, the support has {support['tabular'].shape[1]}")
+    named = len(support) == 1 and not support.keys() - {"tabular", "sequence"}
+    if not named or not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        raise ValueError(f"{COLUMNS} are no list of the names of columns or channels")
+    (width,) = (x.shape[-1] for x in support.values())
+    if len(names) != width or len(set(names)) < len(names):
+        raise ValueError(f"{COLUMNS} name {len(set(names))} columns, the support has {width}")

@@ -140,3 +140,81 @@ def test_a_category_in_the_mvtec_layout(tmp_path, capsys):
     assert "holds the categories ['bolt'] of the MVTec layout: score one of them" in capsys.readouterr().err
     assert main([*adapt, str(category / "test")]) == 1, "classes together are no normal support"
     assert "one of these at a time" in capsys.readouterr().err
+
+
+@pytest.fixture
+def of_series(tmp_path, monkeypatch):
+    return detector_of({"sequence": (8, 3)}, "gru", {"width": 4}, tmp_path, monkeypatch)
+
+
+def series_csv(path, header, columns):
+    rows = [",".join(map(str, row)) for row in zip(*columns, strict=True)]
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("points", [[], ["--points"]])
+def test_channels_are_found_by_their_names(points, of_series, tmp_path, capsys):
+    a, b, c = np.random.default_rng(1).normal(size=(3, 3000)).round(4).tolist()
+    out, found = tmp_path / "scores.csv", []
+    minutes, hosts = (np.datetime64("2024-01-01T00:00") + np.arange(3000)).tolist(), ["web1"] * 3000
+    for header, columns in (
+        ("a,b,c", (a, b, c)),
+        ("c,a,b", (c, a, b)),
+        (",b,timestamp,host,a,c", (range(3000), b, range(3000), hosts, a, c)),
+        ("when,b,a,c", (minutes, b, a, c)),
+    ):
+        data = series_csv(tmp_path / "data.csv", header, columns)
+        capsys.readouterr()
+        assert main(["score", of_series, "--data", data, "--out", str(out), *points]) == 0
+        found.append(written(out))
+        told = capsys.readouterr().err
+        for name, sentence in (
+            (",b,timestamp", "column '' is an index and is left out"),
+            ("timestamp", "time column 'timestamp' is no channel and is left out"),
+            ("when", "time column 'when' is no channel and is left out"),
+            ("host", "columns ['host'] hold text and are left out"),
+        ):
+            assert (sentence in " ".join(told.split())) == (name in header)
+        detector = load_detector(of_series)
+        scores = detector.score_series(data) if points else detector.score(data)
+        assert [float(row["score"]) for row in found[-1]] == scores.tolist()
+    assert found[0] == found[1] == found[2] == found[3]
+    for header, columns in (("a,b,d", (a, b, c)), ("a,b,c,d", (a, b, c, c)), ("a,b", (a, b))):
+        data = series_csv(tmp_path / "data.csv", header, columns)
+        assert main(["score", of_series, "--data", data, "--out", str(out), *points]) == 1
+        assert "the columns are not those of the support set" in capsys.readouterr().err
+
+
+def test_rows_out_of_time_order_are_refused(of_series, tmp_path, capsys):
+    a, times = np.zeros(9000), np.arange(9000)
+    times[8000] = 7
+    data, out = series_csv(tmp_path / "data.csv", "t,a,b,c", (times, a, a, a)), tmp_path / "scores.csv"
+    assert main(["score", of_series, "--data", data, "--out", str(out)]) == 1
+    assert "row 8001: column 't' goes back in time" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_stride_beyond_the_window_is_refused(of_series, tmp_path, capsys):
+    data, out = str(write_rows(tmp_path / "data.csv", 99)), str(tmp_path / "scores.csv")
+    for stride in (0, 1000):
+        assert main(["score", of_series, "--data", data, "--out", out, "--points", "--stride", str(stride)]) == 1
+        assert f"stride is {stride}; expected 1 to 8 (the window)" in " ".join(capsys.readouterr().err.split())
+        with pytest.raises(ValueError, match=f"stride is {stride}; expected 1 to 8"):
+            load_detector(of_series).score_series(data, stride=stride)
+
+
+def test_an_index_is_no_column_of_a_table(tmp_path, monkeypatch, capsys):
+    mine = detector_of({"tabular": (-1,)}, "columns", {"width": 4}, tmp_path, monkeypatch)
+    plain, indexed = tmp_path / "plain.csv", tmp_path / "indexed.csv"
+    lines = write_rows(plain, 30).read_text().splitlines()
+    indexed.write_text("\n".join([f",{lines[0]}", *(f"{i},{line}" for i, line in enumerate(lines[1:]))]))
+    for place in (["adapt", str(tmp_path / "model"), "--support"], ["score", mine, "--data"]):
+        files = []
+        for data in (plain, indexed):
+            capsys.readouterr()
+            files.append(tmp_path / f"{place[0]}-{data.stem}")
+            assert main([*place, str(data), "--out", str(files[-1])]) == 0
+        assert "column '' is an index and is left out" in " ".join(capsys.readouterr().err.split())
+    assert files[0].read_text() == files[1].read_text()
+    assert load_detector(tmp_path / "adapt-indexed").columns == ["a", "b", "c"]
+    np.testing.assert_array_equal(load_detector(mine).score(plain), load_detector(mine).score(indexed))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from PIL import Image
@@ -249,3 +250,42 @@ def test_a_series_is_scored_from_its_file(tmp_path):
     path = write(tmp_path / "s.csv", series, ["a", "b"])
     detector.fit(path)
     np.testing.assert_allclose(detector.score_series(path), detector.score_series(series), rtol=1e-5)
+
+
+def test_channels_of_series_come_by_name(tmp_path):
+    name = model(tmp_path, "gru", {"sequence": [4, 2]})
+    series = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32)
+    path = write(tmp_path / "in" / "s.csv", series, ["a", "b"])
+    turned = write(tmp_path / "in" / "t.csv", [[t, b, a] for t, (a, b) in enumerate(series)], ["time", "b", "a"])
+    detector, by_values = mz.load_detector(name).fit([path, turned]), mz.load_detector(name)
+    assert detector.columns == ["a", "b"]
+    by_values.fit(np.concatenate([series[:8].reshape(2, 4, 2)] * 2))
+    np.testing.assert_allclose(detector.score(turned), by_values.score(series[:8].reshape(2, 4, 2)), rtol=1e-6)
+    detector.save(tmp_path / "mine")
+    detector = mz.load_detector(tmp_path / "mine")
+    frame = pandas.DataFrame(series, columns=["a", "b"])
+    for data in (series, path, turned, frame[["b", "a"]], frame.assign(t=range(9))):
+        np.testing.assert_allclose(detector.score_series(data), by_values.score_series(series), rtol=1e-6)
+    for data in (frame.rename(columns={"a": "c"}), frame[["a"]]):
+        with pytest.raises(ValueError, match=r"missing \['(a|b)'\], not known"):
+            detector.score_series(data)
+    with pytest.raises(ValueError, match=r"row 2: column 't' goes back in time"):
+        detector.score_series(frame.assign(t=range(9, 0, -1)))
+    other = write(tmp_path / "in" / "u.csv", series, ["a", "c"])
+    for refused in (lambda: detector.score(other), lambda: detector.fit([path, other])):
+        with pytest.raises(ValueError, match=r"u\.csv: .*missing \['b'\], not known \['c'\]"):
+            refused()
+    assert main(["adapt", name, "--support", str(other.parent), "--out", str(tmp_path / "no")]) == 1
+    other.unlink()
+    assert main(["adapt", name, "--support", str(other.parent), "--out", str(tmp_path / "yes")]) == 0
+    assert mz.load_detector(tmp_path / "yes").columns == ["a", "b"]
+    assert main(["explain", str(tmp_path / "yes"), "--data", str(turned), "--out", str(tmp_path / "maps")]) == 0
+
+
+def test_series_of_a_detector_without_names_are_taken_as_they_are(tmp_path):
+    detector = mz.load_detector(model(tmp_path, "gru", {"sequence": [4, 2]}))
+    series = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
+    detector.fit(series.reshape(2, 4, 2))
+    assert detector.columns is None
+    path = write(tmp_path / "s.csv", series, ["x", "y"])
+    np.testing.assert_allclose(detector.score(path), detector.score(series.reshape(2, 4, 2)), rtol=1e-6)

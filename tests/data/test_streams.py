@@ -208,3 +208,33 @@ def test_rebatched_keeps_order_and_shape():
     assert [len(c.names) for c in found] == [4, 2, 4, 4, 3]
     assert [n for c in found for n in c.names] == [n for b in blocks for n in b.names]
     assert found[1].samples["x"].shape == (2, 2)
+
+
+def test_times_index_and_text_are_no_channels(tmp_path):
+    rows = "\n".join(f"{i},{i},web,{i % 5},{-i}" for i in range(3000))
+    (tmp_path / "s.csv").write_text(f",T,host,temperature,t\n{rows}\n")
+    stream = SampleStream(tmp_path / "s.csv", {"sequence": (7, -1)})
+    x = torch.cat([chunk.samples["sequence"] for chunk in stream]).flatten(0, 1)
+    assert stream.columns == ["temperature", "t"]
+    assert x.tolist() == [[i % 5, -i] for i in range(2996)]
+    told = [
+        "'t' does not rise",
+        "time column 'T'",
+        "'' is an index",
+        "['host'] hold text",
+        "last 4 steps",
+    ]
+    assert all(part in sentence for part, sentence in zip(told, stream.left_out, strict=True))
+    (tmp_path / "s.csv").write_text(f",T,host,temperature,t\n{rows}\n5,5,web,1,1\n")
+    with pytest.raises(ValueError, match=r"s\.csv, row 3001: column 'T' goes back in time"):
+        list(SampleStream(tmp_path / "s.csv", {"sequence": (7, -1)}))
+    with pytest.raises(ValueError, match=r"columns \['host'\] hold text here, but held numbers"):
+        list(SampleStream(tmp_path / "s.csv", {"sequence": (7, -1)}, columns=["host"]))
+    days = [f"2024-01-{1 + i % 28:02},{i}" for i in range(29)]
+    for length in (7, -1):
+        (tmp_path / "s.csv").write_text("\n".join(["day,a", *days]))
+        with pytest.raises(ValueError, match="row 29: column 'day' goes back in time"):
+            list(SampleStream(tmp_path / "s.csv", {"sequence": (length, 1)}))
+    (tmp_path / "s.csv").write_text("t\n1\n2\n")
+    with pytest.raises(ValueError, match="no column of numbers beside labels and times"):
+        list(SampleStream(tmp_path / "s.csv", {"sequence": (2, 1)}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -18,6 +18,9 @@ Missing = Literal["refuse", "drop", "impute"]
 COLUMN_SUFFIXES = frozenset({".csv", ".parquet", ".pq"})
 LABEL_NAMES = ("anomaly", "is_anomaly", "label", "is_outlier", "outlier", "attack")
 """Columns that are taken as labels where none is named, without regard to case."""
+
+INDEX_NAMES = ("", "Unnamed: 0", "__index_level_0__")
+"""What pandas calls the column of an index that had no name, in CSV and Parquet: numbers of rows and no data."""
 
 MOSTLY_NUMBERS = 0.5
 """A column of which at least this share are numbers is a column of numbers, in which text is a mistake."""
@@ -53,6 +56,11 @@ class Columns:
     def row(self, position: int) -> int:
         """The number of a row in its file, from 1, for messages."""
         return self.first_row + int(position) + 1
+
+    def without_index(self) -> Columns:
+        """All columns but those of :data:`INDEX_NAMES`."""
+        kept = [i for i, name in enumerate(self.names) if name not in INDEX_NAMES]
+        return replace(self, names=[self.names[i] for i in kept], values=self.values[:, kept])
 
     def part(self, start: int, stop: int) -> Columns:
         """The rows from ``start`` to before ``stop``."""

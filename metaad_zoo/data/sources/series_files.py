@@ -148,6 +148,16 @@ def _read_file(path: Path, name: str, options: FileOptions, windows: Sequence[Se
     return _File(Series(name, values, labels), columns.skipped, notes, step)
 
 
+def is_time(name: str, values: np.ndarray) -> bool:
+    """Whether a column of numbers is one of times: such a name, and numbers that rise.
+
+    Example:
+        >>> is_time("t", np.array([1.0, 2.0])), is_time("t", np.array([2.0, 1.0])), is_time("a", np.array([1.0, 2.0]))
+        (True, False, False)
+    """
+    return name.lower() in TIME_NAMES and len(values) > 1 and bool((np.diff(values) >= 0).all())
+
+
 def _times(columns: Columns, wanted: str | None) -> tuple[np.ndarray | None, list[int], list[str]]:
     """Times in seconds, the positions of the channels, and what was left out of them."""
     if wanted is not None and wanted not in (*columns.names, *columns.text):
@@ -162,8 +172,7 @@ def _times(columns: Columns, wanted: str | None) -> tuple[np.ndarray | None, lis
                 f"({error}): mend it, or remove the column"
             ) from error
     for i, name in enumerate(columns.names):
-        rises = len(columns.values) > 1 and bool((np.diff(columns.values[:, i]) >= 0).all())
-        if name == wanted or (name.lower() in TIME_NAMES and rises):
+        if name == wanted or is_time(name, columns.values[:, i]):
             found[name] = columns.values[:, i].astype(np.float64)
     chosen = wanted if wanted is not None else next(iter(found), None)
     kept = [i for i, name in enumerate(columns.names) if name not in found]
