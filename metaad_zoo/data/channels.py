@@ -1,4 +1,4 @@
-"""Which columns of a user's series are its channels: no times, no index, no text, and in the order of the support's."""
+"""Which columns of a user's series are its channels: no times, no text, and in the order of the support's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from metaad_zoo.data.sources.columns import INDEX_NAMES, Columns
+from metaad_zoo.data.sources.columns import Columns
 from metaad_zoo.data.sources.sampling import as_seconds
 from metaad_zoo.data.sources.series_files import TIME_NAMES, is_time
 
@@ -36,7 +36,7 @@ class Channels:
 
     Args:
         path: named in errors.
-        wanted: names of the support's channels; None takes all that are neither times nor an index.
+        wanted: names of the support's channels; None takes all that are no times.
         tell: is given a sentence on each thing that is left out.
 
     Example:
@@ -77,7 +77,6 @@ class Channels:
             )
         times = [name for name, texts in block.text.items() if _are_times(texts)]
         texts = [name for name in block.text if name not in times]
-        index = [name for name in block.names if name in INDEX_NAMES and name not in known]
         for i, name in enumerate(block.names):
             if name.lower() not in TIME_NAMES or name in known:
                 continue
@@ -86,15 +85,13 @@ class Channels:
                 times.append(name)
             else:
                 self._tell(f"{self.path}: column {name!r} does not rise, so it counts as a channel and not as a time")
-        names = [name for name in block.names if name not in {*times, *index}]
+        names = [name for name in block.names if name not in times]
         if not names:
             raise ValueError(
                 f"{self.path} has no column of numbers beside labels and times: expected a column a channel"
             )
         for name in times:
             self._tell(f"{self.path}: time column {name!r} is no channel and is left out")
-        for name in index:
-            self._tell(f"{self.path}: column {name!r} is an index and is left out")
         if texts:
             self._tell(
                 f"{self.path}: columns {texts} hold text and are left out; turn them into numbers if they matter"

@@ -39,7 +39,7 @@ def column_names(data: Any, label: str | None = None) -> list[str] | None:
     """Names of a table's columns of numbers, in its order; None where it has no names (arrays, ``.npz``)."""
     if isinstance(data, (str, Path)):
         path = Path(data).expanduser()
-        return read_columns(path, label).without_index().names if path.suffix.lower() in COLUMN_SUFFIXES else None
+        return read_columns(path, label).names if path.suffix.lower() in COLUMN_SUFFIXES else None
     names = getattr(data, "columns", None)
     return None if names is None else [str(n) for n in names]
 
@@ -220,7 +220,7 @@ def _numbers(data: Any, label: str | None = None) -> np.ndarray:
 
 def _from_file(path: Path, label: str | None) -> np.ndarray:
     if path.suffix.lower() in COLUMN_SUFFIXES:
-        columns = read_columns(path, label).without_index()
+        columns = read_columns(path, label)
         if not columns.names:
             raise ValueError(f"{path} has no column of numbers: it holds {sorted(columns.text)}")
         return columns.values

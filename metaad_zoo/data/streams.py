@@ -16,7 +16,7 @@ from metaad_zoo.data.chunks import Chunk, rebatched
 from metaad_zoo.data.image_samples import image_files, tested_images
 from metaad_zoo.data.row_samples import as_rows, as_windows, cut_windows, in_order, series_files
 from metaad_zoo.data.samples import as_samples, manifest_samples
-from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, INDEX_NAMES
+from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES
 from metaad_zoo.data.sources.manifest import FILE_COLUMNS
 from metaad_zoo.data.sources.mapped import archive_blocks, map_samples
 from metaad_zoo.data.sources.npz import channels_first
@@ -175,6 +175,8 @@ class SampleStream:
                     yield None, values, (place + done) / n
                 return
             stream = TableStream(file, self.label, "impute", Path(scratch))
+            for sentence in stream.skipped:
+                self._leave_out(sentence)
             if not stream.numbers:
                 raise ValueError(f"{file} has no column of numbers: it holds {sorted(stream.texts)}")
             if "sequence" in self.input_shapes:
@@ -185,11 +187,8 @@ class SampleStream:
                     yield channels.names, values, (place + done) / n
                 return
             self._refuse_text(file, stream)
-            kept = [i for i, name in enumerate(stream.numbers) if name not in INDEX_NAMES]
-            for name in set(stream.numbers) & set(INDEX_NAMES):
-                self._leave_out(f"{file}: column {name!r} is an index and is left out")
             for values, _ in stream.blocks(lambda done: share.__setitem__(0, done)):
-                yield [stream.numbers[i] for i in kept], values[:, kept], (place + share[0]) / n
+                yield stream.numbers, values, (place + share[0]) / n
 
     def _refuse_text(self, file: Path, stream: TableStream) -> None:
         became = sorted(set(stream.texts) & set(self.columns or ()))

@@ -8,6 +8,7 @@ import pytest
 from pyarrow import parquet
 
 from metaad_zoo.data.sources.columns import read_columns
+from metaad_zoo.data.sources.table_streams import TableStream
 
 GOOD = "a,b,kind,Anomaly\n1,2.5,x,0\n,4,y,1\n3,inf,x,0\n"
 
@@ -35,6 +36,22 @@ def test_rows_with_missing_values_can_be_dropped_or_refused(tmp_path):
     assert found.text["kind"].tolist() == ["x"]
     with pytest.raises(ValueError, match=r"t\.csv, row 2, column 'a': the value is missing or infinite \(2 such"):
         read_columns(path, missing="refuse")
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0", "__index_level_0__"])
+def test_an_index_that_pandas_wrote_is_no_column(name, tmp_path):
+    lines = GOOD.splitlines()
+    indexed = "\n".join([f"{name},{lines[0]}", *(f"{i},{line}" for i, line in enumerate(lines[1:]))])
+    found, plain = read_columns(write(tmp_path, indexed, "i.csv")), read_columns(write(tmp_path, GOOD))
+    assert found.names == plain.names
+    np.testing.assert_array_equal(found.values, plain.values)
+    assert found.skipped[0] == f"i.csv: column {name!r} is an index and is left out"
+    (table, _), *_ = read_table_blocks(tmp_path / "i.csv", tmp_path)
+    np.testing.assert_array_equal(table, plain.values)
+
+
+def read_table_blocks(path, scratch):
+    return list(TableStream(path, None, "impute", scratch).blocks(lambda _: None))
 
 
 def test_parquet_holds_the_same(tmp_path):

@@ -218,9 +218,9 @@ def test_times_index_and_text_are_no_channels(tmp_path):
     assert stream.columns == ["temperature", "t"]
     assert x.tolist() == [[i % 5, -i] for i in range(2996)]
     told = [
+        "'' is an index",
         "'t' does not rise",
         "time column 'T'",
-        "'' is an index",
         "['host'] hold text",
         "last 4 steps",
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -57,11 +57,6 @@ class Columns:
         """The number of a row in its file, from 1, for messages."""
         return self.first_row + int(position) + 1
 
-    def without_index(self) -> Columns:
-        """All columns but those of :data:`INDEX_NAMES`."""
-        kept = [i for i, name in enumerate(self.names) if name not in INDEX_NAMES]
-        return replace(self, names=[self.names[i] for i in kept], values=self.values[:, kept])
-
     def part(self, start: int, stop: int) -> Columns:
         """The rows from ``start`` to before ``stop``."""
         labels = None if self.labels is None else self.labels[start:stop]
@@ -71,7 +66,7 @@ class Columns:
 
 
 def read_columns(path: Path, label: str | None = None, missing: Missing = "impute") -> Columns:
-    """Read a CSV or Parquet file with a header.
+    """Read a CSV or Parquet file with a header. An index that pandas wrote is left out.
 
     Args:
         path: the file.
@@ -100,8 +95,14 @@ def read_columns(path: Path, label: str | None = None, missing: Missing = "imput
         if name != label:
             found = parse_numbers(path, name, table.column(name))
             (text if found.dtype.kind == "U" else numbers)[name] = found
+    index = [name for name in INDEX_NAMES if numbers.pop(name, None) is not None]
     values = np.stack(list(numbers.values()), 1) if numbers else np.zeros((table.num_rows, 0), np.float32)
-    return without_missing(Columns(path, list(numbers), values, labels, text), missing)
+    return without_missing(Columns(path, list(numbers), values, labels, text, without_index(path, index)), missing)
+
+
+def without_index(path: Path, index: Sequence[str]) -> list[str]:
+    """Sentences that say which columns of numbers are left out for being named as in :data:`INDEX_NAMES`."""
+    return [f"{path.name}: column {name!r} is an index and is left out" for name in index]
 
 
 def _read(path: Path) -> pa.Table:
@@ -238,4 +239,4 @@ def without_missing(columns: Columns, missing: Missing, first_row: int = 0) -> C
     labels = None if columns.labels is None else columns.labels[kept]
     text = {name: x[kept] for name, x in columns.text.items()}
     reason = f"{columns.path.name}: {len(rows)} rows dropped for a missing or infinite value"
-    return Columns(columns.path, columns.names, columns.values[kept], labels, text, [reason])
+    return Columns(columns.path, columns.names, columns.values[kept], labels, text, [*columns.skipped, reason])

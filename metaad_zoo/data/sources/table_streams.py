@@ -11,7 +11,16 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from metaad_zoo.data.sources.columns import Columns, Missing, label_column, parse_labels, parse_numbers, without_missing
+from metaad_zoo.data.sources.columns import (
+    INDEX_NAMES,
+    Columns,
+    Missing,
+    label_column,
+    parse_labels,
+    parse_numbers,
+    without_index,
+    without_missing,
+)
 from metaad_zoo.data.sources.mapped import SAMPLES, map_arrays
 from metaad_zoo.data.sources.tables import Vocabulary, check_arrays, identifies_rows, number_names
 
@@ -65,7 +74,6 @@ class TableStream:
     ) -> None:
         self.path, self.missing, self.scratch, self.as_text = path, missing, scratch, as_text
         self.vocabularies: dict[str, Vocabulary] = {}
-        self.skipped: list[str] = []
         first = next(self._batches(), None)
         if first is None or first[0].num_rows == 0:
             raise ValueError(f"{path} is empty: expected a header and at least one row")
@@ -76,8 +84,10 @@ class TableStream:
         of_npz = path.suffix.lower() == ".npz"
         self.label = ("y" if "y" in names else None) if of_npz else label_column(path, names, label)
         kinds = {n: parse_numbers(path, n, first[0].column(n)).dtype.kind for n in names if n != self.label}
+        index = [n for n in INDEX_NAMES if kinds.get(n, "U") != "U"]
+        self.skipped = without_index(path, index)
         self.texts = [n for n, kind in kinds.items() if kind == "U" or n in as_text]
-        self.numbers = [n for n in kinds if n not in self.texts]
+        self.numbers = [n for n in kinds if n not in (*self.texts, *index)]
 
     def survey(self, progress: Progress) -> Survey:
         """A first pass over the file, a second one where it holds text.
