@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
-import torch
 from torch import Tensor, nn
 
 from metaad_zoo.backbones.registry import register_backbone
 from metaad_zoo.backbones.sequences import SequenceBackbone
+from metaad_zoo.backbones.task_recurrent import TaskLSTM
 
 
 @register_backbone("gru", modality="sequence")
@@ -59,19 +57,11 @@ class LSTM(SequenceBackbone):
 
     def __init__(self, in_channels: int = 1, width: int = 64, layers: int = 1) -> None:
         super().__init__(in_channels, width)
-        self.cells = nn.LSTM(self.channels, width, num_layers=layers, batch_first=True)
+        self.cells = TaskLSTM(self.channels, width, num_layers=layers, batch_first=True)
 
     def encode(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        with _without_float16_on_cpu(x):
-            states, (last, _) = self.cells(x)
+        states, (last, _) = self.cells(x)
         return _last_state(states, last, lengths)
-
-
-def _without_float16_on_cpu(x: Tensor) -> AbstractContextManager[object]:
-    """On most CPUs, oneDNN has an LSTM for float32 and bfloat16 but none for float16: it is run in float32 there."""
-    half = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
-    half = half and torch.get_autocast_dtype("cpu") == torch.float16
-    return torch.autocast("cpu", enabled=False) if half else nullcontext()
 
 
 def _last_state(states: Tensor, last: Tensor, lengths: Tensor | None) -> Tensor:

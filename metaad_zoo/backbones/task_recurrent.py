@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -94,12 +96,45 @@ class TaskGRU(_TaskRecurrence, nn.GRU):  # type: ignore[misc]
         return torch.stack(states, 2), h
 
 
+@cache
+def runs_lstm(dtype: torch.dtype) -> bool:
+    """Whether ``nn.LSTM`` can be trained under autocast to ``dtype`` on this CPU, found out by trying it once.
+
+    oneDNN has an LSTM in bfloat16 for CPUs with AVX-512, and in float16 for hardly any.
+    """
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", dtype):
+            x = state = torch.zeros(1, 1, 1)
+            # Not nn.LSTM itself, which would draw random numbers for its weights.
+            weights = [torch.zeros(4, *shape, requires_grad=True) for shape in ((1,), (1,), (), ())]
+            states = torch.lstm(x, [state, state], weights, True, 1, 0.0, True, False, True)[0]
+            torch.autograd.grad(states.sum(), weights)
+    except RuntimeError as error:
+        logging.getLogger(__name__).warning(
+            "no LSTM in %s on this CPU (%s): its layers compute in the type of their weights",
+            str(dtype).removeprefix("torch."),
+            str(error).partition(".")[0],
+        )
+        return False
+    return True
+
+
 class TaskLSTM(_TaskRecurrence, nn.LSTM):  # type: ignore[misc]
     """``nn.LSTM`` for weights ``(tasks, 4 * hidden, in)``.
 
     Source: Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural Computation 1997, with the forget gate of
     ``torch.nn.LSTM``.
+
+    Under autocast on a CPU it stays in the type of its weights where :func:`runs_lstm` says no.
     """
+
+    def forward(self, x: Any, hx: Any = None) -> Any:
+        on_cpu = x.data.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        if not on_cpu or runs_lstm(torch.get_autocast_dtype("cpu")):
+            return super().forward(x, hx)
+        dtype = self.weight_ih_l0.dtype
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.to(dtype), None if hx is None else tuple(h.to(dtype) for h in hx))
 
     def _layer(self, axis: TaskAxis, rows: Tensor, layer: int) -> tuple[Tensor, ...]:
         w_in, w_state, b_in, b_state = self._weights(axis, layer)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cosine_similarity
 
+from metaad_zoo.backbones.task_recurrent import TaskLSTM, runs_lstm
 from metaad_zoo.inner_loop import InnerLoop, InnerLoopConfig, adapt_parameters
+from tests.conftest import REPOSITORY
 from tests.tiny import WITH_WEIGHTS, meta_gradient, tiny_batch, tiny_learner
 
 HALVES = [torch.bfloat16, torch.float16]
@@ -46,14 +52,79 @@ def test_a_static_scale_would_overflow():
 @pytest.mark.parametrize("engine", ["higher", "vectorized"])
 @pytest.mark.parametrize("backbone", WITH_WEIGHTS)
 def test_the_default_keeps_the_direction_of_float32(backbone, engine, half):
+    assert agreement_with_float32(backbone, engine, half) >= 0.99
+
+
+def agreement_with_float32(backbone: str, engine: str, half: torch.dtype) -> float:
+    """Cosine between the meta-gradient under autocast to ``half`` and that in float32 by the reference engine."""
     batch = tiny_batch(backbone)
     expected = torch.cat([g.flatten() for g in meta_gradient(tiny_learner("maml", backbone, steps=5), batch)])
     learner = tiny_learner("maml", backbone, steps=5, engine=engine)
     learner.loss_scale = lambda: 1024.0  # as the trainer's scaler does under 16-mixed
     with torch.autocast("cpu", half):
         loss = learner.outer_loss(batch)
-    found = torch.autograd.grad(loss * 1024, list(learner.parameters()), materialize_grads=True)
-    assert cosine_similarity(torch.cat([g.flatten() for g in found]), expected, dim=0) >= 0.99
+    gradient = torch.autograd.grad(loss * 1024, list(learner.parameters()), materialize_grads=True)
+    return float(cosine_similarity(torch.cat([g.flatten() for g in gradient]), expected, dim=0))
+
+
+@pytest.fixture
+def no_half_precision_lstm(monkeypatch):
+    """A CPU for which oneDNN has an LSTM in float32 only."""
+    lstm = torch.lstm
+
+    def float32_only(*args):
+        if torch.is_autocast_enabled("cpu"):
+            raise RuntimeError("could not create a primitive descriptor for the LSTM forward propagation primitive.")
+        return lstm(*args)
+
+    monkeypatch.setattr(torch, "lstm", float32_only)
+    monkeypatch.setattr(torch._VF, "lstm", float32_only)
+    runs_lstm.cache_clear()
+    yield
+    runs_lstm.cache_clear()
+
+
+@pytest.mark.parametrize("half", HALVES, ids=str)
+@pytest.mark.parametrize("engine", ["higher", "vectorized"])
+def test_an_lstm_needs_no_half_precision_kernel(engine, half, no_half_precision_lstm, caplog):
+    for backbone in ("lstm", "lstm:any"):
+        assert agreement_with_float32(backbone, engine, half) >= 0.999
+    messages = [record.getMessage().partition(" (")[0] for record in caplog.records]
+    assert messages == [f"no LSTM in {str(half).removeprefix('torch.')} on this CPU"], "said once"
+
+
+def test_an_lstm_behind_a_half_precision_layer_needs_none_either(no_half_precision_lstm):
+    layer, x = TaskLSTM(2, 3, batch_first=True), torch.randn(4, 5, 2).bfloat16()
+    memory = (torch.zeros(1, 4, 3).bfloat16(), torch.zeros(1, 4, 3).bfloat16())
+    packed = nn.utils.rnn.pack_padded_sequence(x, [5, 4, 4, 1], batch_first=True)
+    expected = nn.LSTM.forward(layer, x.float())[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        states = [layer(x)[0], layer(x, memory)[0], nn.utils.rnn.pad_packed_sequence(layer(packed)[0], True)[0]]
+    for given in states[:2]:
+        torch.testing.assert_close(given, expected)
+    torch.testing.assert_close(states[2][0], expected[0])
+
+
+OLDER_CPU = """
+import lightning.pytorch as pl, torch
+from tests.tiny import tiny_batch, tiny_learner
+for precision in ("bf16-mixed", "32-true"):
+    learner = tiny_learner("maml", "lstm")
+    trainer = pl.Trainer(precision=precision, accelerator="cpu", max_steps=2, logger=False, enable_checkpointing=False,
+                         enable_progress_bar=False, enable_model_summary=False)
+    trainer.fit(learner, torch.utils.data.DataLoader([tiny_batch("lstm")], batch_size=None, num_workers=0))
+    print(*torch.cat([p.detach().flatten() for p in learner.parameters()]).tolist())
+"""
+
+
+def test_an_lstm_trains_in_mixed_precision_on_a_cpu_without_avx512():
+    """oneDNN takes its limit from the variable when it is loaded, hence the process."""
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", OLDER_CPU]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    mixed, full = (torch.tensor([float(x) for x in line.split()]) for line in done.stdout.splitlines()[-2:])
+    torch.testing.assert_close(mixed, full, rtol=1e-2, atol=1e-2)
 
 
 def test_batch_normalisation_is_why_the_default_differs():
