@@ -119,7 +119,7 @@ def runs_lstm(dtype: torch.dtype) -> bool:
     return True
 
 
-class TaskLSTM(_TaskRecurrence, nn.LSTM):  # type: ignore[misc]
+class TaskLSTM(_TaskRecurrence, nn.LSTM):
     """``nn.LSTM`` for weights ``(tasks, 4 * hidden, in)``.
 
     Source: Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural Computation 1997, with the forget gate of
