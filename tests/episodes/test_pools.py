@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,7 @@ from metaad_zoo.episodes import (
     NORMAL,
     UNLABELLED,
     ClassTaskPool,
+    Domain,
     DomainTaskPool,
     EpisodeSampler,
     EpisodeSpec,
@@ -96,6 +100,35 @@ def test_labels_and_contamination_are_true(spec, seed, index):
     assert not in_normal_class[episode.support_ids[episode.support_labels == ANOMALOUS]].any()
     unlabelled = episode.support_ids[episode.support_labels == UNLABELLED]
     assert int((~in_normal_class[unlabelled]).sum()) == spec.unlabelled_anomalous
+
+
+def marked_anomalous(samples, others, rng):
+    return {name: -x for name, x in samples.items()}
+
+
+def of_classes(episode):
+    """Where anomalies are drawn from a class of their own: positions from 70 on."""
+    return episode.support["tabular"][:, 0] >= 70
+
+
+def made(episode):
+    """Where anomalies are made by :func:`marked_anomalous`."""
+    return episode.support["tabular"][:, 0] < 0
+
+
+@pytest.mark.parametrize(
+    ("corrupt", "is_anomalous"), [(None, of_classes), (marked_anomalous, made)], ids=["drawn", "synthetic"]
+)
+def test_anomalies_stand_anywhere_in_the_unlabelled_support(corrupt, is_anomalous):
+    """Three of five in each of the ten possible orders, about equally often: the position says nothing."""
+    spec = EpisodeSpec(support_normal=2, support_unlabelled=5, contamination=0.6, query_normal=1, query_anomalous=1)
+    domain = Domain("d", Numbers([70, 70]), np.arange(1, 70), np.arange(70, 140))
+    orders: Counter[tuple[bool, ...]] = Counter()
+    for seed in range(400):
+        episode = domain.draw(spec, np.random.default_rng(seed), corrupt)
+        orders[tuple(is_anomalous(episode)[episode.support_labels == UNLABELLED].tolist())] += 1
+    assert set(orders) == {tuple(i in places for i in range(5)) for places in combinations(range(5), 3)}
+    assert max(orders.values()) < 2 * 400 / len(orders)
 
 
 def test_seed_split_epoch_and_index_each_matter():

@@ -47,6 +47,16 @@ def test_a_column_that_does_not_vary_keeps_its_units_and_outliers_are_cut_off(ki
     torch.testing.assert_close(found, torch.tensor([[1.0, LIMIT]]))
 
 
+@pytest.mark.parametrize("kind", ["standard", "robust"])
+def test_a_column_of_zeros_is_scaled_by_a_spread_above_zero(kind):
+    """Centre, spread and rounding are all 0 there."""
+    support = torch.tensor([[0.0, 1.0], [0.0, 2.0], [0.0, 4.0]])
+    scaling = SupportScaling.fit(support, kind)
+    assert scaling.apply(support)[:, 0].tolist() == [0.0, 0.0, 0.0]
+    above, below = scaling.apply(torch.tensor([[0.5, 1.0], [-0.5, 1.0]]))[:, 0].tolist()
+    assert 0 < above == -below <= LIMIT
+
+
 def test_none_leaves_all_as_it_is():
     x = torch.tensor([[100.0, torch.nan]])
     torch.testing.assert_close(SupportScaling.fit(x, "none").apply(x), x, equal_nan=True)

@@ -25,3 +25,12 @@ def test_counts_add_up():
     assert spec.normal_needed == 2 + 7 + 5
     assert spec.anomalous_needed == 1 + 3 + 4
     assert spec.as_dict()["realised_contamination"] == 0.3
+
+
+@pytest.mark.parametrize(
+    ("contamination", "n", "anomalous"), [(0.29, 100, 29), (0.18, 20, 4), (0.12, 20, 2), (0.9, 1, 1)]
+)
+def test_contamination_is_rounded_to_the_nearest_count(contamination, n, anomalous):
+    """0.29 * 100 is 28.999999999999996 in floating point."""
+    spec = EpisodeSpec(0, support_unlabelled=n, contamination=contamination)
+    assert (spec.unlabelled_anomalous, spec.realised_contamination) == (anomalous, anomalous / n)

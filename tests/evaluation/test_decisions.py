@@ -106,6 +106,13 @@ def test_expected_contamination_leaves_out_the_highest_share():
         left_out_scores(method, {"tabular": torch.zeros(2, 1)}, torch.tensor([-1, 1]))
 
 
+@pytest.mark.parametrize(("contamination", "n", "anomalous"), [(0.29, 100, 29), (0.18, 20, 4), (0.12, 20, 2)])
+def test_the_expected_share_is_rounded_to_the_nearest_count(contamination, n, anomalous):
+    """0.29 * 100 is 28.999999999999996 in floating point."""
+    normal = ExpectedContamination(DistanceToMean(), contamination).normal(torch.arange(n).flip(0).double())
+    assert normal.tolist() == list(range(n - anomalous))
+
+
 def test_many_samples_are_left_out_in_ten_parts_and_equal_ones_share_a_score():
     x = torch.arange(24.0).square().unsqueeze(1)
     x[12] = x[3]

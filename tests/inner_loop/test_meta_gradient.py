@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -75,6 +76,36 @@ def test_second_order_equals_finite_differences(settings):
         expected = finite_differences(network, loop, parameter)
         found = torch.zeros_like(parameter) if gradient is None else gradient
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+
+
+class Weight(nn.Module):
+    """A linear model whose weight may carry a task axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([[0.5], [-1.0], [2.0]]))
+
+    def forward(self, x):
+        return x @ self.w
+
+
+@pytest.mark.parametrize(
+    ("order", "meta_gradient", "tasks"), [(2, True, None), (2, True, 1), (1, True, None), (2, False, None)]
+)
+def test_each_step_has_its_own_rate(order, meta_gradient, tasks):
+    """Gradient descent on |Xw - y|^2 written out with numpy."""
+    rates, network, (xs, ys, *_) = [0.3, 0.01, 0.1], Weight(), task()
+    loop = InnerLoop(InnerLoopConfig(steps=3, order=order, learn_lr="parameter_and_step"), network)
+    loop.rates.data.copy_(torch.tensor([rates]))
+
+    def loss(net):
+        return (net(xs) - ys).square().flatten(-2).sum(-1)
+
+    adapted = adapt_parameters(network, loop, loss, meta_gradient=meta_gradient, tasks=tasks)
+    w, x, y = network.w.detach().numpy(), xs.numpy(), ys.numpy()
+    for rate in rates:
+        w = w - rate * 2 * x.T @ (x @ w - y)
+    np.testing.assert_allclose(adapted["w"].detach().reshape(3, 1), w, rtol=1e-12)
 
 
 def test_second_order_equals_the_closed_form_of_a_linear_model():
