@@ -25,12 +25,12 @@ import torch
 from rich.progress import Progress
 from rich.table import Table
 
-from metaad_zoo.cli.contestants import data_of_config, model_folder
 from metaad_zoo.data import TabularEpisodes
 from metaad_zoo.data.mixed_tables import MixedTables
 from metaad_zoo.episodes import DomainTaskPool, Episode, EpisodeSpec, Method
 from metaad_zoo.evaluation.baselines import create_baseline
 from metaad_zoo.evaluation.protocol import across_tasks, environment, evaluate
+from metaad_zoo.experiment.methods import data_of_config, model_folder
 from metaad_zoo.learners import EmbeddingLearner, GradientLearner, untrained
 from metaad_zoo.zoo import Checkpoint, load_checkpoint
 

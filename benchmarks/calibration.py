@@ -30,13 +30,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from metaad_zoo.cli.contestants import data_of_config, model_folder
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.episodes import Method
 from metaad_zoo.evaluation.baselines import create_baseline
 from metaad_zoo.evaluation.calibration import normal_scores
 from metaad_zoo.evaluation.decisions import ROUNDING, AcrossTasks, Calibrator, WithinTask, scores_for_shots
 from metaad_zoo.evaluation.protocol import environment, interval
+from metaad_zoo.experiment.methods import data_of_config, model_folder
 from metaad_zoo.zoo import calibration_by_shots, load_checkpoint
 
 ALPHAS = (0.05, 0.1, 0.2)

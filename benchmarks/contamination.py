@@ -23,12 +23,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from metaad_zoo.cli.contestants import data_of_config, model_folder
-from metaad_zoo.cli.curves import auroc_by_task
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.episodes import Episode, EpisodeSpec, Method
 from metaad_zoo.evaluation.baselines import create_baseline
 from metaad_zoo.evaluation.protocol import environment, interval
+from metaad_zoo.experiment.curves import auroc_by_task
+from metaad_zoo.experiment.methods import data_of_config, model_folder
 from metaad_zoo.zoo import load_checkpoint
 
 NORMALS, ANOMALIES = 20, (1, 2, 5)

@@ -26,11 +26,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from metaad_zoo.cli.contestants import data_of_config
 from metaad_zoo.episodes import Episode
 from metaad_zoo.evaluation.attribution import deletion_test
 from metaad_zoo.evaluation.explanation import Explainer, Explanation
 from metaad_zoo.evaluation.protocol import environment, interval
+from metaad_zoo.experiment.methods import data_of_config
 from metaad_zoo.learners import Learner
 from metaad_zoo.zoo import is_checkpoint, load_checkpoint
 

@@ -30,12 +30,12 @@ from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from metaad_zoo.cli.contestants import data_of_config, model_folder, refuse_unfit
-from metaad_zoo.cli.curves import auroc_by_task
 from metaad_zoo.episodes import ANOMALOUS, Adapted, Episode, Method, Samples
 from metaad_zoo.evaluation.baselines import NearestNeighbour, create_baseline
 from metaad_zoo.evaluation.baselines.features import SupportFeatures
 from metaad_zoo.evaluation.protocol import environment, interval
+from metaad_zoo.experiment.curves import auroc_by_task
+from metaad_zoo.experiment.methods import data_of_config, model_folder, refuse_unfit
 from metaad_zoo.zoo import load_checkpoint
 
 LABELS = (0, 1, 2, 5)

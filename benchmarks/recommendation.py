@@ -26,15 +26,15 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from metaad_zoo.cli.recommend import baselines_for, synthetic_for
 from metaad_zoo.data import EpisodeDataModule, ImageEpisodes, SequenceEpisodes, TabularEpisodes
 from metaad_zoo.data.generated_series import KINDS, GeneratedOptions
 from metaad_zoo.episodes import Episode, EpisodeSpec, TaskPool
 from metaad_zoo.evaluation.baselines import create_baseline
 from metaad_zoo.evaluation.choosing import PRIOR, WITHIN, Prior
+from metaad_zoo.evaluation.cross_validation import Trial, try_methods
 from metaad_zoo.evaluation.metrics import auroc
 from metaad_zoo.evaluation.protocol import environment
-from metaad_zoo.evaluation.trying import Trial, try_methods
+from metaad_zoo.experiment.recommend import baselines_for, synthetic_for
 
 SIZES = (50, 10)
 ANOMALIES = 5

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from metaad_zoo.detector import Detector
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 from metaad_zoo.sklearn import FewShotOutlierDetector
 
 __all__ = ["FewShotDetector"]

@@ -18,7 +18,7 @@ import lightning.pytorch as pl
 import pytest
 import yaml
 
-from metaad_zoo.cli.use import command_parser
+from metaad_zoo.cli.command_line import command_parser
 from metaad_zoo.evaluation.baselines import list_baselines
 from metaad_zoo.learners import list_learners
 from metaad_zoo.zoo import list_checkpoints

@@ -11,8 +11,8 @@ import torch
 import yaml
 from sklearn.linear_model import LogisticRegression
 
-from metaad_zoo.cli.contestants import data_of_config
 from metaad_zoo.episodes import ANOMALOUS
+from metaad_zoo.experiment.methods import data_of_config
 from metaad_zoo.learners import PrototypicalNetwork
 from metaad_zoo.zoo import Checkpoint, save_checkpoint
 from tests.conftest import REPOSITORY, SPLITS, small_learner

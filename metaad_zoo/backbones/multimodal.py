@@ -20,7 +20,7 @@ from metaad_zoo.backbones.registry import (
     modality_of,
     options_from_shapes,
 )
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 DEFAULT_ENCODERS: Mapping[str, str] = {"image": "conv4", "sequence": "gru", "tabular": "mlp"}
 """By modality the encoder where none is asked for."""

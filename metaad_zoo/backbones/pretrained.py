@@ -12,7 +12,7 @@ from metaad_zoo.backbones import efficientnet_lite
 from metaad_zoo.backbones.cnn import ImageBackbone, check_images
 from metaad_zoo.backbones.layers import EpisodicBatchNorm
 from metaad_zoo.backbones.registry import TIMM_PREFIX
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 Pretrained = bool | Literal["wheel"]
 

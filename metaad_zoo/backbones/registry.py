@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from metaad_zoo.names import Registry, unknown_name
+from metaad_zoo.registry import Registry, unknown_name
 
 Builder = TypeVar("Builder", bound=Callable[..., "Backbone"])
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from metaad_zoo.backbones.missing import ANY
 from metaad_zoo.backbones.registry import Backbone, register_backbone
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 Activation = Literal["relu", "gelu", "tanh", "sigmoid"]
 ACTIVATIONS: Mapping[str, type[nn.Module]] = {

@@ -1,57 +1,16 @@
-"""How a command line is read: `train.py`'s verb anywhere, configs first, unknown keys with the nearest known."""
+"""The parser of `metaad`, which names the nearest option for an unknown one."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
-import inspect
-import re
 import sys
-import traceback
-from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
-
-from lightning.pytorch.cli import LightningArgumentParser
-
-from metaad_zoo.cli.wrong_values import wrong_value
-from metaad_zoo.data import EpisodeDataModule
-from metaad_zoo.learners import Learner
-
-VERBS = ("fit", "validate", "test", "predict")
-_VALUELESS = ("-h", "--help", "--print_config")
-
-
-def arrange(argv: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Find the verb wherever it stands, and put configs first, so that an override wins wherever it stands.
-
-    Args:
-        argv: the command line without the program's name.
-
-    Returns:
-        The verb, None if there is none, and the other arguments.
-
-    Example:
-        >>> arrange(["--trainer.max_steps", "5", "fit", "--config", "a.yaml"])
-        ('fit', ['--config', 'a.yaml', '--trainer.max_steps', '5'])
-    """
-    verb: str | None = None
-    configs: list[str] = []
-    others: list[str] = []
-    tokens = iter(argv)
-    for token in tokens:
-        if token in VERBS and verb is None:
-            verb = token
-            continue
-        name, equals, _ = token.partition("=")
-        into = configs if name in ("-c", "--config") else others
-        into.append(token)
-        if token.startswith("-") and not equals and token not in _VALUELESS:
-            into += [value for value in [next(tokens, None)] if value is not None]
-    return verb, configs + others
+from collections.abc import Sequence
+from typing import Any
 
 
 class VerbParser(argparse.ArgumentParser):
-    """A parser of `metaad`, and of each of its verbs, that tells of an unknown option before what it leaves missing."""
+    """Parser of `metaad` and of each verb: an unknown option is reported before the options that are then missing."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         if self._subparsers is None:
@@ -59,64 +18,12 @@ class VerbParser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def _refuse_unknown(self, tokens: Sequence[str]) -> None:
-        known = [option for option in self._option_string_actions if option.startswith("--")]
+        options = [option for option in self._option_string_actions if option.startswith("--")]
         for token in tokens[: tokens.index("--")] if "--" in tokens else tokens:
             name = token.partition("=")[0]
-            if name.startswith("--") and " " not in name and not any(option.startswith(name) for option in known):
-                near = nearest_keys(name, set(known))
+            if name.startswith("--") and " " not in name and not any(option.startswith(name) for option in options):
+                near = nearest_keys(name, set(options))
                 self.error(f"unknown option {name}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
-
-
-class HintingParser(LightningArgumentParser):
-    """A parser whose errors about an unknown key name the nearest known ones; a key is never completed by a guess."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if not self.exit_on_error:  # a parser inside this one, which will tell the whole story
-            super().error(message, ex)
-        near = [hint for key in _unknown_keys(message) for hint in nearest_keys(key, self._known_keys())]
-        own = own_error(ex)
-        if own is not None:
-            message = str(own)
-        elif "required: data, model" in message:
-            message += "\nName an experiment: python train.py --config configs/quickstart.yaml"
-        elif near:
-            message += f"\nDid you mean {' or '.join(dict.fromkeys(near))}?"
-        elif not _unknown_keys(message):
-            message = wrong_value(message) or message
-        self.exit(2, f"error: {message}\nFor all options: python train.py --help\n")
-        raise AssertionError("exit does not return")
-
-    def _known_keys(self) -> set[str]:
-        known = {str(action.dest) for action in self._actions} | set(VERBS)
-        bases: dict[str, type] = {"model": Learner, "data": EpisodeDataModule}
-        for prefix, base in bases.items():
-            for kind in _with_subclasses(base):
-                known |= {f"{prefix}.{name}" for name in _settings(kind)}
-        return known
-
-
-def _with_subclasses(kind: type[Any]) -> Iterator[type[Any]]:
-    yield kind
-    children: list[type[Any]] = kind.__subclasses__()
-    for child in children:
-        yield from _with_subclasses(child)
-
-
-def _settings(kind: type) -> Iterator[str]:
-    """Names of a class's constructor arguments and of those of the dataclasses among them."""
-    for name, parameter in inspect.signature(kind).parameters.items():
-        yield name
-        fields: dict[str, Any] = getattr(type(parameter.default), "__dataclass_fields__", {})
-        yield from (f"{name}.{field}" for field in fields)
-
-
-def _unknown_keys(message: str) -> list[str]:
-    """Keys that one of jsonargparse's or argparse's messages complains of."""
-    pattern = r"[Kk]ey '([\w.]+)' is not expected|arguments: (?:--)?([\w.]+)|Option '([\w.]+)' is not accepted"
-    return [next(filter(None, groups)).replace("init_args.", "") for groups in re.findall(pattern, message)]
 
 
 def nearest_keys(key: str, known: set[str]) -> list[str]:
@@ -131,14 +38,3 @@ def nearest_keys(key: str, known: set[str]) -> list[str]:
         return whole
     ends = {k.rpartition(".")[2]: k for k in sorted(known)}
     return [ends[end] for end in difflib.get_close_matches(key.rpartition(".")[2], sorted(ends), n=2, cutoff=0.7)]
-
-
-def own_error(error: BaseException | None) -> BaseException | None:
-    """The error of this package that a parser has wrapped in its own words, if there is one."""
-    while error is not None:
-        frames = list(traceback.walk_tb(error.__traceback__))
-        package = frames and frames[-1][0].f_globals.get("__name__", "").split(".")[0]
-        if package == "metaad_zoo" and isinstance(error, ValueError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None

@@ -2,214 +2,57 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, NoReturn
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-import torch
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor
+from metaad_zoo.cli.arguments import MODALITIES, json_argument, support_arguments
+from metaad_zoo.cli.terminal import wide_console
 
-from metaad_zoo.cli.conclude import TABLE_WIDTH
-from metaad_zoo.cli.contestants import USUAL_SHAPES, name_of
-from metaad_zoo.data.image_samples import fit_images, normal_images
-from metaad_zoo.data.samples import fits, refuse_anomalies_in
-from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
-from metaad_zoo.data.sources.files import folders_below, list_images
-from metaad_zoo.data.sources.manifest import FILE_COLUMNS, read_manifest
-from metaad_zoo.data.streams import named_samples
-from metaad_zoo.data.synthetic import create_synthetic, list_synthetic
-from metaad_zoo.episodes import ANOMALOUS, Adapted, Corruption, Method, Samples, count
-from metaad_zoo.evaluation.baselines import create_baseline, list_baselines, modalities_of
-from metaad_zoo.evaluation.choosing import ENOUGH, Recommendation, read_prior, recommend
-from metaad_zoo.evaluation.report import finite
-from metaad_zoo.learners import Learner
-from metaad_zoo.zoo import list_checkpoints, load_checkpoint, locate
+if TYPE_CHECKING:
+    from metaad_zoo.evaluation.choosing import Recommendation
 
-NOT_TRIED = ("flag_everything", "random")
-SMALL_FOREST = 10
-"""Trees of the isolation forest while it is tried on few samples: growing a hundred takes longer than all the rest."""
+HELP = "recommend a method for your samples, with the reason"
 
 
-def run_recommendation(
-    support: Path, label: str | None, models: Sequence[str] | None, modality: str | None, as_json: bool
-) -> Recommendation:
-    """Try models and baselines on a support set and print which to take.
-
-    Args:
-        support: images, a table, series, or a manifest of several modalities.
-        label: a table's or manifest's column of labels.
-        models: checkpoints by name or folder; those that read other samples are named as such. None: the published ones
-            of the modality that can read the samples.
-        modality: as what files of columns are read; None: a manifest where it names files, else a table, and as series
-            where they lie in a folder.
-        as_json: print for machines.
-
-    Raises:
-        ValueError: the support can't be read, or is too small.
-    """
-    if not support.exists():
-        raise ValueError(f"--support {support} does not exist: name images, a table, series or a manifest")
-    wanted = modality or _modality_of(support)
-    support = normal_images(support) if wanted == "image" else support
-    asked = {name_of(m): m for m in (list_checkpoints(modality=wanted) if models is None else models)}
-    learners = {name: load_checkpoint(locate(place)).learner for name, place in asked.items()}
-    shapes = _shapes_of(support, {} if models is None else learners, wanted)
-    samples, labels = _read(support, shapes, label)
-    n = int((labels != ANOMALOUS).sum())
-    given = {name: _reading(learner, samples) for name, learner in learners.items()}
-    if models is None:  # nobody asked for these: what does not fit is not mentioned
-        given = {name: method for name, method in given.items() if not isinstance(method, _ReadsOther)}
-    methods: dict[str, Method] = {**baselines_for(samples, n), **given}
-    prior = read_prior(next(iter(samples)), n) if len(samples) == 1 else None
-    found = recommend(methods, samples, labels, synthetic_for(samples), prior)
-    _print(found, as_json, how_to_use(found.choice, asked.get(found.choice), support, label, shapes))
-    return found
-
-
-def how_to_use(
-    choice: str, model: str | None, support: Path, label: str | None, shapes: Mapping[str, Sequence[int]]
-) -> str:
-    """What to type to take what is recommended: a command, or for a baseline lines of Python.
-
-    Args:
-        choice: its name.
-        model: a model's published name or folder; None for a baseline.
-        support: the samples.
-        label: their column of labels.
-        shapes: in which they are read.
-    """
-    if model is not None:
-        labelled = "" if label is None else f" --label {shlex.quote(label)}"
-        return f"metaad adapt {model} --support {shlex.quote(str(support))}{labelled} --out my_detector"
-    column = "" if label is None else f", {label!r}"
-    labels = f"read_columns(path{column}).labels" if column else "[0] * len(names)"
-    return "\n".join(
-        [
-            "from pathlib import Path",
-            "import torch",
-            *(["from metaad_zoo.data.sources.columns import read_columns"] if column else []),
-            "from metaad_zoo.data.streams import named_samples",
-            "from metaad_zoo.evaluation.baselines import create_baseline",
-            f"path, shapes = Path({str(support)!r}), { {m: tuple(shape) for m, shape in shapes.items()} }",
-            f"names, samples = named_samples(path, shapes{column})",
-            f"scorer = create_baseline({choice!r}).adapt(samples, torch.as_tensor({labels}))",
-            f"names, samples = named_samples(path, shapes{column})  # here the path of new samples",
-            "scores = scorer.score(samples)  # high: abnormal",
-        ]
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    support_arguments(command)
+    command.add_argument(
+        "--models", nargs="*", help="checkpoints by name or folder to try beside the baselines (default: all that fit)"
     )
+    command.add_argument(
+        "--modality",
+        choices=(*MODALITIES, "multimodal"),
+        help="modality of the samples (default: a folder holds images or series, a file is a table or a manifest)",
+    )
+    json_argument(command)
 
 
-def baselines_for(samples: Samples, n: int) -> dict[str, Method]:
-    """Baselines that read these samples, by name, as they are tried on n of them."""
-    names = [b for b in list_baselines() if b not in NOT_TRIED and set(samples) <= set(modalities_of(b))]
-    small = {"iforest": create_baseline("iforest", trees=SMALL_FOREST)} if n < ENOUGH else {}
-    return {b: small.get(b) or create_baseline(b) for b in names}
+def run(options: argparse.Namespace) -> None:
+    from metaad_zoo.evaluation.report import finite
+    from metaad_zoo.experiment.recommend import recommend
+
+    advice = recommend(options.support, options.label, options.models, options.modality)
+    if options.json:
+        print(json.dumps(finite(asdict(advice))))
+    else:
+        _show(advice)
 
 
-def synthetic_for(samples: Samples) -> dict[str, Corruption]:
-    """Kinds of synthetic anomalies that these samples can have, by name: of modalities that no sample lacks."""
-    there = [modality for modality, x in samples.items() if not x.isnan().flatten(1).all(1).any()]
-    return {kind: create_synthetic([kind]) for modality in there for kind in list_synthetic(modality=modality)}
+def _show(advice: Recommendation) -> None:
+    from rich.table import Table
 
-
-@dataclass(frozen=True)
-class _Resizing:
-    """A model of images of another size."""
-
-    learner: Learner
-    shape: Sequence[int]
-
-    def adapt(self, support: Samples, support_labels: Tensor) -> _Resized:
-        adapted = self.learner.adapt({"image": fit_images(support["image"], self.shape)}, support_labels)
-        return _Resized(adapted, self.shape)
-
-
-@dataclass(frozen=True)
-class _Resized:
-    adapted: Adapted
-    shape: Sequence[int]
-
-    def score(self, samples: Samples) -> Tensor:
-        return self.adapted.score({"image": fit_images(samples["image"], self.shape)})
-
-
-def _reading(learner: Learner, samples: Samples) -> Method:
-    """The learner as it can read these samples."""
-    reads = learner.arguments()["input_shapes"]
-    if set(reads) == set(samples) == {"image"}:
-        return _Resizing(learner, reads["image"])
-    if set(reads) == set(samples) and all(fits(x.shape[1:], reads[m]) for m, x in samples.items()):
-        return learner
-    here = {m: tuple(x.shape[1:]) for m, x in samples.items()}
-    return _ReadsOther(f"reads {reads}, but the samples are {here}")
-
-
-class _ReadsOther:
-    """Stands for a model of other samples: it can't adapt, and says why."""
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-
-    def adapt(self, support: Samples, support_labels: Tensor) -> NoReturn:
-        raise ValueError(self.reason)
-
-
-def _shapes_of(support: Path, learners: Mapping[str, Learner], wanted: str) -> dict[str, tuple[int, ...]]:
-    """In which shape the files are read: the first model's of their modality, or the usual one."""
-    read: list[dict[str, Any]] = [x.arguments()["input_shapes"] for x in learners.values()]
-    for shapes in read:
-        if (set(shapes) == {wanted}) if wanted != "multimodal" else len(shapes) > 1:
-            return shapes
-    if wanted != "multimodal":
-        return {wanted: USUAL_SHAPES[wanted]}
-    return read_manifest(support, USUAL_SHAPES["image"][-1], None, USUAL_SHAPES["image"][0]).shapes
-
-
-def _modality_of(support: Path) -> str:
-    """What the files are taken for."""
-    if support.is_file() and support.suffix.lower() in COLUMN_SUFFIXES:
-        return "multimodal" if set(FILE_COLUMNS) & set(read_columns(support).text) else "tabular"
-    if support.is_dir():
-        return "image" if any(list_images(folder) for folder in folders_below(support)) else "sequence"
-    return "image"
-
-
-def _read(support: Path, shapes: Mapping[str, tuple[int, ...]], label: str | None) -> tuple[dict[str, Tensor], Tensor]:
-    """Samples and their labels.
-
-    Raises:
-        ValueError: they can't be read, or anomalies would count as normal.
-    """
-    if label is not None and support.suffix.lower() not in COLUMN_SUFFIXES:
-        raise ValueError(f"--label {label} names a column of a table or a manifest, but {support} is none")
-    if label is None:
-        refuse_anomalies_in(support)
-    found = None if label is None else read_columns(support, label).labels
-    _, samples = named_samples(support, shapes, label)
-    n = count(samples)
-    labels = torch.zeros(n, dtype=torch.long) if found is None else torch.as_tensor(found).long()
-    return samples, labels
-
-
-def _print(found: Recommendation, as_json: bool, use: str) -> None:
-    if as_json:
-        print(json.dumps(finite({**asdict(found), "use": use})))
-        return
     table = Table()
     table.add_column("method", no_wrap=True)  # to be copied as it is
     for title in ("expected", "AUROC in your samples", "standard error", "not tried because"):
         table.add_column(title)
-    for c in found.candidates:
+    for c in advice.candidates:
         expected = "" if c.expected is None else f"{100 * c.expected:+.1f}"
         figures = ("", "") if c.reason else (f"{100 * c.auroc:.1f}", f"{100 * c.spread:.1f}")
         table.add_row(c.name, expected, *figures, c.reason or "")
-    console = Console()
-    (console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)).print(table)
+    console = wide_console()
+    console.print(table)
     console.print("Expected: points of AUROC above the mean of these methods, on real anomalies.")
-    console.print(f"Take [bold]{found.choice}[/bold]: {found.why}", soft_wrap=True)
-    print("Next, try:", use, sep="\n" if "\n" in use else "  ")
+    console.print(f"Take [bold]{advice.choice}[/bold]: {advice.why}", soft_wrap=True)
+    print("Next, try:", advice.use, sep="\n" if "\n" in advice.use else "  ")

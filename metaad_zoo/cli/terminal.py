@@ -1,23 +1,24 @@
-"""What all verbs share of talking to a terminal: figures to standard output, bars and notes to standard error."""
+"""Output of all verbs: figures to standard output, progress bars and notes to standard error."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import unicodedata
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-import shtab
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
 
-from metaad_zoo.cli.conclude import TABLE_WIDTH
-from metaad_zoo.evaluation.report import finite
+    from metaad_zoo.data.streams import SampleStream
 
+TABLE_WIDTH = 118
+NOTES = 5
+"""Number of sentences on left-out samples that are printed in full."""
 OK, ERROR, USAGE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: done; an error, told in one line; a command line that can't be read; stopped by Ctrl-C."""
 EXIT_CODES = (
@@ -27,7 +28,31 @@ EXIT_CODES = (
 
 def bars() -> Progress:
     """Progress bars on standard error, gone when they are done; none where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
     return Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+
+
+@contextmanager
+def progress_bars(lines: bool = False) -> Iterator[Callable[[str, int], Callable[[], None]]]:
+    """Report the progress of an experiment by bars.
+
+    Args:
+        lines: also print the name of each piece of work, for log files, where no bar is shown.
+
+    Yields:
+        A :data:`metaad_zoo.experiment.progress.Progress`.
+    """
+    with bars() as progress:
+
+        def report(work: str, steps: int) -> Callable[[], None]:
+            if lines:
+                print(f"{work} ...", flush=True)
+            bar = progress.add_task(work, total=steps)
+            return lambda: progress.advance(bar)
+
+        yield report
 
 
 def note(sentence: str) -> None:
@@ -45,20 +70,25 @@ def printable(text: str) -> str:
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c)[0] != "C")
 
 
-def json_argument(command: argparse.ArgumentParser) -> None:
-    """Add ``--json``."""
-    command.add_argument("--json", action="store_true", help="figures for machines, as one JSON object")
+def note_left_out(stream: SampleStream, start: int = 0) -> None:
+    """Print what a stream leaves out, from sentence ``start`` on; only the first few sentences in full."""
+    sentences = stream.left_out[start:]
+    for sentence in sentences[:NOTES]:
+        note(sentence)
+    if len(sentences) > NOTES:
+        note(f"{len(sentences) - NOTES} more of this kind")
 
 
-def complete_paths(command: argparse.ArgumentParser) -> None:
-    """Let a shell complete files after every option that takes a path."""
-    for action in command._actions:
-        if action.type is Path or action.dest in ("folder", "name", "methods", "models"):
-            action.complete = shtab.FILE  # type: ignore[attr-defined]
+def wide_console() -> Console:
+    """Standard output, at least as wide as the tables."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)
 
 
-def shown(as_json: bool, results: Mapping[str, Any], table: Table, where: str) -> None:
-    """Print the results of a long work: as a table that is wide enough, or as JSON.
+def show(as_json: bool, results: Mapping[str, Any], table: Table, where: str) -> None:
+    """Print results: as a table that is wide enough, or as JSON.
 
     Args:
         as_json: which of the two.
@@ -66,11 +96,13 @@ def shown(as_json: bool, results: Mapping[str, Any], table: Table, where: str) -
         table: for people.
         where: a sentence on what lies in which folder.
     """
+    from metaad_zoo.evaluation.report import finite
+
     if as_json:
         print(json.dumps(finite(results), default=str))
         return
-    console = Console()
-    (console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)).print(table)
+    console = wide_console()
+    console.print(table)
     console.print(where, soft_wrap=True)
 
 

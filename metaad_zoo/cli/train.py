@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import yaml
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -19,14 +20,21 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
-from metaad_zoo.cli.fine_tune import take_parents_shape
-from metaad_zoo.cli.parsing import HintingParser, arrange, own_error
-from metaad_zoo.cli.resume import find_checkpoint
-from metaad_zoo.cli.verbs import run_verb
+from metaad_zoo.backbones import ANY
+from metaad_zoo.cli.resume import find_checkpoint, read_checkpoint, refuse_other_config
+from metaad_zoo.cli.terminal import progress_bars, wide_console
+from metaad_zoo.cli.train_parser import HintingParser, arrange, own_error
 from metaad_zoo.data import EpisodeDataModule
+from metaad_zoo.evaluation.report import results_table
+from metaad_zoo.experiment.conclude import Conclusion, check_before_training, conclude, save_model, write_predictions
+from metaad_zoo.experiment.leakage import refuse_parents_classes, refuse_seen, seen_by_parent
 from metaad_zoo.learners import Learner
+from metaad_zoo.zoo import parent_shapes
 
 METRICS_FILE = "metrics.csv"
+FINE_TUNED = "metaad_zoo.zoo.FineTuned"
+BEST = "best validation AUROC"
+"""How the protocol calls the weights of `best.ckpt`."""
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -47,7 +55,7 @@ class TrainingCLI(LightningCLI):
 
     Args:
         args: the command line without verb.
-        verb: one of :data:`metaad_zoo.cli.parsing.VERBS`, or None for fit and test.
+        verb: one of :data:`metaad_zoo.cli.train_parser.VERBS`, or None for fit and test.
     """
 
     def __init__(self, args: Sequence[str], verb: str | None) -> None:
@@ -87,9 +95,9 @@ class TrainingCLI(LightningCLI):
         )
 
     def before_instantiate_classes(self) -> None:
-        told = take_parents_shape(self.config)
-        if told:
-            Console().print(told, soft_wrap=True)
+        changed = _take_parents_shape(self.config)
+        if changed:
+            print(changed)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         self.resume_from = find_checkpoint(self.config["ckpt_path"], Path(self.config["runs"]) / self.config["name"])
@@ -167,6 +175,39 @@ def _keep_earlier_metrics(run_dir: Path) -> None:
         file.rename(run_dir / f"metrics-{n}.csv")
 
 
+def _take_parents_shape(config: Any) -> str | None:
+    """Set the data's image size, channels, window or length to what the checkpoint of a fine-tuning reads.
+
+    Nothing else would fit it; where an option has no place in this DataModule, :func:`metaad_zoo.zoo.FineTuned`
+    compares the shapes.
+
+    Args:
+        config: parsed; it is changed.
+
+    Returns:
+        What was set, for the user; None where nothing was.
+    """
+    model, data = config["model"], config["data"]
+    if not str(model["class_path"]).startswith(FINE_TUNED):
+        return None
+    options = data["init_args"]
+    own = options.get("dataset", "own") == "own"
+    wanted: dict[str, Any] = {}
+    for name, shape in parent_shapes(model["init_args"]["checkpoint"]).items():
+        if "sample_shapes" in options:
+            wanted["sample_shapes"] = {**wanted.get("sample_shapes", {}), name: list(shape)}
+        elif name == "image":
+            wanted |= {"image_size": shape[1]} | ({"channels": shape[0]} if own else {})
+        elif name == "sequence" and shape[0] != ANY:
+            wanted |= {"window": shape[0], "length": shape[0]}
+    changed = {key: value for key, value in wanted.items() if key in options and options[key] != value}
+    for key, value in changed.items():
+        options[key] = value
+    if not changed:
+        return None
+    return f"{', '.join(f'data.{k}={v}' for k, v in changed.items())}: as {model['init_args']['checkpoint']} reads them"
+
+
 def run(argv: Sequence[str] | None = None) -> TrainingCLI:
     """Train, validate, test or predict as a command line says.
 
@@ -183,7 +224,7 @@ def run(argv: Sequence[str] | None = None) -> TrainingCLI:
     verb, args = arrange(sys.argv[1:] if argv is None else argv)
     try:
         cli = TrainingCLI(args, verb)
-        run_verb(cli)
+        _run_verb(cli)
     except (ValueError, FloatingPointError, MisconfigurationException) as error:
         raise SystemExit(f"error: {own_error(error) or error}") from error
     return cli
@@ -195,3 +236,117 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 def _input_shapes(data: EpisodeDataModule) -> dict[str, tuple[int, ...]]:
     return data.input_shapes
+
+
+def _run_verb(cli: TrainingCLI) -> None:
+    """Train, validate, test or predict, as the command line that was parsed says.
+
+    Raises:
+        ValueError: the verb, the data or the learner can't do what is asked.
+        FloatingPointError: the training diverged.
+    """
+    learner, data, trains = cli.model, cli.datamodule, cli.verb in (None, "fit")
+    _refuse_first(cli, trains)
+    checkpoint, weights = _trained_or_read(cli, trains)
+    if cli.verb != "validate" and (not cli.trainer.is_global_zero or cli.config["trainer"]["fast_dev_run"]):
+        return
+    if checkpoint:
+        learner.load_state_dict(checkpoint["state_dict"])
+    if cli.verb == "validate":
+        cli.trainer.validate(learner, datamodule=data)
+        return
+    if not learner.trains:  # the val tasks choose its threshold
+        seen = sorted(data.pools["val"].members) if "val" in data.pools else []
+    else:
+        seen = data.seen if trains else _seen_by(checkpoint, data)
+    if not trains:
+        refuse_seen(data, seen)
+    _end(cli, trains, sorted({*seen, *seen_by_parent(learner)}), weights)
+
+
+def _refuse_first(cli: TrainingCLI, trains: bool) -> None:
+    """Tell what the data hold, and refuse, before any work is lost, what can't work.
+
+    Raises:
+        ValueError: the verb, the data or the learner can't do what is asked.
+    """
+    learner, data = cli.model, cli.datamodule
+    if not trains and cli.resume_from is None and learner.trains:
+        raise ValueError(f"{cli.verb} needs a trained model: add --ckpt_path best, or the path of a .ckpt")
+    if cli.config["trainer"]["limit_test_batches"] is not None:
+        raise ValueError("trainer.limit_test_batches does not reach the test: set data.test_episodes")
+    data.setup("fit" if trains else "test")
+    if cli.trainer.is_global_zero:
+        Console().print(data.summary())
+    refuse_parents_classes(learner, data)
+    if cli.verb in (None, "test"):
+        check_before_training(learner, data, cli.config["alpha"], cli.config["allow_transductive"])
+    if trains and cli.resume_from:
+        refuse_other_config(cli.run_dir, yaml.safe_load(cli.parser.dump(cli.config)))
+
+
+def _trained_or_read(cli: TrainingCLI, trains: bool) -> tuple[dict[str, Any], str]:
+    """Train where the verb trains; the checkpoint whose weights count, empty for those at hand, and what they are."""
+    learner = cli.model
+    checkpoint = read_checkpoint(cli.resume_from, learner) if cli.resume_from else {}
+    weights = ""
+    if cli.resume_from:  # <name>/<time>/checkpoints/<file>
+        weights = BEST if cli.resume_from.name == "best.ckpt" else "/".join(cli.resume_from.parts[-4:])
+    if not learner.trains:
+        weights = "as built: nothing is trained"
+        _note_untrained(cli)
+    elif trains:
+        cli.trainer.fit(learner, datamodule=cli.datamodule, ckpt_path=cli.resume_from, weights_only=True)
+        best = cli.run_dir / "checkpoints" / "best.ckpt"
+        weights = BEST if best.is_file() else "last step"
+        checkpoint = read_checkpoint(best, learner) if best.is_file() else {}
+    return checkpoint, weights
+
+
+def _end(cli: TrainingCLI, trains: bool, seen: list[str], weights: str) -> None:
+    """Test, predict, or write the model alone, as the verb says."""
+    learner, data = cli.model, cli.datamodule
+    trained_by = None if trains or cli.resume_from is None else cli.resume_from.parent.parent / "config.yaml"
+    alpha, seed = cli.config["alpha"], int(cli.config["seed_everything"])
+    end = Conclusion(cli.run_dir, alpha, seed, seen, weights, trained_by)
+    if cli.verb == "predict":
+        print(f"Scores of all test episodes: {write_predictions(learner, data, cli.run_dir)}")
+        return
+    with progress_bars(lines=True) as progress:
+        if cli.verb in (None, "test"):
+            results = conclude(learner, data, end, progress)
+        elif "val" in data.pools:
+            save_model(learner, data, end, progress)
+        else:
+            return
+    if cli.verb in (None, "test"):
+        wide_console().print(results_table(results))
+        if "image" in data.input_shapes:
+            print(f"Pictures seen through: {results['protocol']['data'].get('camera') or 'no camera, as they are'}")
+        print(f"All figures, pictures and the model: {cli.run_dir}")
+    else:
+        print(f"The model: {cli.run_dir}")
+    if cli.config["next"]:
+        print(f"Next, try:  {cli.config['next'].replace('{run}', str(cli.run_dir))}")
+
+
+def _note_untrained(cli: TrainingCLI) -> None:
+    """Do what a training would do besides: say what happens, keep the config, go to the trainer's device."""
+    cli.model.to(cli.trainer.strategy.root_device)
+    if cli.trainer.is_global_zero:
+        name = type(cli.model).registered_name
+        print(f"{name} has nothing to train: no step is taken, its weights stay as they are built")
+        cli.run_dir.mkdir(parents=True, exist_ok=True)
+        cli.parser.save(cli.config, cli.run_dir / "config.yaml", skip_none=False, overwrite=True)
+
+
+def _seen_by(checkpoint: dict[str, Any], data: EpisodeDataModule) -> list[str]:
+    """What a checkpoint was trained and chosen on, as its DataModule noted."""
+    try:
+        seen: list[str] = checkpoint[type(data).__qualname__]["seen"]
+    except KeyError as error:
+        raise ValueError(
+            f"the checkpoint does not say which classes it has seen in a {type(data).__name__}: no honest test; "
+            "take one that train.py wrote, with the same kind of data"
+        ) from error
+    return seen

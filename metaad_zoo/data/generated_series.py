@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metaad_zoo.episodes import SPLITS, Episode, EpisodeSpec, Split, TaskPool
 from metaad_zoo.episodes.draw import assemble
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 HARMONICS = 3
 """Overtones of a law beside its first wave."""

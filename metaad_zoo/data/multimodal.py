@@ -14,7 +14,7 @@ from metaad_zoo.data.sources.manifest import read_manifest
 from metaad_zoo.data.sources.modalities import JoinedModalities, Modalities
 from metaad_zoo.data.splits import split_by_counts, split_by_patterns
 from metaad_zoo.episodes import ClassTaskPool, DomainTaskPool, TaskPool
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 Anomalies = Literal["mismatch", "pair", "rest", "own"]
 

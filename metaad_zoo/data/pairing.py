@@ -14,7 +14,7 @@ from metaad_zoo.data.new_classes import as_new_classes
 from metaad_zoo.data.sources.modalities import SeparateModalities
 from metaad_zoo.episodes import Episode, EpisodeSpec, TaskPool
 from metaad_zoo.episodes.draw import assemble
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 Pairing = Literal["labelled", "any"]
 

@@ -24,7 +24,7 @@ from metaad_zoo.data.splits import split_by_counts, split_by_patterns
 from metaad_zoo.data.synthetic import create_synthetic
 from metaad_zoo.data.windows import WindowRule, cut
 from metaad_zoo.episodes import ClassTaskPool, Corruption, Domain, DomainTaskPool, TaskPool
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 Splits = dict[str, list[str]] | list[int]
 

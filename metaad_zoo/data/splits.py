@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from metaad_zoo.episodes import SPLITS
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 
 def split_by_patterns(names: Sequence[str], patterns: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

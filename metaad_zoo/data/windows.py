@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metaad_zoo.data.sources.series import Series
 from metaad_zoo.episodes import Domain
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 Pooling = Literal["mean", "max"]
 SCORED_AT_ONCE = 256

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from metaad_zoo.episodes import ANOMALOUS, Corruption, Method, Samples
-from metaad_zoo.evaluation.trying import Trial, standard_error, try_methods
+from metaad_zoo.evaluation.cross_validation import Trial, standard_error, try_methods
 
 PRIOR = Path(__file__).with_name("choosing_prior.json")
 WITHIN = 0.01
@@ -109,11 +109,13 @@ class Recommendation:
         choice: the method's name.
         why: in plain words.
         candidates: all that were tried, the most promising first; then those that could not be.
+        use: a command or lines of Python that use the choice, where the samples' path is known.
     """
 
     choice: str
     why: str
     candidates: list[Candidate]
+    use: str = ""
 
 
 def recommend(

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from metaad_zoo.episodes import NORMAL, UNLABELLED, Adapted, Method, Samples
 from metaad_zoo.evaluation.calibration import p_values
-from metaad_zoo.evaluation.left_out import leave_one_out_scores, left_out_scores, sample_keys
-from metaad_zoo.names import unknown_name
+from metaad_zoo.evaluation.leave_one_out import leave_one_out_scores, left_out_scores, sample_keys
+from metaad_zoo.registry import unknown_name
 
 Calibrate = Literal["across", "within", "contamination"]
 WAYS: tuple[Calibrate, ...] = ("across", "within", "contamination")
@@ -99,9 +99,10 @@ class ExpectedContamination:
     """Ranks among the support set's own scores, of which a share is expected to be anomalous (as in PyOD).
 
     For supports of unlabelled samples, each scored by the method adapted to the others
-    (:func:`metaad_zoo.evaluation.left_out.left_out_scores`). The highest share of these scores is left out, as that of
-    the anomalies; the p-value of a score is its conformal one among the ``m`` others, so that at ``1 / (m + 1)`` what
-    lies above all of them is flagged. There is no guarantee, because nobody has said which of them are normal.
+    (:func:`metaad_zoo.evaluation.leave_one_out.left_out_scores`). The highest share of these scores is left out,
+    as that of the anomalies; the p-value of a score is its conformal one among the ``m`` others, so that at
+    ``1 / (m + 1)`` what lies above all of them is flagged. There is no guarantee, because nobody has said which of them
+    are normal.
 
     Args:
         method: as it adapts.

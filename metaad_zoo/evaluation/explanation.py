@@ -18,7 +18,7 @@ from metaad_zoo.evaluation.attribution import (
     occlusion,
     usual_sample,
 )
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 Explanation = Literal["auto", "integrated_gradients", "nearest", "occlusion", "patches"]
 

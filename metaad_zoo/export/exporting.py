@@ -20,7 +20,7 @@ from metaad_zoo.evaluation.calibration import p_values
 from metaad_zoo.evaluation.decisions import Calibrate
 from metaad_zoo.export.files import Exported, ExportError, Format, Runner, first_line, load_exported, write_program
 from metaad_zoo.export.graph import DetectorGraph
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 from metaad_zoo.zoo import checkpoint_files
 
 TOLERANCE = 1e-5

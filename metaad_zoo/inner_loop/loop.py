@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from metaad_zoo.inner_loop.rules import RULES, Direction, RuleName, adam, sgd
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 LearnLr = Literal["none", "parameter", "parameter_and_step", "element"]
 EngineName = Literal["higher", "vectorized"]

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from metaad_zoo.learners.base import Learner, Parent, Schedule
 from metaad_zoo.learners.low_rank import LowRankOptimizer
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 Trained = Literal["full", "head", "low_rank"]
 

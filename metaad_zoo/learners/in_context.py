@@ -24,7 +24,7 @@ from metaad_zoo.learners.registry import register_learner
 from metaad_zoo.learners.set_attention import Attend, InducedSetAttention
 from metaad_zoo.learners.soft_neighbours import LEAST, own_distances, soft_minimum
 from metaad_zoo.learners.table_rows import TableRowLearner
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 UNITS = {
     "standard": (False, 1.0),

@@ -31,7 +31,7 @@ from metaad_zoo.backbones import (
 from metaad_zoo.episodes import ANOMALOUS, USUAL_SCALING, EpisodeBatch, Samples, Scaling, SupportScaling
 from metaad_zoo.inner_loop.precision import without_cudnn_recurrence
 from metaad_zoo.inner_loop.vectorized_engine import spread_over_tasks
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 
 class EmbeddingNetwork(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor
 from metaad_zoo.episodes import ANOMALOUS, EpisodeBatch
 from metaad_zoo.learners.embedding import EmbeddingLearner, Reading
 from metaad_zoo.learners.registry import register_learner
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 Head = Literal["prototype", "nearest"]
 

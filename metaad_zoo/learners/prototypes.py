@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from metaad_zoo.episodes import ANOMALOUS
 from metaad_zoo.learners.embedding import EmbeddingLearner, Reading
 from metaad_zoo.learners.registry import register_learner
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 Distance = Literal["euclidean", "cosine", "mahalanobis"]
 LLOYD_STEPS = 5

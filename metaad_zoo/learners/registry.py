@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from metaad_zoo.names import Registry
+from metaad_zoo.registry import Registry
 
 if TYPE_CHECKING:
     from metaad_zoo.learners.base import Learner

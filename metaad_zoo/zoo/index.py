@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 from metaad_zoo.zoo.checkpoint import verify
 from metaad_zoo.zoo.published import FILES, INDEX, NAME, NEEDED, Published
 from metaad_zoo.zoo.reading import TEXT_LIMIT, WEIGHTS_LIMIT, CheckpointError, parse_json, read_bytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 from metaad_zoo.zoo.checkpoint import is_checkpoint
 from metaad_zoo.zoo.hub import PREFIX, fetch_from_hub
 from metaad_zoo.zoo.index import find_published, read_index

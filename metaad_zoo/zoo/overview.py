@@ -28,7 +28,12 @@ def zoo_table(entries: Mapping[str, Mapping[str, Any]], base: str = "checkpoints
     lines = ["| checkpoint | data | AUROC | best baseline: its AUROC, ours minus it | size |", "|---|---|---|---|---|"]
     for name, entry in entries.items():
         size = sum(file["bytes"] for file in entry["files"].values())
-        cells = [", ".join(entry["data"]), auroc_cell(entry["figures"]), baseline_cell(entry["figures"]), told(size)]
+        cells = [
+            ", ".join(entry["data"]),
+            auroc_cell(entry["figures"]),
+            baseline_cell(entry["figures"]),
+            format_bytes(size),
+        ]
         lines.append(f"| [{name}]({base}{name}/README.md) | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -51,11 +56,11 @@ def baseline_cell(figures: Mapping[str, Any]) -> str:
     return f"{best['name']}: {100 * best['auroc']:.1f}, {100 * best['behind']:+.1f}{_interval(best['ci95'])}"
 
 
-def told(size: int) -> str:
+def format_bytes(size: int) -> str:
     """A size in bytes for people.
 
     Example:
-        >>> told(20), told(2_310_000)
+        >>> format_bytes(20), format_bytes(2_310_000)
         ('1 kB', '2.3 MB')
     """
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(round(size / 1e3), 1)} kB"

@@ -15,7 +15,7 @@ from torch.nn.modules import module as torch_modules
 
 from metaad_zoo.inner_loop import InnerLoopConfig
 from metaad_zoo.learners import Learner, learner_class
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 from metaad_zoo.zoo.reading import CheckpointError
 
 NUMBER_LIMIT = 2_000_000

@@ -12,7 +12,7 @@ from urllib.request import url2pathname
 import pooch
 import requests
 
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 from metaad_zoo.zoo.checkpoint import CONFIG, MANIFEST, WEIGHTS, check_manifest, verify
 from metaad_zoo.zoo.index import parse_index
 from metaad_zoo.zoo.published import PAPERS

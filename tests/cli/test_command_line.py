@@ -8,8 +8,8 @@ import pytest
 import torch
 import yaml
 
-from metaad_zoo.cli.parsing import arrange
 from metaad_zoo.cli.train import TrainingCLI, run
+from metaad_zoo.cli.train_parser import arrange
 from tests.cli.short import CONFIGS, QUICKSTART, SHORT
 
 

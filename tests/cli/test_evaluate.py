@@ -12,14 +12,15 @@ import torch
 import yaml
 from pyarrow import parquet
 
-from metaad_zoo.cli import evaluate, main
-from metaad_zoo.cli.contestants import data_of_config, described
-from metaad_zoo.cli.curves import auroc_by_task
+from metaad_zoo.cli import main
 from metaad_zoo.evaluation.baselines import OnNetwork, create_baseline, list_baselines
 from metaad_zoo.evaluation.html_report import write_report
 from metaad_zoo.evaluation.plots import episode_figure
 from metaad_zoo.evaluation.protocol import summarise
 from metaad_zoo.evaluation.scores import figures_from_scores
+from metaad_zoo.experiment import evaluate
+from metaad_zoo.experiment.curves import auroc_by_task
+from metaad_zoo.experiment.methods import data_of_config, describe_methods
 from metaad_zoo.inner_loop import InnerLoopConfig
 from metaad_zoo.learners import GradientLearner
 from metaad_zoo.zoo import Checkpoint, load_checkpoint, save_checkpoint
@@ -194,7 +195,7 @@ def test_baselines_work_on_the_embedding_of_a_model(place, capsys):
 
 @pytest.mark.parametrize("name", [*list_baselines(), *(["pyod/KNN"] if find_spec("pyod") else [])])
 def test_settings_of_every_baseline_can_be_written(name):
-    settings = described({name: create_baseline(name)}, {})[name]
+    settings = describe_methods({name: create_baseline(name)}, {})[name]
     assert json.loads(json.dumps(settings)) == settings
     assert not [key for key in settings if key.startswith("_")]
 

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from metaad_zoo.cli import main
-from metaad_zoo.cli.recommend import how_to_use, synthetic_for
 from metaad_zoo.data.synthetic import create_synthetic, list_synthetic
 from metaad_zoo.evaluation.baselines import FeatureMethod, create_baseline
 from metaad_zoo.evaluation.choosing import PRIOR, Prior, read_prior, recommend
+from metaad_zoo.experiment.recommend import how_to_use, synthetic_for
 from metaad_zoo.zoo import Checkpoint, list_checkpoints, save_checkpoint
 from tests.cli.test_configs import write_rows
 from tests.conftest import REPOSITORY, small_learner

@@ -14,7 +14,7 @@ from metaad_zoo.evaluation.decisions import (
     scores_for_shots,
     shots_of,
 )
-from metaad_zoo.evaluation.left_out import leave_one_out_scores, left_out_scores
+from metaad_zoo.evaluation.leave_one_out import leave_one_out_scores, left_out_scores
 
 
 class DistanceToMean:

@@ -9,7 +9,7 @@ from metaad_zoo.data.sources.known import IMAGE_READERS
 from metaad_zoo.data.sources.known_multimodal import MULTIMODAL_READERS
 from metaad_zoo.data.sources.known_series import SERIES_READERS
 from metaad_zoo.data.sources.known_tables import TABLE_READERS
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 _DATASETS: Mapping[str, Collection[str]] = {
     "image": IMAGE_READERS,

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 Missing = Literal["refuse", "drop", "impute"]
 COLUMN_SUFFIXES = frozenset({".csv", ".parquet", ".pq"})

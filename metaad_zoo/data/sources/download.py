@@ -17,7 +17,7 @@ from urllib.request import url2pathname
 import pooch
 import requests
 
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 SCHEMES = ("https", "http", "file")
 TIMEOUT = 30.0

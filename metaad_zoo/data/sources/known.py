@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as vision
 
 from metaad_zoo.data.sources.arrays import ImageArrays
 from metaad_zoo.data.sources.npz import read_npz
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 DATA_VARIABLE = "METAAD_DATA"
 """Environment variable: the folder where data sets that can't be embedded lie or are downloaded to."""

@@ -21,7 +21,7 @@ from metaad_zoo.data.sources.modalities import (
     array_part,
     image_part,
 )
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 MultimodalReader = Callable[[str | Path | None, int | None, int | None], Modalities]
 """Reads a set: ``(root, image_size, length)``; None keeps the usual size or length."""

@@ -11,7 +11,7 @@ from metaad_zoo.data.sources.columns import Columns
 from metaad_zoo.data.sources.download import fetch_public, public_files
 from metaad_zoo.data.sources.known import data_folder
 from metaad_zoo.data.sources.tables import Table, check_arrays, finished, number_names, read_table
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 _SKLEARN = ("wine", "breast_cancer", "iris", "digits")
 

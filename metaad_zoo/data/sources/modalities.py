@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metaad_zoo.data.sources.arrays import ImageArrays
 from metaad_zoo.episodes import Reader
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 Self = TypeVar("Self", bound="Modalities")
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 Fit = Literal["pad", "resample"]
 

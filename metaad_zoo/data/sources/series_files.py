@@ -14,7 +14,7 @@ from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, Columns, Missing, r
 from metaad_zoo.data.sources.sampling import as_seconds, resampled, usual_step
 from metaad_zoo.data.sources.series import SequenceArrays, Series, SeriesSet
 from metaad_zoo.data.sources.series_npz import read_series_npz
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 TIME_NAMES = ("timestamp", "datetime", "time", "date", "t")
 """Columns of rising numbers with such a name are times and no channels; columns of text that are times always are."""

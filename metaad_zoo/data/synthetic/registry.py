@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.episodes import Corruption, count
-from metaad_zoo.names import Registry
+from metaad_zoo.registry import Registry
 
 Kind = Callable[[Tensor, Tensor, np.random.Generator], Tensor]
 """Samples of one modality ``(n, ...)`` and normal donors of the same task ``(m, ...)``, to corrupted samples."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.episodes import ANOMALOUS, USUAL_SCALING, Samples, SupportScaling, count
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 Standardise = Literal["none", "sample", "support"]
 ScoreVectors = Callable[[Tensor], Tensor]

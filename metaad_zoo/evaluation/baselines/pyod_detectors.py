@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.evaluation.baselines.features import FeatureMethod, ScoreVectors, Standardise
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 MEND = "pip install 'metaad_zoo[pyod]'"
 NOT_ON_VECTORS = ("ts_", "pyg_", "audio_", "embedding")

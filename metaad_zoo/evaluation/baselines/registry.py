@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 from metaad_zoo.episodes import Method
-from metaad_zoo.names import Registry, unknown_name
+from metaad_zoo.registry import Registry, unknown_name
 
 Builder = TypeVar("Builder", bound=Callable[..., Method])
 

@@ -15,7 +15,7 @@ from metaad_zoo.episodes import USUAL_SCALING, Samples, SupportScaling
 from metaad_zoo.evaluation.baselines.features import tensors, usual
 from metaad_zoo.evaluation.baselines.registry import register_baseline
 from metaad_zoo.evaluation.baselines.subspaces import Directions, check_share
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 
 ScorePieces = Callable[[Tensor, Tensor], Tensor]
 """Scores ``(n,)`` of pieces ``(n, m, C, length)`` and of where they have values."""

@@ -1,4 +1,4 @@
-"""The end of a run: test on unseen tasks beside the baselines, and write all that came out."""
+"""The test of a run: on unseen tasks beside the baselines, with the model, figures and pictures as files."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import Progress, track
 from torch import Tensor
 
-from metaad_zoo.cli.honesty import make_up, refuse_transductive
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.episodes import Method
 from metaad_zoo.evaluation.baselines import FlagEverything, NearestNeighbour
@@ -21,8 +18,10 @@ from metaad_zoo.evaluation.decisions import AcrossTasks, Calibrator
 from metaad_zoo.evaluation.plots import episode_figure, learning_curve
 from metaad_zoo.evaluation.protocol import across_tasks, environment, evaluate
 from metaad_zoo.evaluation.rates import RealisedRates
-from metaad_zoo.evaluation.report import results_table, write_json
+from metaad_zoo.evaluation.report import write_json
 from metaad_zoo.evaluation.scores import ScoreFile, record_all
+from metaad_zoo.experiment.leakage import make_up, refuse_transductive
+from metaad_zoo.experiment.progress import Progress, silent
 from metaad_zoo.learners import (
     EmbeddingLearner,
     GradientLearner,
@@ -33,22 +32,20 @@ from metaad_zoo.learners import (
 )
 from metaad_zoo.zoo import Checkpoint, calibration_tensors, save_checkpoint
 
-TABLE_WIDTH = 118
 CONTROL, CONTROLS_BY = "same network", 300
 """How controls are called, and how many episodes they are calibrated by at most."""
 
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What the end of a run is told.
+    """Settings of the test of a run.
 
     Args:
         run_dir: the run's folder.
         alpha: false-alarm rate that thresholds aim at.
-        seed: of the untrained networks.
+        seed: random seed of the untrained networks.
         seen: classes or domains that the learner was trained and chosen on.
         weights: which of the training's weights these are, for the protocol.
-        next_command: a command to propose; ``{run}`` stands for the run's folder.
         trained_by: the config of the training, where that was another run.
     """
 
@@ -57,7 +54,6 @@ class Conclusion:
     seed: int
     seen: list[str]
     weights: str
-    next_command: str | None
     trained_by: Path | None = None
 
 
@@ -90,29 +86,19 @@ def check_before_training(
         raise ValueError("data.test_episode has queries of one kind only: AUROC needs normal and anomalous ones")
 
 
-def conclude(learner: Learner, data: EpisodeDataModule, end: Conclusion) -> dict[str, Any]:
-    """Evaluate on the test split, print the table, and fill the run's folder.
+def conclude(learner: Learner, data: EpisodeDataModule, end: Conclusion, progress: Progress = silent) -> dict[str, Any]:
+    """Evaluate on the test split and fill the run's folder.
 
-    Writes ``results.json``, ``episode.png``, ``learning_curve.png`` and the folder ``model`` that
+    Writes ``results.json``, ``scores.parquet``, ``episode.png``, ``learning_curve.png`` and the folder ``model`` that
     :func:`metaad_zoo.load_detector` reads.
 
     Returns:
         The results.
     """
-    console = Console()
-    by_shots = save_model(learner, data, end, console)
-    results = test_results(learner, data, end, by_shots, console)
+    by_shots = save_model(learner, data, end, progress)
+    results = test_results(learner, data, end, by_shots, progress)
     write_json(end.run_dir / "results.json", results)
     _draw(end.run_dir, learner, data, results)
-    wide = console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)
-    wide.print(results_table(results))
-    if "image" in data.input_shapes:
-        camera = results["protocol"]["data"].get("camera")
-        console.print(f"Pictures seen through: {camera or 'no camera, as they are'}")
-    console.print(f"All figures, pictures and the model: {end.run_dir}", soft_wrap=True)
-    if end.next_command:
-        command = end.next_command.replace("{run}", str(end.run_dir))
-        console.print(f"Next, try:  [bold]{command}[/bold]", soft_wrap=True)
     return results
 
 
@@ -142,7 +128,7 @@ def methods_for(learner: Learner, modalities: Iterable[str], seed: int) -> dict[
 
 
 def test_results(
-    learner: Learner, data: EpisodeDataModule, end: Conclusion, by_shots: Mapping[int, Tensor], console: Console
+    learner: Learner, data: EpisodeDataModule, end: Conclusion, by_shots: Mapping[int, Tensor], progress: Progress
 ) -> dict[str, Any]:
     """The content of ``results.json``.
 
@@ -150,29 +136,22 @@ def test_results(
         learner: trained, in eval mode.
         data: its val split chooses thresholds, its test split is scored.
         end: alpha, seed and what the protocol says of the training.
-        by_shots: what the learner is calibrated by, by the size of the support set.
-        console: shows progress.
+        by_shots: calibration scores of the learner by the size of the support set.
+        progress: reports the progress.
     """
     methods = methods_for(learner, data.input_shapes, end.seed)
-    # Bars are not shown in a log file, where this would look hung.
-    console.print(
-        f"Thresholds of {len(methods) - 1} other methods, then {data.test_episodes} unseen episodes by all ..."
-    )
-    with Progress(console=console, transient=True) as progress:
-        others = {name: method for name, method in methods.items() if method is not learner}
-        bar = progress.add_task("thresholds on validation tasks", total=len(others))
-        calibration = list(data.calibration())
-        calibrators: dict[str, Calibrator] = {learner.registered_name: AcrossTasks(by_shots[data.test_episode.shots])}
-        for name, method in others.items():  # from scratch takes ten times as long as adapting
-            by = calibration[:CONTROLS_BY] if name.startswith(CONTROL) else calibration
-            calibrators |= across_tasks({name: method}, by, lambda: progress.advance(bar))
-        bar = progress.add_task("test on unseen tasks", total=data.test_episodes)
+    baselines = {name: method for name, method in methods.items() if method is not learner}
+    tick = progress(f"Thresholds of {len(baselines)} other methods on validation tasks", len(baselines))
+    calibration = list(data.calibration())
+    calibrators: dict[str, Calibrator] = {learner.registered_name: AcrossTasks(by_shots[data.test_episode.shots])}
+    for name, method in baselines.items():  # from scratch takes ten times as long as adapting
+        by = calibration[:CONTROLS_BY] if name.startswith(CONTROL) else calibration
+        calibrators |= across_tasks({name: method}, by, tick)
+    tick = progress(f"Testing {len(methods)} methods on {data.test_episodes} unseen episodes", data.test_episodes)
+    rates = RealisedRates()
+    with ScoreFile(end.run_dir / "scores.parquet") as file:
         episodes = data.episodes("test", data.test_episodes)
-        rates = RealisedRates()
-        with ScoreFile(end.run_dir / "scores.parquet") as file:
-            figures = evaluate(
-                methods, episodes, calibrators, end.alpha, lambda: progress.advance(bar), record_all(file, rates)
-            )
+        figures = evaluate(methods, episodes, calibrators, end.alpha, tick, record_all(file, rates))
     protocol = {
         "data": data.description(),
         "split": "test",
@@ -211,21 +190,31 @@ def _draw(run_dir: Path, learner: Learner, data: EpisodeDataModule, results: dic
     episode_figure(episode, scores, threshold).savefig(run_dir / "episode.png", dpi=120)
 
 
-def save_model(learner: Learner, data: EpisodeDataModule, end: Conclusion, console: Console) -> dict[int, Tensor]:
+def save_model(
+    learner: Learner, data: EpisodeDataModule, end: Conclusion, progress: Progress = silent
+) -> dict[int, Tensor]:
     """Write the folder ``model`` of a run; returns its calibration scores by the size of the support set."""
     learner.eval()
     config = end.trained_by or end.run_dir / "config.yaml"
     text = config.read_text(encoding="utf-8") if config.is_file() else None
     sizes = data.shots_with_room()
-    console.print(f"Calibrating on validation tasks, for supports of {', '.join(map(str, sizes))} samples ...")
-    shown = track(sizes, "calibrating for supports of each size", console=console, transient=True)
-    by_shots = {n: normal_scores(learner, data.calibration(shots=n)) for n in shown}
+    tick = progress(
+        f"Calibrating on validation tasks, for supports of {', '.join(map(str, sizes))} samples", len(sizes)
+    )
+    by_shots = {}
+    for n in sizes:
+        by_shots[n] = normal_scores(learner, data.calibration(shots=n))
+        tick()
     save_checkpoint(end.run_dir / "model", Checkpoint(learner, end.seen, calibration_tensors(by_shots), text))
     return by_shots
 
 
-def write_predictions(learner: Learner, data: EpisodeDataModule, run_dir: Path) -> None:
-    """Scores of all test episodes as ``predictions.csv``: episode, task, sample, label, score."""
+def write_predictions(learner: Learner, data: EpisodeDataModule, run_dir: Path) -> Path:
+    """Write scores of all test episodes as ``predictions.csv``: episode, task, sample, label, score.
+
+    Returns:
+        The file.
+    """
     learner.eval()
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
@@ -235,4 +224,4 @@ def write_predictions(learner: Learner, data: EpisodeDataModule, run_dir: Path) 
             scores = learner.adapt(episode.support, episode.support_labels).score(episode.query).tolist()
             pairs = zip(episode.query_labels.tolist(), scores, strict=True)
             writer.writerows([i, episode.task, sample, label, score] for sample, (label, score) in enumerate(pairs))
-    Console().print(f"Scores of all test episodes: {run_dir / 'predictions.csv'}", soft_wrap=True)
+    return run_dir / "predictions.csv"

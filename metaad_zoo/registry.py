@@ -1,4 +1,4 @@
-"""Things by name, and errors for unknown names that offer the nearest known ones."""
+"""Registry: look-up by name, with suggestions for unknown names."""
 
 from __future__ import annotations
 

@@ -90,11 +90,11 @@ def steppers(methods: Mapping[str, Method], steps: Iterable[int]) -> dict[str, G
 
 def auroc_by_task(method: Method, episodes: Sequence[Episode]) -> np.ndarray:
     """AUROC of each task, the mean over its episodes."""
-    found: dict[str, list[float]] = {}
+    by_task: dict[str, list[float]] = {}
     for e in episodes:
         scores = method.adapt(e.support, e.support_labels).score(e.query).cpu()
-        found.setdefault(e.task, []).append(auroc(scores, e.query_labels))
-    return np.array([np.mean(values) for values in found.values()])
+        by_task.setdefault(e.task, []).append(auroc(scores, e.query_labels))
+    return np.array([np.mean(values) for values in by_task.values()])
 
 
 def _episodes(data: EpisodeDataModule) -> list[Episode]:
@@ -103,7 +103,7 @@ def _episodes(data: EpisodeDataModule) -> list[Episode]:
 
 def _curve(values: Sequence[int], figures: Mapping[str, Sequence[np.ndarray]]) -> Curve:
     lines = {
-        name: {"mean": [float(tasks.mean()) for tasks in found], "ci95": [interval(tasks) for tasks in found]}
-        for name, found in figures.items()
+        name: {"mean": [float(tasks.mean()) for tasks in by_value], "ci95": [interval(tasks) for tasks in by_value]}
+        for name, by_value in figures.items()
     }
     return {"values": list(values), "methods": lines}

@@ -1,4 +1,4 @@
-"""What no evaluation may do, and what its protocol says of it."""
+"""Leakage: refuse evaluations on seen classes or over the queries, and say in the protocol what was allowed."""
 
 from __future__ import annotations
 
@@ -94,3 +94,22 @@ def make_up(spec: EpisodeSpec, methods: Mapping[str, Method]) -> dict[str, Any]:
         "query_ratio": f"{spec.query_normal} normal : {spec.query_anomalous} anomalous",
         "batch_norm": {name: batch_norm_of(m) for name, m in methods.items() if isinstance(m, Learner)},
     }
+
+
+def seen_by_parent(learner: Learner) -> list[str]:
+    """Classes or domains that the checkpoint of a fine-tuned learner has seen; none for other learners."""
+    return [] if learner.parent is None else list(learner.parent.trained_on)
+
+
+def refuse_parents_classes(learner: Learner, data: EpisodeDataModule) -> None:
+    """Refuse to test a fine-tuned model on what its checkpoint was trained or chosen on.
+
+    Raises:
+        ValueError: names them.
+    """
+    shared = sorted(set(seen_by_parent(learner)) & data.pools["test"].members) if "test" in data.pools else []
+    if shared and learner.parent is not None:
+        raise ValueError(
+            f"{learner.parent.name} was trained or chosen on {shared[:10]}, which are in the test split: meta-test "
+            "classes must never be seen in meta-training; take other classes for data.splits, or another checkpoint"
+        )

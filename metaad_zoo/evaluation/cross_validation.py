@@ -1,4 +1,4 @@
-"""Methods tried inside a support set by cross-validation, against its labelled anomalies or against synthetic ones."""
+"""Cross-validation of methods inside a support set, against its labelled anomalies or against synthetic ones."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _try(name: str, method: Method, splits: Sequence[tuple[Samples, Samples, Map
 
 
 def standard_error(values: np.ndarray) -> float:
-    """Of a mean."""
+    """Standard error of the mean of ``values`` ``(n,)``."""
     return float(np.std(values, ddof=1) / math.sqrt(len(values)))
 
 

@@ -1,4 +1,4 @@
-"""What is to be judged, and on what: models in folders, baselines by name, data by a config or a user's own files."""
+"""The methods and the data of an evaluation: models by folder, baselines by name, data by config or own files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from metaad_zoo.backbones import ANY
-from metaad_zoo.cli.honesty import refuse_seen, refuse_transductive
 from metaad_zoo.data import (
     EpisodeDataModule,
     ImageEpisodes,
@@ -20,8 +19,9 @@ from metaad_zoo.data import (
 )
 from metaad_zoo.episodes import EpisodeSpec, Method
 from metaad_zoo.evaluation.baselines import FeatureMethod, OnNetwork, create_baseline, list_baselines
+from metaad_zoo.experiment.leakage import refuse_seen, refuse_transductive
 from metaad_zoo.learners import Learner
-from metaad_zoo.names import unknown_name
+from metaad_zoo.registry import unknown_name
 from metaad_zoo.zoo import Checkpoint, is_known, load_checkpoint, locate, model_folder, read_index
 
 OWN: Mapping[str, type[EpisodeDataModule]] = {
@@ -78,18 +78,18 @@ def folders_of(methods: Sequence[str]) -> dict[str, Path]:
     Raises:
         ValueError: a method is neither a checkpoint's name, folder or address nor a baseline's name.
     """
-    found = {}
+    folders = {}
     for method in methods:
         baseline, model = _on_embedding(method)
         if is_known(model):
-            found[name_of(method)] = locate(model)
+            folders[name_of(method)] = locate(model)
         elif baseline or not _is_baseline(model):
-            known = [*read_index(), *list_baselines()]
-            raise unknown_name("method (no model lies there, and nothing is called so):", model, known)
-    return found
+            names = [*read_index(), *list_baselines()]
+            raise unknown_name("method (no model lies there, and nothing is called so):", model, names)
+    return folders
 
 
-def contestants(methods: Sequence[str]) -> tuple[dict[str, Method], dict[str, Checkpoint]]:
+def build_methods(methods: Sequence[str]) -> tuple[dict[str, Method], dict[str, Checkpoint]]:
     """All methods by their names in the results, and the checkpoints of those that are, or that work on, models.
 
     Raises:
@@ -97,14 +97,14 @@ def contestants(methods: Sequence[str]) -> tuple[dict[str, Method], dict[str, Ch
     """
     names = names_of(methods)
     checkpoints = {name: load_checkpoint(folder) for name, folder in folders_of(methods).items()}
-    found: dict[str, Method] = {}
+    by_name: dict[str, Method] = {}
     for name, method in zip(names, methods, strict=True):
         baseline, _ = _on_embedding(method)
         if baseline:
-            found[name] = _on_network(name, baseline, checkpoints[name].learner)
+            by_name[name] = _on_network(name, baseline, checkpoints[name].learner)
         else:
-            found[name] = checkpoints[name].learner if name in checkpoints else create_baseline(name)
-    return found, checkpoints
+            by_name[name] = checkpoints[name].learner if name in checkpoints else create_baseline(name)
+    return by_name, checkpoints
 
 
 def _on_network(name: str, baseline: str, learner: Learner) -> OnNetwork:
@@ -122,7 +122,7 @@ def _on_network(name: str, baseline: str, learner: Learner) -> OnNetwork:
     return OnNetwork(method, network)
 
 
-def described(methods: Mapping[str, Method], checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:
+def describe_methods(methods: Mapping[str, Method], checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:
     """Every setting of every method, for a protocol."""
     return {
         name: _settings(m, checkpoints[name].learner if name in checkpoints else None) for name, m in methods.items()

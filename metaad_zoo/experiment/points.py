@@ -1,25 +1,26 @@
-"""`metaad evaluate --points`: methods judged on whole series, point by point."""
+"""Evaluate methods on whole series, point by point."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from metaad_zoo.cli.contestants import contestants, data_of_config, described, refuse_unfit
-from metaad_zoo.cli.honesty import batch_norm_of
-from metaad_zoo.cli.terminal import bars, shown
 from metaad_zoo.data import EpisodeDataModule, SequenceEpisodes
 from metaad_zoo.data.labelled_series import LabelledSeries
 from metaad_zoo.episodes import EpisodeSpec
+from metaad_zoo.evaluation import series_protocol
 from metaad_zoo.evaluation.decisions import USUAL_ALPHA
 from metaad_zoo.evaluation.protocol import LEAST_TASKS, environment, within_tasks
-from metaad_zoo.evaluation.report import points_table, write_json
-from metaad_zoo.evaluation.scores import ScoreFile
-from metaad_zoo.evaluation.series_protocol import evaluate_points
+from metaad_zoo.evaluation.report import write_json
+from metaad_zoo.evaluation.scores import ScoreFile, record_all
+from metaad_zoo.experiment.leakage import batch_norm_of
+from metaad_zoo.experiment.methods import build_methods, data_of_config, describe_methods, refuse_unfit
+from metaad_zoo.experiment.progress import Progress, silent
 from metaad_zoo.learners import Learner
 
 USUAL_WINDOW = 64
@@ -30,36 +31,20 @@ WITHIN = (
 
 
 @dataclass(frozen=True)
-class PointSettings:
-    """What is asked of an evaluation point by point.
-
-    Args:
-        methods: folders of models or runs, and names of baselines.
-        data: a config with a ``data`` section of :class:`SequenceEpisodes`, or a user's own series with labels.
-        out: folder for the results.
-        shots: support windows of each series.
-        draws: of the support, whose figures are averaged.
-        stride: steps from one scored window to the next; None: a quarter of the window.
-        longest: points of a series that are scored, from the start of its later part on; None: all.
-        buffer: longest buffer of the volumes (VUS), in points; None: the window.
-        seed: of the draws.
-        calibrate: ``"within"``: flag points by leave-one-out over the support windows; None: no threshold.
-        alpha: false-alarm rate to aim at; None: 0.1. With ``calibrate`` alone.
-        allow_transductive: let batch normalisation take statistics over the queries.
-    """
+class _Settings:
+    """The arguments of :func:`evaluate_points`."""
 
     methods: Sequence[str]
     data: Path
-    out: Path
-    shots: int = 50
-    draws: int = 3
-    stride: int | None = None
-    longest: int | None = 50_000
-    buffer: int | None = None
-    seed: int = 0
-    calibrate: str | None = None
-    alpha: float | None = None
-    allow_transductive: bool = False
+    shots: int
+    draws: int
+    stride: int | None
+    longest: int | None
+    buffer: int | None
+    seed: int
+    calibrate: str | None
+    alpha: float | None
+    allow_transductive: bool
 
     @property
     def rate(self) -> float:
@@ -67,14 +52,54 @@ class PointSettings:
         return USUAL_ALPHA if self.alpha is None else self.alpha
 
 
-def run_point_evaluation(settings: PointSettings, as_json: bool = False) -> dict[str, Any]:
-    """Evaluate, print the table, and write ``results.json`` and ``scores.parquet``, a row a point.
+def evaluate_points(
+    methods: Sequence[str],
+    data: str | Path,
+    out: str | Path | None = None,
+    *,
+    shots: int = 50,
+    draws: int = 3,
+    stride: int | None = None,
+    longest: int | None = 50_000,
+    buffer: int | None = None,
+    seed: int = 0,
+    calibrate: str | None = None,
+    alpha: float | None = None,
+    allow_transductive: bool = False,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Evaluate methods on the later part of whole labelled series, point by point.
+
+    Args:
+        methods: names or folders of models or runs, and names of baselines.
+        data: a config with a ``data`` section of :class:`SequenceEpisodes`, or a user's own series with labels.
+        out: folder for ``results.json`` and ``scores.parquet``, a row a point; None writes nothing.
+        shots: support windows of each series.
+        draws: number of draws of the support, whose figures are averaged.
+        stride: steps from one scored window to the next; None: a quarter of the window.
+        longest: points of a series that are scored, from the start of its later part on; None: all.
+        buffer: longest buffer of the volumes (VUS), in points; None: the window.
+        seed: random seed of the draws.
+        calibrate: ``"within"``: flag points by leave-one-out over the support windows; None: no threshold.
+        alpha: false-alarm rate to aim at; None: 0.1. With ``calibrate`` alone.
+        allow_transductive: let batch normalisation take statistics over the queries.
+        progress: reports the progress.
+
+    Returns:
+        ``protocol``, ``methods`` and ``environment``, as in ``results.json``.
 
     Raises:
         ValueError: a method or the data can't be read, they do not fit together, a model has seen a test series, or
             fewer series can be tested than an interval needs.
     """
-    methods, checkpoints = contestants(settings.methods)
+    asked = _Settings(
+        methods, Path(data), shots, draws, stride, longest, buffer, seed, calibrate, alpha, allow_transductive
+    )
+    return _evaluate(asked, None if out is None else Path(out), progress)
+
+
+def _evaluate(settings: _Settings, out: Path | None, progress: Progress) -> dict[str, Any]:
+    methods, checkpoints = build_methods(settings.methods)
     data = _open(settings, [c.learner for c in checkpoints.values()])
     refuse_unfit(checkpoints, data, settings.allow_transductive)
     stride = max(1, data.rule.window // 4) if settings.stride is None else settings.stride
@@ -85,38 +110,37 @@ def run_point_evaluation(settings: PointSettings, as_json: bool = False) -> dict
         support = series[0].draw_support(settings.shots, np.random.default_rng(0))
         method.adapt(support, support["sequence"].new_zeros(settings.shots).long())
     calibrators = within_tasks(methods) if settings.calibrate else None
-    settings.out.mkdir(parents=True, exist_ok=True)
-    with bars() as progress:
-        bar = progress.add_task("unseen series", total=len(series) * settings.draws)
-        with ScoreFile(settings.out / "scores.parquet") as record:
-            figures = evaluate_points(
-                methods,
-                series,
-                settings.shots,
-                settings.draws,
-                buffer,
-                settings.seed,
-                calibrators,
-                settings.rate,
-                lambda: progress.advance(bar),
-                record,
-            )
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    with nullcontext() if out is None else ScoreFile(out / "scores.parquet") as file:
+        figures = series_protocol.evaluate_points(
+            methods,
+            series,
+            settings.shots,
+            settings.draws,
+            buffer,
+            settings.seed,
+            calibrators,
+            settings.rate,
+            progress("unseen series", len(series) * settings.draws),
+            record_all(*([] if file is None else [file])),
+        )
     results = {
         "protocol": {
             **_protocol(settings, data, series, left_out, stride, buffer),
             "batch_norm": {name: batch_norm_of(c.learner) for name, c in checkpoints.items()},
             "trained_or_chosen_on": {name: c.trained_on for name, c in checkpoints.items()},
-            "methods": described(methods, checkpoints),
+            "methods": describe_methods(methods, checkpoints),
         },
         "methods": figures,
         "environment": environment("cpu"),
     }
-    write_json(settings.out / "results.json", results)
-    shown(as_json, results, points_table(results), f"Figures and the score of every point: {settings.out}")
+    if out is not None:
+        write_json(out / "results.json", results)
     return results
 
 
-def _open(settings: PointSettings, learners: Sequence[Learner]) -> SequenceEpisodes:
+def _open(settings: _Settings, learners: Sequence[Learner]) -> SequenceEpisodes:
     if settings.data.suffix in (".yaml", ".yml"):
         data: EpisodeDataModule = data_of_config(settings.data)
     else:
@@ -131,7 +155,7 @@ def _open(settings: PointSettings, learners: Sequence[Learner]) -> SequenceEpiso
     return data
 
 
-def _check_numbers(settings: PointSettings, stride: int, buffer: int, window: int) -> None:
+def _check_numbers(settings: _Settings, stride: int, buffer: int, window: int) -> None:
     for name, value, least in [
         ("--shots", settings.shots, 1),
         ("--draws", settings.draws, 1),
@@ -154,34 +178,34 @@ def _check_numbers(settings: PointSettings, stride: int, buffer: int, window: in
         raise ValueError(f"--stride is {stride}; expected 1 to {window}, the window, or points would have no score")
 
 
-def _testable(found: Sequence[LabelledSeries], settings: PointSettings) -> tuple[list[LabelledSeries], list[str]]:
+def _testable(candidates: Sequence[LabelledSeries], settings: _Settings) -> tuple[list[LabelledSeries], list[str]]:
     """The series that can be tested, and why others can't.
 
     Raises:
         ValueError: fewer are left than an interval needs.
     """
-    kept, left_out = [], []
-    for series in found:
-        here = series if settings.longest is None else series.first(settings.longest)
-        if len(here.support) < settings.shots:
-            left_out.append(f"{here.name}: {len(here.support)} normal windows before the part that is tested")
-        elif len(set(here.labels.tolist())) < 2:
-            left_out.append(f"{here.name}: {len(here.labels)} points are tested, all of one kind")
-        elif len(here.values) < here.window:
-            left_out.append(f"{here.name}: {len(here.values)} points are tested, fewer than a window")
+    testable, left_out = [], []
+    for series in candidates:
+        tested = series if settings.longest is None else series.first(settings.longest)
+        if len(tested.support) < settings.shots:
+            left_out.append(f"{tested.name}: {len(tested.support)} normal windows before the part that is tested")
+        elif len(set(tested.labels.tolist())) < 2:
+            left_out.append(f"{tested.name}: {len(tested.labels)} points are tested, all of one kind")
+        elif len(tested.values) < tested.window:
+            left_out.append(f"{tested.name}: {len(tested.values)} points are tested, fewer than a window")
         else:
-            kept.append(here)
-    if len(kept) < LEAST_TASKS:
+            testable.append(tested)
+    if len(testable) < LEAST_TASKS:
         raise ValueError(
-            f"{settings.data} has {len(kept)} series that can be tested on {settings.shots} windows, and an interval "
-            f"over fewer than {LEAST_TASKS} tells nothing of others: give more series with labels, or lower --shots. "
-            f"Left out: {'; '.join(left_out[:5]) or 'none'}"
+            f"{settings.data} has {len(testable)} series that can be tested on {settings.shots} windows, and an "
+            f"interval over fewer than {LEAST_TASKS} tells nothing of others: give more series with labels, or lower "
+            f"--shots. Left out: {'; '.join(left_out[:5]) or 'none'}"
         )
-    return kept, left_out
+    return testable, left_out
 
 
 def _protocol(
-    settings: PointSettings,
+    settings: _Settings,
     data: SequenceEpisodes,
     series: Sequence[LabelledSeries],
     left_out: Sequence[str],

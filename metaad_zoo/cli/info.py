@@ -1,0 +1,54 @@
+"""`metaad info`: the card of a checkpoint, or what a baseline is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from metaad_zoo.cli.arguments import json_argument
+from metaad_zoo.cli.terminal import printable, tell, wide_console
+
+HELP = "show the card of a checkpoint (data, figures, limits, how to reproduce it), or what a baseline is"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("name", help="published name, folder or address of a checkpoint, or name of a baseline")
+    json_argument(command)
+
+
+def run(options: argparse.Namespace) -> None:
+    from metaad_zoo.evaluation.baselines import list_baselines
+    from metaad_zoo.zoo import locate
+    from metaad_zoo.zoo.checkpoint import read_manifest
+    from metaad_zoo.zoo.published import CARD, METRICS
+    from metaad_zoo.zoo.reading import TEXT_LIMIT, parse_json, read_bytes
+
+    if options.name in list_baselines():
+        _about_baseline(options.name, options.json)
+        return
+    folder = locate(options.name, papers=True)
+    manifest = read_manifest(folder)
+    if options.json:
+        path = folder / METRICS
+        metrics = parse_json(read_bytes(path, TEXT_LIMIT), str(path)) if path.exists() else None
+        print(json.dumps({"folder": str(folder), "manifest": manifest, "metrics": metrics}))
+    elif (folder / CARD).exists():
+        from rich.markdown import Markdown
+
+        text = printable(read_bytes(folder / CARD, TEXT_LIMIT).decode("utf-8", "replace"))
+        wide_console().print(Markdown(text.split("---\n", 2)[-1] if text.startswith("---\n") else text))
+    else:
+        seen = manifest["trained_on"]
+        learner = printable(manifest["learner"])
+        print(f"{folder}: {learner}, {manifest['arguments']}; trained on {len(seen)} classes or domains.")
+        print("It has no card: that is written when a run is published.")
+
+
+def _about_baseline(name: str, as_json: bool) -> None:
+    """Print what a baseline is and its settings, as its docstring has them."""
+    import inspect
+
+    from metaad_zoo.evaluation.baselines import about_baseline, modalities_of
+
+    text = inspect.cleandoc(about_baseline(name)).replace(":class:", "").replace("``", "`")
+    tell(as_json, {"name": name, "modalities": modalities_of(name), "text": text}, f"{name}, a baseline. {text}")

@@ -1,0 +1,45 @@
+"""`metaad publish`: make a finished run a published checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from metaad_zoo.cli.arguments import json_argument
+from metaad_zoo.cli.terminal import note, tell
+
+HELP = "make a finished run a folder of checkpoints/, with its card"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", metavar="RUN", type=Path, nargs="?", help="a finished run, runs/<name>/<time>")
+    command.add_argument("--name", help="name of the checkpoint: <modality>-<backbone>-<learner>-<data>")
+    command.add_argument("--notes", type=Path, help="Markdown file on the model's limits, for the card")
+    command.add_argument(
+        "--data-licence", help="licence of your own data, if models trained on it may be published under it"
+    )
+    command.add_argument(
+        "--to", type=Path, default=Path("checkpoints"), help="folder of published checkpoints (default: checkpoints)"
+    )
+    command.add_argument("--replace", action="store_true", help="overwrite an existing checkpoint of this name")
+    command.add_argument("--refresh", action="store_true", help="only rewrite all cards and the index")
+    json_argument(command)
+
+
+def run(options: argparse.Namespace) -> None:
+    from metaad_zoo.zoo import publish, refresh
+    from metaad_zoo.zoo.published import CARD
+
+    if options.refresh:
+        if options.folder is not None or options.name is not None:
+            raise ValueError("--refresh takes neither a run nor --name: it writes all cards and the index anew")
+        changed = refresh(options.to)
+        sentence = f"{len(changed)} files changed" + "".join(f"\n{path}" for path in changed)
+        tell(options.json, {"changed": [str(path) for path in changed]}, sentence)
+        return
+    if options.folder is None or options.name is None:
+        raise ValueError("expected metaad publish RUN --name NAME, or metaad publish --refresh")
+    notes = options.notes.read_text(encoding="utf-8") if options.notes else None
+    folder = publish(options.folder, options.name, options.to, notes, options.data_licence, options.replace, note)
+    figures = {"folder": folder, "files": sorted(f.name for f in folder.iterdir())}
+    tell(options.json, figures, f"Published {folder}. Read what its card says:  {folder / CARD}")

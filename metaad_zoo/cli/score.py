@@ -1,0 +1,143 @@
+"""`metaad score`: scores, p-values and decisions of any number of samples, as a CSV file."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metaad_zoo.cli.arguments import adapted_detector, data_arguments, json_argument
+from metaad_zoo.cli.terminal import bars, note, note_left_out, tell
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from metaad_zoo.data.streams import SampleStream
+    from metaad_zoo.detector import Detector
+    from metaad_zoo.evaluation.decisions import Calibrate
+
+HELP = "score samples by a detector, in memory that does not grow with their number"
+
+Rows = Iterator[tuple[list[str], "np.ndarray", float]]
+"""Names and scores of some samples, and the share of all samples that is scored with them."""
+
+Scores = Callable[[Any], "np.ndarray"]
+"""Scores of samples."""
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    data_arguments(command)
+    command.add_argument(
+        "--out", type=Path, required=True, help="CSV file to write, with columns sample, score, p_value and anomaly"
+    )
+    command.add_argument("--alpha", type=float, help="false-alarm rate of the decisions (default: 0.1)")
+    command.add_argument(
+        "--calibrate",
+        choices=("across", "within", "contamination"),
+        help="calibrate by scores of the validation tasks (across, the default), of the support set, each sample left "
+        "out once (within), or of the support set without the share --contamination (contamination)",
+    )
+    command.add_argument("--contamination", type=float, help="expected share of anomalies in the support set")
+    command.add_argument(
+        "--points",
+        action="store_true",
+        help="score every time point of a series, by the mean over the windows that cover it, instead of windows one "
+        "behind the other; a point's p-value sets that mean beside the scores of whole windows",
+    )
+    command.add_argument("--stride", type=int, help="with --points: steps from one window to the next (default: 1)")
+    json_argument(command)
+
+
+def run(options: argparse.Namespace) -> None:
+    import numpy as np
+
+    from metaad_zoo.data.streams import SampleStream
+    from metaad_zoo.evaluation.decisions import USUAL_ALPHA
+
+    out: Path = options.out
+    if not out.parent.is_dir():
+        raise ValueError(f"--out {out}: the folder {out.parent} does not exist; make it first")
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder: name a file, such as {out / 'scores.csv'}")
+    if options.stride is not None and not options.points:
+        raise ValueError("--stride is only with --points")
+    detector = adapted_detector(options.folder)
+    calibrate: Calibrate = options.calibrate or ("across" if options.contamination is None else "contamination")
+    way: tuple[float | None, Calibrate, float | None] = (options.alpha, calibrate, options.contamination)
+    detector.decide(np.zeros(0), *way)  # what can't be decided is told before any work
+    stream = SampleStream(options.data, detector.input_shapes, options.label, detector.columns, below=True)
+    note_left_out(stream)
+    score_them = partial(detector.score_known, left_out=calibrate == "contamination")
+    rows = (
+        _points(detector, score_them, stream, 1 if options.stride is None else options.stride)
+        if options.points
+        else _scored(score_them, stream)
+    )
+    noted = len(stream.left_out)
+    n, anomalous, unknown = _write(out, detector, rows, way)
+    note_left_out(stream, noted)
+    rate = None if options.alpha is None and calibrate == "contamination" else options.alpha or USUAL_ALPHA
+    figures = {"samples": n, "anomalous": anomalous, "without_value": unknown, "alpha": rate}
+    figures |= {"calibrate": calibrate, "out": out}
+    what, by = "points" if options.points else "samples", "" if rate is None else f" at alpha={rate}"
+    if unknown:
+        note(f"{unknown} of {n} {what} have no value at all: their score, p-value and decision are left empty")
+    tell(options.json, figures, f"{anomalous} of {n} {what} called anomalous{by} ({calibrate}): {out}")
+
+
+def _scored(score_them: Scores, stream: SampleStream) -> Rows:
+    for chunk in stream:
+        yield chunk.names, score_them(chunk.samples), chunk.done
+
+
+def _points(detector: Detector, score_them: Scores, stream: SampleStream, stride: int) -> Rows:
+    from metaad_zoo.data.point_stream import stream_point_scores
+
+    if set(detector.input_shapes) != {"sequence"}:
+        raise ValueError(f"--points is for models of series; this one reads {sorted(detector.input_shapes)}")
+    window, shares = detector.window, [0.0]
+
+    def blocks(file: Path) -> Iterator[np.ndarray]:
+        for values, shares[0] in stream.series(file):
+            yield values
+
+    for file in stream.files:
+        step = 0
+        for scores in stream_point_scores(score_them, blocks(file), window, stride):
+            yield [f"{file}:{step + i}" for i in range(len(scores))], scores, shares[0]
+            step += len(scores)
+
+
+def _write(out: Path, detector: Detector, rows: Rows, way: tuple[Any, ...]) -> tuple[int, int, int]:
+    """Write scores as they come, beside the file, which is put in its place when all are there.
+
+    Returns:
+        How many there are, how many of them are called anomalous, and how many have no score.
+    """
+    import numpy as np
+
+    beside = out.with_name(f"{out.name}.part")
+    n = anomalous = unknown = 0
+    try:
+        with beside.open("w", newline="", encoding="utf-8") as file, bars() as progress:
+            bar = progress.add_task("scoring", total=1.0)
+            writer = csv.writer(file)
+            writer.writerow(["sample", "score", "p_value", "anomaly"])
+            for names, scores, done in rows:
+                valued = ~np.isnan(scores)
+                p, decisions = detector.decide(scores[valued], *way)
+                judged = zip(scores[valued], p, decisions, strict=True)
+                writer.writerows(
+                    (name, *(next(judged) if k else ("", "", ""))) for name, k in zip(names, valued, strict=True)
+                )
+                n, anomalous = n + len(names), anomalous + int(decisions.sum())
+                unknown += int((~valued).sum())
+                progress.update(bar, completed=done, description=f"{n} scored")
+        os.replace(beside, out)
+    finally:
+        beside.unlink(missing_ok=True)
+    return n, anomalous, unknown

@@ -1,0 +1,37 @@
+"""`metaad serve`: scores over HTTP."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from metaad_zoo.cli.arguments import calibrate_argument
+
+HELP = "answer requests for scores over HTTP"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", type=Path, help="folder of a detector that `metaad adapt` wrote")
+    command.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: 127.0.0.1, this machine alone; 0.0.0.0: all interfaces)",
+    )
+    command.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
+    command.add_argument("--alpha", type=float, default=0.1, help="false-alarm rate of the decisions (default: 0.1)")
+    calibrate_argument(command)
+    command.add_argument(
+        "--max-samples", type=int, default=1024, help="largest number of samples in one request (default: 1024)"
+    )
+    command.add_argument(
+        "--max-bytes", type=int, default=16_000_000, help="largest size of one request in bytes (default: 16000000)"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    try:
+        from metaad_zoo.serve import ServerSettings, serve
+    except ImportError as error:
+        raise ValueError(f"litserve is missing ({error}): pip install 'metaad_zoo[serve]'") from error
+    given = {name: x for name, x in vars(options).items() if name in ServerSettings.__dataclass_fields__}
+    serve(ServerSettings(**given))

@@ -1,0 +1,254 @@
+"""Evaluate any number of methods on the same episodes of unseen tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from metaad_zoo.data import EpisodeDataModule
+from metaad_zoo.episodes import DomainTaskPool, Method
+from metaad_zoo.evaluation import protocol
+from metaad_zoo.evaluation.decisions import Calibrator
+from metaad_zoo.evaluation.metrics import auroc
+from metaad_zoo.evaluation.plots import episode_figure
+from metaad_zoo.evaluation.rates import RealisedRates
+from metaad_zoo.evaluation.report import write_json
+from metaad_zoo.evaluation.scores import Scored, ScoreFile, record_all
+from metaad_zoo.experiment.curves import inner_steps_curve, shots_curve, steppers
+from metaad_zoo.experiment.leakage import make_up, number_of_episodes
+from metaad_zoo.experiment.methods import build_methods, data_of_config, describe_methods, own_data, refuse_unfit
+from metaad_zoo.experiment.progress import Progress, silent
+from metaad_zoo.learners import Learner
+
+Calibration = Literal["across", "within"]
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """The arguments of :func:`evaluate`."""
+
+    methods: Sequence[str]
+    data: Path
+    episodes: int | None
+    shots: Sequence[int] | None
+    alpha: float
+    calibrate: Calibration | None
+    seed: int | None
+    modality: str | None
+    inner_steps: Sequence[int] | None
+    allow_transductive: bool
+
+
+def evaluate(
+    methods: Sequence[str],
+    data: str | Path,
+    out: str | Path | None = None,
+    *,
+    episodes: int | None = None,
+    shots: Sequence[int] | None = None,
+    alpha: float = 0.1,
+    calibrate: Calibration | None = None,
+    seed: int | None = None,
+    modality: str | None = None,
+    inner_steps: Sequence[int] | None = None,
+    allow_transductive: bool = False,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Evaluate methods on the same episodes of the test tasks, with intervals and paired differences.
+
+    Args:
+        methods: names or folders of models or runs, names of baselines, and ``BASELINE@MODEL`` on its embedding.
+        data: a config with a ``data`` section, such as a run's, or a user's own files.
+        out: folder for ``results.json``, ``scores.parquet`` and pictures; None writes nothing.
+        episodes: number of test episodes; None: 600, or one of each task where there are more.
+        shots: normal support samples; None as the data's config says. More than one number: a curve over all of them,
+            the first one's figures in the table.
+        alpha: false-alarm rate to aim at.
+        calibrate: ``"across"`` the validation tasks, or ``"within"`` each support set; None: across where there are
+            validation tasks.
+        seed: random seed of the episodes of a user's own files; None: 0. A config has its own.
+        modality: modality of a user's own files, where no model tells it.
+        inner_steps: numbers of inner steps; None: as trained. A curve over them, of the methods that take gradient
+            steps.
+        allow_transductive: let batch normalisation take statistics over the queries.
+        progress: reports the progress.
+
+    Returns:
+        ``protocol``, ``methods``, ``curves``, ``calibration`` and ``environment``, as in ``results.json``.
+
+    Raises:
+        ValueError: a method or the data can't be read; they do not fit together; or figures would be misleading: a
+            model has seen test classes or domains, or there are too few tasks for an interval.
+    """
+    asked = _Settings(
+        methods, Path(data), episodes, shots, alpha, calibrate, seed, modality, inner_steps, allow_transductive
+    )
+    return _evaluate(asked, None if out is None else Path(out), progress)
+
+
+def _evaluate(settings: _Settings, out: Path | None, progress: Progress) -> dict[str, Any]:
+    methods, checkpoints = build_methods(settings.methods)
+    data, left_out = _open(settings, [c.learner for c in checkpoints.values()])
+    refuse_unfit(checkpoints, data, settings.allow_transductive)
+    n = number_of_episodes(settings.episodes, len(data.pools["test"]), settings.data)
+    calibrate = settings.calibrate or ("across" if "val" in data.pools else "within")
+    _check_before_work(settings, data, methods, calibrate)
+    learners = {name: c.learner for name, c in checkpoints.items()}
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    extremes, rates = _Extremes(next(iter(methods))), RealisedRates()
+    calibrators = _calibrators(methods, data, calibrate, progress)
+    with nullcontext() if out is None else ScoreFile(out / "scores.parquet") as file:
+        record = record_all(*([] if file is None else [file]), extremes, rates)
+        tick = progress("unseen tasks", n)
+        figures = protocol.evaluate(methods, data.episodes("test", n), calibrators, settings.alpha, tick, record)
+    results = {
+        "protocol": {"too_small_for_so_many_shots": left_out}
+        | _protocol(settings, data, n, calibrate)
+        | make_up(data.test_episode, learners)
+        | {
+            "trained_or_chosen_on": {name: c.trained_on for name, c in checkpoints.items()},
+            "methods": describe_methods(methods, checkpoints),
+        },
+        "methods": figures,
+        "curves": _curves(settings, methods, data, progress),
+        "calibration": rates.table(calibrators, data.test_episode.support_normal),
+        "environment": protocol.environment("cpu"),
+    }
+    if out is not None:
+        write_json(out / "results.json", results)
+        extremes.draw(out, data, next(iter(figures.values()))["threshold"])
+    return results
+
+
+def _check_before_work(
+    settings: _Settings, data: EpisodeDataModule, methods: Mapping[str, Method], calibrate: Calibration
+) -> None:
+    """Refuse what would fail later: a method that can't adapt to so few shots, a rate that can't be held.
+
+    Raises:
+        ValueError: as said.
+    """
+    spec = data.test_episode
+    across = calibrate == "across"
+    if across and "val" not in data.pools:
+        raise ValueError("--calibrate across needs validation tasks, and this data has none: --calibrate within")
+    compared = data.calibration_episodes * spec.query_normal if across else spec.support_normal
+    if not 0 < settings.alpha < 1:
+        raise ValueError(f"--alpha is {settings.alpha}; expected a false-alarm rate between 0 and 1, such as 0.1")
+    if settings.alpha * (compared + 1) < 1 - 1e-9:
+        where = "of the validation episodes" if across else "inside a support set"
+        raise ValueError(
+            f"--alpha is {settings.alpha}; by {compared} normal samples {where} no rate below {1 / (compared + 1):.3f} "
+            f"can be held: raise --alpha{'' if across else ' or --shots, or --calibrate across'}"
+        )
+    for k in settings.shots or [spec.support_normal]:
+        data.test_episode = replace(spec, support_normal=k)
+        episode = next(data.episodes("test", 1))
+        for method in methods.values():
+            method.adapt(episode.support, episode.support_labels)
+    data.test_episode = spec
+    if settings.inner_steps:
+        steppers(methods, settings.inner_steps)
+
+
+class _Extremes:
+    """Remembers the episodes on which a method did best and worst."""
+
+    def __init__(self, method: str) -> None:
+        self._method = method
+        self._best: tuple[float, Scored] | None = None
+        self._worst: tuple[float, Scored] | None = None
+
+    def __call__(self, row: Scored) -> None:
+        if row.method != self._method:
+            return
+        value = auroc(row.scores, row.labels)
+        if self._best is None or value > self._best[0]:
+            self._best = (value, row)
+        if self._worst is None or value < self._worst[0]:
+            self._worst = (value, row)
+
+    def draw(self, out: Path, data: EpisodeDataModule, threshold: float | None) -> None:
+        """Write both as ``best`` and ``worst``, each as ``.png`` and ``.svg``.
+
+        Args:
+            out: folder.
+            data: whose test episodes these are.
+            threshold: above which the method flags, None where each task has its own.
+        """
+        sampler = data.sampler("test")
+        for name, extreme in {"best": self._best, "worst": self._worst}.items():
+            if extreme is not None:
+                row = extreme[1]
+                figure = episode_figure(sampler.episode(0, row.episode), row.scores, threshold, row.flagged)
+                for kind in ("png", "svg"):
+                    figure.savefig(out / f"{name}.{kind}", dpi=120)
+
+
+def _open(settings: _Settings, learners: Sequence[Learner]) -> tuple[EpisodeDataModule, list[str]]:
+    """The data, with the episodes that are asked for, and what is left out because it is too small for these.
+
+    Who is in which split is settled by the config's own episodes, whatever number of shots is asked for: a model is
+    tested on what it was not trained on, and a curve over shots on the same tasks all along.
+    """
+    if settings.data.suffix in (".yaml", ".yml"):
+        for option, given in {"--seed": settings.seed, "--modality": settings.modality}.items():
+            if given is not None:
+                raise ValueError(f"{option} {given} is for your own files; {settings.data} has its own: leave it out")
+        data = data_of_config(settings.data)
+    else:
+        data = own_data(settings.data, learners, settings.seed or 0, settings.modality)
+    left_out = []
+    if settings.shots:
+        most = replace(data.test_episode, support_normal=max(settings.shots))
+        for split in ("val", "test"):
+            pool = data.pools.get(split)
+            if isinstance(pool, DomainTaskPool):
+                left_out += [f"{split}: {why}" for why in pool.leave_out_small(most)]
+        data.test_episode = replace(data.test_episode, support_normal=settings.shots[0])
+    data.sampler("test")
+    return data, left_out
+
+
+def _calibrators(
+    methods: Mapping[str, Method], data: EpisodeDataModule, calibrate: Calibration, progress: Progress
+) -> dict[str, Calibrator]:
+    if calibrate == "within":
+        return protocol.within_tasks(methods)
+    return protocol.across_tasks(methods, list(data.calibration()), progress("validation tasks", len(methods)))
+
+
+def _curves(
+    settings: _Settings, methods: Mapping[str, Method], data: EpisodeDataModule, progress: Progress
+) -> dict[str, Any]:
+    curves = {}
+    for name, values, curve in (
+        ("shots", settings.shots if len(settings.shots or ()) > 1 else None, shots_curve),
+        ("inner_steps", settings.inner_steps, inner_steps_curve),
+    ):
+        if values:
+            curves[name] = curve(methods, data, values, progress(name.replace("_", " "), len(set(values))))
+    return curves
+
+
+def _protocol(settings: _Settings, data: EpisodeDataModule, episodes: int, calibrate: Calibration) -> dict[str, Any]:
+    """Every choice that fixes the figures, but for those of the methods."""
+    across = (
+        f"{1 - settings.alpha:.0%} conformal over the normal queries of {data.calibration_episodes} validation episodes"
+    )
+    within = "leave-one-out conformal inside each support set"
+    return {
+        "data": data.description(),
+        "split": "test",
+        "episodes": episodes,
+        "tasks": min(len(data.pools["test"]), episodes),
+        "episode": data.test_episode.as_dict(),
+        "alpha": settings.alpha,
+        "threshold": across if calibrate == "across" else within,
+        "intervals": "95 % BCa bootstrap over tasks; differences paired by task, Wilcoxon signed-rank",
+        "seed": data.seed,
+    }

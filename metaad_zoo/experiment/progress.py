@@ -1,0 +1,13 @@
+"""How a long experiment reports its progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Progress = Callable[[str, int], Callable[[], None]]
+"""Called with the name of a piece of work and its number of steps; returns what is called after each step."""
+
+
+def silent(work: str, steps: int) -> Callable[[], None]:
+    """Report nothing."""
+    return lambda: None
