@@ -24,6 +24,7 @@ from metaad_zoo.backbones.missing import ANY, split_missing
 from metaad_zoo.backbones.registry import (
     MULTIMODAL,
     Backbone,
+    backbone_class,
     create_backbone,
     list_backbones,
     modality_of,
@@ -48,6 +49,7 @@ __all__ = [
     "ImageBackbone",
     "TaskAxis",
     "at_inner_step",
+    "backbone_class",
     "carry_task_axis",
     "create_backbone",
     "current_task_axis",

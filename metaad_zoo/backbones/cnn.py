@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,14 @@ class ImageBackbone(Backbone):
     """A backbone of images ``(n, C, H, W)`` that shows its intermediate features on request."""
 
     modality = "image"
+    axes = ("channels", "height", "width")
+
+    @classmethod
+    def options_from_shape(cls, shape: Sequence[int]) -> dict[str, Any]:
+        channels, height, width = shape
+        if height != width:
+            raise ValueError(f"backbones read square images, saw {height} x {width} pixels: set data.image_size")
+        return {"in_channels": channels, "image_size": height}
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
         """Features of an image's places, from fine to coarse; where resolutions are equal, from shallow to deep.

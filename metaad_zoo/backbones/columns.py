@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from metaad_zoo.backbones.missing import ANY, split_missing
-from metaad_zoo.backbones.registry import Backbone, register_backbone
-from metaad_zoo.backbones.tabular import check_rows, require_width
+from metaad_zoo.backbones.registry import register_backbone
+from metaad_zoo.backbones.tabular import RowBackbone, check_rows, require_width
 
 SCALES = (0.5, 2.0, 8.0)
 """Spreads at which a value's distance from the centre saturates; scaled values reach from -10 to 10."""
@@ -71,7 +71,7 @@ class ColumnBlock(nn.Module):
 
 
 @register_backbone("columns", modality="tabular")
-class Columns(Backbone):
+class Columns(RowBackbone):
     """A set network over the columns of a row: the same weights for tables of any width and any meaning of columns.
 
     Each value is embedded by a network that all columns share; blocks let the columns of a row know of each other; the
@@ -99,8 +99,6 @@ class Columns(Backbone):
         >>> backbone(torch.zeros(2, 3)).shape, backbone(torch.zeros(2, 1500)).shape
         (torch.Size([2, 16]), torch.Size([2, 16]))
     """
-
-    modality = "tabular"
 
     def __init__(self, in_features: int = ANY, width: int = 64, layers: int = 2, expansion: int = 2) -> None:
         super().__init__()

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metaad_zoo.backbones.registry import Backbone, register_backbone
-from metaad_zoo.backbones.tabular import centre_missing, check_rows, require_width
+from metaad_zoo.backbones.registry import register_backbone
+from metaad_zoo.backbones.tabular import RowBackbone, centre_missing, check_rows, require_width
 from metaad_zoo.backbones.task_axis import current_task_axis
 from metaad_zoo.backbones.transformer import TransformerBlock
 
@@ -45,7 +45,7 @@ class FeatureTokenizer(nn.Module):
 
 
 @register_backbone("ft_transformer", modality="tabular")
-class FTTransformer(Backbone):
+class FTTransformer(RowBackbone):
     """FT-Transformer: columns become tokens that attend to each other; the embedding is read off a [CLS] token.
 
     The token of a missing value is its column's bias alone, as it is for a value at the centre of the support set.
@@ -68,8 +68,6 @@ class FTTransformer(Backbone):
         ValueError: the number of columns is unknown, the heads do not divide the width, or later a batch has another
             shape.
     """
-
-    modality = "tabular"
 
     def __init__(
         self, in_features: int = 32, width: int = 64, layers: int = 2, heads: int = 4, expansion: int = 2

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from metaad_zoo.backbones.registry import (
     MULTIMODAL,
     Backbone,
+    backbone_class,
     create_backbone,
     modality_of,
-    options_from_shapes,
 )
 from metaad_zoo.registry import unknown_name
 
-DEFAULT_ENCODERS: Mapping[str, str] = {"image": "conv4", "sequence": "gru", "tabular": "mlp"}
-"""By modality the encoder where none is asked for."""
+DEFAULT_ENCODERS: Mapping[int, str] = {3: "conv4", 2: "gru", 1: "mlp"}
+"""By the number of a sample's axes the encoder where none is asked for."""
 
 Encoder = str | Mapping[str, Any]
 """A backbone's name, or a dict of its ``name`` (the default one where it is left out) and its options."""
@@ -80,6 +80,10 @@ class Fusion(Backbone):
     """
 
     modality = MULTIMODAL
+
+    @classmethod
+    def options_from_shapes(cls, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        return {"input_shapes": {name: tuple(shape) for name, shape in shapes.items()}}
 
     def __init__(
         self,
@@ -140,16 +144,18 @@ class Fusion(Backbone):
 
 def _encoder(modality: str, asked: Encoder, shapes: Mapping[str, Sequence[int]]) -> Backbone:
     options: dict[str, Any] = {"name": asked} if isinstance(asked, str) else dict(asked)
-    name = options.pop("name", None) or DEFAULT_ENCODERS.get(modality)
+    shape = tuple(shapes[modality])
+    name = options.pop("name", None) or DEFAULT_ENCODERS.get(len(shape))
     if name is None:
         raise ValueError(f"there is no default encoder for the modality {modality!r}: name one in encoders.{modality}")
-    reads = modality_of(name)
-    if reads != modality:
+    reads = backbone_class(name)
+    if modality_of(name) == MULTIMODAL or (reads.axes and len(reads.axes) != len(shape)):
         raise ValueError(
-            f"encoders.{modality} is {name!r}, which reads the modality {reads!r}: choose one that reads {modality!r} "
+            f"encoders.{modality} is {name!r}, which reads the modality {modality_of(name)!r} of shape "
+            f"({', '.join(reads.axes)}): choose one for samples of shape {shape} "
             f"(`metaad list --backbones --modality {modality}`)"
         )
-    return create_backbone(name, **{**options_from_shapes(modality, shapes), **options})
+    return create_backbone(name, **{**reads.options_from_shapes({modality: shape}), **options})
 
 
 def _check_samples(samples: Mapping[str, Tensor], modalities: Sequence[str]) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from metaad_zoo.backbones.missing import ANY
-from metaad_zoo.backbones.registry import Backbone, register_backbone
-from metaad_zoo.backbones.tabular import check_rows, require_width
+from metaad_zoo.backbones.registry import register_backbone
+from metaad_zoo.backbones.tabular import RowBackbone, check_rows, require_width
 
 
 @register_backbone("raw_columns", modality="tabular")
-class RawColumns(Backbone):
+class RawColumns(RowBackbone):
     """Hands each row on as it is, missing values (NaN) included; it has no weights.
 
     ``embedding_dim`` is the table's number of columns, or -1 where tables differ: learners with a layer of a fixed
@@ -27,8 +27,6 @@ class RawColumns(Backbone):
         >>> RawColumns(3)(torch.tensor([[1.0, 2.0, torch.nan]]))
         tensor([[1., 2., nan]])
     """
-
-    modality = "tabular"
 
     def __init__(self, in_features: int = ANY) -> None:
         super().__init__()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from torch import nn
 
@@ -26,18 +26,47 @@ class Backbone(nn.Module):
     Attributes:
         modality: the modality it reads: ``"image"``, ``"sequence"``, ``"tabular"``; ``"multimodal"`` reads
             several, as a dict by modality.
+        axes: what the axes of one sample are, such as ``("channels", "height", "width")``.
         embedding_dim: length of the embedding.
         cpu_tasks: how many tasks of a batch it best runs at once on a CPU, where larger activations overflow caches and
             are paged in anew by each operation; None: any number.
     """
 
     modality: str
+    axes: ClassVar[tuple[str, ...]] = ()
     embedding_dim: int
     cpu_tasks: int | None = None
+
+    @classmethod
+    def options_from_shape(cls, shape: Sequence[int]) -> dict[str, Any]:
+        """Constructor arguments that follow from the shape of one sample; it has as many sizes as :attr:`axes`.
+
+        Raises:
+            ValueError: the backbone can't read such samples.
+        """
+        return {}
+
+    @classmethod
+    def options_from_shapes(cls, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        """As :meth:`options_from_shape`, of the one modality that the backbone is given.
+
+        Raises:
+            ValueError: its samples have other axes.
+        """
+        ((name, shape),) = shapes.items()
+        if cls.axes and len(shape) != len(cls.axes):
+            raise ValueError(
+                f"{cls.__name__} reads samples of shape ({', '.join(cls.axes)}), but those of {name!r} have shape "
+                f"{tuple(shape)}: choose another backbone (`metaad list --backbones`)"
+            )
+        return cls.options_from_shape(shape)
 
 
 def register_backbone(name: str, *, modality: str) -> Callable[[Builder], Builder]:
     """Make a builder known by a name; the decorated function or class returns a :class:`Backbone`.
+
+    The class says what it is built with for samples of some shape (:meth:`Backbone.options_from_shape`); of a function
+    it is the one that the return annotation names.
 
     Args:
         name: what users type.
@@ -68,7 +97,7 @@ def list_backbones(pattern: str = "*", *, modality: str | None = None) -> list[s
         True
     """
     names = _BACKBONES.names(pattern, modality=modality)
-    if pattern.startswith(TIMM_PREFIX) and modality in (None, "image"):
+    if pattern.startswith(TIMM_PREFIX) and modality in (None, modality_of(TIMM_PREFIX)):
         names += _timm_names(pattern)
     return sorted(names, key=_natural)
 
@@ -79,9 +108,7 @@ def modality_of(name: str) -> str:
     Raises:
         ValueError: the name is unknown (the nearest known ones are named).
     """
-    if name.startswith(TIMM_PREFIX):
-        return "image"
-    return _registered(name)[1]
+    return backbone_class(name).modality if name.startswith(TIMM_PREFIX) else _registered(name)[1]
 
 
 def _registered(name: str) -> tuple[Callable[..., Backbone], str]:
@@ -116,31 +143,37 @@ def create_backbone(name: str, **options: Any) -> Backbone:
     return builder(**options)
 
 
-def options_from_shapes(modality: str, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """What the samples' shapes tell a backbone that reads a modality.
-
-    Args:
-        modality: of the backbone; ``"multimodal"`` gets all shapes as its ``input_shapes``.
-        shapes: shape of one sample by modality.
+def backbone_class(name: str) -> type[Backbone]:
+    """The class of a backbone, without building it.
 
     Raises:
-        ValueError: images are not square.
+        ValueError: the name is unknown (the nearest known ones are named).
+    """
+    if name.startswith(TIMM_PREFIX):
+        from metaad_zoo.backbones.pretrained import TimmBackbone
+
+        return TimmBackbone
+    builder, _ = _registered(name)
+    returned = builder if isinstance(builder, type) else get_type_hints(builder).get("return", Backbone)
+    assert issubclass(returned, Backbone)
+    return returned
+
+
+def options_from_shapes(name: str, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """The arguments of a backbone that follow from the shape of the samples that it is to read.
+
+    Args:
+        name: of the backbone.
+        shapes: shape of one sample by modality; of one modality, unless the backbone reads several.
+
+    Raises:
+        ValueError: the name is unknown, or the backbone can't read such samples.
 
     Example:
-        >>> options_from_shapes("image", {"image": (1, 28, 28)})
+        >>> options_from_shapes("conv4", {"image": (1, 28, 28)})
         {'in_channels': 1, 'image_size': 28}
     """
-    if modality == MULTIMODAL:
-        return {"input_shapes": {name: tuple(shape) for name, shape in shapes.items()}}
-    shape = shapes[modality]
-    if modality == "image":
-        channels, height, width = shape
-        if height != width:
-            raise ValueError(f"backbones read square images, saw {height} x {width} pixels: set data.image_size")
-        return {"in_channels": channels, "image_size": height}
-    if modality == "sequence":
-        return {"in_channels": shape[-1]}
-    return {"in_features": shape[0]} if modality == "tabular" else {}
+    return backbone_class(name).options_from_shapes(shapes)
 
 
 def _check_options(name: str, builder: Callable[..., Backbone], options: Mapping[str, Any]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -28,7 +31,18 @@ def check_sequences(x: Tensor, channels: int) -> None:
         )
 
 
-class SequenceBackbone(Backbone):
+class ReadsSequences(Backbone):
+    """A backbone of sequences ``(n, T, C)``."""
+
+    modality = "sequence"
+    axes = ("steps", "channels")
+
+    @classmethod
+    def options_from_shape(cls, shape: Sequence[int]) -> dict[str, Any]:
+        return {"in_channels": shape[-1]}
+
+
+class SequenceBackbone(ReadsSequences):
     """A backbone for sequences of any length, some of whose values may be missing (NaN).
 
     A step is padding where all its channels are missing and no later step has a value: what is appended so changes no
@@ -49,8 +63,6 @@ class SequenceBackbone(Backbone):
     Raises:
         ValueError: the number of channels can't be, or later a batch has another shape.
     """
-
-    modality = "sequence"
 
     def __init__(self, in_channels: int, width: int) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -63,8 +63,19 @@ def centre_missing(x: Tensor) -> Tensor:
     return x.masked_fill(x.isnan(), 0.0)  # half the operations of split_missing, and no wait for a GPU
 
 
+class RowBackbone(Backbone):
+    """A backbone of table rows ``(n, D)``."""
+
+    modality = "tabular"
+    axes = ("columns",)
+
+    @classmethod
+    def options_from_shape(cls, shape: Sequence[int]) -> dict[str, Any]:
+        return {"in_features": shape[0]}
+
+
 @register_backbone("mlp", modality="tabular")
-class MLP(Backbone):
+class MLP(RowBackbone):
     """Fully connected layers with an activation between them and behind the last; a missing value counts as 0.
 
     The head that every learner puts on an embedding is one more linear layer, to one logit, whose sigmoid lies in the
@@ -86,8 +97,6 @@ class MLP(Backbone):
         >>> MLP(in_features=9, widths=(128, 64), activation="sigmoid").embedding_dim
         64
     """
-
-    modality = "tabular"
 
     def __init__(
         self, in_features: int = 32, widths: Sequence[int] = (128, 128, 128), activation: Activation = "relu"
@@ -133,7 +142,7 @@ class ResidualBlock(nn.Module):
 
 
 @register_backbone("resnet_mlp", modality="tabular")
-class ResNetMLP(Backbone):
+class ResNetMLP(RowBackbone):
     """Residual blocks of fully connected layers; a missing value counts as 0.
 
     Source: Gorishniy et al., "Revisiting Deep Learning Models for Tabular Data", NeurIPS 2021, section 3.2 (ResNet).
@@ -152,8 +161,6 @@ class ResNetMLP(Backbone):
     Raises:
         ValueError: the number of columns or the norm is unknown, or later a batch has another shape.
     """
-
-    modality = "tabular"
 
     def __init__(
         self, in_features: int = 32, width: int = 128, layers: int = 2, expansion: int = 2, norm: Norm = "layer"

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.backbones.missing import ANY, split_missing
-from metaad_zoo.backbones.registry import Backbone, register_backbone
-from metaad_zoo.backbones.sequences import check_sequences
+from metaad_zoo.backbones.registry import register_backbone
+from metaad_zoo.backbones.sequences import ReadsSequences, check_sequences
 
 BANDS = ((0.0, 0.2), (0.2, 0.5), (0.5, 1.0))
 """Shares of the spectrum, from the lowest frequency above 0 to the highest."""
@@ -17,7 +17,7 @@ GAIN = 5.0
 
 
 @register_backbone("window_statistics", modality="sequence")
-class WindowStatistics(Backbone):
+class WindowStatistics(ReadsSequences):
     """Ten figures of each channel, without weights: what a window is compared by should not depend on its phase.
 
     They are the mean, the largest and the smallest value, the slope, and as logarithms the standard deviation, that of
@@ -35,8 +35,6 @@ class WindowStatistics(Backbone):
         >>> WindowStatistics(1)(torch.tensor([[[1.0], [2.0], [3.0], [4.0]]]))[0, :2]
         tensor([2.5000, 4.0000])
     """
-
-    modality = "sequence"
 
     def __init__(self, in_channels: int = ANY) -> None:
         super().__init__()

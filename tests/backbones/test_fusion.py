@@ -215,7 +215,10 @@ def test_default_encoders_and_their_options():
         ({"encoders": {"image": "fusion_gated"}}, "encoders.image is 'fusion_gated'"),
         ({"encoders": {"image": {"name": "convv4"}}}, "unknown backbone 'convv4'; did you mean 'conv4'"),
         ({"encoders": {"image": {"widht": 3}}}, "option of backbone 'conv4': 'widht'; did you mean 'width'"),
-        ({"input_shapes": {"image": (1, 16, 16), "smell": (3,)}}, "no default encoder for the modality 'smell'"),
+        (
+            {"input_shapes": {"image": (1, 16, 16), "smell": (3, 2, 2, 2)}},
+            "no default encoder for the modality 'smell'",
+        ),
         ({"input_shapes": {"image": (1, 16, 20), "tabular": (3,)}}, "square images, saw 16 x 20"),
         ({"width": 7}, "heads=2 do not divide width=7"),
         ({"tokens": 0}, "at least one token"),
