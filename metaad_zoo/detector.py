@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from metaad_zoo.episodes import NORMAL, Adapted, count
 from metaad_zoo.evaluation.decisions import SupportDecisions, shots_of
 from metaad_zoo.evaluation.explanation import Explainer, Explanation
 from metaad_zoo.judging import Judge
+from metaad_zoo.modality import get_modality
 from metaad_zoo.zoo import (
     Checkpoint,
     calibration_by_shots,
@@ -177,11 +179,25 @@ class Detector(Judge):
             RuntimeError: the detector is not fitted.
             ValueError: the model reads no sequences, or the series is shorter than its window or can't be used.
         """
-        shape = self.input_shapes.get("sequence")
-        if shape is None or len(self.input_shapes) > 1:
-            raise ValueError(f"score_series is for models of sequences; this one reads {sorted(self.input_shapes)}")
+        window = self.window
         values, _ = read_series(series, self.columns)
-        return score_series(self.score_known, values, self.window, stride, how)
+        return score_series(self.score_windows, values, window, stride, how)
+
+    def score_windows(self, windows: Mapping[str, Tensor], left_out: bool = False) -> np.ndarray:
+        """As :meth:`score_known`, of windows ``(n, window, C)`` of a series, whatever the model calls its modality."""
+        (values,) = windows.values()
+        return self.score_known({self._windowed: values}, left_out)
+
+    @property
+    def _windowed(self) -> str:
+        """The modality of a model that reads windows of series.
+
+        Raises:
+            ValueError: it reads something else.
+        """
+        if len(self.input_shapes) > 1 or not all(get_modality(name).windows for name in self.input_shapes):
+            raise ValueError(f"this is for models of series alone; this one reads {sorted(self.input_shapes)}")
+        return next(iter(self.input_shapes))
 
     @property
     def window(self) -> int:
@@ -189,9 +205,11 @@ class Detector(Judge):
 
         Raises:
             RuntimeError: the detector is not fitted.
+            ValueError: the model reads no series.
         """
+        name = self._windowed
         self._fitted()
-        return int(self._checkpoint.tensors["support/sequence"].shape[1])
+        return int(self._checkpoint.tensors[f"support/{name}"].shape[1])
 
     def _decisions(self) -> SupportDecisions:
         """Kept until the next fit, for leaving one out adapts once a sample."""

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from metaad_zoo.backbones import ANY
 from metaad_zoo.detector import Detector, load_detector
 from metaad_zoo.episodes import NORMAL, UNLABELLED
+from metaad_zoo.modality import get_modality
 
 __all__ = ["FewShotOutlierDetector"]
 
@@ -143,17 +144,17 @@ class FewShotOutlierDetector(OutlierMixin, BaseEstimator):
         return model.to(self.device).to(PRECISIONS[self.precision])
 
     def _samples(self, x: Any, input_shapes: dict[str, Sequence[int]], reset: bool) -> np.ndarray:
-        ((modality, shape),) = input_shapes.items()
-        image = modality == "image"
+        ((name, shape),) = input_shapes.items()
+        modality, several_axes = get_modality(name), len(shape) > 1
         found: np.ndarray = validate_data(
             self,
             x,
             reset=reset,
-            dtype="numeric" if image else np.float32,  # whole numbers are an image's bytes
-            ensure_all_finite=True if image else "allow-nan",
-            allow_nd=modality != "tabular",
+            dtype=np.float32 if modality.value_range is None else "numeric",  # whole numbers are scaled into the range
+            ensure_all_finite="allow-nan" if modality.missing else True,
+            allow_nd=several_axes,
         )
-        flat = found.ndim == 2 and modality != "tabular"
+        flat = found.ndim == 2 and several_axes
         return found.reshape(len(found), *unflattened(found.shape[1], shape)) if flat else found
 
     def __sklearn_tags__(self) -> Any:

@@ -32,11 +32,11 @@ def as_new_classes(
     for modality, own in classes.items():
         for c in np.unique(own):
             turns, mirror, places = int(rng.integers(4)), rng.random() < 0.5, rng.random()
-            if modality not in samples or modality == "tabular":
+            if modality not in samples or samples[modality].ndim < 3:
                 continue
             here = torch.as_tensor(np.flatnonzero(own == c))
             x = changed[modality][here]
-            if modality == "image":
+            if x.ndim == 4:
                 if x.shape[-1] != x.shape[-2]:
                     raise ValueError(f"images of {tuple(x.shape[-2:])} pixels can't be turned: set data.image_size")
                 x = torch.rot90(x.flip(-1) if mirror else x, turns, (-2, -1))

@@ -6,7 +6,7 @@ from metaad_zoo.episodes.method import Adapted, Method
 from metaad_zoo.episodes.neighbourhoods import NeighbourhoodTaskPool
 from metaad_zoo.episodes.pool import ClassTaskPool, DomainTaskPool, TaskPool, require_disjoint
 from metaad_zoo.episodes.sampler import SPLITS, EpisodeLoader, EpisodeSampler, Split
-from metaad_zoo.episodes.scaling import USUAL_SCALING, Scaling, SupportScaling
+from metaad_zoo.episodes.scaling import Scaling, SupportScaling
 from metaad_zoo.episodes.spec import EpisodeSpec
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "NORMAL",
     "SPLITS",
     "UNLABELLED",
-    "USUAL_SCALING",
     "Adapted",
     "ClassTaskPool",
     "Corruption",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,9 +9,6 @@ import torch
 from torch import Tensor
 
 Scaling = Literal["none", "standard", "robust"]
-USUAL_SCALING: Mapping[str, Scaling] = {"image": "none", "sequence": "standard", "tabular": "robust"}
-"""By modality what is done where nothing else is asked for."""
-
 LIMIT = 10.0
 """Scaled values are cut off here, in spreads: a column that hardly varies in five samples must not drown the others."""
 

@@ -13,6 +13,7 @@ from captum.attr import FeatureAblation, IntegratedGradients
 from torch import Tensor
 
 from metaad_zoo.episodes import Samples, count
+from metaad_zoo.modality import get_modality
 
 Score = Callable[[Samples], Tensor]
 """Samples with a leading axis n to scores ``(n,)``, each by its own sample alone."""
@@ -20,11 +21,10 @@ Score = Callable[[Samples], Tensor]
 ROWS_AT_ONCE = 256
 FIRST_STEPS, MOST_STEPS = 32, 512
 RELATIVE_GAP, ABSOLUTE_GAP = 0.01, 1e-4
-PATCHES_A_SIDE, SEGMENTS = 8, 16
 
 
 def usual_sample(support: Samples) -> dict[str, Tensor]:
-    """The sample to which others are compared: the mean image, each channel's mean over time, each column's median.
+    """The sample to which others are compared, by modality (:meth:`metaad_zoo.modality.Modality.usual`).
 
     Args:
         support: by modality ``(n, ...)``, the samples that count as normal.
@@ -36,12 +36,7 @@ def usual_sample(support: Samples) -> dict[str, Tensor]:
         >>> usual_sample({"tabular": torch.tensor([[0.0, 1.0], [2.0, float("nan")], [9.0, 3.0]])})
         {'tabular': tensor([[2., 1.]])}
     """
-    find = {
-        "image": lambda x: x.nanmean(0, keepdim=True),
-        "sequence": lambda x: x.nanmean((0, 1), keepdim=True),
-        "tabular": lambda x: x.nanmedian(0, keepdim=True).values,
-    }
-    return {name: find[name](x) for name, x in support.items()}
+    return {name: get_modality(name).usual(x) for name, x in support.items()}
 
 
 def baseline_for(samples: Samples, usual: Samples) -> dict[str, Tensor]:
@@ -108,7 +103,7 @@ def integrated_gradients(score: Score, samples: Samples, baseline: Samples) -> t
 def occlusion(score: Score, samples: Samples, baseline: Samples) -> dict[str, Tensor]:
     """By how much the score falls when a patch is replaced by the baseline; every cell of the patch has that figure.
 
-    A patch is an eighth of an image's side squared, a sixteenth of one channel's steps, or a column. Needs no gradient.
+    Patches are those of :meth:`metaad_zoo.modality.Modality.patches`. Needs no gradient.
 
     Source: Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, section 4.2; computed
     by captum.
@@ -120,7 +115,7 @@ def occlusion(score: Score, samples: Samples, baseline: Samples) -> dict[str, Te
     """
     names, masks, used = sorted(samples), [], 0
     for name in names:
-        mask = _patches(name, samples[name].shape[1:]).to(samples[name].device) + used
+        mask = get_modality(name).patches(samples[name].shape[1:]).to(samples[name].device) + used
         used = int(mask.max()) + 1
         masks.append(mask.unsqueeze(0))
     found: dict[str, list[Tensor]] = {name: [] for name in names}
@@ -134,17 +129,6 @@ def occlusion(score: Score, samples: Samples, baseline: Samples) -> dict[str, Te
             for name, part, x in zip(names, parts, inputs, strict=True):
                 found[name].append(torch.where(x.isnan(), torch.nan, part.to(x.dtype)))
     return {name: torch.cat(parts) for name, parts in found.items()}
-
-
-def _patches(modality: str, shape: torch.Size) -> Tensor:
-    """Numbers of the patches from 0, in the shape of one sample."""
-    if modality == "image":
-        rows, columns = (torch.arange(size) * min(PATCHES_A_SIDE, size) // size for size in shape[1:])
-        return (rows[:, None] * (int(columns.max()) + 1) + columns).expand(*shape).contiguous()
-    if modality == "sequence":
-        steps = torch.arange(shape[0]) * min(SEGMENTS, shape[0]) // shape[0]
-        return steps[:, None] * shape[1] + torch.arange(shape[1])
-    return torch.arange(shape[0])
 
 
 def deletion_test(

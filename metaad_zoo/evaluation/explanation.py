@@ -42,7 +42,16 @@ class Transparent(Adapted, Protocol):
 
 @runtime_checkable
 class Mapped(Transparent, Protocol):
-    """A scorer of images that tells by itself where an anomaly is."""
+    """A scorer of images that tells by itself where an anomaly is.
+
+    Attributes:
+        mapped: the modality of these images.
+    """
+
+    @property
+    def mapped(self) -> str:
+        """Name of the modality that :meth:`heat_map` maps."""
+        ...
 
     def heat_map(self, samples: Samples) -> Tensor:
         """How strange each pixel is ``(n, H, W)``, of samples in its units."""
@@ -142,11 +151,12 @@ class Explainer:
                 f"method='patches' is for the learner patch_memory, not for {type(self._adapted).__name__}: take "
                 "method='auto'"
             )
-        images = samples["image"]
-        maps = torch.cat([self._adapted.heat_map({"image": x}) for x in images.split(ROWS_AT_ONCE)])
+        mapped = self._adapted.mapped
+        images = samples[mapped]
+        maps = torch.cat([self._adapted.heat_map({mapped: x}) for x in images.split(ROWS_AT_ONCE)])
         stranger = maps - maps.flatten(1).median(1).values.view(-1, 1, 1)
         share = (stranger / images.shape[1]).unsqueeze(1).expand_as(images)
-        return {"image": share} | {name: torch.zeros_like(x) for name, x in samples.items() if name != "image"}
+        return {name: share if name == mapped else torch.zeros_like(x) for name, x in samples.items()}
 
     @torch.no_grad()
     def nearest(self, samples: Samples) -> NearestSupport:

@@ -20,6 +20,7 @@ from metaad_zoo.evaluation.calibration import p_values
 from metaad_zoo.evaluation.decisions import Calibrate
 from metaad_zoo.export.files import Exported, ExportError, Format, Runner, first_line, load_exported, write_program
 from metaad_zoo.export.graph import DetectorGraph
+from metaad_zoo.modality import Modality, get_modality
 from metaad_zoo.registry import unknown_name
 from metaad_zoo.zoo import checkpoint_files
 
@@ -132,7 +133,7 @@ def _probes(support: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tens
     """Samples to compare on: the support set, random ones near and far from it, with gaps, and one alone."""
     yield "the support set", dict(support)
     rng = np.random.default_rng(0)
-    random = {name: _about(x.numpy(), name == "image", rng) for name, x in support.items()}
+    random = {name: _about(x.numpy(), get_modality(name), rng) for name, x in support.items()}
     if len(random) > 1:
         for i, x in enumerate(random.values()):  # samples that lack a modality, and have another
             others = np.stack([_present(y) for y in random.values() if y is not x]).any(0)
@@ -141,14 +142,16 @@ def _probes(support: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tens
     yield "one sample alone", {name: torch.as_tensor(x[-1:]) for name, x in random.items()}
 
 
-def _about(support: np.ndarray, image: bool, rng: np.random.Generator) -> np.ndarray:
+def _about(support: np.ndarray, modality: Modality, rng: np.random.Generator) -> np.ndarray:
     known = support[_present(support)] if _present(support).any() else support
     rows = known[rng.integers(len(known), size=PROBES)]
     spread = np.nanstd(known) if _present(known).any() else 1.0
     far = np.where(np.arange(PROBES) % 2, 1.0, 10.0).reshape(-1, *(1,) * (rows.ndim - 1))
     x: np.ndarray = (rows + far * spread * rng.normal(size=rows.shape)).astype(np.float32)
-    if image:
-        return x.clip(0, 1)
+    if modality.value_range is not None:
+        x = x.clip(*modality.value_range)
+    if not modality.missing:
+        return x
     gaps = rng.random(x.shape) < 0.1
     gaps[gaps.reshape(len(x), -1).all(1)] = False  # a sample without any value is refused
     x[gaps] = np.nan

@@ -34,9 +34,14 @@ class AdaptedMemory(ScoresRaw):
     support: Samples
     scalings: Mapping[str, SupportScaling] = field(default_factory=dict)
 
+    @property
+    def mapped(self) -> str:
+        """The modality whose pixels :meth:`heat_map` maps."""
+        return self.learner.mapped
+
     def logits(self, samples: Samples) -> Tensor:
         """Scores ``(n,)`` of samples in the network's :meth:`units`, by which they can be differentiated."""
-        patches = self.learner.patches(samples["image"], self.support).flatten(1, 2)
+        patches = self.learner.patches(samples[self.mapped], self.support).flatten(1, 2)
         distances, places = (found.view(patches.shape[:2]) for found in nearest(patches.flatten(0, 1), self.memory))
         if self.learner.top > 0:
             share = max(1, round(self.learner.top * distances.shape[1]))
@@ -58,9 +63,9 @@ class AdaptedMemory(ScoresRaw):
     @torch.no_grad()
     def heat_map(self, samples: Samples) -> Tensor:
         """Each pixel's distance to the memory ``(n, H, W)``, of samples in the network's :meth:`units`."""
-        patches = self.learner.patches(samples["image"], self.support)
+        patches = self.learner.patches(samples[self.mapped], self.support)
         distances, _ = nearest(patches.flatten(0, 2), self.memory)
-        return to_pixels(distances.view(patches.shape[:3]), samples["image"].shape[-2:])
+        return to_pixels(distances.view(patches.shape[:3]), samples[self.mapped].shape[-2:])
 
     def embed(self, samples: Samples | None = None) -> Tensor:
         """Embeddings ``(n, embedding_dim)`` of whole images in the network's :meth:`units`; without any, of the

@@ -13,7 +13,14 @@ from metaad_zoo.learners.column_statistics import ColumnStatistics
 
 def drop_columns(batch: EpisodeBatch, share: float) -> EpisodeBatch:
     """Tables of which a share of the tasks keep a random part of their columns, at least two; others are NaN."""
-    table = batch.support["tabular"]
+    for name in batch.support:
+        if batch.support[name].ndim == 3:  # (tasks, rows, columns)
+            batch = _drop_columns(batch, name, share)
+    return batch
+
+
+def _drop_columns(batch: EpisodeBatch, name: str, share: float) -> EpisodeBatch:
+    table = batch.support[name]
     tasks, _, columns = table.shape
     chosen = torch.rand(tasks, 1, device=table.device) < share
     kept = torch.rand(tasks, 1, device=table.device).mul(0.8).add(0.2)
@@ -21,9 +28,7 @@ def drop_columns(batch: EpisodeBatch, share: float) -> EpisodeBatch:
     draw = torch.where(there, torch.rand(tasks, columns, device=table.device), 2)
     second = draw.topk(min(2, columns), largest=False).values[:, -1:]
     absent = (chosen & (draw > kept.maximum(second))).unsqueeze(1)
-    support, query = (
-        {**x, "tabular": x["tabular"].masked_fill(absent, torch.nan)} for x in (batch.support, batch.query)
-    )
+    support, query = ({**x, name: x[name].masked_fill(absent, torch.nan)} for x in (batch.support, batch.query))
     return replace(batch, support=support, query=query)
 
 

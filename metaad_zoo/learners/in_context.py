@@ -127,7 +127,7 @@ class InContextDetector(TableRowLearner):
 
     def task_losses(self, batch: EpisodeBatch) -> Tensor:
         """As the base's; in training, of tables that may have lost some of their columns."""
-        if self.training and self.column_dropout and "tabular" in batch.support:
+        if self.training and self.column_dropout:
             batch = drop_columns(batch, self.column_dropout)
         return super().task_losses(batch)
 

@@ -28,9 +28,10 @@ from metaad_zoo.backbones import (
     statistics_from_first,
     task_axis,
 )
-from metaad_zoo.episodes import ANOMALOUS, USUAL_SCALING, EpisodeBatch, Samples, Scaling, SupportScaling
+from metaad_zoo.episodes import ANOMALOUS, EpisodeBatch, Samples, Scaling, SupportScaling
 from metaad_zoo.inner_loop.precision import without_cudnn_recurrence
 from metaad_zoo.inner_loop.vectorized_engine import spread_over_tasks
+from metaad_zoo.modality import get_modality, read_as
 from metaad_zoo.registry import unknown_name
 
 
@@ -45,7 +46,7 @@ class EmbeddingNetwork(nn.Module):
         batch_norm: where batch normalisation takes its statistics from.
         steps: of the inner loop, for ``batch_norm="per_step"``.
         scaling: by modality, how its values are brought to common units by the support set; what is left out is done as
-            in :data:`metaad_zoo.episodes.USUAL_SCALING`.
+            is usual for it (:attr:`metaad_zoo.modality.Modality.scaling`).
 
     Raises:
         ValueError: the backbone is unknown, refuses an option, or reads a modality that the data does not have; or a
@@ -63,14 +64,19 @@ class EmbeddingNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.modality = modality_of(backbone)
-        self.modalities = sorted(input_shapes) if self.modality == MULTIMODAL else [self.modality]
-        if self.modality not in input_shapes and self.modality != MULTIMODAL:
+        several = self.modality == MULTIMODAL
+        self.modalities = sorted(input_shapes) if several else read_as(list(input_shapes), self.modality)
+        if not several and len(self.modalities) != 1:
             raise ValueError(
                 f"backbone {backbone!r} reads the modality {self.modality!r} but the data has {sorted(input_shapes)}: "
                 "choose another backbone (`metaad list --backbones`) or other data"
             )
         self.scaling = _complete(scaling or {}, self.modalities)
-        options = {**options_from_shapes(self.modality, input_shapes), **backbone_options}
+        options = options_from_shapes(backbone, {name: input_shapes[name] for name in self.modalities})
+        options |= backbone_options
+        own = {name: encoder for name in self.modalities if several and (encoder := get_modality(name).encoder)}
+        if own:
+            options["encoders"] = own | options.get("encoders", {})
         self.backbone = create_backbone(backbone, **options)
         episodic_batch_norm(self.backbone, batch_norm, steps)
         carry_task_axis(self)
@@ -108,7 +114,7 @@ class EmbeddingNetwork(nn.Module):
             x = support[name] if query is None else torch.cat([support[name], query[name]], samples_axis)
             samples[name] = x if axis is None else axis.fold(x)
         with statistics_from_first(rows):
-            embeddings: Tensor = self.backbone(samples if self.modality == MULTIMODAL else samples[self.modality])
+            embeddings: Tensor = self.backbone(samples if self.modality == MULTIMODAL else samples[self.modalities[0]])
         if axis is not None:
             embeddings = axis.split(embeddings)
         if query is None:
@@ -169,7 +175,7 @@ def _complete(scaling: Mapping[str, Scaling], modalities: Sequence[str]) -> dict
             raise unknown_name("modality in scaling:", name, modalities)
         if kind not in get_args(Scaling):
             raise unknown_name(f"scaling of {name}:", kind, get_args(Scaling))
-    return {name: scaling.get(name, USUAL_SCALING[name]) for name in modalities}
+    return {name: scaling.get(name, get_modality(name).scaling) for name in modalities}
 
 
 @torch.no_grad()

@@ -8,7 +8,14 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from metaad_zoo.backbones import BatchNormPolicy, ImageBackbone, list_backbones, modality_of, statistics_from_first
+from metaad_zoo.backbones import (
+    BatchNormPolicy,
+    ImageBackbone,
+    backbone_class,
+    list_backbones,
+    modality_of,
+    statistics_from_first,
+)
 from metaad_zoo.episodes import ANOMALOUS, EpisodeBatch, Samples, Scaling
 from metaad_zoo.learners.adapted_memory import AdaptedMemory
 from metaad_zoo.learners.base import Learner
@@ -100,12 +107,13 @@ class PatchMemory(Learner):
         self.network = EmbeddingNetwork(backbone, backbone_options, input_shapes, batch_norm, scaling=scaling)
         self.network.requires_grad_(False)
         self.eval()
-        self.size = tuple(input_shapes["image"][-2:])
+        self.mapped = self.network.modalities[0]
+        self.size = tuple(input_shapes[self.mapped][-2:])
         if turns and self.size[0] != self.size[1]:
             raise ValueError(f"turns=true is for square images, these have {self.size} pixels: set turns=false")
         self.unit_length, self.memory, self.turns = unit_length, memory, turns
         self.top, self.neighbours = top, neighbours
-        self.layers = self._known_layers(layers, input_shapes["image"])
+        self.layers = self._known_layers(layers, input_shapes[self.mapped])
 
     @classmethod
     def of(cls, learner: GradientLearner | EmbeddingLearner, **settings: Any) -> PatchMemory:
@@ -168,7 +176,7 @@ class PatchMemory(Learner):
             raw = {name: x.to(like.device, like.dtype, copy=x.is_inference()) for name, x in support.items()}
             scalings = self.network.scalings(raw)
             here = scaled(raw, scalings)
-            usual = here["image"][(support_labels != ANOMALOUS).to(like.device)]
+            usual = here[self.mapped][(support_labels != ANOMALOUS).to(like.device)]
             if not len(usual):
                 raise ValueError("all support samples are anomalies: a memory needs normal or unlabelled ones")
             turned = [usual.rot90(k, (2, 3)) for k in range(4 if self.turns else 1)]
@@ -185,8 +193,8 @@ class PatchMemory(Learner):
         """
         backbone = self.network.backbone
         assert isinstance(backbone, ImageBackbone)
-        rows = len(support["image"]) if reads_statistics(self.network) else 0
-        x = torch.cat([support["image"], images]) if rows else images
+        rows = len(support[self.mapped]) if reads_statistics(self.network) else 0
+        x = torch.cat([support[self.mapped], images]) if rows else images
         with statistics_from_first(rows), torch.autocast(self.device.type, enabled=False):
             maps = backbone.feature_maps(x)
         return patch_features([maps[i][rows:] for i in self.layers], self.unit_length)
@@ -211,9 +219,9 @@ class PatchMemory(Learner):
 
 
 def _require_images(backbone: str) -> None:
-    if modality_of(backbone) != "image":
+    if not issubclass(backbone_class(backbone), ImageBackbone):
+        suitable = ", ".join(list_backbones(modality=ImageBackbone.modality))
         raise ValueError(
             f"patch_memory keeps patches of images, but backbone {backbone!r} reads {modality_of(backbone)!r}: take "
-            f"one of {', '.join(list_backbones(modality='image'))} or any timm/<model>; for other data there are the "
-            "baseline knn and the learner protonet"
+            f"one of {suitable} or any timm/<model>; for other data there are the baseline knn and the learner protonet"
         )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from metaad_zoo.backbones.tabular import RowBackbone
 from metaad_zoo.episodes import Scaling
 from metaad_zoo.learners.embedding import EmbeddingLearner
+from metaad_zoo.modality import read_as
 
 
 class TableRowLearner(EmbeddingLearner):
@@ -24,5 +26,5 @@ class TableRowLearner(EmbeddingLearner):
         self, *, backbone: str = "raw_columns", scaling: dict[str, Scaling] | None = None, **kwargs: Any
     ) -> None:
         if scaling is None and backbone == "raw_columns":
-            scaling = {"tabular": "none"}
+            scaling = dict.fromkeys(read_as(list(kwargs.get("input_shapes") or {}), RowBackbone.modality), "none")
         super().__init__(backbone=backbone, scaling=scaling, **kwargs)

@@ -7,17 +7,12 @@ from typing import Any
 
 from metaad_zoo.evaluation.report import TITLES
 from metaad_zoo.learners import learner_class
+from metaad_zoo.modality import get_form
 from metaad_zoo.zoo.folding import fold
 from metaad_zoo.zoo.limits import limits
 from metaad_zoo.zoo.published import Published
 
 LICENCE_IDS = {"Apache-2.0": "apache-2.0", "CC BY-SA 4.0": "cc-by-sa-4.0"}
-SAMPLES = {
-    "image": "images",
-    "sequence": "sequences",
-    "tabular": "table rows",
-    "multimodal": "samples of several kinds",
-}
 
 
 def card(published: Published) -> str:
@@ -45,7 +40,7 @@ def _sentence(published: Published) -> str:
     learner = learner_class(published.manifest["learner"])
     what = (learner.__doc__ or "").strip().splitlines()[0].rstrip(".")
     return (
-        f"Tells anomalies among {SAMPLES.get(published.modality, 'samples')} by a few normal samples of a domain that "
+        f"Tells anomalies among {get_form(published.modality).title} by a few normal samples of a domain that "
         f"it has not seen. {published.manifest['learner']}: {what[0].lower()}{what[1:]}."
     )
 

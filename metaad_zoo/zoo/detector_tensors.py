@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.data.samples import as_labels, as_samples
+from metaad_zoo.modality import get_modality
 from metaad_zoo.zoo.checkpoint import Checkpoint, CheckpointError
 from metaad_zoo.zoo.reading import parse_json
 
@@ -99,7 +100,7 @@ def _check_columns(kept: Tensor, support: Mapping[str, Tensor]) -> None:
     if kept.dtype != torch.uint8 or kept.ndim != 1:
         raise ValueError(f"{COLUMNS} are {kept.dtype} of shape {tuple(kept.shape)}, expected text as a row of bytes")
     names = parse_json(bytes(kept.tolist()), COLUMNS)
-    named = len(support) == 1 and not support.keys() - {"tabular", "sequence"}
+    named = len(support) == 1 and all(get_modality(name).entry for name in support)
     if not named or not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise ValueError(f"{COLUMNS} are no list of the names of columns or channels")
     (width,) = (x.shape[-1] for x in support.values())

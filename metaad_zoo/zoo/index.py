@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from metaad_zoo.modality import list_modalities
 from metaad_zoo.registry import unknown_name
 from metaad_zoo.zoo.checkpoint import verify
 from metaad_zoo.zoo.published import FILES, INDEX, NAME, NEEDED, Published
@@ -18,7 +19,6 @@ from metaad_zoo.zoo.reading import TEXT_LIMIT, WEIGHTS_LIMIT, CheckpointError, p
 
 FORMAT = 1
 ZOO_VARIABLE = "METAAD_CHECKPOINTS"
-MODALITIES = ("image", "multimodal", "sequence", "tabular")
 _PACKAGE = Path(__file__).resolve().parent.parent
 _KINDS = {"modality": str, "backbone": str, "learner": str, "data": list, "licence": str, "figures": dict}
 
@@ -145,14 +145,14 @@ def list_checkpoints(pattern: str = "*", *, modality: str | None = None) -> list
 
     Args:
         pattern: of fnmatch, such as ``"*omniglot*"``.
-        modality: only those that read this: ``image``, ``sequence``, ``tabular`` or ``multimodal``.
+        modality: only those that read this; ``multimodal``: several.
 
     Raises:
         CheckpointError: the index is damaged.
         ValueError: there is no such modality.
     """
-    if modality is not None and modality not in MODALITIES:
-        raise unknown_name("modality of checkpoints:", modality, MODALITIES)
+    if modality is not None and modality not in list_modalities(several=True):
+        raise unknown_name("modality of checkpoints:", modality, list_modalities(several=True))
     found = read_index().items()
     return sorted(name for name, e in found if fnmatchcase(name, pattern) and modality in (None, e.modality))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from metaad_zoo.modality import form_of
 from metaad_zoo.zoo.checkpoint import CONFIG, MANIFEST, WEIGHTS, read_manifest
 from metaad_zoo.zoo.reading import TEXT_LIMIT, CheckpointError, parse_json, parse_yaml, read_bytes
 from metaad_zoo.zoo.terms import Terms, terms_of
@@ -50,8 +51,8 @@ class Published:
 
     @property
     def modality(self) -> str:
-        """``image``, ``sequence``, ``tabular``, or ``multimodal`` where it reads several."""
-        return modality_of_shapes(self.arguments["input_shapes"])
+        """Name of the modality that it reads, or ``multimodal`` where it reads several."""
+        return form_of(self.arguments["input_shapes"]).name
 
     @property
     def backbone(self) -> str:
@@ -91,16 +92,6 @@ class Published:
         """The one with the highest AUROC."""
         others = self.baselines
         return max(others, key=lambda k: others[k]["mean"]["auroc"], default=None)
-
-
-def modality_of_shapes(shapes: Mapping[str, Any]) -> str:
-    """What a model of these input shapes is called.
-
-    Example:
-        >>> modality_of_shapes({"image": [1, 28, 28], "tabular": [5]})
-        'multimodal'
-    """
-    return next(iter(shapes)) if len(shapes) == 1 else "multimodal"
 
 
 def datasets_of(config: Mapping[str, Any]) -> list[str]:

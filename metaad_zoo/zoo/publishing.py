@@ -13,11 +13,12 @@ from typing import Any
 import yaml
 
 from metaad_zoo.data.sources.known import DATA_VARIABLE
+from metaad_zoo.modality import form_of
 from metaad_zoo.zoo.cards import card
 from metaad_zoo.zoo.checkpoint import CONFIG, WEIGHTS, Checkpoint, is_checkpoint, load_checkpoint, save_checkpoint
 from metaad_zoo.zoo.index import FORMAT, index_entry
 from metaad_zoo.zoo.overview import overview
-from metaad_zoo.zoo.published import CARD, INDEX, METRICS, NAME, NOTES, datasets_of, modality_of_shapes, read_published
+from metaad_zoo.zoo.published import CARD, INDEX, METRICS, NAME, NOTES, datasets_of, read_published
 from metaad_zoo.zoo.reading import TEXT_LIMIT, parse_json, parse_yaml, read_bytes
 from metaad_zoo.zoo.terms import TERMS, terms_of
 
@@ -151,7 +152,7 @@ def _check_name(name: str, checkpoint: Checkpoint) -> None:
     arguments = checkpoint.learner.arguments()
     backbone = str(arguments.get("backbone", checkpoint.learner.registered_name)).removeprefix("timm/")
     learner = checkpoint.learner.registered_name
-    wanted = [modality_of_shapes(arguments["input_shapes"]), re.sub(r"[^a-z0-9_]", "_", backbone.lower()), learner]
+    wanted = [form_of(arguments["input_shapes"]).name, re.sub(r"[^a-z0-9_]", "_", backbone.lower()), learner]
     if not NAME.fullmatch(name) or name.split("-")[:3] != wanted:
         raise ValueError(
             f"--name {name}: expected <modality>-<backbone>-<learner>-<data>, here {'-'.join(wanted)}-<data>, where "

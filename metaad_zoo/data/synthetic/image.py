@@ -18,7 +18,7 @@ VISIBLE = 0.05
 """Least change of a defect's mean colour, in any channel."""
 
 
-@register_synthetic("cut_paste", modality="image")
+@register_synthetic("cut_paste", modality="image", axes=3)
 def cut_paste(images: Tensor, donors: Tensor, rng: np.random.Generator) -> Tensor:
     """A rectangle of 3 to 15 % of the image's area, cut from it and pasted elsewhere, its colours shifted a little.
 
@@ -27,7 +27,7 @@ def cut_paste(images: Tensor, donors: Tensor, rng: np.random.Generator) -> Tenso
     return torch.stack([_pasted(x, x, rng.uniform(0.03, 0.15), rng.uniform(1, 3), 0.0, rng) for x in images])
 
 
-@register_synthetic("scar", modality="image")
+@register_synthetic("scar", modality="image", axes=3)
 def scar(images: Tensor, donors: Tensor, rng: np.random.Generator) -> Tensor:
     """A long thin rectangle of 2 to 6 % of the image's area, cut from it, turned and pasted elsewhere.
 
@@ -38,7 +38,7 @@ def scar(images: Tensor, donors: Tensor, rng: np.random.Generator) -> Tensor:
     )
 
 
-@register_synthetic("patch_swap", modality="image")
+@register_synthetic("patch_swap", modality="image", axes=3)
 def patch_swap(images: Tensor, donors: Tensor, rng: np.random.Generator) -> Tensor:
     """A patch of 4 to 15 % of the image's area from another normal image, blended in with a smooth border.
 

@@ -15,10 +15,10 @@ from metaad_zoo.registry import Registry
 Kind = Callable[[Tensor, Tensor, np.random.Generator], Tensor]
 """Samples of one modality ``(n, ...)`` and normal donors of the same task ``(m, ...)``, to corrupted samples."""
 
-_KINDS: Registry[tuple[Kind, str]] = Registry("synthetic anomaly")
+_KINDS: Registry[tuple[Kind, str, int]] = Registry("synthetic anomaly")
 
 
-def register_synthetic(name: str, *, modality: str) -> Callable[[Kind], Kind]:
+def register_synthetic(name: str, *, modality: str, axes: int = 0) -> Callable[[Kind], Kind]:
     """Make a kind of synthetic anomaly known by a name.
 
     The decorated function is given samples and donors of which each has at least one value, and all randomness by a
@@ -28,13 +28,14 @@ def register_synthetic(name: str, *, modality: str) -> Callable[[Kind], Kind]:
     Args:
         name: what users type; unique over all modalities.
         modality: what it corrupts.
+        axes: of a sample, where it corrupts other modalities of as many axes too; 0: it does not.
 
     Raises:
         ValueError: the name is taken.
     """
 
     def register(kind: Kind) -> Kind:
-        _KINDS.add(name, (kind, modality), (modality,))
+        _KINDS.add(name, (kind, modality, axes), (modality,))
         return kind
 
     return register
@@ -95,7 +96,7 @@ class _Mixture:
         for i, name in enumerate(self.names):
             chosen = np.flatnonzero(drawn == i)
             if len(chosen):
-                kind, modality = _KINDS[name]
+                kind, modality = _KINDS[name][0], _corrupted(name, samples)
                 lenders = donors[modality][_there(donors[modality])]
                 if not len(lenders):
                     raise ValueError(f"the synthetic anomaly {name!r} needs a normal sample with {modality}, saw none")
@@ -108,7 +109,7 @@ class _Mixture:
         n = count(samples)
         fits = np.zeros((n, len(self.names)), bool)
         for i, name in enumerate(self.names):
-            if (modality := _KINDS[name][1]) in samples:
+            if (modality := _corrupted(name, samples)) in samples:
                 fits[:, i] = _there(samples[modality]).numpy()
         if not fits.any(1).all():
             raise ValueError(
@@ -117,6 +118,13 @@ class _Mixture:
                 f"{sorted(samples)}: name kinds that fit, as list_synthetic(modality=...) lists them"
             )
         return np.where(fits, rng.random(fits.shape), -1).argmax(1)
+
+
+def _corrupted(name: str, samples: dict[str, Tensor]) -> str:
+    """The modality that a kind corrupts: its own, or where samples lack that the first of as many axes."""
+    _, modality, axes = _KINDS[name]
+    similar = [m for m, x in samples.items() if x.ndim - 1 == axes]
+    return modality if modality in samples or not similar else similar[0]
 
 
 def _there(x: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ def _register(name: str, varying: bool = False) -> Callable[[Change], Change]:
             sizes = column_sizes(values, known_values(donors))
             return rounded(np.stack([_sample(x, sizes, change, varying, rng) for x in values]), samples)
 
-        register_synthetic(name, modality="sequence")(corrupt)
+        register_synthetic(name, modality="sequence", axes=2)(corrupt)
         return change
 
     return register

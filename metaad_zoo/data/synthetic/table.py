@@ -30,7 +30,7 @@ def _register(name: str) -> Callable[[Change], Change]:
                 made[same] = rounded(outlier(x[same.numpy()], others, rng), samples[same])
             return made
 
-        register_synthetic(name, modality="tabular")(corrupt)
+        register_synthetic(name, modality="tabular", axes=1)(corrupt)
         return change
 
     return register

@@ -11,7 +11,6 @@ from metaad_zoo.evaluation.baselines.features import FeatureMethod, SupportFeatu
 from metaad_zoo.evaluation.baselines.floors import FlagEverything, RandomScores
 from metaad_zoo.evaluation.baselines.neighbours import NearestNeighbour
 from metaad_zoo.evaluation.baselines.registry import (
-    MODALITIES,
     about_baseline,
     create_baseline,
     list_baselines,
@@ -20,7 +19,6 @@ from metaad_zoo.evaluation.baselines.registry import (
 )
 
 __all__ = [
-    "MODALITIES",
     "EmbedsEpisodes",
     "FeatureMethod",
     "FlagEverything",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.episodes import Adapted, Method, Samples, SupportScaling
+from metaad_zoo.modality import TabularModality
 
 Embed = Callable[[Samples], Tensor]
 """Embeddings ``(n, features)`` of samples with a leading axis n."""
@@ -132,4 +133,4 @@ def _table(embed: Embed, samples: Samples) -> dict[str, Tensor]:
         raise ValueError(
             f"expected embeddings of shape (n, features), saw {tuple(x.shape)}: flatten or pool them first"
         )
-    return {"tabular": x}
+    return {TabularModality.name: x}

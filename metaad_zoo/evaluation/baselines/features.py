@@ -11,7 +11,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from metaad_zoo.episodes import ANOMALOUS, USUAL_SCALING, Samples, SupportScaling, count
+from metaad_zoo.episodes import ANOMALOUS, Samples, SupportScaling, count
+from metaad_zoo.modality import get_modality
 from metaad_zoo.registry import unknown_name
 
 Standardise = Literal["none", "sample", "support"]
@@ -91,7 +92,7 @@ class SupportFeatures:
     def fit(cls, support: Samples, standardise: Standardise = "support") -> SupportFeatures:
         """Measure the usual samples of a support set."""
         scaled = support if standardise == "support" else {}
-        return cls({m: _scaling(m, x) for m, x in scaled.items()}, standardise)
+        return cls({m: get_modality(m).feature_scaling(x) for m, x in scaled.items()}, standardise)
 
     def __call__(self, samples: Samples) -> Tensor:
         """Vectors ``(n, features)`` in double precision."""
@@ -103,12 +104,6 @@ class SupportFeatures:
             spread, mean = torch.std_mean(x, dim=1, correction=0, keepdim=True)
             x = (x - mean) / spread.clamp_min(1e-12)
         return x
-
-
-def _scaling(modality: str, support: Tensor) -> SupportScaling:
-    if modality == "image":
-        return SupportScaling.fit(support.flatten(1).unsqueeze(-1), "standard")
-    return SupportScaling.fit(support, USUAL_SCALING[modality])
 
 
 def _equally_weighted(x: Tensor) -> Tensor:

@@ -8,30 +8,30 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 from metaad_zoo.episodes import Method
+from metaad_zoo.modality import get_modality, list_modalities
 from metaad_zoo.registry import Registry, unknown_name
 
 Builder = TypeVar("Builder", bound=Callable[..., Method])
 
-MODALITIES = ("image", "sequence", "tabular")
 PYOD_PREFIX = "pyod/"
 
-_BASELINES: Registry[tuple[Callable[..., Method], tuple[str, ...]]] = Registry("baseline")
+_BASELINES: Registry[tuple[Callable[..., Method], tuple[str, ...] | None]] = Registry("baseline")
 
 
-def register_baseline(name: str, *, modalities: Iterable[str] = MODALITIES) -> Callable[[Builder], Builder]:
+def register_baseline(name: str, *, modalities: Iterable[str] | None = None) -> Callable[[Builder], Builder]:
     """Make a builder known by a name; the decorated function or class returns a :class:`metaad_zoo.episodes.Method`.
 
     Args:
         name: what users type.
-        modalities: what it can read; by default all, one or several at once.
+        modalities: what it can read, and with it all modalities that are read as one of these; None: any, one or
+            several at once.
 
     Raises:
         ValueError: the name is taken.
     """
 
     def register(builder: Builder) -> Builder:
-        read = tuple(modalities)
-        _BASELINES.add(name, (builder, read), read)
+        _BASELINES.add(name, (builder, None if modalities is None else tuple(modalities)))
         return builder
 
     return register
@@ -48,8 +48,8 @@ def list_baselines(pattern: str = "*", *, modality: str | None = None) -> list[s
         >>> list_baselines("pca*"), list_baselines("pca*", modality="image")
         (['pca', 'pca_subwindows'], ['pca'])
     """
-    names = _BASELINES.names(pattern, modality=modality)
-    if pattern.startswith(PYOD_PREFIX) and modality in (None, *MODALITIES):
+    names = [n for n in _BASELINES.names(pattern) if modality is None or modality in modalities_of(n)]
+    if pattern.startswith(PYOD_PREFIX) and modality in (None, *list_modalities()):
         from metaad_zoo.evaluation.baselines.pyod_detectors import detectors
 
         names += [n for c in detectors() if fnmatchcase(n := PYOD_PREFIX + c, pattern)]
@@ -57,14 +57,13 @@ def list_baselines(pattern: str = "*", *, modality: str | None = None) -> list[s
 
 
 def modalities_of(name: str) -> tuple[str, ...]:
-    """The modalities that a baseline can read.
+    """The modalities that a baseline can read, sorted.
 
     Raises:
         ValueError: the name is unknown (the nearest known ones are named).
     """
-    if name.startswith(PYOD_PREFIX):
-        return MODALITIES
-    return _BASELINES[name][1]
+    readers = None if name.startswith(PYOD_PREFIX) else _BASELINES[name][1]
+    return tuple(m for m in list_modalities() if readers is None or get_modality(m).reader in readers)
 
 
 def about_baseline(name: str) -> str:

@@ -11,10 +11,11 @@ import torch
 from sklearn.linear_model import Ridge
 from torch import Tensor
 
-from metaad_zoo.episodes import USUAL_SCALING, Samples, SupportScaling
+from metaad_zoo.episodes import Samples, SupportScaling
 from metaad_zoo.evaluation.baselines.features import tensors, usual
 from metaad_zoo.evaluation.baselines.registry import register_baseline
 from metaad_zoo.evaluation.baselines.subspaces import Directions, check_share
+from metaad_zoo.modality import SequenceModality, get_modality, read_as
 from metaad_zoo.registry import unknown_name
 
 ScorePieces = Callable[[Tensor, Tensor], Tensor]
@@ -47,8 +48,9 @@ class PieceMethod(ABC):
         Raises:
             ValueError: there is none, there are no sequences, or they are too short or empty.
         """
-        kept = usual({"sequence": self._sequences(support)}, support_labels, 1, self.title)["sequence"]
-        pieces = SequencePieces(SupportScaling.fit(kept, USUAL_SCALING["sequence"]), self.length, self.refuse)
+        name, values = self._sequences(support)
+        kept = usual({name: values}, support_labels, 1, self.title)[name]
+        pieces = SequencePieces(get_modality(name).feature_scaling(kept), self.length, self.refuse)
         cut, here = pieces(kept)
         if not here[..., -1].any():
             raise ValueError(
@@ -56,12 +58,13 @@ class PieceMethod(ABC):
             )
         return PieceScorer(self, pieces, self.fit(cut, here))
 
-    def _sequences(self, samples: Samples) -> Tensor:
-        if "sequence" not in tensors(samples):
+    def _sequences(self, samples: Samples) -> tuple[str, Tensor]:
+        names = read_as(list(tensors(samples)), SequenceModality.name)
+        if not names:
             raise ValueError(
                 f"{self.title} reads sequences, saw {sorted(samples)}: `metaad list` names other baselines"
             )
-        return samples["sequence"].cpu()
+        return names[0], samples[names[0]].cpu()
 
     def refuse(self, steps: int) -> ValueError:
         """The error for sequences that are shorter than a piece."""
@@ -102,10 +105,10 @@ class PieceScorer:
         Raises:
             ValueError: there are no sequences, or they are too short.
         """
-        return self.score_pieces(*self.pieces(self.method._sequences(samples)))
+        return self.score_pieces(*self.pieces(self.method._sequences(samples)[1]))
 
 
-@register_baseline("linear_ar", modalities=("sequence",))
+@register_baseline("linear_ar", modalities=(SequenceModality.name,))
 class LinearAutoregression(PieceMethod):
     """How badly a linear model foretells each step from the steps before it: mean squared residual.
 
@@ -142,7 +145,7 @@ class LinearAutoregression(PieceMethod):
         return score
 
 
-@register_baseline("pca_subwindows", modalities=("sequence",))
+@register_baseline("pca_subwindows", modalities=(SequenceModality.name,))
 class SubwindowReconstruction(PieceMethod):
     """What the principal directions of short sub-windows leave of a sequence's own sub-windows.
 

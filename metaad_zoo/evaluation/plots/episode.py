@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from metaad_zoo.episodes import USUAL_SCALING, Episode, SupportScaling
+from metaad_zoo.episodes import Episode, SupportScaling
+from metaad_zoo.modality import get_modality
 
 KINDS = {0: "normal", 1: "anomalous", -1: "unlabelled"}
-CHANNELS_SHOWN, COLUMNS_SHOWN = 6, 40
+COLUMNS_SHOWN = 40
 FAR = 4.0
 """Colours of a table end so many usual deviations of the support away from its median."""
 
@@ -25,7 +26,7 @@ def episode_figure(
     """One episode: the support set, then the queries from the most normal to the most anomalous.
 
     Images are shown as they are; sequences as lines in the support's units, all at one scale; tables as rows of
-    colours beside their scores. Of several modalities the first of these is drawn that the support has.
+    colours beside their scores. Of several modalities the one with most axes is drawn that the support has.
 
     Args:
         episode: with images ``(n, C, H, W)``, sequences ``(n, T, C)`` or tables ``(n, D)``.
@@ -42,25 +43,21 @@ def episode_figure(
         if threshold is None:
             raise ValueError("give the threshold, or which queries are flagged")
         flagged = scores > threshold
-    there = [m for m in ("image", "sequence", "tabular") if m in episode.support]
-    modality = next((m for m in there if not episode.support[m].isnan().all()), there[0])
-    scaling = SupportScaling.fit(episode.support[modality].float(), USUAL_SCALING[modality])
-    support, query = (scaling.apply(x[modality].float()).cpu().numpy() for x in (episode.support, episode.query))
-    if modality == "tabular":
+    names = sorted(episode.support, key=lambda m: (-episode.support[m].ndim, m))  # pictures tell most, rows least
+    name = next((m for m in names if not episode.support[m].isnan().all()), names[0])
+    modality = get_modality(name)
+    scaling = SupportScaling.fit(episode.support[name].float(), modality.scaling)
+    support, query = (scaling.apply(x[name].float()).cpu().numpy() for x in (episode.support, episode.query))
+    thumbnails = modality.thumbnails(support, query)
+    if thumbnails is None:
         return _table_figure(episode, support, query, scores, threshold, flagged)
-    what = ""
-    draw: Callable[[Axes, np.ndarray], None] = _image
-    if modality == "sequence":
-        shown = _most_varying(np.concatenate([support, query]))
-        what = f", {len(shown)} of its {support.shape[-1]} channels" if len(shown) < support.shape[-1] else ""
-        support, query = support[..., shown], query[..., shown]
-        draw = _lines_between(*_ends(support, query))
+    support, query, draw = thumbnails.support, thumbnails.query, thumbnails.draw
     order = scores.argsort().tolist()
     support_rows, query_rows = -(-len(support) // columns), -(-len(query) // columns)
     figure = Figure(figsize=(1.25 * columns, 1.6 * (support_rows + query_rows) + 1.2), layout="constrained")
     parts = figure.subfigures(2, 1, height_ratios=[support_rows, query_rows], squeeze=False)
     top, bottom = parts[0, 0], parts[1, 0]
-    top.suptitle(f"{episode.task}: support set{what}")
+    top.suptitle(f"{episode.task}: support set{thumbnails.note}")
     cut = "" if threshold is None else f"threshold {threshold:.2f}; "
     bottom.suptitle(f"queries by score ({cut}red: mistakes)")
     top_axes = top.subplots(support_rows, columns, squeeze=False).ravel()
@@ -75,36 +72,6 @@ def episode_figure(
     for axes in [*top_axes[len(support) :], *bottom_axes[len(query) :]]:
         axes.set_axis_off()
     return figure
-
-
-def _most_varying(sequences: np.ndarray) -> list[int]:
-    """The channels of ``(n, T, C)`` that vary most, in their own order."""
-    spread = np.ma.masked_invalid(sequences).std((0, 1)).filled(0.0)
-    return sorted(np.argsort(-spread, kind="stable")[:CHANNELS_SHOWN].tolist())
-
-
-def _ends(*parts: np.ndarray) -> tuple[float, float]:
-    """Lowest and highest value, with some room; 0 and 1 where there is none."""
-    values = np.concatenate([x[np.isfinite(x)] for x in parts])
-    if not len(values):
-        return 0.0, 1.0
-    room = 0.05 * float(np.ptp(values)) or 1.0
-    return float(values.min()) - room, float(values.max()) + room
-
-
-def _lines_between(low: float, high: float) -> Callable[[Axes, np.ndarray], None]:
-    def draw(axes: Axes, sample: np.ndarray) -> None:
-        axes.plot(sample, linewidth=0.8)
-        axes.set_ylim(low, high)
-
-    return draw
-
-
-def _image(axes: Axes, sample: np.ndarray) -> None:
-    pixels = np.moveaxis(sample, 0, -1)
-    low, high = pixels.min(), pixels.max()
-    pixels = (pixels - low) / max(high - low, 1e-12)
-    axes.imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray")
 
 
 def _frame(axes: Axes, title: str, mistake: bool = False) -> None:

@@ -1,0 +1,137 @@
+"""The modality ``image``: pictures ``(C, H, W)`` between 0 and 1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from metaad_zoo.modality.base import SCORING_CHUNK, Modality, Standardise, register_modality
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from matplotlib.figure import SubFigure
+    from torch import Tensor
+
+    from metaad_zoo.data import EpisodeDataModule
+    from metaad_zoo.episodes import SupportScaling
+    from metaad_zoo.modality.drawing import Thumbnails
+
+PATCHES_A_SIDE = 8
+BLUE, RED = "#3b8bff", "#ff3b30"
+"""Lowers, raises; over grey pixels."""
+
+
+@register_modality
+class ImageModality(Modality):
+    """Pictures of 1 or 3 channels."""
+
+    name = "image"
+    title = "images"
+    axes = ("channels", "height", "width")
+    shape = (3, 64, 64)
+    chunk = SCORING_CHUNK
+    missing = False
+    value_range = (0.0, 1.0)
+    neighbours: ClassVar[Mapping[str, Standardise]] = {
+        "1-NN on pixels": "none",
+        "1-NN on standardised pixels": "sample",
+    }
+    preparation = "it reads pictures of that size between 0 and 1: resize bilinearly, antialiased (docs/production.md)"
+
+    def data_module(self) -> type[EpisodeDataModule]:
+        from metaad_zoo.data import ImageEpisodes
+
+        return ImageEpisodes
+
+    def data_options(self, shape: Sequence[int], own: bool = True) -> dict[str, Any]:
+        return {"image_size": shape[-1], **({"channels": shape[0]} if own else {})}
+
+    def recognises(self, path: Path) -> bool:
+        from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES
+        from metaad_zoo.data.sources.files import folders_below, list_images
+
+        if path.is_dir():
+            return any(list_images(folder) for folder in folders_below(path))
+        return path.suffix.lower() not in COLUMN_SUFFIXES
+
+    def support_path(self, path: Path) -> Path:
+        from metaad_zoo.data.image_samples import normal_images
+
+        return normal_images(path)
+
+    def fit(self, samples: Tensor, shape: Sequence[int]) -> Tensor:
+        from metaad_zoo.data.image_samples import fit_images
+
+        return fit_images(samples, shape)
+
+    def feature_scaling(self, support: Tensor) -> SupportScaling:
+        """All pixels of the support together."""
+        from metaad_zoo.episodes import SupportScaling
+
+        return SupportScaling.fit(support.flatten(1).unsqueeze(-1), "standard")
+
+    def usual(self, support: Tensor) -> Tensor:
+        """The mean image."""
+        return support.nanmean(0, keepdim=True)
+
+    def patches(self, shape: Sequence[int]) -> Tensor:
+        """Squares, an eighth of a side each, of all channels together."""
+        import torch
+
+        rows, columns = (torch.arange(size) * min(PATCHES_A_SIDE, size) // size for size in shape[1:])
+        return (rows[:, None] * (int(columns.max()) + 1) + columns).expand(*shape).contiguous()
+
+    def thumbnails(self, support: np.ndarray, query: np.ndarray) -> Thumbnails:
+        from metaad_zoo.modality.drawing import Thumbnails
+
+        def draw(axes: Axes, sample: np.ndarray) -> None:
+            pixels = _between_0_and_1(sample)
+            axes.imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray")
+
+        return Thumbnails(support, query, draw)
+
+    def explanation_height(self, sample: np.ndarray) -> float:
+        return 3.9
+
+    def draw_explanation(
+        self, figure: SubFigure, sample: np.ndarray, attribution: np.ndarray, names: Sequence[str]
+    ) -> None:
+        """The image beside a map of its pixels."""
+        import numpy as np
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import LinearSegmentedColormap, ListedColormap
+
+        from metaad_zoo.modality.drawing import colour_limit
+
+        axes = figure.subplots(1, 2)
+        pixels = _between_0_and_1(sample)
+        grey = pixels.mean(-1)
+        axes[0].imshow(pixels if pixels.shape[-1] == 3 else grey, cmap="gray", vmin=0, vmax=1)
+        heat = np.nansum(attribution, 0)
+        axes[1].imshow(0.3 + 0.5 * grey, cmap="gray", vmin=0, vmax=1)
+        limit = colour_limit(heat)
+        # Weak attributions let the image through, and are red or blue too: a pale one would look like a bright pixel.
+        drawn = axes[1].imshow(
+            heat,
+            cmap=ListedColormap([BLUE, RED]),
+            vmin=-limit,
+            vmax=limit,
+            alpha=np.minimum(np.abs(heat) / limit, 1.0),
+            interpolation="nearest",
+        )
+        over_grey = LinearSegmentedColormap.from_list("over_grey", [BLUE, "#4d4d4d", RED])
+        figure.colorbar(ScalarMappable(drawn.norm, over_grey), ax=axes[1], label="attribution", extend="both")
+        for one in axes:
+            one.set(xticks=[], yticks=[])
+
+
+def _between_0_and_1(image: np.ndarray) -> np.ndarray:
+    """Pixels ``(H, W, C)``, stretched from their darkest to their brightest."""
+    import numpy as np
+
+    pixels = np.moveaxis(image, 0, -1)
+    low, high = np.nanmin(pixels), np.nanmax(pixels)
+    stretched: np.ndarray = (pixels - low) / max(high - low, 1e-12)
+    return stretched
