@@ -189,14 +189,19 @@ class Detector(Judge):
         return self.score_known({self._windowed: values}, left_out)
 
     @property
+    def reads_windows(self) -> bool:
+        """Whether a sample is a window of a series, whose time points can be scored (:meth:`score_series`)."""
+        return len(self.input_shapes) == 1 and all(get_modality(name).windows for name in self.input_shapes)
+
+    @property
     def _windowed(self) -> str:
         """The modality of a model that reads windows of series.
 
         Raises:
             ValueError: it reads something else.
         """
-        if len(self.input_shapes) > 1 or not all(get_modality(name).windows for name in self.input_shapes):
-            raise ValueError(f"this is for models of series alone; this one reads {sorted(self.input_shapes)}")
+        if not self.reads_windows:
+            raise ValueError(f"score_series is for models of series; this one reads {sorted(self.input_shapes)}")
         return next(iter(self.input_shapes))
 
     @property

@@ -23,18 +23,18 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from metaad_zoo.data.image_samples import normal_images
     from metaad_zoo.data.samples import refuse_anomalies_in
     from metaad_zoo.data.sources.columns import read_columns
     from metaad_zoo.data.streams import SampleStream, gathered
     from metaad_zoo.detector import load_detector
+    from metaad_zoo.modality import form_of
 
     detector = load_detector(options.name)
     shapes, path, label = detector.input_shapes, options.support, options.label
-    path = normal_images(path) if set(shapes) == {"image"} else path
+    path = form_of(shapes).support_path(path)
     if label is None:
         refuse_anomalies_in(path)
-    elif "tabular" not in shapes and len(shapes) == 1:
+    elif not form_of(shapes).has_label_column:
         raise ValueError(
             f"--label {label} names a column of a table or a manifest, but this model reads {list(shapes)}: leave it "
             "out, and give normal samples alone"

@@ -11,8 +11,6 @@ import shtab
 if TYPE_CHECKING:
     from metaad_zoo.detector import Detector
 
-MODALITIES = ("tabular", "sequence", "image")
-
 
 def support_arguments(command: argparse.ArgumentParser) -> None:
     """Add ``--support`` and ``--label``."""

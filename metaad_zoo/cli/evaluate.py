@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from metaad_zoo.cli.arguments import MODALITIES, json_argument
+from metaad_zoo.cli.arguments import json_argument
 from metaad_zoo.cli.terminal import progress_bars, show
+from metaad_zoo.modality import list_modalities
 
 HELP = "judge any number of methods on the same episodes"
 COMMON_OPTIONS = ("methods", "data", "out", "shots", "alpha", "calibrate", "seed", "allow_transductive")
@@ -42,7 +43,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--episodes", type=int, help="number of test episodes (default: 600, or one of each task if there are more)"
     )
     episodes.add_argument(
-        "--modality", choices=MODALITIES, help="modality of your own files, for baselines without a model"
+        "--modality", choices=list_modalities(), help="modality of your own files, for baselines without a model"
     )
     episodes.add_argument(
         "--inner-steps", type=int, nargs="+", help="numbers of inner steps of gradient learners; draws a curve"

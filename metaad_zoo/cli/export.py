@@ -31,6 +31,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from metaad_zoo.detector import load_detector
     from metaad_zoo.export import export_detector
+    from metaad_zoo.modality import get_modality
 
     alpha = None if options.scores_only else options.alpha
     about = export_detector(load_detector(options.folder), options.out, options.format, alpha, options.calibrate)
@@ -39,5 +40,6 @@ def run(options: argparse.Namespace) -> None:
         return
     shapes = ", ".join(f"{name} (n, {', '.join(map(str, shape))})" for name, shape in about.inputs.items())
     print(f"{options.out}: {shapes} -> {', '.join(about.outputs)}; its scores are those of {options.folder}")
-    if "image" in about.inputs:
-        note("it reads pictures of that size between 0 and 1: resize bilinearly, antialiased (docs/production.md)")
+    for name in about.inputs:
+        if preparation := get_modality(name).preparation:
+            note(preparation)

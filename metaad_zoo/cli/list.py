@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
-from typing import Any
 
 from metaad_zoo.cli.arguments import json_argument
 from metaad_zoo.cli.terminal import wide_console
+from metaad_zoo.modality import get_form, list_modalities
 
 HELP = "list published checkpoints, backbones, learners, data sets or baselines"
 KINDS = ("backbones", "learners", "datasets", "baselines")
@@ -24,7 +24,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         text = f"list {kind.replace('datasets', 'data sets')}"
         kinds.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind, help=text)
     command.add_argument(
-        "--modality", help="list only what reads this modality: image, sequence, tabular or multimodal"
+        "--modality",
+        help=f"list only what reads this modality: {', '.join(list_modalities(several=True))}",
     )
     json_argument(command)
 
@@ -35,15 +36,15 @@ def run(options: argparse.Namespace) -> None:
         return
     if options.modality and options.kind == "learners":
         raise ValueError("--modality is not for learners: each takes any backbone")
-    names = _names(options.kind, options.pattern, {"modality": options.modality} if options.modality else {})
+    names = _names(options.kind, options.pattern, options.modality)
     print(json.dumps(names) if options.json else "\n".join(names))
 
 
-def _names(kind: str, pattern: str, filters: dict[str, Any]) -> list[str]:
+def _names(kind: str, pattern: str, name: str | None) -> list[str]:
     if kind == "backbones":
         from metaad_zoo.backbones import list_backbones
 
-        return list_backbones(pattern, **filters)
+        return list_backbones(pattern, modality=name and get_form(name).reader)
     if kind == "learners":
         from metaad_zoo.learners import list_learners
 
@@ -51,10 +52,10 @@ def _names(kind: str, pattern: str, filters: dict[str, Any]) -> list[str]:
     if kind == "datasets":
         from metaad_zoo.data import list_datasets
 
-        return list_datasets(pattern, **filters)
+        return list_datasets(pattern, modality=name)
     from metaad_zoo.evaluation.baselines import list_baselines
 
-    return list_baselines(pattern, **filters)
+    return list_baselines(pattern, modality=name)
 
 
 def _show_checkpoints(pattern: str, modality: str | None, as_json: bool) -> None:

@@ -7,8 +7,9 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from metaad_zoo.cli.arguments import MODALITIES, json_argument, support_arguments
+from metaad_zoo.cli.arguments import json_argument, support_arguments
 from metaad_zoo.cli.terminal import wide_console
+from metaad_zoo.modality import list_modalities
 
 if TYPE_CHECKING:
     from metaad_zoo.evaluation.choosing import Recommendation
@@ -23,7 +24,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--modality",
-        choices=(*MODALITIES, "multimodal"),
+        choices=list_modalities(several=True),
         help="modality of the samples (default: a folder holds images or series, a file is a table or a manifest)",
     )
     json_argument(command)

@@ -71,7 +71,9 @@ def run(options: argparse.Namespace) -> None:
     detector.decide(np.zeros(0), *way)  # what can't be decided is told before any work
     stream = SampleStream(options.data, detector.input_shapes, options.label, detector.columns, below=True)
     note_left_out(stream)
-    score_them = partial(detector.score_known, left_out=calibrate == "contamination")
+    score_them = partial(
+        detector.score_windows if options.points else detector.score_known, left_out=calibrate == "contamination"
+    )
     rows = (
         _points(detector, score_them, stream, 1 if options.stride is None else options.stride)
         if options.points
@@ -97,7 +99,7 @@ def _scored(score_them: Scores, stream: SampleStream) -> Rows:
 def _points(detector: Detector, score_them: Scores, stream: SampleStream, stride: int) -> Rows:
     from metaad_zoo.data.point_stream import stream_point_scores
 
-    if set(detector.input_shapes) != {"sequence"}:
+    if not detector.reads_windows:
         raise ValueError(f"--points is for models of series; this one reads {sorted(detector.input_shapes)}")
     window, shares = detector.window, [0.0]
 

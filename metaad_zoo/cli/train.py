@@ -20,7 +20,6 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
-from metaad_zoo.backbones import ANY
 from metaad_zoo.cli.resume import find_checkpoint, read_checkpoint, refuse_other_config
 from metaad_zoo.cli.terminal import progress_bars, wide_console
 from metaad_zoo.cli.train_parser import HintingParser, arrange, own_error
@@ -29,6 +28,7 @@ from metaad_zoo.evaluation.report import results_table
 from metaad_zoo.experiment.conclude import Conclusion, check_before_training, conclude, save_model, write_predictions
 from metaad_zoo.experiment.leakage import refuse_parents_classes, refuse_seen, seen_by_parent
 from metaad_zoo.learners import Learner
+from metaad_zoo.modality import get_modality
 from metaad_zoo.zoo import parent_shapes
 
 METRICS_FILE = "metrics.csv"
@@ -196,10 +196,8 @@ def _take_parents_shape(config: Any) -> str | None:
     for name, shape in parent_shapes(model["init_args"]["checkpoint"]).items():
         if "sample_shapes" in options:
             wanted["sample_shapes"] = {**wanted.get("sample_shapes", {}), name: list(shape)}
-        elif name == "image":
-            wanted |= {"image_size": shape[1]} | ({"channels": shape[0]} if own else {})
-        elif name == "sequence" and shape[0] != ANY:
-            wanted |= {"window": shape[0], "length": shape[0]}
+        else:
+            wanted |= get_modality(name).data_options(shape, own)
     changed = {key: value for key, value in wanted.items() if key in options and options[key] != value}
     for key, value in changed.items():
         options[key] = value
@@ -321,8 +319,8 @@ def _end(cli: TrainingCLI, trains: bool, seen: list[str], weights: str) -> None:
             return
     if cli.verb in (None, "test"):
         wide_console().print(results_table(results))
-        if "image" in data.input_shapes:
-            print(f"Pictures seen through: {results['protocol']['data'].get('camera') or 'no camera, as they are'}")
+        if "camera" in results["protocol"]["data"]:
+            print(f"Pictures seen through: {results['protocol']['data']['camera'] or 'no camera, as they are'}")
         print(f"All figures, pictures and the model: {cli.run_dir}")
     else:
         print(f"The model: {cli.run_dir}")

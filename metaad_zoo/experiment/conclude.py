@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from metaad_zoo.learners import (
     from_scratch,
     untrained,
 )
+from metaad_zoo.modality import form_of
 from metaad_zoo.zoo import Checkpoint, calibration_tensors, save_checkpoint
 
 CONTROL, CONTROLS_BY = "same network", 300
@@ -102,12 +103,12 @@ def conclude(learner: Learner, data: EpisodeDataModule, end: Conclusion, progres
     return results
 
 
-def methods_for(learner: Learner, modalities: Iterable[str], seed: int) -> dict[str, Method]:
+def methods_for(learner: Learner, shapes: Mapping[str, Sequence[int]], seed: int) -> dict[str, Method]:
     """What is evaluated, ours first.
 
     Args:
         learner: trained.
-        modalities: of the data.
+        shapes: of one sample of the data, by modality.
         seed: of the untrained networks.
     """
     methods: dict[str, Method] = {learner.registered_name: learner}
@@ -117,12 +118,7 @@ def methods_for(learner: Learner, modalities: Iterable[str], seed: int) -> dict[
         methods[f"{CONTROL}, untrained"] = untrained(learner, seed)
         if can_start_from_scratch(learner):
             methods[f"{CONTROL}, from scratch"] = from_scratch(learner, seed)
-    if set(modalities) == {"image"}:
-        methods["1-NN on pixels"] = NearestNeighbour()
-        methods["1-NN on standardised pixels"] = NearestNeighbour("sample")
-    else:
-        methods["1-NN on raw inputs"] = NearestNeighbour()
-        methods["1-NN on standardised inputs"] = NearestNeighbour("support")
+    methods |= {name: NearestNeighbour(way) for name, way in form_of(shapes).neighbours.items()}
     methods["flag everything"] = FlagEverything()
     return methods
 

@@ -9,29 +9,14 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 
-from metaad_zoo.backbones import ANY
-from metaad_zoo.data import (
-    EpisodeDataModule,
-    ImageEpisodes,
-    MultimodalEpisodes,
-    SequenceEpisodes,
-    TabularEpisodes,
-)
+from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.episodes import EpisodeSpec, Method
 from metaad_zoo.evaluation.baselines import FeatureMethod, OnNetwork, create_baseline, list_baselines
 from metaad_zoo.experiment.leakage import refuse_seen, refuse_transductive
 from metaad_zoo.learners import Learner
+from metaad_zoo.modality import form_of, get_modality, list_modalities
 from metaad_zoo.registry import unknown_name
 from metaad_zoo.zoo import Checkpoint, is_known, load_checkpoint, locate, model_folder, read_index
-
-OWN: Mapping[str, type[EpisodeDataModule]] = {
-    "image": ImageEpisodes,
-    "sequence": SequenceEpisodes,
-    "tabular": TabularEpisodes,
-}
-
-USUAL_SHAPES: Mapping[str, tuple[int, ...]] = {"image": (3, 64, 64), "tabular": (ANY,), "sequence": (32, ANY)}
-"""In which samples are read where no model says."""
 
 OWN_EPISODE = EpisodeSpec(support_normal=10)
 """Ten normal samples: the fewest of which a tenth of false alarms can be held by leaving one out."""
@@ -183,29 +168,21 @@ def own_data(path: Path, learners: Sequence[Learner], seed: int, modality: str |
         path: of the files.
         learners: the first one tells in which shape they are read.
         seed: of the episodes.
-        modality: of the files where there is no learner; they are then read in :data:`USUAL_SHAPES`.
+        modality: of the files where there is no learner; they are then read in its usual shape.
 
     Raises:
         ValueError: the files can't be read, or neither a learner nor ``modality`` tells as what.
     """
     if modality is not None and learners:
         raise ValueError(f"--modality {modality} is for baselines alone: the model tells what it reads; leave it out")
-    usual = {} if modality is None else {modality: USUAL_SHAPES[modality]}
-    shapes: dict[str, Any] = next(iter(x.arguments()["input_shapes"] for x in learners), usual)
-    if len(shapes) > 1:
-        return MultimodalEpisodes("own", root=str(path), splits={"test": ["*"]}, episode=OWN_EPISODE, seed=seed)
+    usual = {} if modality is None else get_modality(modality).usual_shapes(path)
+    shapes: Mapping[str, Sequence[int]] = next(iter(x.arguments()["input_shapes"] for x in learners), usual)
     if not shapes:
         raise ValueError(
             f"{path}: baselines alone don't tell as what your files are to be read: add --modality "
-            f"{', '.join(USUAL_SHAPES)}, name a model, or give a config as --data"
+            f"{', '.join(list_modalities())}, name a model, or give a config as --data"
         )
-    ((modality, shape),) = shapes.items()
-    options: dict[str, Any] = {"dataset": "own", "root": str(path), "splits": {"test": ["*"]}}
-    if modality == "image":
-        options |= {"image_size": shape[-1], "channels": shape[0]}
-    if modality == "sequence":
-        options |= {"window": shape[0], "stride": shape[0]}
-    return OWN[modality](**options, episode=OWN_EPISODE, seed=seed)
+    return form_of(shapes).own_episodes(path, shapes, OWN_EPISODE, seed)
 
 
 def refuse_other_shapes(name: str, learner: Learner, data: EpisodeDataModule) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from metaad_zoo.data import EpisodeDataModule, SequenceEpisodes
 from metaad_zoo.data.labelled_series import LabelledSeries
@@ -22,6 +23,7 @@ from metaad_zoo.experiment.leakage import batch_norm_of
 from metaad_zoo.experiment.methods import build_methods, data_of_config, describe_methods, refuse_unfit
 from metaad_zoo.experiment.progress import Progress, silent
 from metaad_zoo.learners import Learner
+from metaad_zoo.modality import SequenceModality
 
 USUAL_WINDOW = 64
 WITHIN = (
@@ -108,7 +110,7 @@ def _evaluate(settings: _Settings, out: Path | None, progress: Progress) -> dict
     series, left_out = _testable(data.labelled_series(stride), settings)
     for method in methods.values():  # what can't adapt to so few windows is refused before work is lost
         support = series[0].draw_support(settings.shots, np.random.default_rng(0))
-        method.adapt(support, support["sequence"].new_zeros(settings.shots).long())
+        method.adapt(support, torch.zeros(settings.shots, dtype=torch.long))
     calibrators = within_tasks(methods) if settings.calibrate else None
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -145,7 +147,7 @@ def _open(settings: _Settings, learners: Sequence[Learner]) -> SequenceEpisodes:
         data: EpisodeDataModule = data_of_config(settings.data)
     else:
         shapes: dict[str, Any] = next((x.arguments()["input_shapes"] for x in learners), {})
-        window = shapes.get("sequence", [USUAL_WINDOW])[0]
+        window = shapes.get(SequenceModality.name, [USUAL_WINDOW])[0]
         least = EpisodeSpec(support_normal=1, query_normal=1, query_anomalous=1)
         data = SequenceEpisodes(
             "own", str(settings.data), {"test": ["*"]}, window=window, stride=max(1, window // 4), episode=least

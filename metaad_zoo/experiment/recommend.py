@@ -11,19 +11,17 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from metaad_zoo.data.image_samples import fit_images, normal_images
 from metaad_zoo.data.samples import fits, refuse_anomalies_in
 from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
-from metaad_zoo.data.sources.files import folders_below, list_images
-from metaad_zoo.data.sources.manifest import FILE_COLUMNS, read_manifest
 from metaad_zoo.data.streams import named_samples
-from metaad_zoo.data.synthetic import create_synthetic, list_synthetic
+from metaad_zoo.data.synthetic import create_synthetic
 from metaad_zoo.episodes import ANOMALOUS, Adapted, Corruption, Method, Samples, count
 from metaad_zoo.evaluation import choosing
 from metaad_zoo.evaluation.baselines import create_baseline, list_baselines, modalities_of
 from metaad_zoo.evaluation.choosing import ENOUGH, Recommendation, read_prior
-from metaad_zoo.experiment.methods import USUAL_SHAPES, name_of
+from metaad_zoo.experiment.methods import name_of
 from metaad_zoo.learners import Learner
+from metaad_zoo.modality import form_of, get_form, get_modality, list_modalities
 from metaad_zoo.zoo import list_checkpoints, load_checkpoint, locate
 
 NOT_TRIED = ("flag_everything", "random")
@@ -54,7 +52,7 @@ def recommend(
     if not path.exists():
         raise ValueError(f"--support {path} does not exist: name images, a table, series or a manifest")
     wanted = modality or _modality_of(path)
-    path = normal_images(path) if wanted == "image" else path
+    path = get_form(wanted).support_path(path)
     asked = {name_of(m): m for m in (list_checkpoints(modality=wanted) if models is None else models)}
     learners = {name: load_checkpoint(locate(place)).learner for name, place in asked.items()}
     shapes = _shapes_of(path, {} if models is None else learners, wanted)
@@ -111,38 +109,46 @@ def baselines_for(samples: Samples, n: int) -> dict[str, Method]:
 
 def synthetic_for(samples: Samples) -> dict[str, Corruption]:
     """Kinds of synthetic anomalies that these samples can have, by name: of modalities that no sample lacks."""
-    complete = [modality for modality, x in samples.items() if not x.isnan().flatten(1).all(1).any()]
-    return {kind: create_synthetic([kind]) for modality in complete for kind in list_synthetic(modality=modality)}
+    complete = [name for name, x in samples.items() if not x.isnan().flatten(1).all(1).any()]
+    return {kind: create_synthetic([kind]) for name in complete for kind in get_modality(name).synthetic()}
 
 
 @dataclass(frozen=True)
 class _Resizing:
-    """A model of images of another size."""
+    """A model of samples of another size."""
 
     learner: Learner
-    shape: Sequence[int]
+    shapes: Mapping[str, Sequence[int]]
 
     def adapt(self, support: Samples, support_labels: Tensor) -> _Resized:
-        adapted = self.learner.adapt({"image": fit_images(support["image"], self.shape)}, support_labels)
-        return _Resized(adapted, self.shape)
+        return _Resized(self.learner.adapt(_fitted(support, self.shapes), support_labels), self.shapes)
 
 
 @dataclass(frozen=True)
 class _Resized:
     adapted: Adapted
-    shape: Sequence[int]
+    shapes: Mapping[str, Sequence[int]]
 
     def score(self, samples: Samples) -> Tensor:
-        return self.adapted.score({"image": fit_images(samples["image"], self.shape)})
+        return self.adapted.score(_fitted(samples, self.shapes))
+
+
+def _fitted(samples: Samples, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    return {name: get_modality(name).fit(x, shapes[name]) for name, x in samples.items()}
 
 
 def _reading(learner: Learner, samples: Samples) -> Method:
     """The learner as it can read these samples."""
     reads = learner.arguments()["input_shapes"]
-    if set(reads) == set(samples) == {"image"}:
-        return _Resizing(learner, reads["image"])
-    if set(reads) == set(samples) and all(fits(x.shape[1:], reads[m]) for m, x in samples.items()):
-        return learner
+    if set(reads) == set(samples):
+        if all(fits(x.shape[1:], reads[m]) for m, x in samples.items()):
+            return learner
+        try:
+            _fitted({name: x[:0] for name, x in samples.items()}, reads)
+        except ValueError:
+            pass
+        else:
+            return _Resizing(learner, reads)
     sample_shapes = {m: tuple(x.shape[1:]) for m, x in samples.items()}
     return _ReadsOther(f"reads {reads}, but the samples are {sample_shapes}")
 
@@ -161,20 +167,20 @@ def _shapes_of(support: Path, learners: Mapping[str, Learner], wanted: str) -> d
     """In which shape the files are read: the first model's of their modality, or the usual one."""
     read: list[dict[str, Any]] = [x.arguments()["input_shapes"] for x in learners.values()]
     for shapes in read:
-        if (set(shapes) == {wanted}) if wanted != "multimodal" else len(shapes) > 1:
+        if form_of(shapes).name == wanted:
             return shapes
-    if wanted != "multimodal":
-        return {wanted: USUAL_SHAPES[wanted]}
-    return read_manifest(support, USUAL_SHAPES["image"][-1], None, USUAL_SHAPES["image"][0]).shapes
+    return dict(get_form(wanted).usual_shapes(support))
 
 
 def _modality_of(support: Path) -> str:
     """What the files are taken for."""
-    if support.is_file() and support.suffix.lower() in COLUMN_SUFFIXES:
-        return "multimodal" if set(FILE_COLUMNS) & set(read_columns(support).text) else "tabular"
-    if support.is_dir():
-        return "image" if any(list_images(folder) for folder in folders_below(support)) else "sequence"
-    return "image"
+    names = list_modalities(several=True)
+    for name in names:
+        if get_form(name).recognises(support):
+            return name
+    raise ValueError(
+        f"{support} holds nothing that is read by itself: say what it holds by --modality {', '.join(names)}"
+    )
 
 
 def _read(support: Path, shapes: Mapping[str, tuple[int, ...]], label: str | None) -> tuple[dict[str, Tensor], Tensor]:

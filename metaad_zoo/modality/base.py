@@ -39,6 +39,7 @@ class SampleForm(ABC):
         chunk: samples of a stream's chunk, a multiple of :data:`SCORING_CHUNK`.
         neighbours: by the name of a nearest-neighbour baseline, how it standardises samples; for tests of a training.
         has_label_column: whether files hold a label for each sample.
+        read_as: the modality whose backbones and baselines read these samples; None: its own.
     """
 
     name: str
@@ -49,6 +50,12 @@ class SampleForm(ABC):
         "1-NN on standardised inputs": "support",
     }
     has_label_column: bool = False
+    read_as: str | None = None
+
+    @property
+    def reader(self) -> str:
+        """Name of the modality whose backbones and baselines read these samples."""
+        return self.read_as or self.name
 
     @abstractmethod
     def data_module(self) -> type[EpisodeDataModule]:
@@ -86,7 +93,6 @@ class Modality(SampleForm):
         axes: what the axes of a sample are.
         shape: of a sample where nothing else is asked for; -1 for an axis of any length.
         scaling: how values are brought to common units by the support set where nothing else is asked for.
-        read_as: the modality whose backbones and baselines read these samples; None: its own.
         encoder: the backbone in a fusion where none is named; None: the usual one for so many axes.
         missing: whether a sample may lack values (NaN); if not, it is there as a whole or not at all.
         value_range: bounds of the values, into which whole numbers are scaled; None: there are none.
@@ -98,18 +104,12 @@ class Modality(SampleForm):
     axes: tuple[str, ...]
     shape: tuple[int, ...]
     scaling: Scaling = "none"
-    read_as: str | None = None
     encoder: str | None = None
     missing: bool = True
     value_range: tuple[float, float] | None = None
     entry: str | None = None
     windows: bool = False
     preparation: str | None = None
-
-    @property
-    def reader(self) -> str:
-        """Name of the modality whose backbones and baselines read these samples."""
-        return self.read_as or self.name
 
     def usual_shapes(self, path: Path) -> Mapping[str, tuple[int, ...]]:
         return {self.name: self.shape}
