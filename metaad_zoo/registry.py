@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Container, Iterable
+import inspect
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+from metaad_zoo.plugins import load_installed
 
 T = TypeVar("T")
+Registered = TypeVar("Registered")
+
+
+@dataclass(frozen=True)
+class _Entry(Generic[T]):
+    value: T
+    modalities: Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class _Family(Generic[T]):
+    """Names with a common prefix that another library knows."""
+
+    builder: T
+    modalities: Sequence[str] | None
+    names: Callable[[str], Iterable[str]]
 
 
 class Registry(Generic[T]):
-    """Things that users call by name, each for one or several modalities.
+    """Objects that users call by name, each for one or several modalities.
+
+    Plug-ins of installed packages are loaded before the first look-up.
 
     Args:
         kind: what the names stand for, as errors say it.
@@ -28,47 +51,137 @@ class Registry(Generic[T]):
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self._things: dict[str, tuple[T, Container[str]]] = {}
+        self._entries: dict[str, _Entry[T]] = {}
+        self._families: dict[str, _Family[T]] = {}
 
-    def add(self, name: str, thing: T, modalities: Container[str] = ()) -> None:
-        """Make a thing known by a name.
+    def add(self, name: str, value: T, modalities: Sequence[str] | None = None) -> None:
+        """Register an object.
+
+        Args:
+            name: what users type.
+            value: the object.
+            modalities: what it reads; None: any, or nothing in particular.
 
         Raises:
             ValueError: the name is taken.
         """
-        if name in self._things:
+        if name in self._entries:
             raise ValueError(f"a {self.kind} named {name!r} is registered already")
-        self._things[name] = thing, modalities
+        self._entries[name] = _Entry(value, modalities)
 
-    def names(self, pattern: str = "*", *, modality: str | None = None) -> list[str]:
-        """Names that match an fnmatch pattern, sorted; only those for a modality, where one is given."""
-        return sorted(
-            name
-            for name, (_, modalities) in self._things.items()
-            if fnmatchcase(name, pattern) and (modality is None or modality in modalities)
-        )
-
-    def __getitem__(self, name: str) -> T:
-        """The thing of this name.
+    def decorator(
+        self, name: str, modalities: Sequence[str] | None = None
+    ) -> Callable[[Registered], Registered]:
+        """A decorator that registers a class or function, and returns it.
 
         Raises:
-            ValueError: the name is unknown (the nearest known ones are named).
+            ValueError: the name is taken.
         """
-        if name not in self._things:
-            raise unknown_name(self.kind, name, self._things)
-        return self._things[name][0]
+
+        def register(value: Registered) -> Registered:
+            self.add(name, value, modalities)  # type: ignore[arg-type]
+            return value
+
+        return register
+
+    def add_family(
+        self, prefix: str, builder: T, modalities: Sequence[str] | None, names: Callable[[str], Iterable[str]]
+    ) -> None:
+        """Register all names that start with a prefix.
+
+        Args:
+            prefix: such as ``"timm/"``.
+            builder: builds any of them: given the name without the prefix, and options.
+            modalities: what they read; None: any.
+            names: by fnmatch pattern, the names without the prefix.
+        """
+        self._families[prefix] = _Family(builder, modalities, names)
+
+    def names(self, pattern: str = "*", *, modality: str | None = None) -> list[str]:
+        """Names that match an fnmatch pattern, in natural order; those of a family where the pattern has its prefix.
+
+        Args:
+            pattern: fnmatch pattern.
+            modality: only those that read this modality.
+        """
+        load_installed()
+        names = [
+            name
+            for name, entry in self._entries.items()
+            if fnmatchcase(name, pattern) and _reads(entry, modality)
+        ]
+        for prefix, family in self._families.items():
+            if pattern.startswith(prefix) and _reads(family, modality):
+                names += [prefix + name for name in family.names(pattern.removeprefix(prefix))]
+        return sorted(names, key=_natural)
+
+    def modalities(self, name: str) -> Sequence[str] | None:
+        """The modalities that the object of this name reads; None: any.
+
+        Raises:
+            ValueError: the name is unknown (the nearest names are given).
+        """
+        family = self._family(name)
+        return self._entry(name).modalities if family is None else family.modalities
+
+    def create(self, name: str, **options: Any) -> Any:
+        """Call the builder of this name.
+
+        Raises:
+            ValueError: the name or an option is unknown (the nearest ones are given), or the builder refuses an option.
+        """
+        builder: Any = self[name]
+        family = self._family(name)
+        given = [] if family is None else [name.partition("/")[2]]
+        parameters = inspect.signature(builder).parameters
+        accepted = list(parameters)[len(given) :]
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())  # such a builder checks them itself
+        for option in options:
+            if option not in accepted and not open_ended:
+                raise unknown_name(f"option of {self.kind} {name!r}:", option, accepted)
+        return builder(*given, **options)
+
+    def __getitem__(self, name: str) -> T:
+        """The object of this name; of a name of a family its builder.
+
+        Raises:
+            ValueError: the name is unknown (the nearest names are given).
+        """
+        family = self._family(name)
+        return self._entry(name).value if family is None else family.builder
 
     def __contains__(self, name: str) -> bool:
-        return name in self._things
+        load_installed()
+        return name in self._entries
+
+    def _family(self, name: str) -> _Family[T] | None:
+        return next((family for prefix, family in self._families.items() if name.startswith(prefix)), None)
+
+    def _entry(self, name: str) -> _Entry[T]:
+        if name not in self:
+            names = [*self._entries]
+            for prefix, family in self._families.items():  # one of these may be what was meant
+                names += [prefix + n for n in family.names(f"*{name}*")]
+            raise unknown_name(self.kind, name, names)
+        return self._entries[name]
+
+
+def _reads(entry: _Entry[T] | _Family[T], modality: str | None) -> bool:
+    return modality is None or entry.modalities is None or modality in entry.modalities
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key by which resnet9 comes before resnet12."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
-    """The error for a name that nothing answers to.
+    """The error for an unknown name.
 
     Args:
         kind: what was looked for, such as ``"backbone"``.
         name: what the user wrote.
-        known: the names there are.
+        known: the names that exist.
 
     Example:
         >>> print(unknown_name("backbone", "convv4", ["conv4", "resnet12"]))

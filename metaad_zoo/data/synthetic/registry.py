@@ -1,4 +1,4 @@
-"""Kinds of synthetic anomalies by name, and their random mixture."""
+"""Registry of synthetic anomalies, and their random mixture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KINDS: Registry[tuple[Kind, str, int]] = Registry("synthetic anomaly")
 
 
 def register_synthetic(name: str, *, modality: str, axes: int = 0) -> Callable[[Kind], Kind]:
-    """Make a kind of synthetic anomaly known by a name.
+    """Register a kind of synthetic anomaly.
 
     The decorated function is given samples and donors of which each has at least one value, and all randomness by a
     generator. It returns new samples of the same shape and dtype, each truly different from its origin, NaN where and
@@ -65,7 +65,7 @@ def create_synthetic(names: Sequence[str]) -> Corruption:
         names: out of :func:`list_synthetic`.
 
     Raises:
-        ValueError: there is no name, one is named twice or unknown (the nearest known ones are named).
+        ValueError: there is no name, one is named twice or unknown (the nearest names are given).
 
     Example:
         >>> corrupt = create_synthetic(["outlier"])
@@ -97,7 +97,7 @@ class _Mixture:
             chosen = np.flatnonzero(drawn == i)
             if len(chosen):
                 kind, modality = _KINDS[name][0], _corrupted(name, samples)
-                lenders = donors[modality][_there(donors[modality])]
+                lenders = donors[modality][_has_values(donors[modality])]
                 if not len(lenders):
                     raise ValueError(f"the synthetic anomaly {name!r} needs a normal sample with {modality}, saw none")
                 ids = torch.as_tensor(chosen)
@@ -110,7 +110,7 @@ class _Mixture:
         fits = np.zeros((n, len(self.names)), bool)
         for i, name in enumerate(self.names):
             if (modality := _corrupted(name, samples)) in samples:
-                fits[:, i] = _there(samples[modality]).numpy()
+                fits[:, i] = _has_values(samples[modality]).numpy()
         if not fits.any(1).all():
             raise ValueError(
                 f"the synthetic anomalies {list(self.names)} corrupt {sorted({_KINDS[k][1] for k in self.names})}, "
@@ -127,6 +127,6 @@ def _corrupted(name: str, samples: dict[str, Tensor]) -> str:
     return modality if modality in samples or not similar else similar[0]
 
 
-def _there(x: Tensor) -> Tensor:
+def _has_values(x: Tensor) -> Tensor:
     """Which samples have any finite value, ``(n,)`` booleans."""
     return x.isfinite().flatten(1).any(1)

@@ -3,6 +3,7 @@
 from metaad_zoo.evaluation.baselines import boundaries as boundaries  # each of these registers its baselines
 from metaad_zoo.evaluation.baselines import floors as floors
 from metaad_zoo.evaluation.baselines import neighbours as neighbours
+from metaad_zoo.evaluation.baselines import pyod_detectors as pyod_detectors
 from metaad_zoo.evaluation.baselines import series as series
 from metaad_zoo.evaluation.baselines import subspaces as subspaces
 from metaad_zoo.evaluation.baselines import tails as tails

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from fnmatch import filter as filter_names
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.evaluation.baselines.features import FeatureMethod, ScoreVectors, Standardise
+from metaad_zoo.evaluation.baselines.registry import BASELINES
 from metaad_zoo.registry import unknown_name
 
 MEND = "pip install 'metaad_zoo[pyod]'"
@@ -118,3 +120,6 @@ class PyODDetector(FeatureMethod):
             return scores
 
         return score
+
+
+BASELINES.add_family("pyod/", PyODDetector, None, lambda pattern: filter_names(list(detectors()), pattern))
