@@ -69,9 +69,7 @@ class Registry(Generic[T]):
             raise ValueError(f"a {self.kind} named {name!r} is registered already")
         self._entries[name] = _Entry(value, modalities)
 
-    def decorator(
-        self, name: str, modalities: Sequence[str] | None = None
-    ) -> Callable[[Registered], Registered]:
+    def decorator(self, name: str, modalities: Sequence[str] | None = None) -> Callable[[Registered], Registered]:
         """A decorator that registers a class or function, and returns it.
 
         Raises:
@@ -106,9 +104,7 @@ class Registry(Generic[T]):
         """
         load_installed()
         names = [
-            name
-            for name, entry in self._entries.items()
-            if fnmatchcase(name, pattern) and _reads(entry, modality)
+            name for name, entry in self._entries.items() if fnmatchcase(name, pattern) and _reads(entry, modality)
         ]
         for prefix, family in self._families.items():
             if pattern.startswith(prefix) and _reads(family, modality):
