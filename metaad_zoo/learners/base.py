@@ -148,7 +148,7 @@ class Learner(pl.LightningModule):
                 "outer learning rate or inner_loop.lr, or set trainer.gradient_clip_val"
             )
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
-        return loss * self._share(len(batch))
+        return loss * self._share(len(batch)) * self._group_share(batch_idx)
 
     def _share(self, tasks: int) -> float:
         """This process's weight: DDP takes the mean over processes, where we want the mean over all their tasks."""
@@ -157,6 +157,12 @@ class Learner(pl.LightningModule):
         mine = torch.tensor(float(tasks), device=self.device)
         all_tasks = self.trainer.strategy.reduce(mine, reduce_op="sum")
         return tasks * self.trainer.world_size / float(all_tasks)
+
+    def _group_share(self, batch_idx: int) -> float:
+        """What makes a step the mean over its batches: Lightning divides each by ``accumulate_grad_batches``, also in
+        the last group of an epoch, which may have fewer."""
+        group = self.trainer.accumulate_grad_batches
+        return group / min(group, self.trainer.num_training_batches - batch_idx // group * group)
 
     def on_train_batch_end(self, outputs: Any, batch: EpisodeBatch, batch_idx: int) -> None:
         episodes = len(batch) * self.trainer.world_size

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from metaad_zoo.data import ImageEpisodes
 from metaad_zoo.episodes import EpisodeBatch
 from metaad_zoo.inner_loop import InnerLoopConfig, adapt_parameters
-from metaad_zoo.learners import GradientLearner, from_scratch, list_learners, untrained
+from metaad_zoo.learners import GradientLearner, Learner, from_scratch, learner_class, list_learners, untrained
 from tests.conftest import small_learner
 
 QUIET = {
@@ -146,7 +146,14 @@ def train(folder, data, *, stop=None, resume=None, **length):
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 6])
 @pytest.mark.parametrize(
-    "length", [{"max_steps": 7}, {"max_epochs": 3}, {"max_epochs": 4, "accumulate_grad_batches": 2}], ids=str
+    "length",
+    [
+        {"max_steps": 7},
+        {"max_epochs": 3},
+        {"max_epochs": 4, "accumulate_grad_batches": 2},
+        {"max_epochs": 4, "accumulate_grad_batches": 3},
+    ],
+    ids=str,
 )
 def test_a_resumed_run_equals_a_straight_one_bit_for_bit(tmp_path, digits, stop, length):
     """Epochs have four batches: the stops lie inside an epoch, at its end, and in later ones."""
@@ -241,6 +248,41 @@ def test_accumulating_two_batches_is_one_batch_of_both(tmp_path, digits):
         learners.append(learner)
     for a, b in zip(learners[0].parameters(), learners[1].parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["maml", "reptile", "protonet"])
+def test_an_epochs_last_step_is_the_mean_of_the_batches_that_it_has(digits, name):
+    """Four batches an epoch in groups of three: the second step has one batch, on which Lightning puts a third."""
+    learner, steps = tiny(name), []
+
+    class Watch(pl.Callback):
+        def on_train_batch_start(self, trainer, learner, batch, batch_idx):
+            parameters = [p for p in learner.parameters() if p.requires_grad]
+            gradients = torch.autograd.grad(learner.outer_loss(batch), parameters, materialize_grads=True)
+            steps.append(([p.detach().clone() for p in parameters], gradients))
+
+    learner._optimizer = lambda p: torch.optim.SGD(p, lr=0.1)
+    quiet = {**QUIET, "enable_checkpointing": False, "limit_val_batches": 0, "precision": "64-true"}
+    pl.Trainer(**quiet, max_epochs=2, accumulate_grad_batches=3, callbacks=[Watch()]).fit(learner, datamodule=digits)
+    assert len(steps) == 8
+    ends = [steps[3][0], steps[4][0], steps[7][0], [p.detach() for p in learner.parameters() if p.requires_grad]]
+    for group, end in zip((steps[:3], steps[3:4], steps[4:7], steps[7:]), ends, strict=True):
+        for i, start in enumerate(group[0][0]):
+            mean = sum(gradients[i] for _, gradients in group) / len(group)
+            torch.testing.assert_close(end[i], start - 0.1 * mean, rtol=1e-10, atol=1e-12)
+
+
+def tiny(name: str) -> Learner:
+    """Narrow, in float64, with a constant outer rate."""
+    kwargs = {} if name == "protonet" else {"inner_loop": InnerLoopConfig(steps=2, lr=0.1)}
+    learner = learner_class(name)(
+        backbone="conv4",
+        backbone_options={"width": 4},
+        input_shapes={"image": (1, 16, 16)},
+        schedule="constant",
+        **kwargs,
+    )
+    return learner.double()
 
 
 def test_bf16_mixed_trains_on_the_cpu(digits):
