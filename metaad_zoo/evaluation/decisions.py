@@ -81,7 +81,7 @@ class WithinTask:
         """See :class:`Calibrator`.
 
         Raises:
-            ValueError: there are fewer than two normal support samples.
+            ValueError: the support set is too small for it.
         """
         return p_values(scores, leave_one_out_scores(self.method, support, support_labels))
 
@@ -189,7 +189,7 @@ class SupportDecisions:
         """Scores ``(n,)`` of samples, where those that are in the support set have that of the method without them.
 
         Raises:
-            ValueError: of the support's samples fewer than two are no known anomalies.
+            ValueError: of the support's samples fewer than three are no known anomalies.
         """
         known = dict(zip(self._left_out[0], self._left_out[1].tolist(), strict=True))
         found = [known.get(key, score) for key, score in zip(sample_keys(samples), scores.tolist(), strict=True)]

@@ -15,19 +15,22 @@ from metaad_zoo.episodes import ANOMALOUS, NORMAL, Method, Samples, count
 __all__ = ["leave_one_out_scores", "left_out_scores", "sample_keys"]
 
 PARTS = 10
+LEAST = 3
+"""Samples below which leaving one out says nothing: of two, each is scored by a model of one, which knows no spread."""
 
 
 def leave_one_out_scores(method: Method, support: Samples, support_labels: Tensor) -> Tensor:
     """Score of each normal support sample by the method adapted to all others, ``(K,)`` float64, ascending.
 
     Raises:
-        ValueError: there are fewer than two normal support samples.
+        ValueError: there are fewer than two normal support samples, or fewer than three that are no known anomalies.
     """
     normal = (support_labels == NORMAL).nonzero().flatten()
     if len(normal) < 2:
         raise ValueError(
             f"leave-one-out needs two normal support samples, saw {len(normal)}: give more, or calibrate across tasks"
         )
+    _require_least(support_labels)
     return _left_out(method, support, support_labels, normal, len(normal)).sort().values
 
 
@@ -38,20 +41,25 @@ def left_out_scores(method: Method, support: Samples, support_labels: Tensor) ->
     Up to ten samples are left out one by one, more in ten parts. Equal samples have the mean of their scores.
 
     Raises:
-        ValueError: there are fewer than two such samples.
+        ValueError: there are fewer than three such samples.
     """
+    _require_least(support_labels)
     here = (support_labels != ANOMALOUS).nonzero().flatten()
-    if len(here) < 2:
-        raise ValueError(
-            "by contamination, each support sample is scored with the others alone, and 1 sample has no others: give "
-            "two or more, or calibrate across tasks"
-        )
     scores = _left_out(method, support, support_labels, here, min(PARTS, len(here)))
     keys = sample_keys(_part(support, here))
     found: dict[bytes, list[float]] = {}
     for key, score in zip(keys, scores.tolist(), strict=True):
         found.setdefault(key, []).append(score)
     return keys, torch.tensor([sum(found[key]) / len(found[key]) for key in keys], dtype=torch.float64)
+
+
+def _require_least(support_labels: Tensor) -> None:
+    n = int((support_labels != ANOMALOUS).sum())
+    if n < LEAST:
+        raise ValueError(
+            f"each support sample is scored by a model of the others, and {n} sample{'s' * (n != 1)} (known anomalies "
+            f"apart) leave too few: give {LEAST} or more, or calibrate across tasks"
+        )
 
 
 def sample_keys(samples: Samples) -> list[bytes]:

@@ -102,8 +102,26 @@ def test_expected_contamination_leaves_out_the_highest_share():
     assert p.tolist() == [1 / 5, 3 / 5], "10 is left out; of 5, 3.75, 1.25, 0 none is at least 5.5, two at least 3"
     with pytest.raises(ValueError, match=r"contamination is 1.0; expected a share in \[0, 1\)"):
         ExpectedContamination(method, 1.0)
-    with pytest.raises(ValueError, match="1 sample has no others"):
-        left_out_scores(method, {"tabular": torch.zeros(2, 1)}, torch.tensor([-1, 1]))
+
+
+@pytest.mark.parametrize(("labels", "n"), [([0, 1], 1), ([-1, 1], 1), ([0, 0, 1], 2), ([0, -1, 1], 2), ([-1, -1], 2)])
+@pytest.mark.parametrize("score", [leave_one_out_scores, left_out_scores])
+def test_too_few_samples_to_leave_one_out_are_refused(score, labels, n):
+    """Of two, each is scored by a model of one, which flags most normal samples; known anomalies do not count."""
+    support = {"tabular": torch.arange(3.0)[: len(labels), None]}
+    with pytest.raises(ValueError, match=rf"{n} sample.*give 3 or more|needs two normal support samples, saw [01]"):
+        score(DistanceToMean(), support, torch.tensor(labels))
+
+
+@pytest.mark.parametrize(
+    ("labels", "normal"), [([0, 0, 0], [0.0, 1.5, 1.5]), ([0, 0, -1], [0.0, 1.5]), ([-1, -1, -1], None)]
+)
+def test_three_samples_are_enough_to_leave_one_out(labels, normal):
+    """Each is judged against the mean of both others: |0 - 1.5|, |1 - 1|, |2 - 0.5|."""
+    support, y = {"tabular": torch.arange(3.0)[:, None]}, torch.tensor(labels)
+    assert left_out_scores(DistanceToMean(), support, y)[1].tolist() == [1.5, 0.0, 1.5]
+    if normal is not None:
+        assert leave_one_out_scores(DistanceToMean(), support, y).tolist() == normal
 
 
 @pytest.mark.parametrize(("contamination", "n", "anomalous"), [(0.29, 100, 29), (0.18, 20, 4), (0.12, 20, 2)])
