@@ -180,7 +180,7 @@ def measure(name: str, checkpoint: str) -> dict[str, Any]:
         methods[how] = train(tuned(checkpoint, how, LR), field.train, field.episode, STEPS)
         seconds[how] = time.perf_counter() - start
     fresh = untrained(parent, 0)  # type: ignore[type-var]
-    fresh.train_by(partial(torch.optim.Adam, lr=SCRATCH_LR), "constant")
+    fresh.set_optimizer(partial(torch.optim.Adam, lr=SCRATCH_LR), "constant")
     methods["scratch"] = train(fresh, field.train, field.episode, STEPS)
     if can_start_from_scratch(parent):  # type: ignore[arg-type]
         methods["support only"] = from_scratch(parent, 0)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -80,7 +81,7 @@ class Learner(pl.LightningModule):
 
     def __init__(self, optimizer: OptimizerCallable, schedule: Schedule) -> None:
         super().__init__()
-        self.train_by(optimizer, schedule)
+        self.set_optimizer(optimizer, schedule)
         self._last_batch_end = 0.0
         self._planned_steps = 0
         self._rng_state: Tensor | None = None
@@ -101,7 +102,7 @@ class Learner(pl.LightningModule):
         """Parameter groups of the outer optimiser."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
-    def train_by(self, optimizer: OptimizerCallable, schedule: Schedule) -> None:
+    def set_optimizer(self, optimizer: OptimizerCallable, schedule: Schedule) -> None:
         """Take another optimiser than the one it was built with.
 
         Args:
@@ -114,6 +115,11 @@ class Learner(pl.LightningModule):
         if schedule not in ("constant", "cosine"):
             raise ValueError(f"schedule is {schedule!r}; expected 'constant' or 'cosine'")
         self._optimizer, self._schedule = optimizer, schedule
+
+    def train_by(self, optimizer: OptimizerCallable, schedule: Schedule) -> None:
+        """Deprecated name of :meth:`set_optimizer`."""
+        warnings.warn("Learner.train_by is deprecated: call set_optimizer", DeprecationWarning, stacklevel=2)
+        self.set_optimizer(optimizer, schedule)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
         self.zero_grad()  # also what a fine-tuning leaves out of the optimiser, whose gradients would pile up

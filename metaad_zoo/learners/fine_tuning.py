@@ -65,7 +65,7 @@ class FineTuning:
             )
         how = f"low_rank, rank {self.rank}" if self.train == "low_rank" else self.train
         learner.parent = Parent(name, sha256, tuple(trained_on), how, deepcopy(learner).eval())
-        learner.train().train_by(partial(self._build, learner), self.schedule)
+        learner.train().set_optimizer(partial(self._build, learner), self.schedule)
         return learner
 
     def _build(self, learner: Learner, groups: Any) -> Optimizer:
