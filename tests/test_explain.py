@@ -77,7 +77,7 @@ def test_other_methods_have_the_samples_shape(backbone, method):
 def test_nearest_support_is_that_of_the_embeddings():
     detector, query = fitted("mlp")
     indices, distances = detector.nearest_support(query)
-    adapted, support = detector._adapted, detector._checkpoint.tensors["support/tabular"]
+    adapted, support = detector._fitted(), detector._checkpoint.tensors["support/tabular"]
     with torch.no_grad():  # the embedding is a function of one row: batch norm is not in this network
         weights = {n.removeprefix("backbone."): p for n, p in adapted.parameters.items() if n.startswith("backbone.")}
         embed = [

@@ -40,6 +40,7 @@ from metaad_zoo.backbones.task_axis import (
     require_task_axis,
     task_axis,
 )
+from metaad_zoo.backbones.task_recurrent import differentiable_recurrence
 
 __all__ = [
     "ANY",
@@ -54,6 +55,7 @@ __all__ = [
     "carry_task_axis",
     "create_backbone",
     "current_task_axis",
+    "differentiable_recurrence",
     "episodic_batch_norm",
     "list_backbones",
     "modality_of",

@@ -1,16 +1,65 @@
-"""Recurrent layers that can carry a leading task axis (see :mod:`metaad_zoo.backbones.task_axis`)."""
+"""Recurrent layers that can carry a leading task axis (see :mod:`metaad_zoo.backbones.task_axis`), and that can do
+without cuDNN: its layers have no second derivative, nor a first in evaluation mode."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from metaad_zoo.backbones.task_axis import TASK_LAYERS, TaskAxis, carried_task_axis
+
+_differentiable: ContextVar[bool] = ContextVar("differentiable_recurrence", default=False)
+
+
+@contextmanager
+def differentiable_recurrence(network: nn.Module) -> Iterator[None]:
+    """Within this context, a network's recurrent layers can be differentiated twice, in any mode, also on a GPU.
+
+    Layers of this module are run cell by cell in its place, for this thread alone. Where others are on a GPU, cuDNN is
+    off for the whole process (:func:`cudnn_off`).
+    """
+    others = [m for m in network.modules() if isinstance(m, nn.RNNBase) and not isinstance(m, _TaskRecurrence)]
+    token = _differentiable.set(True)
+    try:
+        with cudnn_off() if any(p.is_cuda for m in others for p in m.parameters()) else nullcontext():
+            yield
+    finally:
+        _differentiable.reset(token)
+
+
+class _Switch:
+    """How many need cuDNN off now, and what it was before the first of them."""
+
+    lock, users, before = Lock(), 0, True
+
+
+@contextmanager
+def cudnn_off() -> Iterator[None]:
+    """cuDNN off while any thread is within: its flag is the process's own, and goes back with the last of them."""
+    with _Switch.lock:
+        if _Switch.users == 0:
+            _Switch.before, torch.backends.cudnn.enabled = torch.backends.cudnn.enabled, False
+        _Switch.users += 1
+    try:
+        yield
+    finally:
+        with _Switch.lock:
+            _Switch.users -= 1
+            if _Switch.users == 0:
+                torch.backends.cudnn.enabled = _Switch.before
+
+
+def runs_in_cudnn(x: Any) -> bool:
+    """Whether torch would give a recurrent layer's input to cuDNN."""
+    return bool(x.is_cuda)
 
 
 class _TaskRecurrence(nn.RNNBase):
@@ -19,12 +68,19 @@ class _TaskRecurrence(nn.RNNBase):
     Batch first, one direction, without dropout and initial state.
     """
 
-    def forward(self, x: Tensor, hx: Any = None) -> Any:
+    def forward(self, x: Any, hx: Any = None) -> Any:
         ranks = {name: 2 if name.startswith("weight") else 1 for names in self._all_weights for name in names}
         axis = carried_task_axis(*((getattr(self, name), rank) for name, rank in ranks.items()))
+        plain = self.batch_first and not (self.bidirectional or self.dropout or self.proj_size) and hx is None
         if axis is None:
-            return super().forward(x, hx)
-        if hx is not None or self.bidirectional or not self.batch_first or self.dropout or self.proj_size:
+            differentiable = _differentiable.get() or (torch.is_grad_enabled() and not self.training)
+            if not (differentiable and runs_in_cudnn(x)):
+                return super().forward(x, hx)
+            if not (plain and isinstance(x, Tensor) and x.ndim == 3):
+                with cudnn_off():
+                    return super().forward(x, hx)
+            axis = TaskAxis(1, sample_major=False)
+        if not plain:
             raise ValueError(
                 f"engine 'vectorized' runs nn.{self.mode} with batch_first=True, one direction, no dropout, no "
                 "projection and no initial state only: set inner_loop.engine=higher"
@@ -69,7 +125,7 @@ def _drives(rows: Tensor, parts: Iterable[tuple[Tensor, Tensor]]) -> list[Sequen
     ]
 
 
-class TaskGRU(_TaskRecurrence, nn.GRU):  # type: ignore[misc]
+class TaskGRU(_TaskRecurrence, nn.GRU):
     """``nn.GRU`` for weights ``(tasks, 3 * hidden, in)``.
 
     Source: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP 2014, in the variant of

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from metaad_zoo.backbones import EpisodicBatchNorm
 from metaad_zoo.detector import Detector
@@ -14,7 +13,6 @@ from metaad_zoo.episodes import Adapted
 from metaad_zoo.evaluation.decisions import Calibrate
 from metaad_zoo.evaluation.explanation import Transparent
 from metaad_zoo.export.files import ExportError
-from metaad_zoo.learners.network import AdaptedNetwork
 
 
 class DetectorGraph(nn.Module):
@@ -68,17 +66,7 @@ def scorer(adapted: Adapted) -> Callable[[Mapping[str, Tensor]], Tensor]:
             "another learner"
         )
     _hold_statistics(adapted)
-    if not isinstance(adapted, AdaptedNetwork):
-        return lambda samples: adapted.logits(adapted.units(samples))
-    parameters = {name: x.detach() for name, x in adapted.parameters.items()}
-    network, units = adapted.network, adapted.units
-
-    def score(samples: Mapping[str, Tensor]) -> Tensor:
-        # Without statistics to take, the support set has no further use: the samples themselves go in its place.
-        found: Tensor = functional_call(network, parameters, (units(samples),))
-        return found
-
-    return score
+    return lambda samples: adapted.logits(adapted.units(samples))
 
 
 def _hold_statistics(adapted: Transparent) -> None:

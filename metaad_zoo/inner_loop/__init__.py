@@ -20,7 +20,7 @@ from metaad_zoo.inner_loop.loop import (
     SupportLoss,
     Visit,
 )
-from metaad_zoo.inner_loop.precision import inner_precision, twice_differentiable, without_cudnn_recurrence
+from metaad_zoo.inner_loop.precision import inner_precision, twice_differentiable
 from metaad_zoo.inner_loop.vectorized_engine import spread_over_tasks
 
 
@@ -39,7 +39,8 @@ def adapt_parameters(
     """Run the inner loop of one task, or of several at once.
 
     Args:
-        network: whose parameters are the start; it is not changed.
+        network: whose parameters are the start; it is not changed, but other parameters are swapped into it for each
+            call: threads need one each (:func:`metaad_zoo.learners.network.with_own_modules`).
         loop: what is adapted and how.
         support_loss: the task's loss ``()`` on its support set, given a network to call; with ``tasks``, ``(tasks,)``.
         meta_gradient: keep what the outer loop needs to differentiate through the adaptation; False where the adapted
@@ -71,7 +72,7 @@ def adapt_parameters(
     if tasks is not None:
         begin = spread_over_tasks(network, loop.names, begin, tasks)
     order = loop.config.order if order is None else order
-    with inner_precision(loop.precision, next(iter(begin.values())).device), without_cudnn_recurrence(network):
+    with inner_precision(loop.precision, next(iter(begin.values())).device):
         if not meta_gradient:
             adapted = descend(network, loop, support_loss, begin, create_graph=False, at_step=at_step, visit=visit)
             return {name: p.detach() for name, p in adapted.items()}

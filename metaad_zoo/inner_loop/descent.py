@@ -15,7 +15,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from metaad_zoo.inner_loop.loop import DivergenceError, InnerLoop, StepContext, SupportLoss, Visit
-from metaad_zoo.inner_loop.precision import inner_gradients, twice_differentiable, without_cudnn_recurrence
+from metaad_zoo.inner_loop.precision import inner_gradients, twice_differentiable
 from metaad_zoo.inner_loop.rules import RuleState, take_step
 
 
@@ -57,7 +57,7 @@ def descend(
         one = _step_function(network, loop, support_loss, start, step, create_graph=create_graph, at_step=at_step)
         before = parameters
         if create_graph and loop.config.checkpoint_steps:
-            parameters, state, loss = checkpoint(_in_this_context(one, network), parameters, state, use_reentrant=False)
+            parameters, state, loss = checkpoint(_in_this_context(one), parameters, state, use_reentrant=False)
         else:
             parameters, state, loss = one(parameters, state)
         losses.append(loss)
@@ -111,12 +111,12 @@ def _step_function(
     return one
 
 
-def _in_this_context(one: Step, network: nn.Module) -> Step:
+def _in_this_context(one: Step) -> Step:
     """The same, also when it is run again in the backward pass, where the task axis and the rest are long gone."""
     context = copy_context()
 
     def run(parameters: dict[str, Tensor], state: RuleState) -> tuple[dict[str, Tensor], RuleState, Tensor]:
-        with twice_differentiable(), without_cudnn_recurrence(network):
+        with twice_differentiable():
             return context.copy().run(one, parameters, state)
 
     return run

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 HIGHEST_SCALE = 2.0**16
@@ -64,12 +64,6 @@ def inner_gradients(loss: Tensor, at: Sequence[Tensor], *, create_graph: bool) -
 def twice_differentiable() -> AbstractContextManager[None]:
     """Plain attention, for the fused kernels have no second derivative."""
     return sdpa_kernel(SDPBackend.MATH)
-
-
-def without_cudnn_recurrence(network: nn.Module) -> AbstractContextManager[None]:
-    """No cuDNN where the network is recurrent: it has no second derivative, nor a first in evaluation mode."""
-    recurrent = any(isinstance(m, nn.RNNBase) for m in network.modules())
-    return torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:

@@ -1,6 +1,5 @@
 """Learners: LightningModules that meta-train over many tasks and adapt to a new one."""
 
-from metaad_zoo.learners.adapted_memory import AdaptedMemory
 from metaad_zoo.learners.base import Learner
 from metaad_zoo.learners.controls import can_start_from_scratch, from_scratch, untrained, with_steps
 from metaad_zoo.learners.deep_sad import DeepSAD
@@ -14,7 +13,7 @@ from metaad_zoo.learners.network import AdaptedNetwork
 from metaad_zoo.learners.neural_process import ConditionalNeuralProcess
 from metaad_zoo.learners.other_head import with_head
 from metaad_zoo.learners.pairwise import PairwiseRelation
-from metaad_zoo.learners.patch_memory import PatchMemory
+from metaad_zoo.learners.patch_memory import AdaptedMemory, PatchMemory
 from metaad_zoo.learners.pretrained import ContrastivePretraining
 from metaad_zoo.learners.proto_maml import ProtoMAML
 from metaad_zoo.learners.prototypes import PrototypicalNetwork

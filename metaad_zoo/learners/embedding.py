@@ -11,13 +11,27 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from metaad_zoo.backbones import ANY, BatchNormPolicy, EpisodicBatchNorm, TaskAxis, prefers_sample_major, task_axis
+from metaad_zoo.backbones import (
+    ANY,
+    BatchNormPolicy,
+    TaskAxis,
+    differentiable_recurrence,
+    prefers_sample_major,
+    task_axis,
+)
 from metaad_zoo.episodes import EpisodeBatch, Samples, Scaling, SupportScaling
 from metaad_zoo.episodes.scaling import LIMIT
-from metaad_zoo.inner_loop.precision import full_precision, without_cudnn_recurrence
+from metaad_zoo.inner_loop.precision import full_precision
 from metaad_zoo.learners.accumulation import mean_part_by_part
 from metaad_zoo.learners.base import Learner, Schedule
-from metaad_zoo.learners.network import EmbeddingNetwork, ScoresRaw, anomaly_loss, require_independent_tasks, scaled
+from metaad_zoo.learners.network import (
+    AdaptedScorer,
+    EmbeddingNetwork,
+    anomaly_loss,
+    reads_statistics,
+    require_independent_tasks,
+    scaled,
+)
 
 Reading = Mapping[str, Tensor]
 """What a learner keeps of a support set, by name; with a task axis, each tensor has it in front."""
@@ -206,7 +220,7 @@ class SupportColumns:
 
 
 @dataclass(frozen=True)
-class AdaptedEmbedding(ScoresRaw):
+class AdaptedEmbedding(AdaptedScorer):
     """A learner that has read one support set.
 
     Attributes:
@@ -232,15 +246,10 @@ class AdaptedEmbedding(ScoresRaw):
         """Embeddings ``(n, embedding_dim)`` of samples in the network's :meth:`units`; without any, of the support."""
         network = self.learner.network
         rows = self.support if samples is None or reads_statistics(network) else None
-        with full_precision(self.learner.device), without_cudnn_recurrence(network):
+        with full_precision(self.learner.device), differentiable_recurrence(network):
             if rows is not None:
                 found = network.embed(rows, samples)
             else:
                 assert samples is not None
                 found = network.embed(samples)
         return found if self.columns is None else self.columns.fill(found)
-
-
-def reads_statistics(network: EmbeddingNetwork) -> bool:
-    """Whether embeddings depend on the support set beside them."""
-    return any(isinstance(m, EpisodicBatchNorm) and m.policy != "running" for m in network.modules())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +19,12 @@ from metaad_zoo.backbones import (
     MULTIMODAL,
     Backbone,
     BatchNormPolicy,
+    EpisodicBatchNorm,
     TaskAxis,
     carry_task_axis,
     create_backbone,
     current_task_axis,
+    differentiable_recurrence,
     episodic_batch_norm,
     modality_of,
     options_from_shapes,
@@ -29,10 +32,12 @@ from metaad_zoo.backbones import (
     task_axis,
 )
 from metaad_zoo.episodes import ANOMALOUS, EpisodeBatch, Samples, Scaling, SupportScaling
-from metaad_zoo.inner_loop.precision import without_cudnn_recurrence
+from metaad_zoo.inner_loop.precision import full_precision
 from metaad_zoo.inner_loop.vectorized_engine import spread_over_tasks
 from metaad_zoo.modality import get_modality, read_as
 from metaad_zoo.registry import unknown_name
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class EmbeddingNetwork(nn.Module):
@@ -225,8 +230,47 @@ def require_independent_tasks(
         )
 
 
-class ScoresRaw(ABC):
-    """What a learner is after one support set: it brings raw samples to the support's units and scores them there."""
+def with_own_modules(network: Network) -> Network:
+    """A copy with modules of its own around the same tensors: weights may be swapped in it, and modes set.
+
+    Frozen and other unadapted weights are so shared by a model and all that is adapted from it.
+
+    Args:
+        network: stays as it is.
+
+    Example:
+        >>> network = nn.Linear(2, 1)
+        >>> with_own_modules(network) is network, with_own_modules(network).weight is network.weight
+        (False, True)
+    """
+    shared: list[Any] = [*network.parameters(), *network.buffers()]
+    for module in network.modules():  # hooks are shared as well: to copy their (mostly empty) dicts takes half the time
+        shared += [x for name, x in vars(module).items() if "_hooks" in name or name == "_non_persistent_buffers_set"]
+    return deepcopy(network, {id(x): x for x in shared})
+
+
+def load_parameters(network: nn.Module, parameters: Mapping[str, Tensor]) -> None:
+    """Put tensors in the place of a network's parameters, without copying them.
+
+    Args:
+        network: its modules are changed, but not the tensors that they have had.
+        parameters: by name; they take no gradient there.
+    """
+    modules = dict(network.named_modules(remove_duplicate=False))
+    by_identity = {id(p): nn.Parameter(parameters[name].detach(), False) for name, p in network.named_parameters()}
+    for name, p in list(network.named_parameters(remove_duplicate=False)):  # tied weights stay tied
+        owner, _, attribute = name.rpartition(".")
+        modules[owner].register_parameter(attribute, by_identity[id(p)])
+    for module in modules.values():
+        if isinstance(module, nn.RNNBase):  # it keeps a list of its weights, which would be renewed while threads score
+            module.to(next(module.parameters()).device)
+
+
+class AdaptedScorer(ABC):
+    """What a learner is after one support set: it brings raw samples to the support's units and scores them there.
+
+    Scoring changes nothing that two threads may share: no weight, mode, hook or global flag.
+    """
 
     support: Samples
     scalings: Mapping[str, SupportScaling]
@@ -247,48 +291,46 @@ class ScoresRaw(ABC):
 
 
 @dataclass(frozen=True)
-class AdaptedNetwork(ScoresRaw):
+class AdaptedNetwork(AdaptedScorer):
     """A network with one task's weights.
 
     Attributes:
-        network: the learner's own; its weights are not changed.
-        parameters: the adapted ones by name.
+        network: holds the adapted weights; its modules are its own, what was not adapted it shares with the learner.
         support: scaled; kept, because batch normalisation may take its statistics from it.
         scalings: what brings new samples to the support's units.
     """
 
     network: EpisodeNetwork
-    parameters: Mapping[str, Tensor]
     support: Samples
     scalings: Mapping[str, SupportScaling] = field(default_factory=dict)
 
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The adapted network's parameters by name."""
+        return dict(self.network.named_parameters())
+
     def logits(self, samples: Samples) -> Tensor:
         """Logits ``(n,)`` of samples in the network's :meth:`units`, by which they can be differentiated."""
-        return self._call(self.network, self.parameters, samples)
+        return self._call(self.network, samples)
 
     def embed(self, samples: Samples | None = None) -> Tensor:
         """Embeddings ``(n, embedding_dim)`` of samples in the network's :meth:`units`; without any, of the support."""
-        parameters = {f"network.{name}": x for name, x in self.parameters.items()}
-        return self._call(_Embedding(self.network), parameters, samples)
+        return self._call(self.network.embed, samples)
 
-    def _call(self, module: nn.Module, parameters: Mapping[str, Tensor], samples: Samples | None) -> Tensor:
-        device = next(iter(parameters.values())).device.type
+    def _call(self, function: Callable[..., Tensor], samples: Samples | None) -> Tensor:
+        device = next(self.network.parameters()).device
         # cuDNN's recurrent layers have no gradient in evaluation mode.
-        differentiable = without_cudnn_recurrence(module) if torch.is_grad_enabled() else nullcontext()
-        with torch.autocast(device, enabled=False), differentiable:
-            found: Tensor = functional_call(module, dict(parameters), (self.support, samples))
-        return found
+        differentiable = differentiable_recurrence(self.network) if torch.is_grad_enabled() else nullcontext()
+        with full_precision(device), differentiable:
+            if samples is None or reads_statistics(self.network):
+                return function(self.support, samples)
+            return function(samples)
 
 
-class _Embedding(nn.Module):
-    """A network without its head, in a form that functional_call takes."""
-
-    def __init__(self, network: EpisodeNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, support: Samples, query: Samples | None) -> Tensor:
-        return self.network.embed(support, query)
+def reads_statistics(network: nn.Module) -> bool:
+    """Whether embeddings depend on the support set beside them."""
+    layers = [m for m in network.modules() if isinstance(m, EpisodicBatchNorm)]
+    return any(m.policy != "running" and (m.policy != "per_step" or m.training) for m in layers)
 
 
 def anomaly_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import torch
@@ -16,14 +17,13 @@ from metaad_zoo.backbones import (
     modality_of,
     statistics_from_first,
 )
-from metaad_zoo.episodes import ANOMALOUS, EpisodeBatch, Samples, Scaling
-from metaad_zoo.learners.adapted_memory import AdaptedMemory
+from metaad_zoo.episodes import ANOMALOUS, EpisodeBatch, Samples, Scaling, SupportScaling
 from metaad_zoo.learners.base import Learner
-from metaad_zoo.learners.embedding import EmbeddingLearner, reads_statistics
+from metaad_zoo.learners.embedding import EmbeddingLearner
 from metaad_zoo.learners.gradient import GradientLearner
-from metaad_zoo.learners.network import EmbeddingNetwork, scaled
+from metaad_zoo.learners.network import AdaptedScorer, EmbeddingNetwork, reads_statistics, scaled
 from metaad_zoo.learners.other_head import backbone_arguments, take_backbone
-from metaad_zoo.learners.patches import coreset, patch_features
+from metaad_zoo.learners.patches import coreset, farness, nearest, patch_features, to_pixels
 from metaad_zoo.learners.registry import register_learner
 
 USUAL_BACKBONE, USUAL_OPTIONS = "timm/tf_efficientnet_lite0", {"pretrained": "wheel"}
@@ -216,6 +216,65 @@ class PatchMemory(Learner):
                 f"{n - 1}, each once"
             )
         return sorted(layers)
+
+
+@dataclass(frozen=True)
+class AdaptedMemory(AdaptedScorer):
+    """A learner with the memory of one support set.
+
+    Attributes:
+        learner: tells the patches' features.
+        memory: ``(patches, d)``.
+        support: scaled; batch normalisation may take its statistics from it.
+        scalings: what brings new samples to the support's units.
+    """
+
+    learner: PatchMemory
+    memory: Tensor
+    support: Samples
+    scalings: Mapping[str, SupportScaling] = field(default_factory=dict)
+
+    @property
+    def mapped(self) -> str:
+        """The modality whose pixels :meth:`heat_map` maps."""
+        return self.learner.mapped
+
+    def logits(self, samples: Samples) -> Tensor:
+        """Scores ``(n,)`` of samples in the network's :meth:`units`, by which they can be differentiated."""
+        patches = self.learner.patches(samples[self.mapped], self.support).flatten(1, 2)
+        distances, places = (found.view(patches.shape[:2]) for found in nearest(patches.flatten(0, 1), self.memory))
+        if self.learner.top > 0:
+            share = max(1, round(self.learner.top * distances.shape[1]))
+            return distances.topk(share, dim=1).values.mean(1)
+        farthest = distances.argmax(1, keepdim=True)
+        patch = patches.take_along_dim(farthest.unsqueeze(-1), 1).squeeze(1)
+        return distances.gather(1, farthest).squeeze(1) * self._weight(patch, places.gather(1, farthest).squeeze(1))
+
+    def _weight(self, patch: Tensor, place: Tensor) -> Tensor:
+        """PatchCore's equation 7: higher where the nearest patch is itself a rare one."""
+        b = min(self.learner.neighbours, len(self.memory))
+        if b == 1:
+            return torch.ones_like(patch[:, 0])
+        around = farness(self.memory[place], self.memory).topk(b, dim=1, largest=False).indices
+        to_around = (patch.unsqueeze(1) - self.memory[around]).norm(dim=2)
+        own = (patch - self.memory[place]).norm(dim=1)
+        return 1 - torch.exp(own - torch.logsumexp(to_around, 1))
+
+    @torch.no_grad()
+    def heat_map(self, samples: Samples) -> Tensor:
+        """Each pixel's distance to the memory ``(n, H, W)``, of samples in the network's :meth:`units`."""
+        patches = self.learner.patches(samples[self.mapped], self.support)
+        distances, _ = nearest(patches.flatten(0, 2), self.memory)
+        return to_pixels(distances.view(patches.shape[:3]), samples[self.mapped].shape[-2:])
+
+    def embed(self, samples: Samples | None = None) -> Tensor:
+        """Embeddings ``(n, embedding_dim)`` of whole images in the network's :meth:`units`; without any, of the
+        support."""
+        network = self.learner.network
+        with torch.autocast(self.learner.device.type, enabled=False):
+            if samples is not None and not reads_statistics(network):
+                return network.embed(samples)
+            return network.embed(self.support, samples)
 
 
 def _require_images(backbone: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metaad_zoo.backbones import TaskAxis
+from metaad_zoo.backbones import TaskAxis, differentiable_recurrence
 from metaad_zoo.episodes import EpisodeBatch, Samples
 from metaad_zoo.inner_loop import DivergenceError, InnerLoop, adapt_parameters
 from metaad_zoo.learners.accumulation import loss_with_gradient
@@ -77,15 +77,16 @@ class Reptile(GradientLearner):
                 losses.append(loss)
 
         try:
-            end = adapt_parameters(
-                self.network,
-                self.query_loop,
-                lambda network: self.query_loss(network(support, query), query_labels),
-                meta_gradient=False,
-                start=behind_support,
-                tasks=None if axis is None else axis.tasks,
-                visit=keep,
-            )
+            with differentiable_recurrence(self.network):
+                end = adapt_parameters(
+                    self.network,
+                    self.query_loop,
+                    lambda network: self.query_loss(network(support, query), query_labels),
+                    meta_gradient=False,
+                    start=behind_support,
+                    tasks=None if axis is None else axis.tasks,
+                    visit=keep,
+                )
         except DivergenceError as error:
             raise FloatingPointError(f"{', '.join(tasks[i] for i in error.tasks)}, on the query: {error}") from error
         return losses[0], end

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metaad_zoo.learners.diagnostics import look_inside, meta_gradient_norms
+from metaad_zoo.learners.gradient import look_inside, meta_gradient_norms
 from tests.conftest import small_learner
 from tests.learners.test_training import QUIET
 from tests.tiny import tiny_batch, tiny_learner
