@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -32,8 +35,31 @@ from metaad_zoo.zoo import (
 )
 
 
+@dataclass(frozen=True)
+class _State:
+    """What a detector is at one time. It is replaced as a whole: a thread that scores sees one fit, old or new."""
+
+    checkpoint: Checkpoint
+    adapted: Adapted | None = None
+    decisions: SupportDecisions | None = None
+
+    def adapt(self) -> _State:
+        """Adapted to the support set that the checkpoint holds."""
+        learner, tensors = self.checkpoint.learner, self.checkpoint.tensors
+        task = self.support(), tensors["support_labels"]
+        decisions = SupportDecisions(learner, *task, calibration_by_shots(tensors))
+        return _State(self.checkpoint, learner.adapt(*task), decisions)
+
+    def support(self) -> dict[str, Tensor]:
+        """The raw support samples by modality."""
+        shapes = self.checkpoint.learner.arguments()["input_shapes"]
+        return {name: self.checkpoint.tensors[f"support/{name}"] for name in shapes}
+
+
 class Detector(Judge):
     """A meta-trained model that a few samples of a new domain turn into an anomaly detector.
+
+    Any number of threads may use one detector, also while another one fits it: they see the old fit or the new one.
 
     Args:
         checkpoint: the model, as :func:`load_detector` reads it.
@@ -48,10 +74,13 @@ class Detector(Judge):
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
+        self._state = _State(checkpoint)
+        self._changing = Lock()  # held by who fits or moves the detector, never to score
         self.input_shapes = checkpoint.learner.arguments()["input_shapes"]
-        self._adapted: Adapted | None = None
-        self._judging: SupportDecisions | None = None
+
+    @property
+    def _checkpoint(self) -> Checkpoint:
+        return self._state.checkpoint
 
     @property
     def trained_on(self) -> list[str]:
@@ -66,13 +95,15 @@ class Detector(Judge):
     @property
     def is_fitted(self) -> bool:
         """Whether :meth:`fit` has been called, here or before the detector was saved."""
-        return self._adapted is not None
+        return self._state.adapted is not None
 
     def to(self, place: str | torch.device | torch.dtype) -> Detector:
         """Move to a device or to another precision; a fitted detector adapts anew there."""
-        self._checkpoint.learner.to(place)
-        if self.is_fitted:
-            self._adapt()
+        with self._changing:
+            # A copy is moved: other threads may be scoring with the learner where it is.
+            learner = copy.deepcopy(self._checkpoint.learner).to(place)
+            state = _State(replace(self._checkpoint, learner=learner))
+            self._state = state.adapt() if self.is_fitted else state
         return self
 
     def fit(self, support: Any, labels: Any = None, *, columns: list[str] | None = None) -> Detector:
@@ -95,21 +126,17 @@ class Detector(Judge):
         samples, columns = support_samples(support, self.input_shapes, columns)
         n = count(samples)
         kinds = as_labels([NORMAL] * n if labels is None else labels, n)
-        self._adapted, self._judging = self._checkpoint.learner.adapt(samples, kinds), None
-        self._checkpoint.tensors["support_labels"] = kinds
-        self._checkpoint.tensors.pop("support_columns", None)
+        tensors = {"support_labels": kinds} | {f"support/{name}": x for name, x in samples.items()}
         if columns is not None:  # as bytes, for a checkpoint holds tensors alone
             text = json.dumps(columns).encode()
-            self._checkpoint.tensors["support_columns"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-        self._checkpoint.tensors |= {f"support/{name}": x for name, x in samples.items()}
+            tensors["support_columns"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        with self._changing:
+            before = {name: x for name, x in self._checkpoint.tensors.items() if not name.startswith("support")}
+            self._state = _State(replace(self._checkpoint, tensors=before | tensors)).adapt()
         return self
 
-    def _adapt(self) -> None:
-        labels = self._checkpoint.tensors["support_labels"]
-        self._adapted, self._judging = self._checkpoint.learner.adapt(self._support(), labels), None
-
     def _support(self) -> dict[str, Tensor]:
-        return {name: self._checkpoint.tensors[f"support/{name}"] for name in self.input_shapes}
+        return self._state.support()
 
     def score(self, samples: Any, left_out: bool = False) -> np.ndarray:
         """Anomaly scores ``(n,)`` float64, in the model's own units: higher is more anomalous.
@@ -123,18 +150,25 @@ class Detector(Judge):
             RuntimeError: the detector is not fitted.
             ValueError: samples can't be used.
         """
-        adapted, here = self._fitted(), self._readable(samples)
+        fit = self._as_fitted()
+        adapted, here = fit._fitted(), fit._readable(samples)
         chunks = [
             adapted.score({name: x[i : i + SCORING_CHUNK] for name, x in here.items()})
             for i in range(0, count(here), SCORING_CHUNK)
         ]
         scores = torch.cat(chunks).double().cpu()
-        return np.asarray(self._decisions().without_themselves(here, scores) if left_out else scores)
+        return np.asarray(fit._decisions().without_themselves(here, scores) if left_out else scores)
 
     def _fitted(self) -> Adapted:
-        if self._adapted is None:
+        adapted = self._state.adapted
+        if adapted is None:
             raise RuntimeError("this detector is not fitted: call detector.fit(support) with a few samples first")
-        return self._adapted
+        return adapted
+
+    def _as_fitted(self) -> Detector:
+        fit = Detector.__new__(type(self))
+        fit.__dict__.update(self.__dict__)
+        return fit
 
     @property
     def columns(self) -> list[str] | None:
@@ -148,7 +182,7 @@ class Detector(Judge):
         Raises:
             ValueError: tells why.
         """
-        self._readable(samples)
+        self._as_fitted()._readable(samples)
 
     def _readable(self, samples: Any) -> dict[str, Tensor]:
         return samples_like(self._support(), samples, self.input_shapes, self.columns)
@@ -179,9 +213,10 @@ class Detector(Judge):
             RuntimeError: the detector is not fitted.
             ValueError: the model reads no sequences, or the series is shorter than its window or can't be used.
         """
-        window = self.window
-        values, _ = read_series(series, self.columns)
-        return score_series(self.score_windows, values, window, stride, how)
+        fit = self._as_fitted()
+        window = fit.window
+        values, _ = read_series(series, fit.columns)
+        return score_series(fit.score_windows, values, window, stride, how)
 
     def score_windows(self, windows: Mapping[str, Tensor], left_out: bool = False) -> np.ndarray:
         """As :meth:`score_known`, of windows ``(n, window, C)`` of a series, whatever the model calls its modality."""
@@ -212,18 +247,15 @@ class Detector(Judge):
             RuntimeError: the detector is not fitted.
             ValueError: the model reads no series.
         """
-        name = self._windowed
-        self._fitted()
-        return int(self._checkpoint.tensors[f"support/{name}"].shape[1])
+        name, fit = self._windowed, self._as_fitted()
+        fit._fitted()
+        return int(fit._support()[name].shape[1])
 
     def _decisions(self) -> SupportDecisions:
-        """Kept until the next fit, for leaving one out adapts once a sample."""
         self._fitted()
-        if self._judging is None:
-            learner, tensors = self._checkpoint.learner, self._checkpoint.tensors
-            given = self._support(), tensors["support_labels"], calibration_by_shots(tensors)
-            self._judging = SupportDecisions(learner, *given)
-        return self._judging
+        decisions = self._state.decisions
+        assert decisions is not None
+        return decisions
 
     @property
     def calibration(self) -> Tensor:
@@ -241,8 +273,9 @@ class Detector(Judge):
         Raises:
             RuntimeError: the detector is not fitted.
         """
-        self._fitted()
-        return shots_of(self._checkpoint.tensors["support_labels"])
+        fit = self._as_fitted()
+        fit._fitted()
+        return shots_of(fit._checkpoint.tensors["support_labels"])
 
     @property
     def calibrated_for(self) -> list[int]:
@@ -267,7 +300,8 @@ class Detector(Judge):
             RuntimeError: the detector is not fitted.
             ValueError: samples can't be used, or the method is unknown or does not suit the model.
         """
-        explainer, here = self._explainer(), self._readable(samples)
+        fit = self._as_fitted()
+        explainer, here = fit._explainer(), fit._readable(samples)
         found = {name: x.float().cpu().numpy() for name, x in explainer.attribute(here, method).items()}
         return found if len(found) > 1 else next(iter(found.values()))
 
@@ -280,12 +314,14 @@ class Detector(Judge):
             RuntimeError: the detector is not fitted.
             ValueError: samples can't be used.
         """
-        explainer, here = self._explainer(), self._readable(samples)
+        fit = self._as_fitted()
+        explainer, here = fit._explainer(), fit._readable(samples)
         found = explainer.nearest(explainer.units(here))
         return found.indices.cpu().numpy(), found.distances.double().cpu().numpy()
 
     def _explainer(self) -> Explainer:
-        return Explainer(self._fitted(), self._support(), self._checkpoint.tensors["support_labels"])
+        fit = self._as_fitted()
+        return Explainer(fit._fitted(), fit._support(), fit._checkpoint.tensors["support_labels"])
 
     def save(self, folder: str | Path) -> None:
         """Keep the detector, with its support set if it is fitted, in a folder for :func:`load_detector`."""
@@ -293,8 +329,9 @@ class Detector(Judge):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Copies and pickles go the way of save and load: adapted weights are computed, not kept.
-        reference = next(self._checkpoint.learner.parameters(), torch.zeros(()))
-        return _from_files, (checkpoint_files(self._checkpoint), reference.dtype, reference.device)
+        checkpoint = self._checkpoint
+        reference = next(checkpoint.learner.parameters(), torch.zeros(()))
+        return _from_files, (checkpoint_files(checkpoint), reference.dtype, reference.device)
 
 
 def _from_files(files: dict[str, bytes], dtype: torch.dtype, device: torch.device) -> Detector:
@@ -319,5 +356,5 @@ def load_detector(name: str | Path) -> Detector:
     check_detector_tensors(folder, checkpoint)
     detector = Detector(checkpoint)
     if "support_labels" in checkpoint.tensors:
-        detector._adapt()
+        detector._state = detector._state.adapt()
     return detector

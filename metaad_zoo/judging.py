@@ -22,6 +22,10 @@ class Judge(ABC):
         """Anomaly scores ``(n,)`` float64: higher is more anomalous; ``left_out``: of support samples as of new."""
 
     @abstractmethod
+    def _as_fitted(self) -> Judge:
+        """This as it is fitted now; a later fit, by whatever thread, does not change it."""
+
+    @abstractmethod
     def _decisions(self) -> SupportDecisions:
         """Of the support set."""
 
@@ -46,9 +50,10 @@ class Judge(ABC):
             RuntimeError: the detector is not fitted, or its checkpoint holds no calibration.
             ValueError: samples can't be used, or the way to calibrate does not suit the support set.
         """
-        way = self._decisions()
+        fit = self._as_fitted()
+        way = fit._decisions()
         way.compared_with(calibrate, contamination)
-        scores = self.score(samples, calibrate == "contamination")
+        scores = fit.score(samples, calibrate == "contamination")
         return way.p_values(torch.as_tensor(scores), calibrate, contamination).numpy()
 
     def predict(
@@ -81,9 +86,10 @@ class Judge(ABC):
         contamination: float | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Scores, p-values and decisions in one pass; arguments and errors as for :meth:`predict`."""
-        self._decisions().rate_to_hold(alpha, calibrate, contamination)
-        scores = self.score(samples, calibrate == "contamination")
-        return scores, *self.decide(scores, alpha, calibrate, contamination)
+        fit = self._as_fitted()
+        fit._decisions().rate_to_hold(alpha, calibrate, contamination)
+        scores = fit.score(samples, calibrate == "contamination")
+        return scores, *fit.decide(scores, alpha, calibrate, contamination)
 
     def decide(
         self,

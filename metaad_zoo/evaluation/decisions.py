@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from threading import RLock
 from typing import Literal, Protocol
 
 import torch
@@ -167,7 +167,8 @@ def shots_of(labels: Tensor) -> int:
 class SupportDecisions:
     """p-values and decisions of one adapted method, in any of the three ways.
 
-    What a way compares with is found when it is first asked for, and kept: leaving one out adapts once a sample.
+    What a way compares with is computed when it is first asked for, by one thread, and kept: leaving one out adapts
+    once a sample.
 
     Args:
         method: as it adapts.
@@ -180,10 +181,14 @@ class SupportDecisions:
         self._method, self._support, self._labels = method, support, labels
         self._across = across
         self._kept: dict[tuple[str, float | None], Tensor] = {}
+        self._own: tuple[list[bytes], Tensor] | None = None
+        self._computing = RLock()
 
-    @cached_property
     def _left_out(self) -> tuple[list[bytes], Tensor]:
-        return left_out_scores(self._method, self._support, self._labels)
+        with self._computing:
+            if self._own is None:
+                self._own = left_out_scores(self._method, self._support, self._labels)
+            return self._own
 
     def without_themselves(self, samples: Samples, scores: Tensor) -> Tensor:
         """Scores ``(n,)`` of samples, where those that are in the support set have that of the method without them.
@@ -191,7 +196,8 @@ class SupportDecisions:
         Raises:
             ValueError: of the support's samples fewer than three are no known anomalies.
         """
-        known = dict(zip(self._left_out[0], self._left_out[1].tolist(), strict=True))
+        keys, own = self._left_out()
+        known = dict(zip(keys, own.tolist(), strict=True))
         found = [known.get(key, score) for key, score in zip(sample_keys(samples), scores.tolist(), strict=True)]
         return torch.tensor(found, dtype=scores.dtype)
 
@@ -212,12 +218,13 @@ class SupportDecisions:
         if calibrate == "across":
             return scores_for_shots(self._across, shots_of(self._labels))
         way = (calibrate, contamination)
-        if way not in self._kept:
-            if contamination is None:
-                self._kept[way] = leave_one_out_scores(self._method, self._support, self._labels)
-            else:
-                self._kept[way] = ExpectedContamination(self._method, contamination).normal(self._left_out[1])
-        return self._kept[way]
+        with self._computing:
+            if way not in self._kept:
+                if contamination is None:
+                    self._kept[way] = leave_one_out_scores(self._method, self._support, self._labels)
+                else:
+                    self._kept[way] = ExpectedContamination(self._method, contamination).normal(self._left_out()[1])
+            return self._kept[way]
 
     def p_values(self, scores: Tensor, calibrate: Calibrate, contamination: float | None) -> Tensor:
         """p-values ``(n,)``, float64; errors as in :meth:`compared_with`."""
