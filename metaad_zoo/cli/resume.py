@@ -8,7 +8,10 @@ from typing import Any
 
 import torch
 import yaml
+from rich.console import Console
+from torch import Tensor
 
+from metaad_zoo.episodes import SplitRecord
 from metaad_zoo.learners import Learner
 
 
@@ -46,11 +49,8 @@ def read_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
     Raises:
         ValueError: as said; the file is named.
     """
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        saved = {name: x.shape for name, x in checkpoint["state_dict"].items()}
-    except (RuntimeError, OSError, EOFError, KeyError, AttributeError, TypeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} can't be read as a training checkpoint ({type(error).__name__}: {error})") from error
+    checkpoint = _load(path)
+    saved = {name: x.shape for name, x in checkpoint["state_dict"].items()}
     here = {name: x.shape for name, x in learner.state_dict().items()}
     differing = [n for n in sorted(saved.keys() | here.keys()) if saved.get(n) != here.get(n)]
     if differing:
@@ -58,6 +58,41 @@ def read_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
             f"{path} belongs to a model with other settings: {differing[0]} has shape {saved.get(differing[0])} there, "
             f"{here.get(differing[0])} here; take the config.yaml of its run"
         )
+    return checkpoint
+
+
+def splits_of_checkpoint(path: Path) -> SplitRecord:
+    """Splits of a training checkpoint's classes, and what it has seen, whatever kind of data wrote it.
+
+    Raises:
+        ValueError: the file is damaged, or does not say what it has seen.
+    """
+    states = [s for s in _load(path).values() if isinstance(s, dict) and {"place", "seen"} <= s.keys()]
+    if not states:
+        raise ValueError(
+            f"{path} does not say which classes it has seen, so that no test of it would be honest: take a checkpoint "
+            "that train.py wrote"
+        )
+    if "splits" not in states[0]:
+        Console(stderr=True).print(
+            f"{path} is older than records of splits: these are drawn anew, and what it has seen is not tested",
+            soft_wrap=True,
+        )
+    return SplitRecord.parse(states[0].get("splits"), states[0]["seen"])
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """The content of a training checkpoint.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        if not all(isinstance(x, Tensor) for x in checkpoint["state_dict"].values()):
+            raise TypeError("its state_dict holds other things than tensors")
+    except (RuntimeError, OSError, EOFError, KeyError, AttributeError, TypeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} can't be read as a training checkpoint ({type(error).__name__}: {error})") from error
     return checkpoint
 
 

@@ -20,16 +20,16 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
-from metaad_zoo.cli.resume import find_checkpoint, read_checkpoint, refuse_other_config
+from metaad_zoo.cli.resume import find_checkpoint, read_checkpoint, refuse_other_config, splits_of_checkpoint
 from metaad_zoo.cli.terminal import progress_bars, wide_console
 from metaad_zoo.cli.train_parser import HintingParser, arrange, own_error
 from metaad_zoo.data import EpisodeDataModule
+from metaad_zoo.episodes import SplitRecord
 from metaad_zoo.evaluation.report import results_table
 from metaad_zoo.experiment.conclude import Conclusion, check_before_training, conclude, save_model, write_predictions
-from metaad_zoo.experiment.leakage import refuse_parents_classes, refuse_seen, seen_by_parent
 from metaad_zoo.learners import Learner
 from metaad_zoo.modality import get_modality
-from metaad_zoo.zoo import parent_shapes
+from metaad_zoo.zoo import parent_shapes, parent_splits
 
 METRICS_FILE = "metrics.csv"
 FINE_TUNED = "metaad_zoo.zoo.FineTuned"
@@ -90,17 +90,24 @@ class TrainingCLI(LightningCLI):
         parser.link_arguments(
             "data",
             "model.init_args.input_shapes",
-            compute_fn=_input_shapes,
+            compute_fn=self._input_shapes,
             apply_on="instantiate",
         )
 
     def before_instantiate_classes(self) -> None:
+        self.resume_from = find_checkpoint(self.config["ckpt_path"], Path(self.config["runs"]) / self.config["name"])
         changed = _take_parents_shape(self.config)
         if changed:
             print(changed)
 
+    def _input_shapes(self, data: EpisodeDataModule) -> dict[str, tuple[int, ...]]:
+        """Shapes of the data's samples, once the data hold to the splits of the checkpoint."""
+        record = splits_of_checkpoint(self.resume_from) if self.resume_from else _splits_of_parent(self.config)
+        if record is not None:
+            data.keep_splits(record)
+        return data.input_shapes
+
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        self.resume_from = find_checkpoint(self.config["ckpt_path"], Path(self.config["runs"]) / self.config["name"])
         self.run_dir = self._choose_run_dir()
         self.save_config_kwargs = {"run_dir": self.run_dir}
         given = self.config_init["trainer"]
@@ -206,6 +213,12 @@ def _take_parents_shape(config: Any) -> str | None:
     return f"{', '.join(f'data.{k}={v}' for k, v in changed.items())}: as {model['init_args']['checkpoint']} reads them"
 
 
+def _splits_of_parent(config: Any) -> SplitRecord | None:
+    """Splits of the classes that a fine-tuning's checkpoint has met; None where the config is no fine-tuning."""
+    model = config["model"]
+    return parent_splits(model["init_args"]["checkpoint"]) if str(model["class_path"]).startswith(FINE_TUNED) else None
+
+
 def run(argv: Sequence[str] | None = None) -> TrainingCLI:
     """Train, validate, test or predict as a command line says.
 
@@ -232,10 +245,6 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not re.match(r"(💡 Tip|(GPU|TPU|HPU) available)", record.getMessage())
 
 
-def _input_shapes(data: EpisodeDataModule) -> dict[str, tuple[int, ...]]:
-    return data.input_shapes
-
-
 def _run_verb(cli: TrainingCLI) -> None:
     """Train, validate, test or predict, as the command line that was parsed says.
 
@@ -253,13 +262,9 @@ def _run_verb(cli: TrainingCLI) -> None:
     if cli.verb == "validate":
         cli.trainer.validate(learner, datamodule=data)
         return
-    if not learner.trains:  # the val tasks choose its threshold
-        seen = sorted(data.pools["val"].members) if "val" in data.pools else []
-    else:
-        seen = data.seen if trains else _seen_by(checkpoint, data)
-    if not trains:
-        refuse_seen(data, seen)
-    _end(cli, trains, sorted({*seen, *seen_by_parent(learner)}), weights)
+    chosen_on = data.pools["val"].members if "val" in data.pools else frozenset()  # at least thresholds
+    seen = set(data.seen) if trains and learner.trains else data.seen_before | chosen_on
+    _end(cli, trains, sorted(seen), weights)
 
 
 def _refuse_first(cli: TrainingCLI, trains: bool) -> None:
@@ -276,7 +281,8 @@ def _refuse_first(cli: TrainingCLI, trains: bool) -> None:
     data.setup("fit" if trains else "test")
     if cli.trainer.is_global_zero:
         Console().print(data.summary())
-    refuse_parents_classes(learner, data)
+        for change in data.changes:
+            Console(stderr=True).print(change, soft_wrap=True)
     if cli.verb in (None, "test"):
         check_before_training(learner, data, cli.config["alpha"], cli.config["allow_transductive"])
     if trains and cli.resume_from:
@@ -336,15 +342,3 @@ def _note_untrained(cli: TrainingCLI) -> None:
         print(f"{name} has nothing to train: no step is taken, its weights stay as they are built")
         cli.run_dir.mkdir(parents=True, exist_ok=True)
         cli.parser.save(cli.config, cli.run_dir / "config.yaml", skip_none=False, overwrite=True)
-
-
-def _seen_by(checkpoint: dict[str, Any], data: EpisodeDataModule) -> list[str]:
-    """What a checkpoint was trained and chosen on, as its DataModule noted."""
-    try:
-        seen: list[str] = checkpoint[type(data).__qualname__]["seen"]
-    except KeyError as error:
-        raise ValueError(
-            f"the checkpoint does not say which classes it has seen in a {type(data).__name__}: no honest test; "
-            "take one that train.py wrote, with the same kind of data"
-        ) from error
-    return seen

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
 from rich.table import Table
@@ -16,6 +16,7 @@ from metaad_zoo.episodes import (
     EpisodeSampler,
     EpisodeSpec,
     Split,
+    SplitRecord,
     TaskPool,
     require_disjoint,
 )
@@ -23,6 +24,8 @@ from metaad_zoo.episodes import (
 ROWS_SHOWN = 12
 CALIBRATION_SHOTS = (1, 2, 5, 10, 20, 50)
 EPISODES_OF_OTHER_SHOTS = 500
+SPLIT_DEPENDENT = ("pools", "images", "fingerprints", "class_splits", "domain_splits", "_split")
+"""Cached properties of DataModules that depend on what a checkpoint's splits are."""
 
 
 def _counts(normal: int, anomalous: int) -> tuple[str, str, str]:
@@ -92,6 +95,10 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.num_workers, self.seed = num_workers, seed
         self._train_loader: EpisodeLoader | None = None
         self._resume_at: dict[str, Any] | None = None
+        self._record = SplitRecord()
+
+    def __str__(self) -> str:  # Lightning's own makes loaders, and takes an episode for a list of them
+        return type(self).__name__
 
     @cached_property
     @abstractmethod
@@ -136,6 +143,7 @@ class EpisodeDataModule(pl.LightningDataModule):
             raise ValueError(
                 f"there is no {split} split: name its classes with data.splits, for instance "
                 f"{{train: [...], val: [...], test: [...]}}; there are {sorted(self.pools)}"
+                f"{'; classes keep the splits that the checkpoint gave them' if self._record.splits else ''}"
             )
         spec = self.episode if split == "train" else self.test_episode
         return EpisodeSampler(self.pools[split], spec, split, self.seed)
@@ -181,12 +189,67 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     @property
     def seen(self) -> list[str]:
-        """Names of the classes or domains of the train and val splits."""
-        return sorted(m for split in ("train", "val") if split in self.pools for m in self.pools[split].members)
+        """Names of the classes or domains of the train and val splits, and of those a checkpoint has seen before."""
+        present = {m for split in ("train", "val") if split in self.pools for m in self.pools[split].members}
+        return sorted(present | self._record.seen)
+
+    @property
+    def seen_before(self) -> frozenset[str]:
+        """Names that the checkpoint whose splits are kept has seen."""
+        return self._record.seen
+
+    @property
+    def fingerprints(self) -> Mapping[str, str]:
+        """Fingerprint of the data of each class or domain, by its name as a member of a pool; {} where all are made."""
+        return {}
+
+    @property
+    def parts_of_domains(self) -> Sequence[str]:
+        """Members that are some of the samples of one domain; the others of its samples are in another split."""
+        return ()
+
+    def keep_splits(self, record: SplitRecord) -> None:
+        """Go on with the splits of a checkpoint: a class never changes its split, new ones join by a fixed rule.
+
+        To be called before a training goes on from a checkpoint, starts from it or tests it. Pools are built anew.
+        """
+        if record == self._record:
+            return
+        self._record = record
+        for name in SPLIT_DEPENDENT:
+            self.__dict__.pop(name, None)
+
+    def _fixed_splits(self, prefix: str = "") -> dict[str, Split]:
+        """Splits that the checkpoint fixes, by names as ``data.splits`` has them: members' names without ``prefix``."""
+        if self._record == SplitRecord():
+            return {}  # the first training: nothing is compared
+        fixed = self._record.fixed(self.fingerprints)
+        return {name.removeprefix(prefix): split for name, split in fixed.items() if name.startswith(prefix)}
+
+    @property
+    def split_record(self) -> SplitRecord:
+        """Split and content of each class or domain, of this training and of those before it, for a checkpoint."""
+        return self._record.extended(self._splits_of("recorded"), self.fingerprints, self.seen)
+
+    def _splits_of(self, members: Literal["members", "recorded"]) -> dict[str, Split]:
+        """Split of each member of the pools, or of those that a checkpoint records."""
+        return {m: s for s in get_args(Split) if s in self.pools for m in getattr(self.pools[s], members)}
+
+    @property
+    def changes(self) -> list[str]:
+        """How the data differ from those of the checkpoint that :meth:`keep_splits` was given: a sentence each."""
+        present: dict[str, Split | None] = {**dict.fromkeys(self.fingerprints), **self._splits_of("recorded")}
+        return self._record.changes(present, self.fingerprints)
 
     def setup(self, stage: str) -> None:
-        """Read the data, refuse overlapping splits and classes that are too small, before any work is lost."""
+        """Read the data, refuse overlapping splits and classes that are too small, before any work is lost.
+
+        Raises:
+            ValueError: as said, or the checkpoint has a class in another split.
+        """
         require_disjoint(**self.pools)
+        if self._record != SplitRecord():
+            self._record.refuse_moves(self._splits_of("members"), self.fingerprints, self.parts_of_domains)
         for split in get_args(Split):
             if split in self.pools:
                 self.sampler(split)
@@ -223,10 +286,17 @@ class EpisodeDataModule(pl.LightningDataModule):
         of steps, since the loader is then made before the checkpoint is read.
         """
         place = self._train_loader.state_dict() if self._train_loader else None
-        return {"place": place, "seen": self.seen}
+        record = self.split_record
+        return {"place": place, "seen": sorted(record.seen), "splits": record.as_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the next training loader go on from a saved place."""
+        """Keep the splits of the checkpoint, and let the next training loader go on from the saved place."""
+        built = "pools" in self.__dict__
+        record = SplitRecord.parse(state_dict.get("splits"), self._record.seen.union(state_dict["seen"]))
+        if record != self._record:
+            self.keep_splits(record)
+            if built:
+                self.setup("fit")
         self._resume_at = state_dict["place"]
 
     def val_dataloader(self) -> EpisodeLoader:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from metaad_zoo.data.splits import split_by_counts, split_by_patterns
-from metaad_zoo.episodes import SPLITS, Corruption, Domain, DomainTaskPool, EpisodeSpec
-
-USUAL_SHARES = (0.6, 0.2, 0.2)
-"""Of the domains that go to train, val and test where the user does not say."""
+from metaad_zoo.data.splits import (
+    USUAL_SHARES,
+    group_name,
+    group_splits,
+    shares_to_counts,
+    split_by_counts,
+    split_by_patterns,
+)
+from metaad_zoo.episodes import SPLITS, Corruption, Domain, DomainTaskPool, EpisodeSpec, Split
 
 
 @dataclass(frozen=True)
@@ -31,24 +35,32 @@ class DomainSplitter:
     seed: int = 0
 
     def pools(
-        self, domains: Sequence[Domain], splits: Mapping[str, Sequence[str]] | Sequence[int], by: str
+        self,
+        domains: Sequence[Domain],
+        splits: Mapping[str, Sequence[str]] | Sequence[int] | None,
+        by: str,
+        fixed: Mapping[str, Split] | None = None,
     ) -> tuple[dict[str, DomainTaskPool], list[str]]:
         """The pool of each split, and sentences on the domains that were left out.
 
         Args:
             domains: with distinct names.
             splits: for each split fnmatch patterns of domain names; or three counts over the domains that can be
-                tested, while those that can't, but can be trained on with synthetic anomalies, join the train split.
+                tested, while those that can't, but can be trained on with synthetic anomalies, join the train split;
+                None: :meth:`usual_counts`.
             by: what the counts count, see :func:`split_by_counts`.
+            fixed: splits of names that had one before, which counts do not move.
 
         Raises:
             ValueError: the splits can't be had, or one has no domain left; says why.
         """
         names = [d.name for d in domains]
+        if splits is None:
+            splits = self.usual_counts(domains, fixed)
         if isinstance(splits, Mapping):
             chosen = split_by_patterns(names, splits)
         else:
-            chosen = self._by_counts(domains, splits, by)
+            chosen = self._by_counts(domains, splits, by, fixed or {})
         where = {d.name: d for d in domains}
         pools, left_out = {}, []
         if not isinstance(splits, Mapping):
@@ -64,8 +76,10 @@ class DomainSplitter:
                 raise ValueError(f"the {split} split has no domain that is large enough: {reasons[members[0]]}")
         return pools, left_out
 
-    def usual_counts(self, domains: Sequence[Domain]) -> list[int]:
+    def usual_counts(self, domains: Sequence[Domain], fixed: Mapping[str, Split] | None = None) -> list[int]:
         """About 60, 20 and 20 % of the domains that can be tested, at least one each.
+
+        Where a checkpoint has fixed the splits of some, fewer will do.
 
         Raises:
             ValueError: there are not enough of them.
@@ -75,8 +89,9 @@ class DomainSplitter:
         only_trained = sum(
             why is not None and self._why_not("train", d) is None for d, why in zip(domains, reasons, strict=True)
         )
-        held_out = [max(1, round(share * n)) for share in USUAL_SHARES[1:]]
-        train = n - sum(held_out)
+        train, *held_out = shares_to_counts(USUAL_SHARES, n)
+        if any(d.name in (fixed or {}) for d in domains):
+            return [max(0, train), *held_out]
         if train < 0 or train + only_trained < 1:
             why = next((why for why in reasons if why), "")
             raise ValueError(
@@ -86,13 +101,18 @@ class DomainSplitter:
             )
         return [train, *held_out]
 
-    def _by_counts(self, domains: Sequence[Domain], counts: Sequence[int], by: str) -> dict[str, list[str]]:
+    def _by_counts(
+        self, domains: Sequence[Domain], counts: Sequence[int], by: str, fixed: Mapping[str, Split]
+    ) -> dict[str, list[str]]:
         testable = [d.name for d in domains if self._why_not("test", d) is None]
-        chosen = split_by_counts(testable, counts, by, self.seed)
-        held_out = {_group(n, by) for split in ("val", "test") for n in chosen[split]}
-        rest = [d for d in domains if d.name not in set(testable) and _group(d.name, by) not in held_out]
+        chosen = split_by_counts(testable, counts, by, self.seed, fixed)
+        held_out = {group_name(n, by) for split in ("val", "test") for n in chosen[split]}
+        held_out |= {group for group, split in group_splits(fixed, by).items() if split != "train"}
+        rest = [d for d in domains if d.name not in set(testable)]
         if counts[0] or self.corrupt is not None:
-            chosen["train"] += [d.name for d in rest if self._why_not("train", d) is None]
+            free = {d.name for d in rest if d.name not in fixed and group_name(d.name, by) not in held_out}
+            free |= {n for n, split in fixed.items() if split == "train"}
+            chosen["train"] += [d.name for d in rest if d.name in free and self._why_not("train", d) is None]
         return chosen
 
     def _pool(self, split: str, domains: Sequence[Domain]) -> DomainTaskPool:
@@ -104,10 +124,6 @@ class DomainSplitter:
         except ValueError as error:
             return str(error)
         return None
-
-
-def _group(name: str, by: str) -> str:
-    return name if by == "class" else name.rpartition("/")[0]
 
 
 def _too_small(split: str, domains: Sequence[Domain]) -> list[str]:

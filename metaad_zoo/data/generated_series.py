@@ -215,6 +215,10 @@ class GeneratedSeries(TaskPool):
         address = np.random.SeedSequence([self.seed, SPLITS.index(self.split)], spawn_key=(task,))
         return Law.drawn(np.random.default_rng(address), self.window)
 
+    @property
+    def recorded(self) -> frozenset[str]:
+        return frozenset()
+
     def check(self, spec: EpisodeSpec) -> None:
         """Any number of samples can be made."""
 

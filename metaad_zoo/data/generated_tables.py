@@ -244,6 +244,10 @@ class GeneratedTables(TaskPool):
     def members(self) -> frozenset[str]:
         return frozenset(self.task_name(i) for i in range(len(self)))
 
+    @property
+    def recorded(self) -> frozenset[str]:
+        return frozenset()
+
     def check(self, spec: EpisodeSpec) -> None:
         """Tables without end fill any episode."""
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from metaad_zoo.data.base import EpisodeDataModule
 from metaad_zoo.data.camera import CarelessCamera
 from metaad_zoo.data.sources import ImageArrays, read_known, read_path
-from metaad_zoo.data.splits import split_by_counts, split_by_patterns
+from metaad_zoo.data.splits import split_by_counts, split_by_patterns, usual_splits
 from metaad_zoo.data.synthetic import create_synthetic
-from metaad_zoo.episodes import ClassTaskPool, DomainTaskPool, NeighbourhoodTaskPool, TaskPool
+from metaad_zoo.episodes import ClassTaskPool, DomainTaskPool, NeighbourhoodTaskPool, TaskPool, fingerprints_by_class
 
 
 class ImageEpisodes(EpisodeDataModule):
@@ -76,8 +76,8 @@ class ImageEpisodes(EpisodeDataModule):
         self.synthetic, self.synthetic_share = synthetic, synthetic_share
 
     @cached_property
-    def images(self) -> ImageArrays:
-        """All images, as they are before the camera."""
+    def _images(self) -> ImageArrays:
+        """All images, each category whole."""
         if self.dataset != "own":
             if isinstance(self.root, list):
                 raise ValueError(
@@ -88,40 +88,54 @@ class ImageEpisodes(EpisodeDataModule):
             raise ValueError("data.dataset is 'own' but data.root names no files: set data.root=PATH")
         roots = [self.root] if isinstance(self.root, str) else self.root
         parts = [read_path(Path(r).expanduser(), self.image_size, self.channels) for r in roots]
-        found = parts[0] if len(parts) == 1 else _joined(parts)
-        return halved(found, self.seed) if self.splits is None and _is_pair_of_categories(found) else found
+        return parts[0] if len(parts) == 1 else _joined(parts)
+
+    @cached_property
+    def images(self) -> ImageArrays:
+        """All images, as they are before the camera; one of two categories is halved."""
+        images = self._images
+        if self.dataset != "own" or self.splits is not None or images.anomalous is None:
+            return images
+        recorded = {f"{images.name}/{n}" for n in images.class_names} & self._record.splits.keys()
+        # A category that a checkpoint knows by halves stays halved, also among more than two.
+        halve = [n for n in images.class_names if f"{images.name}/{n}{HALVES[0]}" in self._record.splits]
+        if not halve and not recorded and len(images.class_names) == 2:
+            halve = [images.class_names[int(np.bincount(images.labels).argmax())]]
+        return halved(images, halve[0], self.seed) if halve else images
+
+    @cached_property
+    def fingerprints(self) -> Mapping[str, str]:
+        images = self.images
+        names = [f"{images.name}/{c}" for c in images.class_names]
+        flags = [] if images.anomalous is None else [images.anomalous]
+        return fingerprints_by_class(names, images.labels, images.images, *flags)
+
+    @property
+    def parts_of_domains(self) -> Sequence[str]:
+        return [f"{self.images.name}/{n}" for n in self.images.class_names if n.endswith(HALVES)]
+
+    @property
+    def seen(self) -> list[str]:
+        """Beside the names of train and val that of a halved category, under which other data may hold it."""
+        return sorted({*super().seen, *(n.removesuffix(HALVES[0]) for n in self.parts_of_domains if HALVES[0] in n)})
 
     @cached_property
     def class_splits(self) -> dict[str, list[str]]:
         """Names of the classes or domains of each split."""
         names = self.images.class_names
-        if self.splits is None:
-            if self.dataset != "own":
-                raise ValueError(f"data.splits is not set: say which of {list(names)[:20]} go to train, val and test")
-            return self._usual_splits(names)
         if isinstance(self.splits, dict):
             return split_by_patterns(names, self.splits)
-        return split_by_counts(names, self.splits, self.split_by, self.seed)
-
-    def _usual_splits(self, names: Sequence[str]) -> dict[str, list[str]]:
-        """About 60, 20 and 20 % of the classes or categories.
-
-        Raises:
-            ValueError: there are too few.
-        """
-        if any(n.endswith(HALVES) for n in names):  # a pair of categories, see halved
-            one, other = (next(n for n in names if n.endswith(half)) for half in HALVES)
-            return {"train": [one], "val": [other], "test": [n for n in names if not n.endswith(HALVES)]}
-        least = 2 if self.images.anomalous is None else 1
-        held_out = max(least, round(len(names) / 5))
-        if len(names) < 2 * held_out + least:
-            what = "classes, two for each of train, val and test" if least == 2 else "categories, at least two"
-            raise ValueError(
-                f"{self.images.name} holds {list(names)[:20]}: meta-training takes more {what}, for what is tested is "
-                "never trained on; adapt a model that is trained already instead (`metaad adapt`), or join folders "
-                "with data.root=[a, b, ...]"
-            )
-        return split_by_counts(names, [len(names) - 2 * held_out, held_out, held_out], "class", self.seed)
+        fixed = self._fixed_splits(f"{self.images.name}/")
+        if self.splits is not None:
+            return split_by_counts(names, self.splits, self.split_by, self.seed, fixed)
+        if self.dataset != "own":
+            raise ValueError(f"data.splits is not set: say which of {list(names)[:20]} go to train, val and test")
+        halves = [n for n in names if n.endswith(HALVES)]
+        if halves and fixed.keys().isdisjoint(halves):  # a pair of categories, see halved
+            return {"train": halves[:1], "val": halves[1:], "test": [n for n in names if n not in halves]}
+        least, what = (2, "classes") if self.images.anomalous is None else (1, "categories (two will do)")
+        what = f"{what} of {self.images.name}, {list(names)[:20]},"
+        return usual_splits(names, "class", self.seed, fixed, least, what)
 
     @property
     def skipped(self) -> list[str]:
@@ -175,23 +189,19 @@ class ImageEpisodes(EpisodeDataModule):
 HALVES = (" (first half)", " (second half)")
 
 
-def _is_pair_of_categories(images: ImageArrays) -> bool:
-    return images.anomalous is not None and len(images.class_names) == 2
-
-
-def halved(images: ImageArrays, seed: int) -> ImageArrays:
-    """Two categories made three: the larger one's images are dealt out to two halves, named by :data:`HALVES`.
+def halved(images: ImageArrays, category: str, seed: int) -> ImageArrays:
+    """A category made two: its images are dealt out to two halves, named by :data:`HALVES`.
 
     Training and validation then share a category, though no image; the test's is seen by neither.
     """
     assert images.anomalous is not None
-    largest = int(np.bincount(images.labels).argmax())
+    whole, new = list(images.class_names).index(category), len(images.class_names)
     rng, labels = np.random.default_rng(seed), images.labels.copy()
     for kind in (False, True):
-        ids = rng.permutation(np.flatnonzero((labels == largest) & (images.anomalous == kind)))
-        labels[ids[len(ids) // 2 :]] = 2
-    names = [*images.class_names, f"{images.class_names[largest]}{HALVES[1]}"]
-    names[largest] += HALVES[0]
+        ids = rng.permutation(np.flatnonzero((labels == whole) & (images.anomalous == kind)))
+        labels[ids[len(ids) // 2 :]] = new
+    names = [*images.class_names, f"{category}{HALVES[1]}"]
+    names[whole] += HALVES[0]
     return replace(images, labels=labels, class_names=names)
 
 

@@ -38,6 +38,10 @@ class MixedTables(TaskPool):
     def members(self) -> frozenset[str]:
         return self.real.members | self.generated.members
 
+    @property
+    def recorded(self) -> frozenset[str]:
+        return self.real.recorded
+
     def check(self, spec: EpisodeSpec) -> None:
         self.real.check(spec)
 

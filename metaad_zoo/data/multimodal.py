@@ -7,13 +7,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from metaad_zoo.data.base import EpisodeDataModule
 from metaad_zoo.data.pairing import AgreementPool, Pairing
 from metaad_zoo.data.sources.known_multimodal import read_known_multimodal
 from metaad_zoo.data.sources.manifest import read_manifest
 from metaad_zoo.data.sources.modalities import JoinedModalities, Modalities
-from metaad_zoo.data.splits import split_by_counts, split_by_patterns
-from metaad_zoo.episodes import ClassTaskPool, DomainTaskPool, TaskPool
+from metaad_zoo.data.splits import split_by_counts, split_by_patterns, usual_splits
+from metaad_zoo.episodes import (
+    ClassTaskPool,
+    DomainTaskPool,
+    TaskPool,
+    fingerprint,
+    fingerprints_by_class,
+    joint_fingerprint,
+    positions_by_class,
+)
 from metaad_zoo.registry import unknown_name
 
 Anomalies = Literal["mismatch", "pair", "rest", "own"]
@@ -121,9 +131,25 @@ class MultimodalEpisodes(EpisodeDataModule):
         names = self.source.class_names
         if isinstance(self.splits, dict):
             return split_by_patterns(names, self.splits)
+        fixed = self._fixed_splits(f"{self.source.name}/")
+        if self.splits is not None:
+            return split_by_counts(names, self.splits, self.split_by, self.seed, fixed)
         least = {"own": 1, "mismatch": self.classes_per_task}.get(self.anomalies, 2)
-        counts = _usual_counts(names, self.split_by, least) if self.splits is None else self.splits
-        return split_by_counts(names, counts, self.split_by, self.seed)
+        # A parent may hold many classes; what a split lacks is told by its pool.
+        return usual_splits(names, self.split_by, self.seed, fixed, 1 if self.split_by == "parent" else least)
+
+    @cached_property
+    def fingerprints(self) -> Mapping[str, str]:
+        source, rng = self.source, np.random.default_rng(0)
+        contents: dict[str, list[str]] = {f"{source.name}/{n}": [] for n in source.class_names}
+        for modality, part in source.parts.items():
+            for of, ids in zip(contents.values(), positions_by_class(part.labels, len(contents)), strict=True):
+                of.append(fingerprint(part.reader.read(ids, rng)[modality]))
+        if isinstance(source, JoinedModalities) and source.anomalous is not None:
+            flags = fingerprints_by_class(list(contents), source.labels, source.anomalous)
+            for name, of in contents.items():
+                of.append(flags[name])
+        return {name: joint_fingerprint(of) for name, of in contents.items()}
 
     @cached_property
     def pools(self) -> Mapping[str, TaskPool]:
@@ -163,25 +189,3 @@ class MultimodalEpisodes(EpisodeDataModule):
             "test_episode": self.test_episode.as_dict(),
             "seed": self.seed,
         }
-
-
-def _usual_counts(names: Sequence[str], by: str, least: int) -> list[int]:
-    """Groups for train, val and test where nothing is asked for: a fifth each to val and test, the others to train.
-
-    Raises:
-        ValueError: there are not enough for three splits.
-
-    Example:
-        >>> _usual_counts("abcdefghij", "class", 2)
-        [6, 2, 2]
-    """
-    groups, needed = len(set(names)), least
-    if by == "parent":  # a group may hold many classes; what a split lacks is told by its pool
-        groups, needed = len({n.rpartition("/")[0] for n in names}), 1
-    held = max(groups // 5, needed)
-    if groups - 2 * held < needed:
-        raise ValueError(
-            f"data.splits is not set, and {groups} classes or domains do not make three splits of {needed} or more: "
-            "give more, or say which go where with data.splits; a trained model is adapted with `metaad adapt`"
-        )
-    return [groups - 2 * held, held, held]

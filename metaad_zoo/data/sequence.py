@@ -13,17 +13,25 @@ from rich.table import Table
 
 from metaad_zoo.backbones.missing import ANY
 from metaad_zoo.data.base import EpisodeDataModule
-from metaad_zoo.data.domain_splits import USUAL_SHARES, DomainSplitter
+from metaad_zoo.data.domain_splits import DomainSplitter
 from metaad_zoo.data.generated_series import GeneratedOptions
 from metaad_zoo.data.labelled_series import LabelledSeries
 from metaad_zoo.data.sources.columns import Missing
 from metaad_zoo.data.sources.known_series import SERIES_READERS
 from metaad_zoo.data.sources.series import Fit, FittedSequences, SequenceArrays, SeriesSet
 from metaad_zoo.data.sources.series_files import FileOptions, read_own_series
-from metaad_zoo.data.splits import split_by_counts, split_by_patterns
+from metaad_zoo.data.splits import USUAL_SHARES, split_by_counts, split_by_patterns
 from metaad_zoo.data.synthetic import create_synthetic
 from metaad_zoo.data.windows import WindowRule, cut
-from metaad_zoo.episodes import ClassTaskPool, Corruption, Domain, DomainTaskPool, TaskPool
+from metaad_zoo.episodes import (
+    ClassTaskPool,
+    Corruption,
+    Domain,
+    DomainTaskPool,
+    TaskPool,
+    fingerprint,
+    fingerprints_by_class,
+)
 from metaad_zoo.registry import unknown_name
 
 Splits = dict[str, list[str]] | list[int]
@@ -182,7 +190,8 @@ class SequenceEpisodes(EpisodeDataModule):
         if isinstance(self.splits, dict):
             chosen = split_by_patterns(found.class_names, self.splits)
         else:
-            chosen = split_by_counts(found.class_names, self.splits, self.split_by, self.seed)
+            fixed = self._fixed_splits(f"{found.name}/")
+            chosen = split_by_counts(found.class_names, self.splits, self.split_by, self.seed, fixed)
         return {split: ClassTaskPool(found, names, self.anomalies) for split, names in chosen.items() if names}
 
     @cached_property
@@ -204,9 +213,16 @@ class SequenceEpisodes(EpisodeDataModule):
         splits: Mapping[str, Sequence[str]] | Sequence[int] | None = self.splits
         if splits is None and self.dataset != "own":
             raise ValueError(f"data.splits is not set: say which of {[d.name for d in self.domains][:20]} go where")
-        if splits is None:
-            splits = splitter.usual_counts(self.domains)
-        return splitter.pools(self.domains, splits, self.split_by)
+        return splitter.pools(self.domains, splits, self.split_by, self._fixed_splits())
+
+    @cached_property
+    def fingerprints(self) -> Mapping[str, str]:
+        if self.dataset == "generated":
+            return {}
+        if isinstance(self.found, FittedSequences):
+            names = [f"{self.found.name}/{c}" for c in self.found.class_names]
+            return fingerprints_by_class(names, self.found.labels, self.found.values)
+        return {s.name: fingerprint(s.values, *([] if s.labels is None else [s.labels])) for s in self.found.series}
 
     def labelled_series(self, stride: int) -> list[LabelledSeries]:
         """The test split's series whole, those with labels, for an evaluation point by point.

@@ -15,7 +15,7 @@ from metaad_zoo.data.base import EpisodeDataModule
 from metaad_zoo.data.row_samples import series_files
 from metaad_zoo.data.samples import as_samples, refuse_anomalies_in
 from metaad_zoo.data.synthetic import create_synthetic
-from metaad_zoo.episodes import Domain, DomainTaskPool, TaskPool, count
+from metaad_zoo.episodes import Domain, DomainTaskPool, TaskPool, count, fingerprint, joint_fingerprint
 
 
 class SingleDomainEpisodes(EpisodeDataModule):
@@ -79,15 +79,31 @@ class SingleDomainEpisodes(EpisodeDataModule):
 
     @cached_property
     def pools(self) -> Mapping[str, TaskPool]:
-        n = count(self.samples)
-        order = np.arange(n) if "sequence" in self.samples else np.random.default_rng(self.seed).permutation(n)
-        parts = np.split(order, [n - round(n * self.val_share)])
         corrupt = create_synthetic(self.synthetic or [])
         none, reader = np.arange(0), _Held(self.samples)
         return {
             split: DomainTaskPool([Domain(f"{self.domain} ({split})", reader, ids, none)], corrupt, 1.0)
-            for split, ids in zip(("train", "val"), parts, strict=True)
+            for split, ids in self._parts.items()
         }
+
+    @cached_property
+    def _parts(self) -> dict[str, np.ndarray]:
+        """Positions of the samples of train and val."""
+        n = count(self.samples)
+        order = np.arange(n) if "sequence" in self.samples else np.random.default_rng(self.seed).permutation(n)
+        train, val = np.split(order, [n - round(n * self.val_share)])
+        return {"train": train, "val": val}
+
+    @cached_property
+    def fingerprints(self) -> Mapping[str, str]:
+        return {
+            f"{self.domain} ({split})": joint_fingerprint(fingerprint(x[ids]) for x in self.samples.values())
+            for split, ids in self._parts.items()
+        }
+
+    @property
+    def parts_of_domains(self) -> Sequence[str]:
+        return list(self.fingerprints)
 
     @property
     def seen(self) -> list[str]:

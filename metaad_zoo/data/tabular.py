@@ -19,7 +19,17 @@ from metaad_zoo.data.sources.columns import Missing
 from metaad_zoo.data.sources.known_tables import read_known_tables
 from metaad_zoo.data.sources.tables import Table, read_table, table_files
 from metaad_zoo.data.splits import split_by_counts, split_by_patterns
-from metaad_zoo.episodes import SPLITS, Corruption, Domain, DomainTaskPool, Reader, Split, TaskPool
+from metaad_zoo.episodes import (
+    SPLITS,
+    Corruption,
+    Domain,
+    DomainTaskPool,
+    Reader,
+    Split,
+    TaskPool,
+    fingerprint,
+    fingerprints_by_class,
+)
 
 GENERATED = "generated"
 ANY = -1
@@ -121,10 +131,22 @@ class TabularEpisodes(EpisodeDataModule):
                 raise ValueError(f"pattern {pattern!r} of data.exclude matches none of {names[:20]}")
         names = [n for n in names if not any(fnmatchcase(n, pattern) for pattern in self.exclude)]
         if not isinstance(splits, dict):
-            return split_by_counts(names, splits, "class", self.seed)
+            return split_by_counts(names, splits, "class", self.seed, self._fixed_splits())
         generated = {s: [GENERATED] for s, patterns in splits.items() if list(patterns) == [GENERATED]}
         found = split_by_patterns(names, {s: p for s, p in splits.items() if s not in generated})
         return {**found, **{s: generated[s] for s in SPLITS if s in generated}}
+
+    @cached_property
+    def fingerprints(self) -> Mapping[str, str]:
+        prints: dict[str, str] = {}
+        for table in self.tables:
+            if isinstance(table, BigTable):
+                prints[table.name] = table.fingerprint()
+            elif table.class_names is not None and table.labels is not None:
+                prints |= fingerprints_by_class(_names(table), table.labels, table.values)
+            else:
+                prints[table.name] = fingerprint(table.values, *([] if table.labels is None else [table.labels]))
+        return prints
 
     @cached_property
     def pools(self) -> Mapping[str, TaskPool]:

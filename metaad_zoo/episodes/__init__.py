@@ -8,6 +8,13 @@ from metaad_zoo.episodes.pool import ClassTaskPool, DomainTaskPool, TaskPool, re
 from metaad_zoo.episodes.sampler import SPLITS, EpisodeLoader, EpisodeSampler, Split
 from metaad_zoo.episodes.scaling import Scaling, SupportScaling
 from metaad_zoo.episodes.spec import EpisodeSpec
+from metaad_zoo.episodes.split_record import (
+    SplitRecord,
+    fingerprint,
+    fingerprints_by_class,
+    joint_fingerprint,
+    positions_by_class,
+)
 
 __all__ = [
     "ANOMALOUS",
@@ -31,8 +38,13 @@ __all__ = [
     "Scaling",
     "Source",
     "Split",
+    "SplitRecord",
     "SupportScaling",
     "TaskPool",
     "count",
+    "fingerprint",
+    "fingerprints_by_class",
+    "joint_fingerprint",
+    "positions_by_class",
     "require_disjoint",
 ]

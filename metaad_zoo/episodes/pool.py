@@ -29,6 +29,11 @@ class TaskPool(ABC):
     def members(self) -> frozenset[str]:
         """What this pool is made of (names of classes or domains), never to be shared with another split's pool."""
 
+    @property
+    def recorded(self) -> frozenset[str]:
+        """The members whose split a checkpoint records; not those of generated tasks, whose names tell it."""
+        return self.members
+
     @abstractmethod
     def draw(self, task: int, spec: EpisodeSpec, rng: np.random.Generator) -> Episode:
         """One episode of the task at this position; a pure function of its arguments."""

@@ -150,6 +150,7 @@ def test_results(
         figures = evaluate(methods, episodes, calibrators, end.alpha, tick, record_all(file, rates))
     protocol = {
         "data": data.description(),
+        **({"changed_since_checkpoint": data.changes} if data.changes else {}),
         "split": "test",
         "trained_or_chosen_on": end.seen,
         "weights": end.weights,
@@ -201,7 +202,8 @@ def save_model(
     for n in sizes:
         by_shots[n] = normal_scores(learner, data.calibration(shots=n))
         tick()
-    save_checkpoint(end.run_dir / "model", Checkpoint(learner, end.seen, calibration_tensors(by_shots), text))
+    splits = data.split_record.as_dict()
+    save_checkpoint(end.run_dir / "model", Checkpoint(learner, end.seen, calibration_tensors(by_shots), text, splits))
     return by_shots
 
 

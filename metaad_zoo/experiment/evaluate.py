@@ -21,7 +21,7 @@ from metaad_zoo.experiment.curves import inner_steps_curve, shots_curve, stepper
 from metaad_zoo.experiment.leakage import make_up, number_of_episodes
 from metaad_zoo.experiment.methods import build_methods, data_of_config, describe_methods, own_data, refuse_unfit
 from metaad_zoo.experiment.progress import Progress, silent
-from metaad_zoo.learners import Learner
+from metaad_zoo.zoo import Checkpoint
 
 Calibration = Literal["across", "within"]
 
@@ -91,7 +91,7 @@ def evaluate(
 
 def _evaluate(settings: _Settings, out: Path | None, progress: Progress) -> dict[str, Any]:
     methods, checkpoints = build_methods(settings.methods)
-    data, left_out = _open(settings, [c.learner for c in checkpoints.values()])
+    data, left_out = _open(settings, checkpoints)
     refuse_unfit(checkpoints, data, settings.allow_transductive)
     n = number_of_episodes(settings.episodes, len(data.pools["test"]), settings.data)
     calibrate = settings.calibrate or ("across" if "val" in data.pools else "within")
@@ -189,7 +189,7 @@ class _Extremes:
                     figure.savefig(out / f"{name}.{kind}", dpi=120)
 
 
-def _open(settings: _Settings, learners: Sequence[Learner]) -> tuple[EpisodeDataModule, list[str]]:
+def _open(settings: _Settings, checkpoints: Mapping[str, Checkpoint]) -> tuple[EpisodeDataModule, list[str]]:
     """The data, with the episodes that are asked for, and what is left out because it is too small for these.
 
     Who is in which split is settled by the config's own episodes, whatever number of shots is asked for: a model is
@@ -199,8 +199,9 @@ def _open(settings: _Settings, learners: Sequence[Learner]) -> tuple[EpisodeData
         for option, given in {"--seed": settings.seed, "--modality": settings.modality}.items():
             if given is not None:
                 raise ValueError(f"{option} {given} is for your own files; {settings.data} has its own: leave it out")
-        data = data_of_config(settings.data)
+        data = data_of_config(settings.data, checkpoints)
     else:
+        learners = [c.learner for c in checkpoints.values()]
         data = own_data(settings.data, learners, settings.seed or 0, settings.modality)
     left_out = []
     if settings.shots:

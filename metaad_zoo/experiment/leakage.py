@@ -8,9 +8,10 @@ from typing import Any
 
 from metaad_zoo.backbones import EpisodicBatchNorm
 from metaad_zoo.data import EpisodeDataModule
-from metaad_zoo.episodes import EpisodeSpec, Method
+from metaad_zoo.episodes import EpisodeSpec, Method, Split, SplitRecord
 from metaad_zoo.evaluation.protocol import LEAST_TASKS
 from metaad_zoo.learners import Learner
+from metaad_zoo.zoo import Checkpoint
 
 LEAST_EPISODES = 600
 NO_BATCH_NORM = "no batch normalisation"
@@ -42,18 +43,20 @@ def number_of_episodes(asked: int | None, tasks: int, data: Path) -> int:
     return max(LEAST_EPISODES, tasks) if asked is None else asked
 
 
-def refuse_seen(data: EpisodeDataModule, seen: list[str]) -> None:
-    """Refuse to test a model on classes or domains that it was trained or chosen on.
+def refuse_seen(name: str, checkpoint: Checkpoint, data: EpisodeDataModule) -> None:
+    """Refuse to test a model on classes or domains that it was trained or chosen on, by their names or their content.
+
+    Args:
+        name: of the model.
+        checkpoint: the model.
+        data: to be tested on.
 
     Raises:
         ValueError: names them.
     """
-    shared = sorted(set(seen) & data.pools["test"].members)
-    if shared:
-        raise ValueError(
-            f"the checkpoint was trained or chosen on {shared[:10]}, which are in the test split: meta-test classes "
-            "must never be seen in meta-training; take other classes for data.splits, or another checkpoint"
-        )
+    record = SplitRecord.parse(checkpoint.splits, checkpoint.trained_on, parent=name)
+    tested: dict[str, Split] = dict.fromkeys(data.pools["test"].members, "test")
+    record.refuse_moves(tested, data.fingerprints)
 
 
 def batch_norm_of(learner: Learner) -> str:
@@ -94,22 +97,3 @@ def make_up(spec: EpisodeSpec, methods: Mapping[str, Method]) -> dict[str, Any]:
         "query_ratio": f"{spec.query_normal} normal : {spec.query_anomalous} anomalous",
         "batch_norm": {name: batch_norm_of(m) for name, m in methods.items() if isinstance(m, Learner)},
     }
-
-
-def seen_by_parent(learner: Learner) -> list[str]:
-    """Classes or domains that the checkpoint of a fine-tuned learner has seen; none for other learners."""
-    return [] if learner.parent is None else list(learner.parent.trained_on)
-
-
-def refuse_parents_classes(learner: Learner, data: EpisodeDataModule) -> None:
-    """Refuse to test a fine-tuned model on what its checkpoint was trained or chosen on.
-
-    Raises:
-        ValueError: names them.
-    """
-    shared = sorted(set(seen_by_parent(learner)) & data.pools["test"].members) if "test" in data.pools else []
-    if shared and learner.parent is not None:
-        raise ValueError(
-            f"{learner.parent.name} was trained or chosen on {shared[:10]}, which are in the test split: meta-test "
-            "classes must never be seen in meta-training; take other classes for data.splits, or another checkpoint"
-        )

@@ -10,7 +10,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from metaad_zoo.data import EpisodeDataModule
-from metaad_zoo.episodes import EpisodeSpec, Method
+from metaad_zoo.episodes import EpisodeSpec, Method, SplitRecord
 from metaad_zoo.evaluation.baselines import FeatureMethod, OnNetwork, create_baseline, list_baselines
 from metaad_zoo.experiment.leakage import refuse_seen, refuse_transductive
 from metaad_zoo.learners import Learner
@@ -138,13 +138,17 @@ def refuse_unfit(
     """
     for name, checkpoint in checkpoints.items():
         refuse_other_shapes(name, checkpoint.learner, data)
-        refuse_seen(data, checkpoint.trained_on)
+        refuse_seen(name, checkpoint, data)
         if not allow_transductive:
             refuse_transductive(name, checkpoint.learner, "--allow-transductive")
 
 
-def data_of_config(path: Path) -> EpisodeDataModule:
-    """The DataModule that a training config describes.
+def data_of_config(path: Path, checkpoints: Mapping[str, Checkpoint]) -> EpisodeDataModule:
+    """The DataModule that a training config describes, with the splits that checkpoints have recorded.
+
+    Args:
+        path: of the config.
+        checkpoints: by name, those that will be tested.
 
     Raises:
         ValueError: there is no such file, or it describes none.
@@ -158,6 +162,9 @@ def data_of_config(path: Path) -> EpisodeDataModule:
     parser.add_subclass_arguments(EpisodeDataModule, "data")
     built = parser.instantiate_classes(parser.parse_object({"data": content["data"]}))
     data: EpisodeDataModule = built.data
+    recorded = {n: SplitRecord.parse(c.splits, c.trained_on) for n, c in checkpoints.items() if c.splits is not None}
+    if recorded:
+        data.keep_splits(SplitRecord.joined(recorded))
     return data
 
 

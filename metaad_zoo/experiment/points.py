@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,8 @@ from metaad_zoo.evaluation.scores import ScoreFile, record_all
 from metaad_zoo.experiment.leakage import batch_norm_of
 from metaad_zoo.experiment.methods import build_methods, data_of_config, describe_methods, refuse_unfit
 from metaad_zoo.experiment.progress import Progress, silent
-from metaad_zoo.learners import Learner
 from metaad_zoo.modality import SequenceModality
+from metaad_zoo.zoo import Checkpoint
 
 USUAL_WINDOW = 64
 WITHIN = (
@@ -102,7 +102,7 @@ def evaluate_points(
 
 def _evaluate(settings: _Settings, out: Path | None, progress: Progress) -> dict[str, Any]:
     methods, checkpoints = build_methods(settings.methods)
-    data = _open(settings, [c.learner for c in checkpoints.values()])
+    data = _open(settings, checkpoints)
     refuse_unfit(checkpoints, data, settings.allow_transductive)
     stride = max(1, data.rule.window // 4) if settings.stride is None else settings.stride
     buffer = data.rule.window if settings.buffer is None else settings.buffer
@@ -142,11 +142,11 @@ def _evaluate(settings: _Settings, out: Path | None, progress: Progress) -> dict
     return results
 
 
-def _open(settings: _Settings, learners: Sequence[Learner]) -> SequenceEpisodes:
+def _open(settings: _Settings, checkpoints: Mapping[str, Checkpoint]) -> SequenceEpisodes:
     if settings.data.suffix in (".yaml", ".yml"):
-        data: EpisodeDataModule = data_of_config(settings.data)
+        data: EpisodeDataModule = data_of_config(settings.data, checkpoints)
     else:
-        shapes: dict[str, Any] = next((x.arguments()["input_shapes"] for x in learners), {})
+        shapes: dict[str, Any] = next((c.learner.arguments()["input_shapes"] for c in checkpoints.values()), {})
         window = shapes.get(SequenceModality.name, [USUAL_WINDOW])[0]
         least = EpisodeSpec(support_normal=1, query_normal=1, query_anomalous=1)
         data = SequenceEpisodes(

@@ -9,7 +9,7 @@ from metaad_zoo.zoo.checkpoint import (
     save_checkpoint,
 )
 from metaad_zoo.zoo.detector_tensors import calibration_by_shots, calibration_tensors, check_detector_tensors
-from metaad_zoo.zoo.fine_tuned import FineTuned, parent_shapes
+from metaad_zoo.zoo.fine_tuned import FineTuned, parent_shapes, parent_splits
 from metaad_zoo.zoo.hub import push_to_hub
 from metaad_zoo.zoo.index import find_published, list_checkpoints, read_index
 from metaad_zoo.zoo.locate import is_known, locate, model_folder
@@ -35,6 +35,7 @@ __all__ = [
     "locate",
     "model_folder",
     "parent_shapes",
+    "parent_splits",
     "publish",
     "push_to_hub",
     "read_index",

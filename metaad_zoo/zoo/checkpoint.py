@@ -21,6 +21,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from metaad_zoo.episodes import SplitRecord
 from metaad_zoo.learners import Learner
 from metaad_zoo.zoo.reading import TEXT_LIMIT, WEIGHTS_LIMIT, CheckpointError, parse_json, parse_yaml, read_bytes
 from metaad_zoo.zoo.rebuild import build_learner
@@ -40,12 +41,15 @@ class Checkpoint:
         tensors: further tensors by name: ``calibration/<n>`` (ascending scores of normal samples on the validation
             tasks, with supports of n) or ``calibration`` (of any size) and, for an adapted detector, ``support_labels``
             and ``support/<modality>``.
+        splits: fingerprints of the classes or domains of each split, see :class:`metaad_zoo.episodes.SplitRecord`; None
+            for checkpoints that are older than these.
     """
 
     learner: Learner
     trained_on: list[str]
     tensors: dict[str, Tensor]
     config: str | None = None
+    splits: dict[str, dict[str, list[str]]] | None = None
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -67,6 +71,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "learner": checkpoint.learner.registered_name,
         "arguments": checkpoint.learner.arguments(),
         "trained_on": checkpoint.trained_on,
+        **({} if checkpoint.splits is None else {"splits": checkpoint.splits}),
         "sha256": sha256,
     }
     _replace(folder / WEIGHTS, content)
@@ -88,7 +93,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     learner = build_learner(str(folder / MANIFEST), manifest, tensors)
     learner.load_state_dict(_part(tensors, "learner/"))
     config = _read_config(folder, manifest)
-    return Checkpoint(learner.eval(), list(manifest["trained_on"]), _part(tensors, "extra/"), config)
+    trained_on = list(manifest["trained_on"])
+    return Checkpoint(learner.eval(), trained_on, _part(tensors, "extra/"), config, manifest.get("splits"))
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -153,6 +159,10 @@ def check_manifest(manifest: Any, where: str) -> dict[str, Any]:
     wrong = [key for key, kind in kinds.items() if not isinstance(manifest.get(key), kind)]
     if not wrong and not all(isinstance(name, str) for name in manifest["trained_on"]):
         wrong = ["trained_on"]
+    try:
+        SplitRecord.parse(manifest.get("splits"), [])
+    except ValueError as error:
+        wrong.append(f"splits ({error})")
     if wrong:
         raise CheckpointError(f"{where} is damaged: {', '.join(wrong)} missing or of a wrong type; fetch it again")
     return manifest

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 
 from metaad_zoo.data.samples import fits
+from metaad_zoo.episodes import SplitRecord
 from metaad_zoo.learners import FineTuning, Learner, Trained, with_head
 from metaad_zoo.learners.base import Schedule
 from metaad_zoo.zoo.checkpoint import WEIGHTS, load_checkpoint, read_manifest
@@ -68,6 +69,16 @@ def parent_shapes(checkpoint: str) -> dict[str, list[int]]:
     """
     shapes = read_manifest(locate(checkpoint))["arguments"].get("input_shapes")
     return {str(name): list(shape) for name, shape in shapes.items()} if isinstance(shapes, dict) else {}
+
+
+def parent_splits(checkpoint: str) -> SplitRecord:
+    """Splits of the classes or domains that a checkpoint has met, as its manifest tells them.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or its manifest is damaged.
+    """
+    manifest = read_manifest(locate(checkpoint))
+    return SplitRecord.parse(manifest.get("splits"), manifest["trained_on"], parent=checkpoint)
 
 
 def _require_shapes(checkpoint: str, learner: Learner, found: Mapping[str, Sequence[int]]) -> None:

@@ -63,7 +63,8 @@ def publish(
     for dataset in datasets_of(config):
         terms_of(dataset, data_licence)
     metrics = _metrics(name, checkpoint, results, data_licence)
-    _refuse_paths({CONFIG: config, METRICS: metrics, "trained_on": checkpoint.trained_on})
+    names = [n for members in (checkpoint.splits or {}).values() for n in members]
+    _refuse_paths({CONFIG: config, METRICS: metrics, "trained_on": checkpoint.trained_on, "splits": names})
     target, beside = zoo / name, zoo / f".{name}.part"
     if target.exists() and not replace:
         raise ValueError(f"{target} is there already: take another --name, or --replace it")
@@ -71,9 +72,8 @@ def publish(
         notes = (target / NOTES).read_text(encoding="utf-8")
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        save_checkpoint(
-            beside, Checkpoint(checkpoint.learner, checkpoint.trained_on, checkpoint.tensors, _text(config))
-        )
+        checkpoint.config = _text(config)
+        save_checkpoint(beside, checkpoint)
         _write(beside / METRICS, metrics)
         if notes:
             (beside / NOTES).write_text(notes.strip() + "\n", encoding="utf-8")

@@ -25,6 +25,10 @@ from torch import Tensor
 from metaad_zoo.data.sources.columns import Missing
 from metaad_zoo.data.sources.table_streams import Survey, TableStream
 from metaad_zoo.data.sources.tables import without_constant
+from metaad_zoo.episodes import fingerprint
+
+HASHED_ROWS = 4096
+"""Rows that tell whether a big table has changed; all of them would be read from disk at each start."""
 
 _FORMAT = 1
 """Of the cache; counts up when what lies there changes."""
@@ -81,6 +85,13 @@ class BigTable:
     def anomalous(self) -> np.ndarray:
         """Positions of the anomalous rows."""
         return cast(np.ndarray, Positions(self.folder / "anomalous.npy"))
+
+    def fingerprint(self) -> str:
+        """Number of rows, columns and a hash of evenly spaced rows, see :func:`metaad_zoo.episodes.fingerprint`."""
+        values = np.load(self.folder / "values.npy", mmap_mode="r")
+        rows = np.linspace(0, len(values) - 1, min(len(values), HASHED_ROWS)).astype(np.int64)
+        counts = np.array([len(values), len(self.normal), len(self.anomalous)])
+        return f"{len(values)}:{fingerprint(np.array(values[rows]), counts).partition(':')[2]}"
 
     def read(self, ids: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         """The rows at ``ids`` as ``{"tabular": (n, D)}`` float32."""
