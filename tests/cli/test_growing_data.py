@@ -1,4 +1,4 @@
-"""`train.py` and `metaad evaluate` on a data folder that has got new classes: splits stay, nothing seen is forgotten."""
+"""`train.py` and `metaad evaluate` on a folder that has got new classes: splits stay, nothing seen is forgotten."""
 
 from __future__ import annotations
 
