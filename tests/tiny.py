@@ -49,7 +49,7 @@ TINY: dict[str, tuple[dict[str, Any], Shape | dict[str, Shape]]] = {
     "columns": ({"width": 6}, (5,)),
     "raw_columns": ({}, (5,)),
     "raw_columns:any": ({"in_features": ANY}, (5,)),
-    "timm/resnet18": ({}, (1, 32, 32)),
+    "timm/test_resnet": ({}, (1, 32, 32)),
     "timm/tf_efficientnet_lite0": ({}, (1, 64, 64)),
     "timm/vit_tiny_patch16_224": ({}, (1, 32, 32)),
 }

@@ -156,7 +156,7 @@ POOLED = {
     "conv4": lambda last: last.flatten(1),
     "resnet12": lambda last: last.mean((2, 3)),
     "vit": lambda last: last.mean((2, 3)),
-    "timm/resnet18": lambda last: last.mean((2, 3)),
+    "timm/test_resnet": lambda last: last.mean((2, 3)),
 }
 IMAGE = [name for name in NAMES if tiny_modality(name) == "image"]
 
@@ -193,9 +193,9 @@ def test_a_token_lies_on_the_map_where_its_patch_lies_in_the_image():
 
 
 def test_a_model_without_feature_maps_is_named():
-    backbone = build("timm/resnet18")
+    backbone = build("timm/test_resnet")
     backbone.body = nn.Flatten()
-    with pytest.raises(ValueError, match=r"timm/resnet18 has no intermediate feature maps"):
+    with pytest.raises(ValueError, match=r"timm/test_resnet has no intermediate feature maps"):
         backbone.feature_maps(torch.rand(2, 1, 32, 32))
 
 
@@ -257,7 +257,7 @@ def test_a_name_is_registered_once():
         register_backbone("conv4", modality="image")(lambda: None)
 
 
-@pytest.mark.parametrize("name", ["conv4", "timm/resnet18"])
+@pytest.mark.parametrize("name", ["conv4", "timm/test_resnet"])
 def test_running_policy_equals_the_backbone_in_eval_mode(name):
     backbone, x = build(name), torch.rand(5, *TINY[name][1])
     backbone.train()(x * 3)  # moves the running statistics

@@ -128,7 +128,7 @@ def test_weights_that_are_not_there_are_refused(monkeypatch, tmp_path):
 
 
 def frozen_learner(
-    name: str, engine: str, backbone: str = "timm/resnet18", size: int = 64, pretrained=False, **inner_loop
+    name: str, engine: str, backbone: str = "timm/test_resnet", size: int = 64, pretrained=False, **inner_loop
 ) -> GradientLearner:
     torch.manual_seed(0)
     built = learner_class(name)(
@@ -155,7 +155,7 @@ def test_the_head_is_meta_trained_over_a_frozen_body(name, settings, engine, dig
 
 
 @pytest.mark.parametrize("batch_norm", ["running", "support"])
-@pytest.mark.parametrize("backbone", ["timm/resnet18", LITE, "timm/vit_tiny_patch16_224"])
+@pytest.mark.parametrize("backbone", ["timm/test_resnet", LITE, "timm/vit_tiny_patch16_224"])
 def test_engines_agree_over_a_frozen_body(backbone, batch_norm):
     """Also of layers that could not carry adapted weights."""
     size = 32 if backbone != LITE else 64
@@ -180,7 +180,7 @@ def test_a_frozen_body_stays_in_evaluation_mode():
 def test_a_frozen_body_learns_statistics_where_they_are_asked_for():
     learner = frozen_learner("maml", "higher", size=32, batch_norm="per_step").train()
     layer = next(m for m in learner.network.modules() if isinstance(m, EpisodicBatchNorm))
-    learner.outer_loss(tiny_batch("timm/resnet18"))
+    learner.outer_loss(tiny_batch("timm/test_resnet"))
     assert (layer.step_mean != 0).any()
     learner.eval()
     assert not layer.training
