@@ -17,14 +17,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from metaad_zoo.evaluation.baselines import list_baselines
-    from metaad_zoo.zoo import locate
-    from metaad_zoo.zoo.checkpoint import read_manifest
+    from metaad_zoo.zoo import is_known, locate
+    from metaad_zoo.zoo.manifest import read_manifest
     from metaad_zoo.zoo.published import CARD, METRICS
     from metaad_zoo.zoo.reading import TEXT_LIMIT, parse_json, read_bytes
 
-    if options.name in list_baselines():
-        _about_baseline(options.name, options.json)
+    if not is_known(options.name) and _about_baseline(options.name, options.json):
         return
     folder = locate(options.name, papers=True)
     manifest = read_manifest(folder)
@@ -44,11 +42,14 @@ def run(options: argparse.Namespace) -> None:
         print("It has no card: that is written when a run is published.")
 
 
-def _about_baseline(name: str, as_json: bool) -> None:
-    """Print what a baseline is and its settings, as its docstring has them."""
+def _about_baseline(name: str, as_json: bool) -> bool:
+    """Print what a baseline is and its settings, as its docstring has them; False where no baseline has this name."""
     import inspect
 
-    from metaad_zoo.evaluation.baselines import about_baseline, modalities_of
+    from metaad_zoo.evaluation.baselines import about_baseline, list_baselines, modalities_of
 
+    if name not in list_baselines():
+        return False
     text = inspect.cleandoc(about_baseline(name)).replace(":class:", "").replace("``", "`")
     tell(as_json, {"name": name, "modalities": modalities_of(name), "text": text}, f"{name}, a baseline. {text}")
+    return True

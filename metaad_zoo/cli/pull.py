@@ -16,7 +16,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from metaad_zoo.zoo import load_checkpoint, locate
-    from metaad_zoo.zoo.checkpoint import MANIFEST
+    from metaad_zoo.zoo.manifest import MANIFEST
     from metaad_zoo.zoo.published import FILES
 
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):

@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
+from metaad_zoo import data as data_room
 from metaad_zoo.cli.resume import find_checkpoint, read_checkpoint, refuse_other_config, splits_of_checkpoint
 from metaad_zoo.cli.terminal import progress_bars, wide_console
 from metaad_zoo.cli.train_parser import HintingParser, arrange, own_error
@@ -33,6 +34,8 @@ from metaad_zoo.zoo import parent_shapes, parent_splits
 
 METRICS_FILE = "metrics.csv"
 FINE_TUNED = "metaad_zoo.zoo.FineTuned"
+for _name in data_room.__all__:  # every DataModule must be imported to be known by its short name
+    getattr(data_room, _name)
 BEST = "best validation AUROC"
 """How the protocol calls the weights of `best.ckpt`."""
 

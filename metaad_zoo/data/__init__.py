@@ -1,14 +1,19 @@
 """DataModules over episodes, one a modality, and the readers they use."""
 
-from metaad_zoo.data.base import EpisodeDataModule
-from metaad_zoo.data.camera import CarelessCamera
-from metaad_zoo.data.generated_tables import TablePrior
-from metaad_zoo.data.image import ImageEpisodes
-from metaad_zoo.data.multimodal import MultimodalEpisodes
-from metaad_zoo.data.sequence import SequenceEpisodes
-from metaad_zoo.data.single_domain import SingleDomainEpisodes
-from metaad_zoo.data.sources import list_datasets
-from metaad_zoo.data.tabular import TabularEpisodes
+from typing import TYPE_CHECKING
+
+from metaad_zoo.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from metaad_zoo.data.base import EpisodeDataModule
+    from metaad_zoo.data.camera import CarelessCamera
+    from metaad_zoo.data.generated_tables import TablePrior
+    from metaad_zoo.data.image import ImageEpisodes
+    from metaad_zoo.data.multimodal import MultimodalEpisodes
+    from metaad_zoo.data.sequence import SequenceEpisodes
+    from metaad_zoo.data.single_domain import SingleDomainEpisodes
+    from metaad_zoo.data.sources import list_datasets
+    from metaad_zoo.data.tabular import TabularEpisodes
 
 __all__ = [
     "CarelessCamera",
@@ -21,3 +26,16 @@ __all__ = [
     "TabularEpisodes",
     "list_datasets",
 ]
+
+_MODULES = {
+    "CarelessCamera": "metaad_zoo.data.camera",
+    "EpisodeDataModule": "metaad_zoo.data.base",
+    "ImageEpisodes": "metaad_zoo.data.image",
+    "MultimodalEpisodes": "metaad_zoo.data.multimodal",
+    "SequenceEpisodes": "metaad_zoo.data.sequence",
+    "SingleDomainEpisodes": "metaad_zoo.data.single_domain",
+    "TablePrior": "metaad_zoo.data.generated_tables",
+    "TabularEpisodes": "metaad_zoo.data.tabular",
+    "list_datasets": "metaad_zoo.data.sources",
+}
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

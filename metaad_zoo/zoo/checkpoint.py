@@ -23,11 +23,9 @@ from torch import Tensor
 
 from metaad_zoo.episodes import SplitRecord
 from metaad_zoo.learners import Learner
+from metaad_zoo.zoo.manifest import CONFIG, FORMAT, MANIFEST, WEIGHTS, read_manifest, verify
 from metaad_zoo.zoo.reading import TEXT_LIMIT, WEIGHTS_LIMIT, CheckpointError, parse_json, parse_yaml, read_bytes
 from metaad_zoo.zoo.rebuild import build_learner
-
-FORMAT = 1
-WEIGHTS, MANIFEST, CONFIG = "model.safetensors", "manifest.json", "config.yaml"
 
 
 @dataclass
@@ -89,6 +87,10 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             than this version, or weights and learner do not fit together.
     """
     manifest = read_manifest(folder)
+    try:
+        SplitRecord.parse(manifest.get("splits"), [])
+    except ValueError as error:
+        raise CheckpointError(f"{folder / MANIFEST} is damaged: splits ({error}); fetch it again") from error
     tensors = _read_weights(folder, manifest)
     learner = build_learner(str(folder / MANIFEST), manifest, tensors)
     learner.load_state_dict(_part(tensors, "learner/"))
@@ -117,69 +119,10 @@ def files_in_a_folder(files: Mapping[str, bytes]) -> Iterator[Path]:
         yield Path(folder)
 
 
-def is_checkpoint(folder: Path) -> bool:
-    """Whether a folder says that it is a checkpoint; it may still be damaged."""
-    return (folder / MANIFEST).is_file()
-
-
 def _replace(path: Path, content: bytes) -> None:
     beside = path.with_name(path.name + ".part")
     beside.write_bytes(content)
     os.replace(beside, path)
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint folder, its fields checked.
-
-    Raises:
-        CheckpointError: there is none, it is damaged, or its format is newer than this version.
-    """
-    path = folder / MANIFEST
-    if not path.exists():
-        raise CheckpointError(f"{folder} is no checkpoint folder: it has no {MANIFEST}")
-    return check_manifest(parse_json(read_bytes(path, TEXT_LIMIT), str(path)), str(path))
-
-
-def check_manifest(manifest: Any, where: str) -> dict[str, Any]:
-    """A manifest as it was parsed, its fields checked.
-
-    Raises:
-        CheckpointError: it is damaged, or its format is newer than this version.
-    """
-    if not isinstance(manifest, dict) or type(manifest.get("format")) is not int:
-        raise CheckpointError(f"{where} is damaged: it names no format; fetch the checkpoint again")
-    if manifest["format"] < 1:
-        raise CheckpointError(f"{where} is damaged: it names format {manifest['format']}; fetch the checkpoint again")
-    if manifest["format"] > FORMAT:
-        raise CheckpointError(
-            f"{where} has format {manifest['format']}, this version of metaad_zoo knows up to {FORMAT}: upgrade it "
-            "with `pip install -U metaad_zoo`"
-        )
-    kinds = {"learner": str, "arguments": dict, "trained_on": list, "sha256": dict}
-    wrong = [key for key, kind in kinds.items() if not isinstance(manifest.get(key), kind)]
-    if not wrong and not all(isinstance(name, str) for name in manifest["trained_on"]):
-        wrong = ["trained_on"]
-    try:
-        SplitRecord.parse(manifest.get("splits"), [])
-    except ValueError as error:
-        wrong.append(f"splits ({error})")
-    if wrong:
-        raise CheckpointError(f"{where} is damaged: {', '.join(wrong)} missing or of a wrong type; fetch it again")
-    return manifest
-
-
-def verify(content: bytes, sha256: object, where: str, says: str = "its manifest") -> bytes:
-    """The same content, if its sha256 is the one expected.
-
-    Raises:
-        CheckpointError: it is not.
-    """
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise CheckpointError(
-            f"{where} has sha256 {found}, {says} says {sha256}: it is damaged or was changed; fetch it again"
-        )
-    return content
 
 
 def _read_weights(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from metaad_zoo.data.samples import as_labels, as_samples
 from metaad_zoo.modality import get_modality
-from metaad_zoo.zoo.checkpoint import Checkpoint, CheckpointError
-from metaad_zoo.zoo.reading import parse_json
+from metaad_zoo.zoo.checkpoint import Checkpoint
+from metaad_zoo.zoo.reading import CheckpointError, parse_json
 
 CALIBRATION, LABELS, COLUMNS, SUPPORT = "calibration", "support_labels", "support_columns", "support/"
 KINDS = (torch.float32, torch.float64)

@@ -12,8 +12,9 @@ from metaad_zoo.data.samples import fits
 from metaad_zoo.episodes import SplitRecord
 from metaad_zoo.learners import FineTuning, Learner, Trained, with_head
 from metaad_zoo.learners.base import Schedule
-from metaad_zoo.zoo.checkpoint import WEIGHTS, load_checkpoint, read_manifest
-from metaad_zoo.zoo.locate import locate
+from metaad_zoo.zoo.checkpoint import load_checkpoint
+from metaad_zoo.zoo.lookup import locate
+from metaad_zoo.zoo.manifest import WEIGHTS, read_manifest
 
 
 class FineTuned(Learner):

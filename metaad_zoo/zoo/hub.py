@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from metaad_zoo.zoo.checkpoint import CONFIG, MANIFEST, WEIGHTS, load_checkpoint, read_manifest
+from metaad_zoo.zoo.manifest import CONFIG, MANIFEST, WEIGHTS, read_manifest
 from metaad_zoo.zoo.published import FILES, PAPERS
 from metaad_zoo.zoo.reading import TEXT_LIMIT, WEIGHTS_LIMIT, CheckpointError
 from metaad_zoo.zoo.remote import CACHE_VARIABLE, cache_folder
@@ -81,6 +81,8 @@ def push_to_hub(folder: Path, repository: str, private: bool = False) -> str:
     Raises:
         CheckpointError: the folder is damaged, huggingface_hub is not installed, or the upload fails.
     """
+    from metaad_zoo.zoo.checkpoint import load_checkpoint
+
     load_checkpoint(folder)
     with _told(repository) as hub:
         api = hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"))

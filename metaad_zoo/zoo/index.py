@@ -13,7 +13,7 @@ from typing import Any
 
 from metaad_zoo.modality import list_modalities
 from metaad_zoo.registry import unknown_name
-from metaad_zoo.zoo.checkpoint import verify
+from metaad_zoo.zoo.manifest import verify
 from metaad_zoo.zoo.published import FILES, INDEX, NAME, NEEDED, Published
 from metaad_zoo.zoo.reading import TEXT_LIMIT, WEIGHTS_LIMIT, CheckpointError, parse_json, read_bytes
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metaad_zoo.modality import form_of
-from metaad_zoo.zoo.checkpoint import CONFIG, MANIFEST, WEIGHTS, read_manifest
+from metaad_zoo.zoo.manifest import CONFIG, MANIFEST, WEIGHTS, read_manifest
 from metaad_zoo.zoo.reading import TEXT_LIMIT, CheckpointError, parse_json, parse_yaml, read_bytes
 from metaad_zoo.zoo.terms import Terms, terms_of
 

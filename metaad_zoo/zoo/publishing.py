@@ -15,8 +15,9 @@ import yaml
 from metaad_zoo.data.sources.known import DATA_VARIABLE
 from metaad_zoo.modality import form_of
 from metaad_zoo.zoo.cards import card
-from metaad_zoo.zoo.checkpoint import CONFIG, WEIGHTS, Checkpoint, is_checkpoint, load_checkpoint, save_checkpoint
+from metaad_zoo.zoo.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from metaad_zoo.zoo.index import FORMAT, index_entry
+from metaad_zoo.zoo.manifest import CONFIG, WEIGHTS, is_checkpoint
 from metaad_zoo.zoo.overview import overview
 from metaad_zoo.zoo.published import CARD, INDEX, METRICS, NAME, NOTES, datasets_of, read_published
 from metaad_zoo.zoo.reading import TEXT_LIMIT, parse_json, parse_yaml, read_bytes

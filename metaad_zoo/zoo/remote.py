@@ -13,8 +13,8 @@ import pooch
 import requests
 
 from metaad_zoo.registry import unknown_name
-from metaad_zoo.zoo.checkpoint import CONFIG, MANIFEST, WEIGHTS, check_manifest, verify
 from metaad_zoo.zoo.index import parse_index
+from metaad_zoo.zoo.manifest import CONFIG, MANIFEST, WEIGHTS, check_manifest, verify
 from metaad_zoo.zoo.published import PAPERS
 from metaad_zoo.zoo.reading import TEXT_LIMIT, WEIGHTS_LIMIT, CheckpointError, parse_json, read_bytes
 

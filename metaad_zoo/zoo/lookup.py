@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from metaad_zoo.registry import unknown_name
-from metaad_zoo.zoo.checkpoint import is_checkpoint
-from metaad_zoo.zoo.hub import PREFIX, fetch_from_hub
 from metaad_zoo.zoo.index import find_published, read_index
+from metaad_zoo.zoo.manifest import is_checkpoint
 from metaad_zoo.zoo.reading import CheckpointError
-from metaad_zoo.zoo.remote import fetch_checkpoint
 
 
 def model_folder(path: Path) -> Path | None:
@@ -34,6 +32,9 @@ def locate(name: str | Path, papers: bool = False) -> Path:
         CheckpointError: there is none, or it can't be fetched; the nearest published names are told.
     """
     if "://" in str(name):
+        from metaad_zoo.zoo.hub import PREFIX, fetch_from_hub
+        from metaad_zoo.zoo.remote import fetch_checkpoint
+
         text = str(name)
         return (fetch_from_hub if text.startswith(PREFIX) else fetch_checkpoint)(text, papers)
     folder = model_folder(Path(name).expanduser())

@@ -1,0 +1,67 @@
+"""The manifest of a checkpoint folder: read, checked, and its files compared with their sha256."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from metaad_zoo.zoo.reading import TEXT_LIMIT, CheckpointError, parse_json, read_bytes
+
+FORMAT = 1
+WEIGHTS, MANIFEST, CONFIG = "model.safetensors", "manifest.json", "config.yaml"
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder says that it is a checkpoint; it may still be damaged."""
+    return (folder / MANIFEST).is_file()
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint folder, its fields checked.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or its format is newer than this version.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        raise CheckpointError(f"{folder} is no checkpoint folder: it has no {MANIFEST}")
+    return check_manifest(parse_json(read_bytes(path, TEXT_LIMIT), str(path)), str(path))
+
+
+def check_manifest(manifest: Any, where: str) -> dict[str, Any]:
+    """A manifest as it was parsed, its fields checked.
+
+    Raises:
+        CheckpointError: it is damaged, or its format is newer than this version.
+    """
+    if not isinstance(manifest, dict) or type(manifest.get("format")) is not int:
+        raise CheckpointError(f"{where} is damaged: it names no format; fetch the checkpoint again")
+    if manifest["format"] < 1:
+        raise CheckpointError(f"{where} is damaged: it names format {manifest['format']}; fetch the checkpoint again")
+    if manifest["format"] > FORMAT:
+        raise CheckpointError(
+            f"{where} has format {manifest['format']}, this version of metaad_zoo knows up to {FORMAT}: upgrade it "
+            "with `pip install -U metaad_zoo`"
+        )
+    kinds = {"learner": str, "arguments": dict, "trained_on": list, "sha256": dict}
+    wrong = [key for key, kind in kinds.items() if not isinstance(manifest.get(key), kind)]
+    if not wrong and not all(isinstance(name, str) for name in manifest["trained_on"]):
+        wrong = ["trained_on"]
+    if wrong:
+        raise CheckpointError(f"{where} is damaged: {', '.join(wrong)} missing or of a wrong type; fetch it again")
+    return manifest
+
+
+def verify(content: bytes, sha256: object, where: str, says: str = "its manifest") -> bytes:
+    """The same content, if its sha256 is the one expected.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise CheckpointError(
+            f"{where} has sha256 {found}, {says} says {sha256}: it is damaged or was changed; fetch it again"
+        )
+    return content
