@@ -29,6 +29,7 @@ class _Family(Generic[T]):
     builder: T
     modalities: Sequence[str] | None
     names: Callable[[str], Iterable[str]]
+    check: Callable[[str], None]
 
 
 class Registry(Generic[T]):
@@ -83,7 +84,12 @@ class Registry(Generic[T]):
         return register
 
     def add_family(
-        self, prefix: str, builder: T, modalities: Sequence[str] | None, names: Callable[[str], Iterable[str]]
+        self,
+        prefix: str,
+        builder: T,
+        modalities: Sequence[str] | None,
+        names: Callable[[str], Iterable[str]],
+        check: Callable[[str], None] = lambda name: None,
     ) -> None:
         """Register all names that start with a prefix.
 
@@ -92,8 +98,9 @@ class Registry(Generic[T]):
             builder: builds any of them: given the name without the prefix, and options.
             modalities: what they read; None: any.
             names: by fnmatch pattern, the names without the prefix.
+            check: raises ValueError for an unknown name without the prefix, before options are looked at.
         """
-        self._families[prefix] = _Family(builder, modalities, names)
+        self._families[prefix] = _Family(builder, modalities, names, check)
 
     def names(self, pattern: str = "*", *, modality: str | None = None) -> list[str]:
         """Names that match an fnmatch pattern, in natural order; those of a family where the pattern has its prefix.
@@ -129,6 +136,8 @@ class Registry(Generic[T]):
         builder: Any = self[name]
         family = self._family(name)
         given = [] if family is None else [name.partition("/")[2]]
+        if family is not None:
+            family.check(*given)
         parameters = inspect.signature(builder).parameters
         accepted = list(parameters)[len(given) :]
         open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())  # such a builder checks them itself

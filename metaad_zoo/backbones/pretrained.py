@@ -169,4 +169,4 @@ def _names(pattern: str) -> list[str]:
     return list(timm.list_models(pattern))
 
 
-BACKBONES.add_family(TIMM_PREFIX, TimmBackbone, ("image",), _names)
+BACKBONES.add_family(TIMM_PREFIX, TimmBackbone, ("image",), _names, require_model)
