@@ -143,7 +143,7 @@ def refuse_unfit(
             refuse_transductive(name, checkpoint.learner, "--allow-transductive")
 
 
-def data_of_config(path: Path, checkpoints: Mapping[str, Checkpoint]) -> EpisodeDataModule:
+def data_of_config(path: Path, checkpoints: Mapping[str, Checkpoint] | None = None) -> EpisodeDataModule:
     """The DataModule that a training config describes, with the splits that checkpoints have recorded.
 
     Args:
@@ -162,7 +162,11 @@ def data_of_config(path: Path, checkpoints: Mapping[str, Checkpoint]) -> Episode
     parser.add_subclass_arguments(EpisodeDataModule, "data")
     built = parser.instantiate_classes(parser.parse_object({"data": content["data"]}))
     data: EpisodeDataModule = built.data
-    recorded = {n: SplitRecord.parse(c.splits, c.trained_on) for n, c in checkpoints.items() if c.splits is not None}
+    recorded = {
+        name: SplitRecord.parse(checkpoint.splits, checkpoint.trained_on)
+        for name, checkpoint in (checkpoints or {}).items()
+        if checkpoint.splits is not None
+    }
     if recorded:
         data.keep_splits(SplitRecord.joined(recorded))
     return data
