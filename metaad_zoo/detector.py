@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metaad_zoo.data.read.account import Account
+from metaad_zoo.data.read.images import ImageReader
 from metaad_zoo.data.row_samples import read_series
 from metaad_zoo.data.samples import as_labels, have_values, refuse_anomalies_in, samples_like, support_samples
 from metaad_zoo.data.streams import SCORING_CHUNK
@@ -24,6 +26,7 @@ from metaad_zoo.evaluation.explanation import Explainer, Explanation
 from metaad_zoo.judging import Judge
 from metaad_zoo.modality import get_modality
 from metaad_zoo.zoo import (
+    RATIO,
     Checkpoint,
     calibration_by_shots,
     check_detector_tensors,
@@ -64,6 +67,11 @@ class Detector(Judge):
     Args:
         checkpoint: the model, as :func:`load_detector` reads it.
 
+    Attributes:
+        input_shapes: shape of one sample by modality.
+        aspect: how images are brought to that shape; see :data:`metaad_zoo.data.read.pixels.Aspect`.
+        account: what the last :meth:`fit` left out of the support's files, guessed and converted.
+
     Example:
         >>> from metaad_zoo.learners import GradientLearner
         >>> learner = GradientLearner("conv4", {"width": 4}, {"image": (1, 16, 16)})
@@ -77,6 +85,8 @@ class Detector(Judge):
         self._state = _State(checkpoint)
         self._changing = Lock()  # held by who fits or moves the detector, never to score
         self.input_shapes = checkpoint.learner.arguments()["input_shapes"]
+        self.aspect = checkpoint.aspect
+        self.account = Account()
 
     @property
     def _checkpoint(self) -> Checkpoint:
@@ -121,19 +131,38 @@ class Detector(Judge):
             ValueError: samples or labels can't be used, or no sample is normal or unlabelled.
             FloatingPointError: the inner loop diverged; the detector then stays as it was.
         """
-        if labels is None:
+        images = self._image_reader(support, usual_ratio=None)
+        if labels is None and images is None:
             refuse_anomalies_in(support)
-        samples, columns = support_samples(support, self.input_shapes, columns)
+        elif labels is None and images is not None:
+            images.refuse_anomalies()
+        samples, columns = support_samples(support if images is None else images.all(), self.input_shapes, columns)
         n = count(samples)
         kinds = as_labels([NORMAL] * n if labels is None else labels, n)
         tensors = {"support_labels": kinds} | {f"support/{name}": x for name, x in samples.items()}
+        if images is not None and images.ratio is not None:
+            tensors[RATIO] = torch.tensor([images.ratio], dtype=torch.float64)
         if columns is not None:  # as bytes, for a checkpoint holds tensors alone
             text = json.dumps(columns).encode()
             tensors["support_columns"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
         with self._changing:
             before = {name: x for name, x in self._checkpoint.tensors.items() if not name.startswith("support")}
             self._state = _State(replace(self._checkpoint, tensors=before | tensors)).adapt()
+            self.account = Account() if images is None else images.account
         return self
+
+    def _image_reader(self, samples: Any, **options: Any) -> ImageReader | None:
+        """The reader of images that are not tensors by modality already, for a model of images alone."""
+        if isinstance(samples, ImageReader) or set(self.input_shapes) != {"image"} or isinstance(samples, Mapping):
+            return samples if isinstance(samples, ImageReader) else None
+        channels, height, width = self.input_shapes["image"]
+        return ImageReader(samples, channels=channels, height=height, width=width, **self.image_options | options)
+
+    @property
+    def image_options(self) -> dict[str, Any]:
+        """How images are read: arguments of :class:`metaad_zoo.data.read.images.ImageReader`."""
+        ratio = self._checkpoint.tensors.get(RATIO)
+        return {"aspect": self.aspect, "usual_ratio": None if ratio is None else float(ratio)}
 
     def _support(self) -> dict[str, Tensor]:
         return self._state.support()
@@ -171,6 +200,16 @@ class Detector(Judge):
         return fit
 
     @property
+    def support_labels(self) -> Tensor:
+        """Labels ``(n,)`` of the support set.
+
+        Raises:
+            RuntimeError: the detector is not fitted.
+        """
+        self._fitted()
+        return self._checkpoint.tensors["support_labels"]
+
+    @property
     def columns(self) -> list[str] | None:
         """Names of the support's columns or channels, where it had any: others are brought into this order."""
         kept = self._checkpoint.tensors.get("support_columns")
@@ -185,6 +224,8 @@ class Detector(Judge):
         self._as_fitted()._readable(samples)
 
     def _readable(self, samples: Any) -> dict[str, Tensor]:
+        images = self._image_reader(samples)
+        samples = samples if images is None else images.all()
         return samples_like(self._support(), samples, self.input_shapes, self.columns)
 
     def score_known(self, samples: dict[str, Tensor], left_out: bool = False) -> np.ndarray:

@@ -39,19 +39,19 @@ def run(options: argparse.Namespace) -> None:
             f"--label {label} names a column of a table or a manifest, but this model reads {list(shapes)}: leave it "
             "out, and give normal samples alone"
         )
-    stream = SampleStream(path, shapes, label)
-    names, samples = gathered(stream)
-    note_left_out(stream)
+    stream = SampleStream(path, shapes, label, **detector.image_options | {"usual_ratio": None})
+    samples = gathered(stream)[1] if stream.images is None else stream.images
     labels = None if label is None else read_columns(path, label).labels
     columns = None if stream.columns is None else list(stream.columns)
     detector.fit(samples, labels, columns=columns).save(options.out)
+    note_left_out(stream)
     _note_calibration(detector)
     anomalous = 0 if labels is None else int(labels.sum())
-    figures = {"samples": len(names), "anomalous": anomalous, "columns": columns, "out": options.out}
+    n = len(detector.support_labels)
+    figures = {"samples": n, "anomalous": anomalous, "columns": columns, "out": options.out}
+    figures["account"] = stream.account.as_json()
     also = f", {anomalous} of them known anomalies" if anomalous else ""
-    sentence = (
-        f"Adapted to {len(names)} samples{also}. Next, try:  metaad score {options.out} --data PATH --out scores.csv"
-    )
+    sentence = f"Adapted to {n} samples{also}. Next, try:  metaad score {options.out} --data PATH --out scores.csv"
     tell(options.json, figures, sentence)
 
 

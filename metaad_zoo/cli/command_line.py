@@ -42,8 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: the command line can't be read (code 2), or asked for help or a completion script (0).
     """
     options = command_parser().parse_args(argv)
+    code = OK
     try:
-        options.run(options)
+        code = options.run(options) or OK
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough; Python's own flush at the end must not fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("error: interrupted; files that were not finished are not kept", file=sys.stderr)
         return INTERRUPTED
-    return OK
+    return code
 
 
 def command_parser() -> argparse.ArgumentParser:

@@ -32,7 +32,8 @@ def run(options: argparse.Namespace) -> None:
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out {options.out} is a file: name a folder")
     detector = adapted_detector(options.folder)
-    stream = SampleStream(options.data, detector.input_shapes, options.label, detector.columns)
+    reading = detector.image_options
+    stream = SampleStream(options.data, detector.input_shapes, options.label, detector.columns, **reading)
     names, samples = gathered(stream)
     note_left_out(stream)
     columns = {next(iter(samples)): list(stream.columns)} if stream.columns else {}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metaad_zoo.cli.arguments import adapted_detector, data_arguments, json_argument
-from metaad_zoo.cli.terminal import bars, note, note_left_out, tell
+from metaad_zoo.cli.terminal import DAMAGED, OK, bars, note, note_left_out, tell
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +52,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     json_argument(command)
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> int:
     import numpy as np
 
     from metaad_zoo.data.streams import SampleStream
@@ -69,7 +69,8 @@ def run(options: argparse.Namespace) -> None:
     calibrate: Calibrate = options.calibrate or ("across" if options.contamination is None else "contamination")
     way: tuple[float | None, Calibrate, float | None] = (options.alpha, calibrate, options.contamination)
     detector.decide(np.zeros(0), *way)  # what can't be decided is told before any work
-    stream = SampleStream(options.data, detector.input_shapes, options.label, detector.columns, below=True)
+    reading = {**detector.image_options, "damaged": "empty"}
+    stream = SampleStream(options.data, detector.input_shapes, options.label, detector.columns, below=True, **reading)
     note_left_out(stream)
     score_them = partial(
         detector.score_windows if options.points else detector.score_known, left_out=calibrate == "contamination"
@@ -84,11 +85,13 @@ def run(options: argparse.Namespace) -> None:
     note_left_out(stream, noted)
     rate = None if options.alpha is None and calibrate == "contamination" else options.alpha or USUAL_ALPHA
     figures = {"samples": n, "anomalous": anomalous, "without_value": unknown, "alpha": rate}
-    figures |= {"calibrate": calibrate, "out": out}
+    figures |= {"calibrate": calibrate, "out": out, "account": stream.account.as_json()}
     what, by = "points" if options.points else "samples", "" if rate is None else f" at alpha={rate}"
     if unknown:
-        note(f"{unknown} of {n} {what} have no value at all: their score, p-value and decision are left empty")
+        why = "have no value at all" if stream.images is None else "can't be read"
+        note(f"{unknown} of {n} {what} {why}: their score, p-value and decision are left empty")
     tell(options.json, figures, f"{anomalous} of {n} {what} called anomalous{by} ({calibrate}): {out}")
+    return DAMAGED if stream.account.damaged else OK
 
 
 def _scored(score_them: Scores, stream: SampleStream) -> Rows:

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 TABLE_WIDTH = 118
 NOTES = 5
 """Number of sentences on left-out samples that are printed in full."""
-OK, ERROR, USAGE, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes: done; an error, told in one line; a command line that can't be read; stopped by Ctrl-C."""
+OK, ERROR, USAGE, DAMAGED, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes: done; an error, told in one line; a command line that can't be read; done, but some files could not be
+read; stopped by Ctrl-C."""
 EXIT_CODES = (
-    f"exit codes: {OK} done, {ERROR} error (one line on stderr), {USAGE} wrong usage, {INTERRUPTED} interrupted"
+    f"exit codes: {OK} done, {ERROR} error (one line on stderr), {USAGE} wrong usage, {DAMAGED} done, but some files "
+    f"could not be read, {INTERRUPTED} interrupted"
 )
 
 

@@ -30,7 +30,7 @@ from metaad_zoo.evaluation.report import results_table
 from metaad_zoo.experiment.conclude import Conclusion, check_before_training, conclude, save_model, write_predictions
 from metaad_zoo.learners import Learner
 from metaad_zoo.modality import get_modality
-from metaad_zoo.zoo import parent_shapes, parent_splits
+from metaad_zoo.zoo import parent_aspect, parent_shapes, parent_splits
 
 METRICS_FILE = "metrics.csv"
 FINE_TUNED = "metaad_zoo.zoo.FineTuned"
@@ -208,6 +208,7 @@ def _take_parents_shape(config: Any) -> str | None:
             wanted["sample_shapes"] = {**wanted.get("sample_shapes", {}), name: list(shape)}
         else:
             wanted |= get_modality(name).data_options(shape, own)
+    wanted["aspect"] = parent_aspect(model["init_args"]["checkpoint"])
     changed = {key: value for key, value in wanted.items() if key in options and options[key] != value}
     for key, value in changed.items():
         options[key] = value

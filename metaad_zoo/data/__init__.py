@@ -6,13 +6,13 @@ from metaad_zoo.lazy import lazy_names
 
 if TYPE_CHECKING:
     from metaad_zoo.data.base import EpisodeDataModule
-    from metaad_zoo.data.camera import CarelessCamera
+    from metaad_zoo.data.camera import CarelessCamera, RandomCamera
     from metaad_zoo.data.generated_tables import TablePrior
     from metaad_zoo.data.image import ImageEpisodes
     from metaad_zoo.data.multimodal import MultimodalEpisodes
     from metaad_zoo.data.sequence import SequenceEpisodes
     from metaad_zoo.data.single_domain import SingleDomainEpisodes
-    from metaad_zoo.data.sources import list_datasets
+    from metaad_zoo.data.sources.catalog import list_datasets
     from metaad_zoo.data.tabular import TabularEpisodes
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "EpisodeDataModule",
     "ImageEpisodes",
     "MultimodalEpisodes",
+    "RandomCamera",
     "SequenceEpisodes",
     "SingleDomainEpisodes",
     "TablePrior",
@@ -32,10 +33,11 @@ _MODULES = {
     "EpisodeDataModule": "metaad_zoo.data.base",
     "ImageEpisodes": "metaad_zoo.data.image",
     "MultimodalEpisodes": "metaad_zoo.data.multimodal",
+    "RandomCamera": "metaad_zoo.data.camera",
     "SequenceEpisodes": "metaad_zoo.data.sequence",
     "SingleDomainEpisodes": "metaad_zoo.data.single_domain",
     "TablePrior": "metaad_zoo.data.generated_tables",
     "TabularEpisodes": "metaad_zoo.data.tabular",
-    "list_datasets": "metaad_zoo.data.sources",
+    "list_datasets": "metaad_zoo.data.sources.catalog",
 }
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import lightning.pytorch as pl
 from rich.table import Table
 
+from metaad_zoo.data.read.pixels import Aspect
 from metaad_zoo.episodes import (
     Episode,
     EpisodeLoader,
@@ -55,6 +56,9 @@ class EpisodeDataModule(pl.LightningDataModule):
         num_workers: loader processes; what is drawn does not depend on it.
         seed: of splits and episodes.
     """
+
+    aspect: Aspect = "squash"
+    """How images are brought to the size of a sample."""
 
     def __init__(
         self,

@@ -1,9 +1,11 @@
-"""A careless camera: what turns clean pictures into the ones a production line gets."""
+"""Random rotation, shift, scale, contrast, brightness and noise of images, as a camera on a line adds them."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class CarelessCamera:
+class RandomCamera:
     """Random rotation, shift, scale, contrast, brightness and noise, drawn anew for each picture.
 
     Args:
@@ -40,11 +42,11 @@ class CarelessCamera:
         for name in ("scale", "contrast", "brightness"):
             low, high = getattr(self, name)
             if low > high:
-                raise ValueError(f"CarelessCamera.{name} runs from {low} to {high}; give the smaller number first")
+                raise ValueError(f"RandomCamera.{name} runs from {low} to {high}; give the smaller number first")
         if self.scale[0] <= 0:
-            raise ValueError(f"CarelessCamera.scale starts at {self.scale[0]}; a magnification must be above 0")
+            raise ValueError(f"RandomCamera.scale starts at {self.scale[0]}; a magnification must be above 0")
         if min(self.rotation, self.shift, self.noise) < 0:
-            raise ValueError(f"CarelessCamera takes no negative rotation, shift or noise, saw {self}")
+            raise ValueError(f"RandomCamera takes no negative rotation, shift or noise, saw {self}")
 
     def __call__(self, images: Tensor, rng: np.random.Generator) -> Tensor:
         """Photograph ``images`` ``(n, C, H, W)``; the same generator state gives the same photographs."""
@@ -64,3 +66,11 @@ class CarelessCamera:
         seen = seen * uniform(*self.contrast).view(n, 1, 1, 1) + uniform(*self.brightness).view(n, 1, 1, 1)
         noise = torch.as_tensor(rng.standard_normal(seen.shape, dtype=np.float32), dtype=images.dtype)
         return seen + self.noise * noise
+
+
+class CarelessCamera(RandomCamera):
+    """Old name of :class:`RandomCamera`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        warnings.warn("CarelessCamera is now called RandomCamera", DeprecationWarning, stacklevel=2)
+        super().__init__(*args, **kwargs)

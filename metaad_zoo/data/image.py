@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from metaad_zoo.data.base import EpisodeDataModule
-from metaad_zoo.data.camera import CarelessCamera
-from metaad_zoo.data.sources import ImageArrays, read_known, read_path
+from metaad_zoo.data.camera import RandomCamera
+from metaad_zoo.data.read.images import read_path
+from metaad_zoo.data.read.pixels import Aspect
+from metaad_zoo.data.sources.arrays import ImageArrays
+from metaad_zoo.data.sources.known import read_known
 from metaad_zoo.data.splits import split_by_counts, split_by_patterns, usual_splits
 from metaad_zoo.data.synthetic import create_synthetic
 from metaad_zoo.episodes import ClassTaskPool, DomainTaskPool, NeighbourhoodTaskPool, TaskPool, fingerprints_by_class
@@ -39,6 +42,9 @@ class ImageEpisodes(EpisodeDataModule):
         anomalies: ``"pair"``: the anomalies of a task come from one other class; ``"rest"``: from all others.
         image_size: height and width in pixels; None keeps the images' own, which must then be one size.
         channels: 1 or 3; None keeps the images' own.
+        aspect: how own files are brought to ``image_size``: ``"squash"`` stretches them to a square, ``"pad"`` keeps
+            their aspect ratio and fills the rest with the colour of their border. The checkpoint keeps it, so that its
+            detectors read images alike.
         camera: photograph every sample of every split anew.
         synthetic: names of synthetic anomalies (:func:`metaad_zoo.data.synthetic.list_synthetic`), for meta-training
             alone: in all episodes of categories without anomalies of their own, and in a share of the others'.
@@ -61,7 +67,8 @@ class ImageEpisodes(EpisodeDataModule):
         anomalies: Literal["pair", "rest"] = "pair",
         image_size: int | None = None,
         channels: Literal[1, 3] | None = None,
-        camera: CarelessCamera | None = None,
+        aspect: Aspect = "squash",
+        camera: RandomCamera | None = None,
         finer_tasks: float = 0.0,
         synthetic: list[str] | None = None,
         synthetic_share: float = 0.5,
@@ -70,8 +77,11 @@ class ImageEpisodes(EpisodeDataModule):
         super().__init__(**kwargs)
         if image_size is not None and image_size < 1:
             raise ValueError(f"data.image_size is {image_size}; expected pixels, at least 1")
+        if aspect not in get_args(Aspect):
+            raise ValueError(f"data.aspect is {aspect!r}; expected one of {get_args(Aspect)}")
         self.dataset, self.root, self.splits, self.split_by = dataset, root, splits, split_by
         self.anomalies, self.image_size, self.channels = anomalies, image_size, channels
+        self.aspect = aspect
         self.camera, self.finer_tasks = camera, finer_tasks
         self.synthetic, self.synthetic_share = synthetic, synthetic_share
 
@@ -83,11 +93,11 @@ class ImageEpisodes(EpisodeDataModule):
                 raise ValueError(
                     f"data.root names {len(self.root)} paths; the known data set {self.dataset!r} takes one"
                 )
-            return read_known(self.dataset, self.root).converted(self.image_size, self.channels)
+            return read_known(self.dataset, self.root).converted(self.image_size, self.channels, self.aspect)
         if not self.root:
             raise ValueError("data.dataset is 'own' but data.root names no files: set data.root=PATH")
         roots = [self.root] if isinstance(self.root, str) else self.root
-        parts = [read_path(Path(r).expanduser(), self.image_size, self.channels) for r in roots]
+        parts = [read_path(Path(r).expanduser(), self.image_size, self.channels, self.aspect) for r in roots]
         return parts[0] if len(parts) == 1 else _joined(parts)
 
     @cached_property
@@ -139,9 +149,10 @@ class ImageEpisodes(EpisodeDataModule):
 
     @property
     def skipped(self) -> list[str]:
+        sentences = list(self.images.account)
         if any(n.endswith(HALVES) for n in self.images.class_names):
-            return ["nothing, but one of two categories serves training and validation by a half of its images each"]
-        return []
+            sentences.append("one of two categories serves training and validation by a half of its images each")
+        return sentences
 
     @cached_property
     def pools(self) -> Mapping[str, TaskPool]:
@@ -177,6 +188,7 @@ class ImageEpisodes(EpisodeDataModule):
             "splits": self.class_splits,
             "anomalies": self.anomalies if self.images.anomalous is None else "the data's own",
             "image_shape": list(self.images.image_shape),
+            "aspect": self.aspect,
             "camera": asdict(self.camera) if self.camera else None,
             "finer_tasks": self.finer_tasks,
             "synthetic_in_training": self.synthetic,
@@ -208,7 +220,7 @@ def halved(images: ImageArrays, category: str, seed: int) -> ImageArrays:
 class _Photographed:
     """A source seen through a camera."""
 
-    def __init__(self, images: ImageArrays, camera: CarelessCamera) -> None:
+    def __init__(self, images: ImageArrays, camera: RandomCamera) -> None:
         self.name, self.labels, self.class_names = images.name, images.labels, images.class_names
         self._images, self._camera = images, camera
 
@@ -230,4 +242,7 @@ def _joined(parts: Sequence[ImageArrays]) -> ImageArrays:
         raise ValueError(f"two of the folders in data.root have one name: {sorted(names)}; rename one")
     offsets = np.cumsum([0, *(len(p.class_names) for p in parts)])
     labels = np.concatenate([p.labels + o for p, o in zip(parts, offsets, strict=False)])
-    return ImageArrays("+".join(shapes), torch.cat([p.images for p in parts]), labels, names)
+    joined = ImageArrays("+".join(shapes), torch.cat([p.images for p in parts]), labels, names)
+    for part in parts:
+        joined.account.join(part.account)
+    return joined

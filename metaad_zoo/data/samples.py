@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.backbones import ANY
-from metaad_zoo.data.image_samples import as_images, normal_images
+from metaad_zoo.data.read.images import as_images
 from metaad_zoo.data.row_samples import (
     as_long,
     as_rows,
@@ -21,7 +21,6 @@ from metaad_zoo.data.row_samples import (
     is_paths,
     windows_of_files,
 )
-from metaad_zoo.data.sources import read_path
 from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, Columns, read_columns
 from metaad_zoo.data.sources.manifest import FILE_COLUMNS, joined_modalities
 from metaad_zoo.episodes import ANOMALOUS, NORMAL, UNLABELLED, count
@@ -37,7 +36,7 @@ def as_samples(data: Any, input_shapes: Mapping[str, Sequence[int]]) -> dict[str
     """Samples by modality, float32, in the shape that a model was trained on.
 
     Args:
-        data: for a model of one modality, what :func:`metaad_zoo.data.image_samples.as_images` (arrays, tensors, files,
+        data: for a model of one modality, what :func:`metaad_zoo.data.read.images.as_images` (arrays, tensors, files,
             a folder, an ``.npz``), :func:`metaad_zoo.data.row_samples.as_rows` (arrays, DataFrames, CSV, Parquet,
             ``.npz``) or :func:`metaad_zoo.data.row_samples.as_windows` (arrays, lists of series, files) take. For any
             model, a dict from modality to one of these; a tensor that has the model's own shape already is taken as it
@@ -87,8 +86,6 @@ def support_samples(
         ValueError: see :func:`as_samples`; a sample has no value at all; two columns have one name, or not each has
             one.
     """
-    if isinstance(support, (str, Path)) and set(input_shapes) == {"image"}:
-        support = normal_images(Path(support).expanduser())
     support, columns = _series_by_name(support, input_shapes, columns)
     columns = columns or (column_names(support) if set(input_shapes) == {"tabular"} else None)
     # A copy: what is done to the caller's array later must not reach the detector.
@@ -246,16 +243,3 @@ def refuse_anomalies_in(support: Any) -> None:
                 f"{path} labels {int(labels.sum())} of {len(labels)} rows as anomalous, all of which would count as "
                 "normal support; give the normal rows alone, or labels (`metaad adapt --label COLUMN`)"
             )
-    if path.suffix == ".npz" and _holds_classes_of_images(path):
-        source = read_path(path)
-        if len(source.class_names) > 1 or (source.anomalous is not None and source.anomalous.any()):
-            raise ValueError(
-                f"{support} holds {len(source.class_names)} classes or anomalies, all of which would count "
-                "as normal support; give the normal images alone, or labels"
-            )
-
-
-def _holds_classes_of_images(path: Path) -> bool:
-    with np.load(path, allow_pickle=False) as archive:
-        x = next((archive[n] for n in ("x", "X") if n in archive.files), None)
-        return x is not None and x.dtype == np.uint8 and x.ndim > 2 and "y" in archive.files

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.data.base import EpisodeDataModule
+from metaad_zoo.data.read.account import Account
+from metaad_zoo.data.read.images import ImageReader
+from metaad_zoo.data.read.pixels import Aspect
 from metaad_zoo.data.row_samples import series_files
 from metaad_zoo.data.samples import as_samples, refuse_anomalies_in
 from metaad_zoo.data.synthetic import create_synthetic
@@ -33,6 +36,7 @@ class SingleDomainEpisodes(EpisodeDataModule):
         sample_shapes: shape of one sample by modality, -1 for any length; ``train.py`` takes a fine-tuning's from the
             checkpoint.
         val_share: share of the samples that chooses.
+        aspect: how images are brought to their size; see :class:`metaad_zoo.data.ImageEpisodes`.
         kwargs: of :class:`metaad_zoo.data.EpisodeDataModule`.
 
     Raises:
@@ -48,6 +52,7 @@ class SingleDomainEpisodes(EpisodeDataModule):
         synthetic: list[str] | None = None,
         sample_shapes: dict[str, list[int]] | None = None,
         val_share: float = 0.5,
+        aspect: Aspect = "squash",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -56,6 +61,7 @@ class SingleDomainEpisodes(EpisodeDataModule):
         if not 0 < val_share < 1:
             raise ValueError(f"data.val_share is {val_share}; expected a share between 0 and 1")
         self.root, self.synthetic, self.sample_shapes, self.val_share = root, synthetic, sample_shapes, val_share
+        self.aspect, self._account = aspect, Account()
 
     @cached_property
     def samples(self) -> dict[str, Tensor]:
@@ -65,12 +71,22 @@ class SingleDomainEpisodes(EpisodeDataModule):
         if not self.sample_shapes:
             raise ValueError("data.sample_shapes is missing: such as {image: [1, 28, 28]}, or fine-tune a checkpoint")
         path = Path(self.root).expanduser()
+        if set(self.sample_shapes) == {"image"}:
+            channels, height, width = self.sample_shapes["image"]
+            images = ImageReader(path, channels=channels, height=height, width=width, aspect=self.aspect)
+            images.refuse_anomalies()
+            self._account = images.account
+            return images.all()
         if set(self.sample_shapes) == {"sequence"} and path.is_dir():
             for file in series_files(path):
                 refuse_anomalies_in(file)
             return as_samples(series_files(path), self.sample_shapes)
         refuse_anomalies_in(path)
         return as_samples(path, self.sample_shapes)
+
+    @property
+    def skipped(self) -> list[str]:
+        return list(self._account)
 
     @property
     def domain(self) -> str:
@@ -120,6 +136,7 @@ class SingleDomainEpisodes(EpisodeDataModule):
             "splits": {split: sorted(pool.members) for split, pool in self.pools.items()},
             "synthetic": self.synthetic,
             "val_share": self.val_share,
+            "aspect": self.aspect,
             "input_shapes": {name: list(shape) for name, shape in self.input_shapes.items()},
             "train_episode": self.episode.as_dict(),
             "test_episode": self.test_episode.as_dict(),

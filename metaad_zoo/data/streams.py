@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,16 +15,15 @@ from torch import Tensor
 from metaad_zoo.backbones import ANY
 from metaad_zoo.data.channels import Channels
 from metaad_zoo.data.chunks import Chunk, rebatched
-from metaad_zoo.data.image_samples import image_files, tested_images
+from metaad_zoo.data.read.account import Account
+from metaad_zoo.data.read.images import ImageReader
 from metaad_zoo.data.row_samples import as_rows, as_windows, cut_windows, in_order, series_files
 from metaad_zoo.data.samples import as_samples, manifest_samples
 from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES
 from metaad_zoo.data.sources.manifest import FILE_COLUMNS
-from metaad_zoo.data.sources.mapped import archive_blocks, map_samples
-from metaad_zoo.data.sources.npz import channels_first
+from metaad_zoo.data.sources.mapped import archive_blocks
 from metaad_zoo.data.sources.table_streams import ROWS, TableStream
 from metaad_zoo.data.sources.tables import table_files
-from metaad_zoo.episodes import count
 
 SCORING_CHUNK = 256
 """Samples that a model scores at once. Chunks of a stream are multiples of it: scores are then those of the whole."""
@@ -40,13 +41,16 @@ class SampleStream:
         label: a table's, series' or manifest's column that is not data; None leaves out one with a usual name.
         columns: names of the support's columns or channels, into whose order a table or series is brought; None
             takes those of the first file.
-        below: of a folder without images take those of the folders below, as
-            :func:`metaad_zoo.data.image_samples.tested_images` does; for scoring, where no class counts as normal.
+        below: of a folder without images take those of the folders below, see
+            :class:`~metaad_zoo.data.read.images.ImageReader`; for scoring, where no class counts as normal.
+        image_options: of :class:`~metaad_zoo.data.read.images.ImageReader`, such as ``aspect``.
 
     Attributes:
         files: that are read, in order.
         columns: as given; else, from the first rows on, those of the first file that names them.
         left_out: sentences on what is not used; all of them are there when it has been gone through.
+        account: likewise, of images.
+        images: their reader, where the model reads images alone.
 
     Raises:
         ValueError: there is nothing of the kind.
@@ -70,18 +74,28 @@ class SampleStream:
         label: str | None = None,
         columns: Sequence[str] | None = None,
         below: bool = False,
+        **image_options: Any,
     ) -> None:
         self.path, self.input_shapes, self.label, self.columns = path, dict(input_shapes), label, columns
-        self.left_out: list[str] = []
+        self._left_out: list[str] = []
+        self.account = Account()
+        self.images: ImageReader | None = None
         modality = "multimodal" if len(input_shapes) > 1 else next(iter(input_shapes))
         self._size = SIZES.get(modality, SCORING_CHUNK)
+        if modality == "image":
+            channels, height, width = input_shapes["image"]
+            image_options = {"channels": channels, "height": height, "width": width, "below": below} | image_options
+            self.images = ImageReader(path, **image_options)
+            self.account, self.files = self.images.account, self.images.files
+            self._blocks = partial(self.images.blocks, self._size)
+            return
         kinds: dict[str, tuple[Callable[[Path], list[Path]], Callable[[], Iterator[Chunk]]]] = {
-            "image": (tested_images if below else image_files, self._images),
             "tabular": (table_files, self._rows),
             "sequence": (series_files, self._windows),
             "multimodal": (_manifest, self._samples),
         }
-        files, self._blocks = kinds[modality]
+        files, blocks = kinds[modality]
+        self._blocks = partial(blocks)
         self.files = files(path)
         if modality == "tabular":
             self._note_texts()
@@ -89,9 +103,13 @@ class SampleStream:
     def __iter__(self) -> Iterator[Chunk]:
         return rebatched(self._blocks(), self._size)
 
+    @property
+    def left_out(self) -> list[str]:
+        return [*self._left_out, *self.account]
+
     def _leave_out(self, sentence: str) -> None:
-        if sentence not in self.left_out:
-            self.left_out.append(sentence)
+        if sentence not in self._left_out:
+            self._left_out.append(sentence)
 
     def _note_texts(self) -> None:
         for file in (f for f in self.files if f.suffix.lower() in COLUMN_SUFFIXES):
@@ -101,23 +119,6 @@ class SampleStream:
                 self._leave_out(
                     f"{file}: columns {texts} hold text and are left out; turn them into numbers if they matter"
                 )
-
-    def _images(self) -> Iterator[Chunk]:
-        n = len(self.files)
-        if self.files[0].suffix == ".npz":
-            yield from self._images_of_archive(self.files[0])
-            return
-        for i in range(0, n, self._size):
-            some = self.files[i : i + self._size]
-            yield Chunk([str(f) for f in some], as_samples(some, self.input_shapes), min(1.0, (i + len(some)) / n))
-
-    def _images_of_archive(self, file: Path) -> Iterator[Chunk]:
-        with tempfile.TemporaryDirectory() as scratch:
-            x = map_samples(file, Path(scratch))
-            for i in range(0, len(x), self._size):
-                samples = as_samples(channels_first(file, x[i : i + self._size]), self.input_shapes)
-                n = count(samples)
-                yield Chunk([str(k + 1) for k in range(i, i + n)], samples, (i + n) / len(x))
 
     def _rows(self) -> Iterator[Chunk]:
         shape, several = self.input_shapes["tabular"], len(self.files) > 1

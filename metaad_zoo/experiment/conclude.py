@@ -202,8 +202,8 @@ def save_model(
     for n in sizes:
         by_shots[n] = normal_scores(learner, data.calibration(shots=n))
         tick()
-    splits = data.split_record.as_dict()
-    save_checkpoint(end.run_dir / "model", Checkpoint(learner, end.seen, calibration_tensors(by_shots), text, splits))
+    splits, tensors = data.split_record.as_dict(), calibration_tensors(by_shots)
+    save_checkpoint(end.run_dir / "model", Checkpoint(learner, end.seen, tensors, text, splits, data.aspect))
     return by_shots
 
 

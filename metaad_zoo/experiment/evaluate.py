@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from metaad_zoo.data import EpisodeDataModule
+from metaad_zoo.data.read.pixels import Aspect
 from metaad_zoo.episodes import DomainTaskPool, Method
 from metaad_zoo.evaluation import protocol
 from metaad_zoo.evaluation.decisions import Calibrator
@@ -202,7 +203,8 @@ def _open(settings: _Settings, checkpoints: Mapping[str, Checkpoint]) -> tuple[E
         data = data_of_config(settings.data, checkpoints)
     else:
         learners = [c.learner for c in checkpoints.values()]
-        data = own_data(settings.data, learners, settings.seed or 0, settings.modality)
+        aspect: Aspect = next((c.aspect for c in checkpoints.values()), "squash")
+        data = own_data(settings.data, learners, settings.seed or 0, settings.modality, aspect)
     left_out = []
     if settings.shots:
         most = replace(data.test_episode, support_normal=max(settings.shots))

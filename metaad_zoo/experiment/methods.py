@@ -10,6 +10,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from metaad_zoo.data import EpisodeDataModule
+from metaad_zoo.data.read.pixels import Aspect
 from metaad_zoo.episodes import EpisodeSpec, Method, SplitRecord
 from metaad_zoo.evaluation.baselines import FeatureMethod, OnNetwork, create_baseline, list_baselines
 from metaad_zoo.experiment.leakage import refuse_seen, refuse_transductive
@@ -138,6 +139,11 @@ def refuse_unfit(
     """
     for name, checkpoint in checkpoints.items():
         refuse_other_shapes(name, checkpoint.learner, data)
+        if data.aspect != checkpoint.aspect:
+            raise ValueError(
+                f"{name} reads images with aspect={checkpoint.aspect}, the data has aspect={data.aspect}: "
+                f"set data.aspect={checkpoint.aspect}, or evaluate it by itself"
+            )
         refuse_seen(name, checkpoint, data)
         if not allow_transductive:
             refuse_transductive(name, checkpoint.learner, "--allow-transductive")
@@ -172,7 +178,9 @@ def data_of_config(path: Path, checkpoints: Mapping[str, Checkpoint] | None = No
     return data
 
 
-def own_data(path: Path, learners: Sequence[Learner], seed: int, modality: str | None = None) -> EpisodeDataModule:
+def own_data(
+    path: Path, learners: Sequence[Learner], seed: int, modality: str | None = None, aspect: Aspect = "squash"
+) -> EpisodeDataModule:
     """A user's own files: all of their classes or domains are tested.
 
     Args:
@@ -180,6 +188,7 @@ def own_data(path: Path, learners: Sequence[Learner], seed: int, modality: str |
         learners: the first one tells in which shape they are read.
         seed: of the episodes.
         modality: of the files where there is no learner; they are then read in its usual shape.
+        aspect: how images are brought to their size.
 
     Raises:
         ValueError: the files can't be read, or neither a learner nor ``modality`` tells as what.
@@ -193,7 +202,9 @@ def own_data(path: Path, learners: Sequence[Learner], seed: int, modality: str |
             f"{path}: baselines alone don't tell as what your files are to be read: add --modality "
             f"{', '.join(list_modalities())}, name a model, or give a config as --data"
         )
-    return form_of(shapes).own_episodes(path, shapes, OWN_EPISODE, seed)
+    data = form_of(shapes).own_episodes(path, shapes, OWN_EPISODE, seed)
+    data.aspect = aspect
+    return data
 
 
 def refuse_other_shapes(name: str, learner: Learner, data: EpisodeDataModule) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metaad_zoo.data.samples import fits, refuse_anomalies_in
 from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
-from metaad_zoo.data.streams import named_samples
+from metaad_zoo.data.streams import SampleStream, gathered
 from metaad_zoo.data.synthetic import create_synthetic
 from metaad_zoo.episodes import ANOMALOUS, Adapted, Corruption, Method, Samples, count
 from metaad_zoo.evaluation import choosing
@@ -194,7 +194,10 @@ def _read(support: Path, shapes: Mapping[str, tuple[int, ...]], label: str | Non
     if label is None:
         refuse_anomalies_in(support)
     given = None if label is None else read_columns(support, label).labels
-    _, samples = named_samples(support, shapes, label)
+    stream = SampleStream(support, shapes, label)
+    if stream.images is not None:
+        stream.images.refuse_anomalies()
+    _, samples = gathered(stream)
     n = count(samples)
     labels = torch.zeros(n, dtype=torch.long) if given is None else torch.as_tensor(given).long()
     return samples, labels

@@ -49,20 +49,15 @@ class ImageModality(Modality):
         return {"image_size": shape[-1], **({"channels": shape[0]} if own else {})}
 
     def recognises(self, path: Path) -> bool:
+        from metaad_zoo.data.read.images import holds_images
         from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES
-        from metaad_zoo.data.sources.files import folders_below, list_images
 
         if path.is_dir():
-            return any(list_images(folder) for folder in folders_below(path))
+            return holds_images(path)
         return path.suffix.lower() not in COLUMN_SUFFIXES
 
-    def support_path(self, path: Path) -> Path:
-        from metaad_zoo.data.image_samples import normal_images
-
-        return normal_images(path)
-
     def fit(self, samples: Tensor, shape: Sequence[int]) -> Tensor:
-        from metaad_zoo.data.image_samples import fit_images
+        from metaad_zoo.data.read.images import fit_images
 
         return fit_images(samples, shape)
 

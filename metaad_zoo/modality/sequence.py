@@ -46,11 +46,11 @@ class SequenceModality(Modality):
         return {} if shape[0] == -1 else {"window": shape[0], "length": shape[0]}
 
     def recognises(self, path: Path) -> bool:
+        from metaad_zoo.data.read.account import Account
+        from metaad_zoo.data.read.listing import list_files
         from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES
-        from metaad_zoo.data.sources.files import folders_below
 
-        endings = {*COLUMN_SUFFIXES, ".npz"}
-        return path.is_dir() and any(f.suffix.lower() in endings for d in folders_below(path) for f in d.iterdir())
+        return path.is_dir() and any(list_files(path, {*COLUMN_SUFFIXES, ".npz"}, Account()).values())
 
     def usual(self, support: Tensor) -> Tensor:
         """Each channel's mean over time."""

@@ -12,8 +12,13 @@ if TYPE_CHECKING:
         load_checkpoint,
         save_checkpoint,
     )
-    from metaad_zoo.zoo.detector_tensors import calibration_by_shots, calibration_tensors, check_detector_tensors
-    from metaad_zoo.zoo.fine_tuned import FineTuned, parent_shapes, parent_splits
+    from metaad_zoo.zoo.detector_tensors import (
+        RATIO,
+        calibration_by_shots,
+        calibration_tensors,
+        check_detector_tensors,
+    )
+    from metaad_zoo.zoo.fine_tuned import FineTuned, parent_aspect, parent_shapes, parent_splits
     from metaad_zoo.zoo.hub import push_to_hub
     from metaad_zoo.zoo.index import find_published, list_checkpoints, read_index
     from metaad_zoo.zoo.lookup import is_known, locate, model_folder
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
     from metaad_zoo.zoo.remote import fetch_checkpoint
 
 __all__ = [
+    "RATIO",
     "Checkpoint",
     "CheckpointError",
     "FineTuned",
@@ -39,6 +45,7 @@ __all__ = [
     "load_checkpoint",
     "locate",
     "model_folder",
+    "parent_aspect",
     "parent_shapes",
     "parent_splits",
     "publish",
@@ -52,6 +59,7 @@ _MODULES = {
     "Checkpoint": "metaad_zoo.zoo.checkpoint",
     "CheckpointError": "metaad_zoo.zoo.reading",
     "FineTuned": "metaad_zoo.zoo.fine_tuned",
+    "RATIO": "metaad_zoo.zoo.detector_tensors",
     "calibration_by_shots": "metaad_zoo.zoo.detector_tensors",
     "calibration_tensors": "metaad_zoo.zoo.detector_tensors",
     "check_detector_tensors": "metaad_zoo.zoo.detector_tensors",
@@ -65,6 +73,7 @@ _MODULES = {
     "load_checkpoint": "metaad_zoo.zoo.checkpoint",
     "locate": "metaad_zoo.zoo.lookup",
     "model_folder": "metaad_zoo.zoo.lookup",
+    "parent_aspect": "metaad_zoo.zoo.fine_tuned",
     "parent_shapes": "metaad_zoo.zoo.fine_tuned",
     "parent_splits": "metaad_zoo.zoo.fine_tuned",
     "publish": "metaad_zoo.zoo.publishing",

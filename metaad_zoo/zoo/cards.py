@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from metaad_zoo.data.read.pixels import Aspect
 from metaad_zoo.evaluation.report import TITLES
 from metaad_zoo.learners import learner_class
 from metaad_zoo.modality import get_form
+from metaad_zoo.zoo.checkpoint import aspect_of
 from metaad_zoo.zoo.folding import fold
 from metaad_zoo.zoo.limits import limits
 from metaad_zoo.zoo.published import Published
 
 LICENCE_IDS = {"Apache-2.0": "apache-2.0", "CC BY-SA 4.0": "cc-by-sa-4.0"}
+
+_ASPECTS: Mapping[Aspect, str] = {
+    "squash": "squashed: images are stretched to the model's size",
+    "pad": "kept: images are padded to the model's",
+}
 
 
 def card(published: Published) -> str:
@@ -51,6 +58,7 @@ def _facts(published: Published) -> str:
     rows = {
         "modality": published.modality,
         "one sample": shapes,
+        **({"aspect ratio": _ASPECTS[aspect_of(published.manifest)]} if "image" in arguments["input_shapes"] else {}),
         "backbone": _with_options(published.backbone, arguments.get("backbone_options", {})),
         "learner": published.manifest["learner"],
         "parameters": f"{published.metrics['parameters']:,}",

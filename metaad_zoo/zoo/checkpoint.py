@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from metaad_zoo.data.read.pixels import Aspect
 from metaad_zoo.episodes import SplitRecord
 from metaad_zoo.learners import Learner
 from metaad_zoo.zoo.manifest import CONFIG, FORMAT, MANIFEST, WEIGHTS, read_manifest, verify
@@ -36,9 +37,11 @@ class Checkpoint:
         learner: with its weights, in eval mode.
         trained_on: names of the classes or domains that meta-training and validation have seen.
         config: text of the training config, if there is one.
+        aspect: how images are brought to the size that the learner reads; see
+            :data:`metaad_zoo.data.read.pixels.Aspect`.
         tensors: further tensors by name: ``calibration/<n>`` (ascending scores of normal samples on the validation
             tasks, with supports of n) or ``calibration`` (of any size) and, for an adapted detector, ``support_labels``
-            and ``support/<modality>``.
+            and ``support/<modality>``, and of images ``support_ratio``, their median width by height.
         splits: fingerprints of the classes or domains of each split, see :class:`metaad_zoo.episodes.SplitRecord`; None
             for checkpoints that are older than these.
     """
@@ -48,6 +51,7 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     config: str | None = None
     splits: dict[str, dict[str, list[str]]] | None = None
+    aspect: Aspect = "squash"
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -72,6 +76,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         **({} if checkpoint.splits is None else {"splits": checkpoint.splits}),
         "sha256": sha256,
     }
+    if checkpoint.aspect != "squash":
+        manifest["aspect"] = checkpoint.aspect
     _replace(folder / WEIGHTS, content)
     (folder / CONFIG).unlink(missing_ok=True)  # of a checkpoint that was here before
     if checkpoint.config is not None:
@@ -96,7 +102,24 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     learner.load_state_dict(_part(tensors, "learner/"))
     config = _read_config(folder, manifest)
     trained_on = list(manifest["trained_on"])
-    return Checkpoint(learner.eval(), trained_on, _part(tensors, "extra/"), config, manifest.get("splits"))
+    return Checkpoint(
+        learner.eval(), trained_on, _part(tensors, "extra/"), config, manifest.get("splits"), aspect_of(manifest)
+    )
+
+
+def aspect_of(manifest: Mapping[str, Any]) -> Aspect:
+    """How a checkpoint's learner has seen images brought to its size; where nothing says, squashed.
+
+    Raises:
+        CheckpointError: the manifest names an unknown way.
+    """
+    aspect: Aspect = manifest.get("aspect", "squash")
+    if aspect not in get_args(Aspect):
+        raise CheckpointError(
+            f"{MANIFEST} names the aspect {aspect!r}, expected one of {get_args(Aspect)}: fetch the checkpoint again, "
+            "or upgrade metaad_zoo"
+        )
+    return aspect
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -15,6 +15,8 @@ from metaad_zoo.zoo.checkpoint import Checkpoint
 from metaad_zoo.zoo.reading import CheckpointError, parse_json
 
 CALIBRATION, LABELS, COLUMNS, SUPPORT = "calibration", "support_labels", "support_columns", "support/"
+RATIO = "support_ratio"
+"""Median width by height of a support set's images, before they were brought to a model's size."""
 KINDS = (torch.float32, torch.float64)
 """Of scores and samples."""
 
@@ -61,7 +63,7 @@ def check_detector_tensors(folder: Path, checkpoint: Checkpoint) -> None:
     shapes: Mapping[str, Sequence[int]] = checkpoint.learner.arguments()["input_shapes"]
     support = {f"{SUPPORT}{name}" for name in shapes}
     scores = {name: x for name, x in tensors.items() if name == CALIBRATION or name.startswith(f"{CALIBRATION}/")}
-    unknown = sorted(tensors.keys() - {LABELS, COLUMNS} - support - scores.keys())
+    unknown = sorted(tensors.keys() - {LABELS, COLUMNS, RATIO} - support - scores.keys())
     if unknown:
         named = [name[:40] for name in unknown[:3]]
         raise CheckpointError(f"{folder} holds {named}, which no detector keeps: it is damaged or was changed")
@@ -76,7 +78,7 @@ def check_detector_tensors(folder: Path, checkpoint: Checkpoint) -> None:
             _check_support(tensors, shapes)
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"{folder} holds a support set that does not fit its model: {error}") from error
-    elif COLUMNS in tensors or support & tensors.keys():
+    elif COLUMNS in tensors or RATIO in tensors or support & tensors.keys():
         raise CheckpointError(f"{folder} holds a support set without its labels: it is damaged or was changed")
 
 
@@ -92,6 +94,10 @@ def _check_support(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[
             raise ValueError(f"{name} is of {x.dtype}, expected {' or '.join(map(str, expected))}")
     found = as_samples(samples, shapes)
     as_labels(tensors[LABELS], len(next(iter(found.values()))))
+    if RATIO in tensors:
+        ratio = tensors[RATIO]
+        if ratio.shape != (1,) or ratio.dtype not in KINDS or not bool((ratio > 0) & ratio.isfinite()):
+            raise ValueError(f"{RATIO} is {ratio.dtype} of shape {tuple(ratio.shape)}, expected one number above 0")
     if COLUMNS in tensors:
         _check_columns(tensors[COLUMNS], found)
 

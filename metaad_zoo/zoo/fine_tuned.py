@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 
+from metaad_zoo.data.read.pixels import Aspect
 from metaad_zoo.data.samples import fits
 from metaad_zoo.episodes import SplitRecord
 from metaad_zoo.learners import FineTuning, Learner, Trained, with_head
 from metaad_zoo.learners.base import Schedule
-from metaad_zoo.zoo.checkpoint import load_checkpoint
+from metaad_zoo.zoo.checkpoint import aspect_of, load_checkpoint
 from metaad_zoo.zoo.lookup import locate
 from metaad_zoo.zoo.manifest import WEIGHTS, read_manifest
 
@@ -80,6 +81,11 @@ def parent_splits(checkpoint: str) -> SplitRecord:
     """
     manifest = read_manifest(locate(checkpoint))
     return SplitRecord.parse(manifest.get("splits"), manifest["trained_on"], parent=checkpoint)
+
+
+def parent_aspect(checkpoint: str) -> Aspect:
+    """How a checkpoint reads images, as its manifest tells it; errors as for :func:`parent_shapes`."""
+    return aspect_of(read_manifest(locate(checkpoint)))
 
 
 def _require_shapes(checkpoint: str, learner: Learner, found: Mapping[str, Sequence[int]]) -> None:

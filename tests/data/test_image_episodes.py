@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from metaad_zoo.data import CarelessCamera, ImageEpisodes
+from metaad_zoo.data import ImageEpisodes, RandomCamera
 from metaad_zoo.data.splits import split_by_counts, split_by_patterns
 from metaad_zoo.episodes import EpisodeSpec
 from tests.conftest import SPLITS
@@ -72,21 +72,21 @@ def test_splits_by_counts_are_always_disjoint(sizes, by, seed, data):
 class TestCamera:
     def test_that_does_nothing_changes_nothing(self):
         x = torch.rand(3, 1, 8, 8)
-        torch.testing.assert_close(CarelessCamera(**STILL)(x, np.random.default_rng(0)), x)
+        torch.testing.assert_close(RandomCamera(**STILL)(x, np.random.default_rng(0)), x)
 
     def test_shifts_and_scales_by_what_it_says(self):
         x = torch.zeros(1, 1, 16, 16)
         x[0, 0, 8, 8] = 1
         places = []
         for i in range(200):
-            seen = CarelessCamera(**{**STILL, "shift": 0.25})(x, np.random.default_rng(i))[0, 0]
+            seen = RandomCamera(**{**STILL, "shift": 0.25})(x, np.random.default_rng(i))[0, 0]
             places.append(divmod(int(seen.argmax()), 16))
         rows, columns = zip(*places, strict=True)
         assert 8 - 4 - 1 <= min(rows) <= 5
         assert 11 <= max(columns) <= 8 + 4 + 1
-        doubled = CarelessCamera(**{**STILL, "scale": (2, 2)})(torch.ones(1, 1, 8, 8), np.random.default_rng(0))
+        doubled = RandomCamera(**{**STILL, "scale": (2, 2)})(torch.ones(1, 1, 8, 8), np.random.default_rng(0))
         torch.testing.assert_close(doubled, torch.ones(1, 1, 8, 8))
-        halved = CarelessCamera(**{**STILL, "scale": (0.5, 0.5)})(torch.ones(1, 1, 8, 8), np.random.default_rng(0))
+        halved = RandomCamera(**{**STILL, "scale": (0.5, 0.5)})(torch.ones(1, 1, 8, 8), np.random.default_rng(0))
         assert halved.sum().item() == pytest.approx(16, rel=0.1)
 
     def test_a_quarter_turn_is_a_quarter_turn(self):
@@ -99,22 +99,22 @@ class TestCamera:
             def standard_normal(self, shape, dtype):
                 return np.zeros(shape, dtype)
 
-        seen = CarelessCamera(**{**STILL, "rotation": 90})(x, Always90())
+        seen = RandomCamera(**{**STILL, "rotation": 90})(x, Always90())
         assert any(torch.allclose(seen, torch.rot90(x, k, (2, 3)), atol=1e-5) for k in (1, 3))
 
     def test_light_and_noise_have_the_stated_size(self):
         x = torch.full((4000, 1, 4, 4), 0.5)
-        seen = CarelessCamera(**{**STILL, "contrast": (0.5, 1), "brightness": (0, 0.3)})(x, np.random.default_rng(0))
+        seen = RandomCamera(**{**STILL, "contrast": (0.5, 1), "brightness": (0, 0.3)})(x, np.random.default_rng(0))
         assert seen.min() >= 0.25
         assert seen.max() <= 0.8
         assert seen.mean().item() == pytest.approx(0.5 * 0.75 + 0.15, abs=0.01)
-        noisy = CarelessCamera(**{**STILL, "noise": 0.1})(x, np.random.default_rng(0))
+        noisy = RandomCamera(**{**STILL, "noise": 0.1})(x, np.random.default_rng(0))
         assert (noisy - x).std().item() == pytest.approx(0.1, rel=0.02)
 
     @pytest.mark.parametrize("bad", [{"scale": (1.2, 0.8)}, {"scale": (0, 1)}, {"noise": -1}])
     def test_refuses_senseless_settings(self, bad):
-        with pytest.raises(ValueError, match="CarelessCamera"):
-            CarelessCamera(**bad)
+        with pytest.raises(ValueError, match="RandomCamera"):
+            RandomCamera(**bad)
 
 
 def test_class_folders_become_tasks(tmp_path):
@@ -194,7 +194,7 @@ def test_settings_that_cannot_work_are_refused(settings, complaint):
 
 
 def test_the_camera_reaches_every_split_and_finer_tasks_only_training():
-    data = ImageEpisodes(splits=SPLITS, image_size=16, camera=CarelessCamera(), finer_tasks=1.0)
+    data = ImageEpisodes(splits=SPLITS, image_size=16, camera=RandomCamera(), finer_tasks=1.0)
     plain = ImageEpisodes(splits=SPLITS, image_size=16)
     for split in ("train", "val", "test"):
         photographed, clean = (next(d.episodes(split, 1)) for d in (data, plain))
@@ -205,7 +205,7 @@ def test_the_camera_reaches_every_split_and_finer_tasks_only_training():
 
 
 def test_the_description_holds_what_fixes_a_result():
-    described = ImageEpisodes(splits=SPLITS, camera=CarelessCamera(), seed=5).description()
+    described = ImageEpisodes(splits=SPLITS, camera=RandomCamera(), seed=5).description()
     assert described["splits"]["test"] == ["6", "7", "8", "9"]
     assert described["camera"]["rotation"] == 25
     assert described["seed"] == 5

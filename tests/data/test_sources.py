@@ -10,7 +10,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from metaad_zoo.data import list_datasets
-from metaad_zoo.data.sources import read_folder, read_image, read_images, read_known, read_npz, read_path
+from metaad_zoo.data.read.images import read_folder, read_image, read_images, read_npz, read_path
+from metaad_zoo.data.sources.known import read_known
 
 
 def write(path, value=0, size=(6, 5), mode="L"):
@@ -84,9 +85,10 @@ def test_npz_with_classes_or_domains(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "complaint"),
     [
-        ({"x": np.zeros((2, 4, 4), np.uint8)}, "must hold the arrays 'x' .* and 'y'"),
-        ({"x": np.zeros((2, 4, 4)), "y": [0, 1]}, "expected 'x' as uint8"),
-        ({"x": np.zeros((2, 4), np.uint8), "y": [0, 1]}, r"saw uint8 of shape \(2, 4\)"),
+        ({"x": np.zeros((2, 4, 4), np.uint8)}, "must hold the array 'y' .* beside 'x'"),
+        ({"x": np.zeros((2, 4, 4), np.int64), "y": [0, 1]}, "expected images as uint8 .* saw int64"),
+        ({"x": np.full((2, 4, 4), 7.0), "y": [0, 1]}, "from 7.0 to 7.0: expected floats from 0"),
+        ({"x": np.zeros((2, 4), np.uint8), "y": [0, 1]}, r"expected images of shape .*saw \(2, 4\)"),
         ({"x": np.zeros((2, 4, 4), np.uint8), "y": [0]}, "expected 'y' as 2 integers"),
         ({"x": np.zeros((2, 4, 4), np.uint8), "y": [0, 5], "names": ["a"]}, "labels run from 0 to 5"),
         ({"x": np.zeros((2, 4, 4), np.uint8), "y": [0, -1]}, "numbered from 0, saw -1"),
@@ -144,13 +146,15 @@ def test_modes_come_out_as_grey_or_colour(tmp_path):
         assert read_image(write(tmp_path / f"{mode}.png", value, mode=mode)).shape == (channels, 5, 6)
     for name, pixels, expected in [
         ("unit.tif", np.array([[0.0, 1.0], [0.5, 0.25]], np.float32), [[0, 255], [128, 64]]),
-        ("bytes.tif", np.array([[0, 255], [7, 9]], np.int32), [[0, 255], [7, 9]]),
     ]:
         Image.fromarray(pixels).save(tmp_path / name)
         assert read_image(tmp_path / name).tolist() == [expected]
     Image.fromarray(np.array([[-1.0, 0.0]], np.float32)).save(tmp_path / "negative.tif")
     with pytest.raises(ValueError, match=r"negative\.tif holds grey values from -1"):
         read_image(tmp_path / "negative.tif")
+    Image.fromarray(np.array([[0, 255]], np.int32)).save(tmp_path / "wide.tif")
+    with pytest.raises(ValueError, match=r"wide\.tif holds integers of 32 bits"):
+        read_image(tmp_path / "wide.tif")
     deep = np.array([[0, 65535], [257, 514]], dtype=np.uint16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
     assert read_image(tmp_path / "deep.png").tolist() == [[[0, 255], [1, 2]]]

@@ -117,7 +117,7 @@ def test_an_archive_is_never_in_memory_as_a_whole(tmp_path):
         ({"x": np.zeros((3, 2, 2))}, {"sequence": (2, 2)}, r"expected a series of shape"),
         ({"x": np.zeros((0, 2))}, {"tabular": (2,)}, r"expected table rows"),
         ({"x": np.where(np.arange(1000) == 900, np.inf, 0)[:, None]}, {"tabular": (1,)}, "row 901: a value is inf"),
-        ({"x": np.zeros((3, 4, 4))}, {"image": (1, 4, 4)}, "expected 'x' as uint8"),
+        ({"x": np.zeros((3, 4, 4), int)}, {"image": (1, 4, 4)}, "expected images as uint8"),
     ],
 )
 def test_what_an_archive_may_not_hold(arrays, shapes, complaint, tmp_path):

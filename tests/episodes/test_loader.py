@@ -9,13 +9,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from metaad_zoo.data import CarelessCamera, ImageEpisodes
+from metaad_zoo.data import ImageEpisodes, RandomCamera
 from metaad_zoo.episodes import EpisodeBatch, EpisodeLoader, EpisodeSampler, EpisodeSpec
 from tests.conftest import SPLITS
 
 
 def sampler() -> EpisodeSampler:
-    data = ImageEpisodes(splits=SPLITS, image_size=16, camera=CarelessCamera(), finer_tasks=0.5)
+    data = ImageEpisodes(splits=SPLITS, image_size=16, camera=RandomCamera(), finer_tasks=0.5)
     data.episode = EpisodeSpec(3, query_normal=4, query_anomalous=4)
     return data.sampler("train")
 

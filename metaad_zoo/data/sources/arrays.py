@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as vision
+
+from metaad_zoo.data.read.account import Account
+from metaad_zoo.data.read.pixels import Aspect, resize, to_channels
 
 
 @dataclass
@@ -22,6 +24,7 @@ class ImageArrays:
         class_names: readable, stable names of the classes or domains.
         anomalous: ``(n,)`` booleans, where the set itself says which samples are anomalous (an inspection set); None
             where each class serves as normal in turn.
+        account: what the reader left out and converted.
 
     Raises:
         ValueError: shapes disagree or a label points nowhere.
@@ -32,6 +35,7 @@ class ImageArrays:
     labels: np.ndarray
     class_names: Sequence[str]
     anomalous: np.ndarray | None = None
+    account: Account = field(default_factory=Account)
 
     def __post_init__(self) -> None:
         shape = tuple(self.images.shape)
@@ -53,21 +57,16 @@ class ImageArrays:
         c, h, w = self.images.shape[1:]
         return c, h, w
 
-    def converted(self, image_size: int | None, channels: int | None) -> ImageArrays:
+    def converted(self, image_size: int | None, channels: int | None, aspect: Aspect = "squash") -> ImageArrays:
         """The same set at another size (bilinear, antialiased) and number of channels.
 
         Args:
             image_size: height and width in pixels; None keeps them.
             channels: 1 (luminance) or 3; None keeps them.
+            aspect: see :data:`~metaad_zoo.data.read.pixels.Aspect`.
         """
-        images = self.images
-        if channels == 1 and images.shape[1] == 3:
-            images = vision.rgb_to_grayscale(images)
-        elif channels == 3 and images.shape[1] == 1:
-            images = images.expand(-1, 3, -1, -1).contiguous()
-        if image_size is not None and images.shape[2:] != (image_size, image_size):
-            images = vision.resize(images, [image_size, image_size], antialias=True)
-        return ImageArrays(self.name, images, self.labels, self.class_names, self.anomalous)
+        images = to_channels(self.images, channels)
+        return replace(self, images=images if image_size is None else resize(images, image_size, image_size, aspect))
 
     def read(self, ids: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         """The images at ``ids`` as ``{"image": (n, C, H, W)}`` float32 in [0, 1]."""

@@ -11,8 +11,8 @@ import torch
 from torchvision import datasets
 from torchvision.transforms.v2 import functional as vision
 
+from metaad_zoo.data.read.images import read_npz
 from metaad_zoo.data.sources.arrays import ImageArrays
-from metaad_zoo.data.sources.npz import read_npz
 from metaad_zoo.registry import unknown_name
 
 DATA_VARIABLE = "METAAD_DATA"

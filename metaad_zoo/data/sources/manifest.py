@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from metaad_zoo.data.read.images import ImageReader
 from metaad_zoo.data.sources.arrays import ImageArrays
 from metaad_zoo.data.sources.columns import Columns, read_columns
-from metaad_zoo.data.sources.files import read_images
 from metaad_zoo.data.sources.modalities import ArrayReader, GappyReader, JoinedModalities, Part, array_part
 
 FILE_COLUMNS = ("image", "sequence")
@@ -64,7 +64,11 @@ def joined_modalities(
     for column in FILE_COLUMNS:
         files = _files(columns, column)
         if files is not None and any(files):
-            reader = _images(files, image_size, channels) if column == "image" else _sequences(columns, files, length)
+            reader = (
+                _images(columns, files, image_size, channels)
+                if column == "image"
+                else _sequences(columns, files, length)
+            )
             places = np.cumsum([f is not None for f in files]) - 1
             places[[f is None for f in files]] = -1
             parts[column] = Part(GappyReader(reader[0], places), reader[1], labels)
@@ -140,9 +144,13 @@ def _files(columns: Columns, column: str) -> list[Path | None] | None:
 
 
 def _images(
-    files: Sequence[Path | None], image_size: int | None, channels: int | None
+    columns: Columns, files: Sequence[Path | None], image_size: int | None, channels: int | None
 ) -> tuple[ImageArrays, tuple[int, ...]]:
-    images = read_images([f for f in files if f is not None], image_size, channels)
+    given = [f for f in files if f is not None]
+    reader = ImageReader(given, channels=channels, height=image_size, width=image_size)
+    images = reader.in_bytes()
+    # Without names, so that a manifest that is read in parts says it once.
+    columns.skipped += [f"{columns.path.name}: images {kind}: {reason}" for kind, _, reason in reader.account.entries]
     source = ImageArrays("image", images, np.zeros(len(images), np.int64), ["image"])
     return source, source.image_shape
 

@@ -1,0 +1,427 @@
+"""Reader of images: files, folders in three layouts, numpy archives and arrays, for training as for scoring."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from statistics import median_low
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metaad_zoo.data.chunks import Chunk
+from metaad_zoo.data.read.account import Account
+from metaad_zoo.data.read.image_folders import ImageSelection, select_classes, select_for_scoring, select_support
+from metaad_zoo.data.read.listing import common_folder, list_files
+from metaad_zoo.data.read.pixels import (
+    Aspect,
+    array_in_bytes,
+    channels_first,
+    decode,
+    image_endings,
+    resize,
+    to_channels,
+)
+from metaad_zoo.data.sources.arrays import ImageArrays
+from metaad_zoo.data.sources.mapped import map_arrays
+
+BLOCK = 256
+"""Images that are decoded at once where the caller names no number."""
+SAME_RATIO = 1.05
+"""Aspect ratios that differ by a smaller factor count as the same."""
+
+
+class ImageReader:
+    """Images of one form, decoded once, block by block or all together.
+
+    Args:
+        source: an image file, a folder, an ``.npz`` (see :func:`read_npz`), a list of files, or an array or tensor of
+            images ``(n, H, W)``, ``(n, H, W, C)`` or ``(n, C, H, W)``: uint8, uint16, bool or floats from 0 to 1.
+        channels: 1 or 3; None keeps the images' own, which must then agree.
+        height: in pixels; None keeps the images' own size, which must then be one.
+        width: likewise.
+        aspect: see :data:`~metaad_zoo.data.read.pixels.Aspect`.
+        below: of a folder without images take those of the folders below, and of a category in the MVTec layout those
+            below ``test``: for scoring. False takes normal samples: the images directly in a folder, or ``train/good``.
+        damaged: ``"refuse"`` files that can't be read, all of them by name, or give an ``"empty"`` sample (NaN).
+        usual_ratio: width by height of a support set's images; images of another ratio are named in the account. None
+            takes the median of these images.
+
+    Attributes:
+        account: of what was left out and converted; complete when all has been read.
+        files: in order; empty for arrays.
+        class_names: the folder of each image, the domain or class of an archive.
+        labels: ``(n,)`` indices into ``class_names``; None for arrays.
+        anomalous: ``(n,)`` bool where the source says it, else None.
+
+    Raises:
+        ValueError: there are no images, or files, shapes or values can't be used; files are named.
+
+    Example:
+        >>> reader = ImageReader(np.zeros((3, 8, 6), np.uint8), channels=1, height=4, width=4)
+        >>> reader.all()["image"].shape
+        torch.Size([3, 1, 4, 4])
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        *,
+        channels: int | None,
+        height: int | None,
+        width: int | None,
+        aspect: Aspect = "squash",
+        below: bool = False,
+        damaged: Literal["refuse", "empty"] = "refuse",
+        usual_ratio: float | None = None,
+    ) -> None:
+        self.channels, self.height, self.width, self.aspect = channels, height, width, aspect
+        self.account, self.usual_ratio = Account(), usual_ratio
+        self.files: list[Path] = []
+        self.class_names: list[str] = []
+        self.labels: np.ndarray | None = None
+        self.anomalous: np.ndarray | None = None
+        self._damaged, self._ratios = damaged, dict[int, float]()
+        self._archive: _Archive | None = None
+        self._array: np.ndarray | None = None
+        self._first: tuple[Path, tuple[int, ...]] | None = None
+        if isinstance(source, (str, Path)):
+            path = Path(source).expanduser()
+            if path.suffix.lower() == ".npz" and path.is_file():
+                self._archive, self.files = _Archive(path), [path]
+                if (classes := self._archive.classes) is not None:
+                    self.class_names, self.labels, self.anomalous = classes
+            else:
+                self._take((select_for_scoring if below else select_support)(path, self.account))
+        elif isinstance(source, (list, tuple)) and source and all(isinstance(p, (str, Path)) for p in source):
+            files = [Path(p).expanduser() for p in source]
+            self._take(ImageSelection(common_folder(files), files, np.zeros(len(files), np.int64), ["images"]))
+        else:
+            self._array = channels_first(_as_array(source), "images", channels)
+
+    def _take(self, selection: ImageSelection) -> None:
+        self.root, self.files, self.labels = selection.root, selection.files, selection.labels
+        self.class_names, self.anomalous = selection.class_names, selection.anomalous
+
+    def __len__(self) -> int:
+        if self._array is not None:
+            return len(self._array)
+        return len(self._archive.images) if self._archive is not None else len(self.files)
+
+    @property
+    def _are_files(self) -> bool:
+        return self._array is None and self._archive is None
+
+    def all(self) -> dict[str, Tensor]:
+        """All images as ``{"image": (n, C, H, W)}`` float32 in [0, 1]."""
+        if not len(self):
+            raise ValueError("expected at least one sample, saw no images")
+        return {"image": torch.cat([chunk.samples["image"] for chunk in self.blocks(BLOCK)])}
+
+    def blocks(self, size: int) -> Iterator[Chunk]:
+        """The images, ``size`` at a time, float32 in [0, 1]; files go by their path, others by their number from 1."""
+        n = len(self)
+        for start, images in self._images(size):
+            stop = start + len(images)
+            names = [str(self.files[i]) if self._are_files else str(i + 1) for i in range(start, stop)]
+            yield Chunk(names, {"image": _in_floats(images)}, stop / n)
+
+    def in_bytes(self) -> Tensor:
+        """All images of files or an archive as uint8 ``(n, C, H, W)``."""
+        return torch.cat([images for _, images in self._images(BLOCK)])
+
+    @property
+    def ratio(self) -> float | None:
+        """Median width by height of the images that were read; None where none was read."""
+        return median_low(self._ratios.values()) if self._ratios else None
+
+    def refuse_anomalies(self) -> None:
+        """Refuse an archive of several classes, or with anomalies, as normal samples.
+
+        Raises:
+            ValueError: as said.
+        """
+        if self._archive is not None and (
+            len(self.class_names) > 1 or (self.anomalous is not None and self.anomalous.any())
+        ):
+            raise ValueError(
+                f"{self._archive.path} holds {len(self.class_names)} classes or anomalies, all of which would count as "
+                "normal support; give the normal images alone, or labels"
+            )
+
+    def _images(self, size: int) -> Iterator[tuple[int, Tensor]]:
+        self._ratios = {}
+        yield from (self._file_blocks if self._are_files else self._array_blocks)(size)
+        self._note_ratios()
+
+    def _file_blocks(self, size: int) -> Iterator[tuple[int, Tensor]]:
+        damage: dict[str, str] = {}
+        for start in range(0, len(self.files), size):
+            images: list[Tensor] = []
+            notes: dict[str, list[str]] = {}
+            for i, file in enumerate(self.files[start : start + size], start):
+                try:
+                    image, reasons = decode(file, self.channels)
+                except ValueError as error:
+                    damage[self._name(file)] = str(error)
+                    images.append(torch.full((self.channels or 1, self.height or 1, self.width or 1), torch.nan))
+                    continue
+                for reason in reasons:
+                    notes.setdefault(reason, []).append(self._name(file))
+                images.append(self._fitted(image[None], i)[0])
+                self._require_one_shape(file, images)
+            for reason, names in notes.items():
+                self.account.add("changed", str(self.root), reason, names)
+            if damage and self._damaged == "empty":
+                self.account.add("damaged", str(self.root), "can't be read as images", list(damage))
+                yield start, torch.stack([_in_floats(x) for x in images])
+            elif not damage:
+                yield start, torch.stack(images)
+        if damage and self._damaged == "refuse":
+            messages = list(damage.values())
+            raise ValueError(messages[0] if len(damage) == 1 else f"{len(damage)} files: {'; '.join(messages)}")
+
+    def _name(self, file: Path) -> str:
+        return os.path.relpath(file, self.root)
+
+    def _require_one_shape(self, file: Path, images: Sequence[Tensor]) -> None:
+        first = self._first = self._first or (file, tuple(images[-1].shape))
+        shape = tuple(images[-1].shape)
+        if shape != first[1]:
+            channels_differ = shape[0] != first[1][0]
+            what = "another number of channels" if channels_differ else "another size"
+            mend = "channels=1 or channels=3" if channels_differ else "image_size, such as --data.image_size 64,"
+            raise ValueError(
+                f"{file} has {what} than {first[0]}: (C, H, W) is {shape} against {first[1]}; set {mend} to bring them "
+                "together"
+            )
+
+    def _array_blocks(self, size: int) -> Iterator[tuple[int, Tensor]]:
+        """Arrays in memory or in an archive; floats that need no other size or channels are taken as they are."""
+        x, where = (self._array, "images") if self._archive is None else (self._archive.images, str(self.files[0]))
+        assert x is not None
+        asked = (self.channels, self.height, self.width)
+        wanted = tuple(a if b is None else b for a, b in zip(x.shape[1:], asked, strict=True))
+        for start in range(0, len(x), size):
+            part = np.asarray(x[start : start + size])
+            if self._archive is None and part.dtype.kind == "f":
+                yield start, self._floats(part, start, wanted)
+            else:
+                yield start, self._fitted(torch.from_numpy(array_in_bytes(part, where).copy()), start)
+
+    def _floats(self, part: np.ndarray, start: int, wanted: tuple[int, ...]) -> Tensor:
+        finite = np.isfinite(part)
+        low, high = (float(f(part, where=finite, initial=0.0)) for f in (np.min, np.max))
+        if low < -1 or high > 2:
+            raise ValueError(
+                f"expected floats in about [0, 1], saw them from {low:.3g} to {high:.3g}: divide by 255, or give uint8"
+            )
+        if part.shape[1:] == wanted:
+            return torch.from_numpy(part.astype(np.float32))
+        if low < -1 / 510 or high > 1 + 1 / 510:
+            self.account.add("changed", "images", "floats below 0 or above 1 are cut before the images are resized")
+        in_bytes = array_in_bytes(np.clip(np.where(finite, part, 0), 0, 1), "images")
+        images = _in_floats(self._fitted(torch.from_numpy(in_bytes), start))
+        images[torch.from_numpy(~finite.reshape(len(part), -1).all(1))] = torch.nan
+        return images
+
+    def _fitted(self, images: Tensor, start: int) -> Tensor:
+        """Images uint8 ``(n, C, H, W)`` in the size and channels of the reader; notes their aspect ratio."""
+        h, w = images.shape[-2:]
+        if self._are_files or (h, w) != (self.height, self.width):  # arrays may have been resized before
+            self._ratios |= dict.fromkeys(range(start, start + len(images)), w / h)
+        images = to_channels(images, self.channels)
+        if self.height is None or self.width is None:
+            return images
+        return resize(images, self.height, self.width, self.aspect)
+
+    def _note_ratios(self) -> None:
+        usual = self.usual_ratio or self.ratio
+        if usual is None or self.aspect == "pad" or self.height is None or self.width is None:
+            return
+        others = [i for i, ratio in self._ratios.items() if abs(math.log(ratio / usual)) > math.log(SAME_RATIO)]
+        if not others:
+            return
+        names = [self._name(self.files[i]) if self._are_files else str(i + 1) for i in others]
+        place = str(self.root) if self._are_files else str(self.files[0]) if self.files else "images"
+        of = "most images" if self.usual_ratio is None else "the support"
+        reason = (
+            f"squashed from another aspect ratio than that of {of}, {usual:.2f} (width by height), to {self.height} x "
+            f"{self.width} pixels; crop them alike, or train with data.aspect=pad"
+        )
+        self.account.add("changed", place, reason, names)
+
+
+def _in_floats(images: Tensor) -> Tensor:
+    return images if images.is_floating_point() else images.float() / 255
+
+
+def _as_array(data: Any) -> np.ndarray:
+    try:
+        if isinstance(data, Tensor):
+            return (data.float() if data.dtype == torch.bfloat16 else data).detach().cpu().numpy()
+        array = np.asarray(data)
+    except (TypeError, ValueError) as error:
+        seen = f"{type(data).__name__} ({error})"
+        raise ValueError(f"expected images as an array, a tensor, files or a folder, saw {seen}") from error
+    if array.dtype.kind not in "biuf":
+        seen = f"{type(data).__name__} of {array.dtype}"
+        raise ValueError(f"expected images as an array, a tensor, files or a folder, saw {seen}")
+    return array
+
+
+class _Archive:
+    """An ``.npz`` of images, opened once: unpacked into the system's temporary folder and mapped from it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        scratch = tempfile.mkdtemp()
+        weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
+        return map_arrays(self.path, ("x", "X", "y", "t", "names"), Path(scratch))
+
+    @cached_property
+    def images(self) -> np.ndarray:
+        """``(n, C, H, W)`` of the type that the archive has.
+
+        Raises:
+            ValueError: there are none, or they are of another shape or type; the file is named.
+        """
+        x = self._arrays.get("x", self._arrays.get("X"))
+        if x is None:
+            raise ValueError(f"{self.path} must hold the array 'x' (images), it holds {sorted(self._arrays)}")
+        array_in_bytes(x.ravel()[:0], str(self.path))
+        return channels_first(x, str(self.path))
+
+    @cached_property
+    def classes(self) -> tuple[list[str], np.ndarray, np.ndarray | None] | None:
+        """Names and indices ``(n,)`` of classes or domains, and flags of anomalies beside domains; None without ``y``.
+
+        Raises:
+            ValueError: they are of another shape or type, or point nowhere; the file is named.
+        """
+        path, n, y = self.path, len(self.images), self._arrays.get("y")
+        if y is None:
+            return None
+        if y.shape != (n,) or not np.issubdtype(y.dtype, np.integer):
+            raise ValueError(f"{path}: expected 'y' as {n} integers, saw {y.dtype} of shape {y.shape}")
+        domains = self._arrays.get("t")
+        labels = y if domains is None else domains
+        if labels.shape != y.shape or not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(f"{path}: expected 't' as {n} integers, saw {labels.dtype} of shape {labels.shape}")
+        if n and labels.min() < 0:
+            raise ValueError(f"{path}: classes must be numbered from 0, saw {labels.min()}")
+        names = [str(name) for name in self._arrays.get("names", np.arange(labels.max(initial=-1) + 1))]
+        if n and labels.max() >= len(names):
+            raise ValueError(
+                f"{path}: labels run from {labels.min()} to {labels.max()} but there are {len(names)} names"
+            )
+        if domains is not None and not np.isin(y, (0, 1)).all():
+            raise ValueError(
+                f"{path}: beside 't' (domains), 'y' must be 0 (normal) or 1 (anomalous), saw {np.unique(y)[:9]}"
+            )
+        present, labels = np.unique(labels, return_inverse=True)  # names may list classes of which there is no sample
+        return [names[i] for i in present], labels, None if domains is None else np.asarray(y == 1)
+
+
+def as_images(data: Any, shape: Sequence[int]) -> Tensor:
+    """Images ``(n, C, H, W)`` float32 of a model's shape; forms and errors as for :class:`ImageReader`."""
+    channels, height, width = shape
+    return ImageReader(data, channels=channels, height=height, width=width).all()["image"]
+
+
+def fit_images(images: Tensor, shape: Sequence[int]) -> Tensor:
+    """Images float32 ``(n, C, H, W)`` in [0, 1] in another model's shape; errors as for :class:`ImageReader`."""
+    return as_images(images, shape)
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether a folder or one below it holds image files."""
+    return any(list_files(folder, image_endings(), Account()).values())
+
+
+def read_path(
+    path: Path, image_size: int | None = None, channels: int | None = None, aspect: Aspect = "squash"
+) -> ImageArrays:
+    """Images for training from a path of the user's own: an ``.npz`` file or a folder, see :func:`read_folder`.
+
+    Raises:
+        ValueError: the path does not exist or is neither; see also the readers.
+    """
+    if path.suffix.lower() == ".npz" and path.is_file():
+        return read_npz(path, image_size, channels, aspect)
+    if path.is_dir():
+        return read_folder(path, image_size, channels, aspect)
+    what = "is neither a folder nor an .npz file" if path.exists() else "does not exist"
+    raise ValueError(f"{path} {what}: expected a folder of images or an .npz file")
+
+
+def read_folder(
+    root: Path, image_size: int | None = None, channels: int | None = None, aspect: Aspect = "squash"
+) -> ImageArrays:
+    """A folder in any of three layouts, told apart by what is in it.
+
+    - the MVTec layout, of one category or with a folder for each of several: the categories are domains, the defects
+      their anomalies;
+    - folders of images at any depth: each folder is a class, named by its path below the root;
+    - images directly inside: one class, named after the folder.
+
+    Args:
+        root: the folder.
+        image_size: height and width in pixels; None demands one size for all.
+        channels: 1 or 3 to convert; None demands one kind for all.
+        aspect: see :data:`~metaad_zoo.data.read.pixels.Aspect`.
+
+    Raises:
+        ValueError: there are no images, images lie both beside and inside folders, or files can't be read.
+    """
+    account = Account()
+    chosen = select_classes(root, account)
+    reader = ImageReader(chosen.files, channels=channels, height=image_size, width=image_size, aspect=aspect)
+    reader.account, reader.root = account, root
+    images = reader.in_bytes()
+    name = root.resolve().name
+    return ImageArrays(name, images, chosen.labels, chosen.class_names, chosen.anomalous, account)
+
+
+def read_npz(
+    path: Path, image_size: int | None = None, channels: int | None = None, aspect: Aspect = "squash"
+) -> ImageArrays:
+    """Images from an ``.npz`` file; pickled content is refused.
+
+    Arrays: ``x`` (or ``X``) ``(n, H, W)``, ``(n, H, W, C)`` or ``(n, C, H, W)`` with C 1 or 3, uint8, uint16, bool or
+    floats from 0 to 1, which are brought to 8 bits; ``y`` ``(n,)`` the class; optionally ``names``, the classes' names.
+    Where there is also ``t`` ``(n,)``, it tells the domain, ``names`` names the domains, and ``y`` is 0 for normal and
+    1 for anomalous.
+
+    Raises:
+        ValueError: the file is damaged, an array is missing, or its shape or type is not as above; the file is named.
+    """
+    reader = ImageReader(path, channels=channels, height=image_size, width=image_size, aspect=aspect)
+    if reader.labels is None:
+        raise ValueError(f"{path} must hold the array 'y' (classes) beside 'x' (images)")
+    return ImageArrays(
+        path.stem, reader.in_bytes(), reader.labels, reader.class_names, reader.anomalous, reader.account
+    )
+
+
+def read_images(paths: Sequence[Path], image_size: int | None = None, channels: int | None = None) -> Tensor:
+    """Image files stacked as uint8 ``(n, C, H, W)``; arguments and errors as for :func:`read_folder`."""
+    if not paths:
+        raise ValueError("expected at least one image, saw none")
+    return ImageReader(list(paths), channels=channels, height=image_size, width=image_size).in_bytes()
+
+
+def read_image(path: Path, channels: int | None = None) -> Tensor:
+    """One image file as uint8 ``(C, H, W)``; see :func:`metaad_zoo.data.read.pixels.decode`."""
+    return decode(path, channels)[0]
