@@ -18,6 +18,10 @@ GROUP = "metaad_zoo.plugins"
 PACKAGE = __name__.partition(".")[0]
 
 
+class MissingPluginError(ValueError):
+    """A checkpoint needs a module that the user has neither installed as a plug-in nor imported."""
+
+
 @cache
 def load_installed() -> None:
     """Import the plug-ins of installed packages, once; one that fails is skipped with a warning."""
@@ -58,12 +62,12 @@ def require_plugins(modules: Iterable[str], where: str) -> None:
         where: what needs them, for the error.
 
     Raises:
-        ValueError: names the first module that is missing.
+        MissingPluginError: names the first module that is missing.
     """
     load_installed()
     for module in modules:
         if module not in sys.modules:
-            raise ValueError(
+            raise MissingPluginError(
                 f"{where} needs the module {module}, which is no part of {PACKAGE}: if you trust it, name it by "
                 f"--import {module} (in Python: import {module}), or install it as a plug-in (entry point {GROUP})"
             )

@@ -51,6 +51,19 @@ def calibrate_argument(command: argparse.ArgumentParser) -> None:
     )
 
 
+def import_argument(command: argparse.ArgumentParser) -> None:
+    """Add ``--import``."""
+    command.add_argument(
+        "--import",
+        dest="plugins",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="import a module of yours that registers backbones, learners, data sets, modalities or baselines "
+        "(repeatable)",
+    )
+
+
 def complete_paths(command: argparse.ArgumentParser) -> None:
     """Let a shell complete files after every option that takes a path."""
     for action in command._actions:

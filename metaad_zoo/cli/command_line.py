@@ -14,9 +14,10 @@ import shtab
 
 from metaad_zoo.cli import adapt, evaluate, explain, export, info, publish, pull, push, recommend, report, score, serve
 from metaad_zoo.cli import list as list_
-from metaad_zoo.cli.arguments import complete_paths
+from metaad_zoo.cli.arguments import complete_paths, import_argument
 from metaad_zoo.cli.parsing import VerbParser
 from metaad_zoo.cli.terminal import ERROR, EXIT_CODES, INTERRUPTED, OK, printable
+from metaad_zoo.plugins import import_plugins
 
 VERBS = {
     "list": list_,
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = command_parser().parse_args(argv)
     code = OK
     try:
+        import_plugins(options.plugins)
         code = options.run(options) or OK
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough; Python's own flush at the end must not fail
@@ -67,6 +69,7 @@ def command_parser() -> argparse.ArgumentParser:
     for verb, module in VERBS.items():
         command = commands.add_parser(verb, help=module.HELP, description=module.HELP)
         module.add_arguments(command)
+        import_argument(command)
         complete_paths(command)
         command.set_defaults(run=module.run)
     return parser

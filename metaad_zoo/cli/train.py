@@ -23,13 +23,14 @@ from rich.console import Console
 from metaad_zoo import data as data_room
 from metaad_zoo.cli.resume import find_checkpoint, read_checkpoint, refuse_other_config, splits_of_checkpoint
 from metaad_zoo.cli.terminal import progress_bars, wide_console
-from metaad_zoo.cli.train_parser import HintingParser, arrange, own_error
+from metaad_zoo.cli.train_parser import HintingParser, arrange, own_error, take_imports
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.episodes import SplitRecord
 from metaad_zoo.evaluation.report import results_table
 from metaad_zoo.experiment.conclude import Conclusion, check_before_training, conclude, save_model, write_predictions
 from metaad_zoo.learners import Learner
 from metaad_zoo.modality import get_modality
+from metaad_zoo.plugins import import_plugins
 from metaad_zoo.zoo import parent_aspect, parent_shapes, parent_splits
 
 METRICS_FILE = "metrics.csv"
@@ -236,8 +237,10 @@ def run(argv: Sequence[str] | None = None) -> TrainingCLI:
     warnings.filterwarnings("ignore", message="(?s).*(jsonargparse|Jsonargparse|instantiate_classes|skip_none).*")
     # What Lightning tells of itself and its makers' services: advice to install them, accelerators that are not used.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
-    verb, args = arrange(sys.argv[1:] if argv is None else argv)
     try:
+        modules, rest = take_imports(sys.argv[1:] if argv is None else argv)
+        import_plugins(modules)
+        verb, args = arrange(rest)
         cli = TrainingCLI(args, verb)
         _run_verb(cli)
     except (ValueError, FloatingPointError, MisconfigurationException) as error:

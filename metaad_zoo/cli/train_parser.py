@@ -48,6 +48,37 @@ def arrange(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     return verb, configs + others
 
 
+def take_imports(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take ``--import MODULE`` out of a command line, because these modules are imported before the rest is parsed.
+
+    Args:
+        argv: the command line without the program's name.
+
+    Returns:
+        The modules, and the other arguments.
+
+    Raises:
+        ValueError: the last ``--import`` names no module.
+
+    Example:
+        >>> take_imports(["fit", "--import", "mine", "--config", "a.yaml", "--import=nets"])
+        (['mine', 'nets'], ['fit', '--config', 'a.yaml'])
+    """
+    modules: list[str] = []
+    rest: list[str] = []
+    tokens = iter(argv)
+    for token in tokens:
+        name, equals, value = token.partition("=")
+        if name != "--import":
+            rest.append(token)
+            continue
+        module = value if equals else next(tokens, "")
+        if not module:
+            raise ValueError("--import names no module: write --import my_module")
+        modules.append(module)
+    return modules, rest
+
+
 class HintingParser(LightningArgumentParser):
     """A parser whose errors about an unknown key name the nearest known ones; a key is never completed by a guess."""
 

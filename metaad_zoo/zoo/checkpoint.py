@@ -24,9 +24,10 @@ from torch import Tensor
 from metaad_zoo.data.read.pixels import Aspect
 from metaad_zoo.episodes import SplitRecord
 from metaad_zoo.learners import Learner
+from metaad_zoo.plugins import require_plugins
 from metaad_zoo.zoo.manifest import CONFIG, FORMAT, MANIFEST, WEIGHTS, read_manifest, verify
 from metaad_zoo.zoo.reading import TEXT_LIMIT, WEIGHTS_LIMIT, CheckpointError, parse_json, parse_yaml, read_bytes
-from metaad_zoo.zoo.rebuild import build_learner
+from metaad_zoo.zoo.rebuild import build_learner, plugins_of
 
 
 @dataclass
@@ -68,11 +69,13 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     sha256 = {WEIGHTS: hashlib.sha256(content).hexdigest()}
     if checkpoint.config is not None:
         sha256[CONFIG] = hashlib.sha256(checkpoint.config.encode()).hexdigest()
+    plugins = plugins_of(checkpoint.learner)
     manifest = {
         "format": FORMAT,
         "learner": checkpoint.learner.registered_name,
         "arguments": checkpoint.learner.arguments(),
         "trained_on": checkpoint.trained_on,
+        **({"plugins": plugins} if plugins else {}),
         **({} if checkpoint.splits is None else {"splits": checkpoint.splits}),
         "sha256": sha256,
     }
@@ -91,12 +94,14 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         CheckpointError: a file is missing, damaged or forged, its sha256 is not the manifest's, the format is newer
             than this version, or weights and learner do not fit together.
+        MissingPluginError: it needs a module outside this package that the user has not imported.
     """
     manifest = read_manifest(folder)
     try:
         SplitRecord.parse(manifest.get("splits"), [])
     except ValueError as error:
         raise CheckpointError(f"{folder / MANIFEST} is damaged: splits ({error}); fetch it again") from error
+    require_plugins(manifest.get("plugins", []), str(folder / MANIFEST))
     tensors = _read_weights(folder, manifest)
     learner = build_learner(str(folder / MANIFEST), manifest, tensors)
     learner.load_state_dict(_part(tensors, "learner/"))

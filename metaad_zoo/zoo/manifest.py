@@ -48,6 +48,9 @@ def check_manifest(manifest: Any, where: str) -> dict[str, Any]:
     wrong = [key for key, kind in kinds.items() if not isinstance(manifest.get(key), kind)]
     if not wrong and not all(isinstance(name, str) for name in manifest["trained_on"]):
         wrong = ["trained_on"]
+    plugins = manifest.get("plugins", [])
+    if not isinstance(plugins, list) or not all(isinstance(name, str) for name in plugins):
+        wrong.append("plugins")
     if wrong:
         raise CheckpointError(f"{where} is damaged: {', '.join(wrong)} missing or of a wrong type; fetch it again")
     return manifest

@@ -13,8 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.modules import module as torch_modules
 
+from metaad_zoo.backbones.registry import BACKBONES
 from metaad_zoo.inner_loop import InnerLoopConfig
 from metaad_zoo.learners import Learner, learner_class
+from metaad_zoo.modality import get_form
+from metaad_zoo.plugins import is_own
 from metaad_zoo.registry import unknown_name
 from metaad_zoo.zoo.reading import CheckpointError
 
@@ -65,6 +68,24 @@ def build_learner(where: str, manifest: Mapping[str, Any], tensors: Mapping[str,
         ) from error
     differing = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
     raise CheckpointError(f"the weights beside {where} do not fit the learner it describes: {differing[:5]}")
+
+
+def plugins_of(learner: Learner) -> list[str]:
+    """Modules outside this package that define the learner, its backbones or the modalities that it reads, sorted."""
+    arguments = learner.arguments()
+    names = set(_texts(arguments))
+    modules = {type(learner).__module__} | {BACKBONES[name].__module__ for name in names if name in BACKBONES}
+    modules |= {type(get_form(name)).__module__ for name in arguments.get("input_shapes", {})}
+    return sorted(module for module in modules if not is_own(module))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in nested settings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(inner)
 
 
 def _kind(x: Tensor) -> tuple[torch.Size, bool, bool]:
