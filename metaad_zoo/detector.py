@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -167,26 +168,30 @@ class Detector(Judge):
     def _support(self) -> dict[str, Tensor]:
         return self._state.support()
 
-    def score(self, samples: Any, left_out: bool = False) -> np.ndarray:
+    def score(self, samples: Any, leave_one_out: bool = False, *, left_out: bool | None = None) -> np.ndarray:
         """Anomaly scores ``(n,)`` float64, in the model's own units: higher is more anomalous.
 
         Args:
             samples: what to score.
-            left_out: whether those of the support set, known by their values, are scored as new ones would be: by the
-                model adapted to the others alone.
+            leave_one_out: score samples of the support set, recognised by their values, as new ones: by the model
+                adapted to the others alone.
+            left_out: former name of ``leave_one_out``.
 
         Raises:
             RuntimeError: the detector is not fitted.
             ValueError: samples can't be used.
         """
+        if left_out is not None:
+            warnings.warn("Detector.score: left_out is now called leave_one_out", DeprecationWarning, stacklevel=2)
+            leave_one_out = left_out
         fit = self._as_fitted()
-        adapted, here = fit._fitted(), fit._readable(samples)
+        adapted, readable = fit._fitted(), fit._readable(samples)
         chunks = [
-            adapted.score({name: x[i : i + SCORING_CHUNK] for name, x in here.items()})
-            for i in range(0, count(here), SCORING_CHUNK)
+            adapted.score({name: x[i : i + SCORING_CHUNK] for name, x in readable.items()})
+            for i in range(0, count(readable), SCORING_CHUNK)
         ]
         scores = torch.cat(chunks).double().cpu()
-        return np.asarray(fit._decisions().without_themselves(here, scores) if left_out else scores)
+        return np.asarray(fit._decisions().without_themselves(readable, scores) if leave_one_out else scores)
 
     def _fitted(self) -> Adapted:
         adapted = self._state.adapted
@@ -228,12 +233,12 @@ class Detector(Judge):
         samples = samples if images is None else images.all()
         return samples_like(self._support(), samples, self.input_shapes, self.columns)
 
-    def score_known(self, samples: dict[str, Tensor], left_out: bool = False) -> np.ndarray:
+    def score_known(self, samples: dict[str, Tensor], leave_one_out: bool = False) -> np.ndarray:
         """As :meth:`score`, of tensors by modality, but NaN for samples without any value, which that refuses."""
         known = have_values(samples)
         scores = np.full(len(known), np.nan)
         if known.any():
-            found = self.score({name: x[known] for name, x in samples.items()}, left_out)
+            found = self.score({name: x[known] for name, x in samples.items()}, leave_one_out)
             scores[known.numpy()] = np.where(np.isnan(found), np.inf, found)  # what is no number counts as high
         return scores
 
@@ -259,10 +264,10 @@ class Detector(Judge):
         values, _ = read_series(series, fit.columns)
         return score_series(fit.score_windows, values, window, stride, how)
 
-    def score_windows(self, windows: Mapping[str, Tensor], left_out: bool = False) -> np.ndarray:
+    def score_windows(self, windows: Mapping[str, Tensor], leave_one_out: bool = False) -> np.ndarray:
         """As :meth:`score_known`, of windows ``(n, window, C)`` of a series, whatever the model calls its modality."""
         (values,) = windows.values()
-        return self.score_known({self._windowed: values}, left_out)
+        return self.score_known({self._windowed: values}, leave_one_out)
 
     @property
     def reads_windows(self) -> bool:

@@ -18,8 +18,8 @@ class Judge(ABC):
     """What scores samples of a domain and knows how normal samples score."""
 
     @abstractmethod
-    def score(self, samples: Any, left_out: bool = False) -> np.ndarray:
-        """Anomaly scores ``(n,)`` float64: higher is more anomalous; ``left_out``: of support samples as of new."""
+    def score(self, samples: Any, leave_one_out: bool = False) -> np.ndarray:
+        """Anomaly scores ``(n,)`` float64: high: anomalous; ``leave_one_out``: of support samples as of new ones."""
 
     @abstractmethod
     def _as_fitted(self) -> Judge:

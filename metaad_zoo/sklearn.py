@@ -100,8 +100,8 @@ class FewShotOutlierDetector(OutlierMixin, BaseEstimator):
         if self.contamination == "auto":
             offset = -detector.threshold(self.alpha)
         else:
-            offset = float(np.percentile(-detector.score(samples, left_out=True), 100 * self.contamination))
-        self.detector_, self.offset_, self._left_out = detector, offset, self.contamination != "auto"
+            offset = float(np.percentile(-detector.score(samples, leave_one_out=True), 100 * self.contamination))
+        self.detector_, self.offset_, self._leave_one_out = detector, offset, self.contamination != "auto"
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:  # noqa: N803
@@ -109,7 +109,7 @@ class FewShotOutlierDetector(OutlierMixin, BaseEstimator):
         ``contamination``."""
         check_is_fitted(self)
         samples = self._samples(X, self.detector_.input_shapes, reset=False)
-        return -self.detector_.score(samples, self._left_out)
+        return -self.detector_.score(samples, self._leave_one_out)
 
     def decision_function(self, X: Any) -> np.ndarray:  # noqa: N803
         """Scores ``(n,)`` from the threshold on: negative for outliers."""

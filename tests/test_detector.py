@@ -71,9 +71,17 @@ def test_leave_one_out_adapts_once_a_sample_and_fit(detector, pictures, monkeypa
     assert len(calls) == 1 + 5 + 1 + 7
 
 
+def test_the_former_name_of_leave_one_out_still_works(detector, pictures):
+    detector.fit(pictures[:5])
+    with pytest.warns(DeprecationWarning, match="left_out is now called leave_one_out"):
+        scores = detector.score(pictures, left_out=True)
+    assert np.array_equal(scores, detector.score(pictures, leave_one_out=True))
+    assert not np.array_equal(scores, detector.score(pictures))
+
+
 def test_contamination_flags_what_is_above_the_support_without_its_highest_share(detector, pictures):
     detector.fit(pictures[:10], labels=[-1] * 10)
-    scores = detector.score(pictures, left_out=True)
+    scores = detector.score(pictures, leave_one_out=True)
     own = np.sort(scores[:10])
     expected = (scores > own[7]).astype(int)
     given = {"calibrate": "contamination", "contamination": 0.2}
@@ -86,7 +94,7 @@ def test_contamination_flags_what_is_above_the_support_without_its_highest_share
 
 def test_support_samples_are_scored_as_new_ones_wherever_they_are_met(detector, pictures):
     detector.fit(pictures[:5])
-    found = detector.score(pictures[[7, 2]], left_out=True)
+    found = detector.score(pictures[[7, 2]], leave_one_out=True)
     assert found[0] == pytest.approx(detector.score(pictures[[7]])[0], abs=1e-5)
     without = copy.deepcopy(detector).fit(pictures[[0, 1, 3, 4]])
     assert found[1] == pytest.approx(without.score(pictures[[2]])[0], abs=1e-5)

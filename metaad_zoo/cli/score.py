@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     stream = SampleStream(options.data, detector.input_shapes, options.label, detector.columns, below=True, **reading)
     note_left_out(stream)
     score_them = partial(
-        detector.score_windows if options.points else detector.score_known, left_out=calibrate == "contamination"
+        detector.score_windows if options.points else detector.score_known, leave_one_out=calibrate == "contamination"
     )
     rows = (
         _points(detector, score_them, stream, 1 if options.stride is None else options.stride)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from metaad_zoo.episodes import NORMAL, UNLABELLED, Adapted, Method, Samples
 from metaad_zoo.evaluation.calibration import p_values
-from metaad_zoo.evaluation.leave_one_out import leave_one_out_scores, left_out_scores, sample_keys
+from metaad_zoo.evaluation.leave_one_out import leave_one_out_scores, own_scores, sample_keys
 from metaad_zoo.registry import unknown_name
 
 Calibrate = Literal["across", "within", "contamination"]
@@ -99,7 +99,7 @@ class ExpectedContamination:
     """Ranks among the support set's own scores, of which a share is expected to be anomalous (as in PyOD).
 
     For supports of unlabelled samples, each scored by the method adapted to the others
-    (:func:`metaad_zoo.evaluation.leave_one_out.left_out_scores`). The highest share of these scores is left out,
+    (:func:`metaad_zoo.evaluation.leave_one_out.own_scores`). The highest share of these scores is left out,
     as that of the anomalies; the p-value of a score is its conformal one among the ``m`` others, so that at
     ``1 / (m + 1)`` what lies above all of them is flagged. There is no guarantee, because nobody has said which of them
     are normal.
@@ -121,7 +121,7 @@ class ExpectedContamination:
 
     def p_values(self, adapted: Adapted, support: Samples, support_labels: Tensor, scores: Tensor) -> Tensor:
         """See :class:`Calibrator`."""
-        return p_values(scores, self.normal(left_out_scores(self.method, support, support_labels)[1]))
+        return p_values(scores, self.normal(own_scores(self.method, support, support_labels)[1]))
 
     def normal(self, own: Tensor) -> Tensor:
         """The support's own scores without the highest share, ascending."""
@@ -184,10 +184,10 @@ class SupportDecisions:
         self._own: tuple[list[bytes], Tensor] | None = None
         self._computing = RLock()
 
-    def _left_out(self) -> tuple[list[bytes], Tensor]:
+    def _leave_out(self) -> tuple[list[bytes], Tensor]:
         with self._computing:
             if self._own is None:
-                self._own = left_out_scores(self._method, self._support, self._labels)
+                self._own = own_scores(self._method, self._support, self._labels)
             return self._own
 
     def without_themselves(self, samples: Samples, scores: Tensor) -> Tensor:
@@ -196,7 +196,7 @@ class SupportDecisions:
         Raises:
             ValueError: of the support's samples fewer than three are no known anomalies.
         """
-        keys, own = self._left_out()
+        keys, own = self._leave_out()
         known = dict(zip(keys, own.tolist(), strict=True))
         found = [known.get(key, score) for key, score in zip(sample_keys(samples), scores.tolist(), strict=True)]
         return torch.tensor(found, dtype=scores.dtype)
@@ -223,7 +223,7 @@ class SupportDecisions:
                 if contamination is None:
                     self._kept[way] = leave_one_out_scores(self._method, self._support, self._labels)
                 else:
-                    self._kept[way] = ExpectedContamination(self._method, contamination).normal(self._left_out()[1])
+                    self._kept[way] = ExpectedContamination(self._method, contamination).normal(self._leave_out()[1])
             return self._kept[way]
 
     def p_values(self, scores: Tensor, calibrate: Calibrate, contamination: float | None) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metaad_zoo.episodes import ANOMALOUS, NORMAL, Method, Samples, count
 
-__all__ = ["leave_one_out_scores", "left_out_scores", "sample_keys"]
+__all__ = ["leave_one_out_scores", "own_scores", "sample_keys"]
 
 PARTS = 10
 LEAST = 3
@@ -31,12 +31,12 @@ def leave_one_out_scores(method: Method, support: Samples, support_labels: Tenso
             f"leave-one-out needs two normal support samples, saw {len(normal)}: give more, or calibrate across tasks"
         )
     _require_least(support_labels)
-    return _left_out(method, support, support_labels, normal, len(normal)).sort().values
+    return _leave_out(method, support, support_labels, normal, len(normal)).sort().values
 
 
-def left_out_scores(method: Method, support: Samples, support_labels: Tensor) -> tuple[list[bytes], Tensor]:
-    """Of each support sample that is no known anomaly its key (:func:`sample_keys`), and its score by the method
-    without it, ``(m,)`` float64.
+def own_scores(method: Method, support: Samples, support_labels: Tensor) -> tuple[list[bytes], Tensor]:
+    """Keys (:func:`sample_keys`) of the support samples that are no known anomalies, and the score of each by the
+    method adapted without it, ``(m,)`` float64.
 
     Up to ten samples are left out one by one, more in ten parts. Equal samples have the mean of their scores.
 
@@ -44,13 +44,13 @@ def left_out_scores(method: Method, support: Samples, support_labels: Tensor) ->
         ValueError: there are fewer than three such samples.
     """
     _require_least(support_labels)
-    here = (support_labels != ANOMALOUS).nonzero().flatten()
-    scores = _left_out(method, support, support_labels, here, min(PARTS, len(here)))
-    keys = sample_keys(_part(support, here))
-    found: dict[bytes, list[float]] = {}
+    usable = (support_labels != ANOMALOUS).nonzero().flatten()
+    scores = _leave_out(method, support, support_labels, usable, min(PARTS, len(usable)))
+    keys = sample_keys(_part(support, usable))
+    by_key: dict[bytes, list[float]] = {}
     for key, score in zip(keys, scores.tolist(), strict=True):
-        found.setdefault(key, []).append(score)
-    return keys, torch.tensor([sum(found[key]) / len(found[key]) for key in keys], dtype=torch.float64)
+        by_key.setdefault(key, []).append(score)
+    return keys, torch.tensor([sum(by_key[key]) / len(by_key[key]) for key in keys], dtype=torch.float64)
 
 
 def _require_least(support_labels: Tensor) -> None:
@@ -74,14 +74,14 @@ def sample_keys(samples: Samples) -> list[bytes]:
     return [row.tobytes() for row in np.concatenate(rows, axis=1)]
 
 
-def _left_out(method: Method, support: Samples, labels: Tensor, which: Tensor, parts: int) -> Tensor:
+def _leave_out(method: Method, support: Samples, labels: Tensor, which: Tensor, parts: int) -> Tensor:
     """Scores ``(len(which),)`` float64, in that order."""
     scores = torch.empty(len(which), dtype=torch.float64)
     for part in range(parts):
         out = which[part::parts]
-        kept = torch.ones(count(support), dtype=torch.bool)
-        kept[out] = False
-        adapted = method.adapt(_part(support, kept), labels[kept.to(labels.device)])
+        rest = torch.ones(count(support), dtype=torch.bool)
+        rest[out] = False
+        adapted = method.adapt(_part(support, rest), labels[rest.to(labels.device)])
         scores[part::parts] = adapted.score(_part(support, out)).double().cpu()
     return scores
 

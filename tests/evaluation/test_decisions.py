@@ -14,7 +14,7 @@ from metaad_zoo.evaluation.decisions import (
     scores_for_shots,
     shots_of,
 )
-from metaad_zoo.evaluation.leave_one_out import leave_one_out_scores, left_out_scores
+from metaad_zoo.evaluation.leave_one_out import leave_one_out_scores, own_scores
 
 
 class DistanceToMean:
@@ -105,7 +105,7 @@ def test_expected_contamination_leaves_out_the_highest_share():
 
 
 @pytest.mark.parametrize(("labels", "n"), [([0, 1], 1), ([-1, 1], 1), ([0, 0, 1], 2), ([0, -1, 1], 2), ([-1, -1], 2)])
-@pytest.mark.parametrize("score", [leave_one_out_scores, left_out_scores])
+@pytest.mark.parametrize("score", [leave_one_out_scores, own_scores])
 def test_too_few_samples_to_leave_one_out_are_refused(score, labels, n):
     """Of two, each is scored by a model of one, which flags most normal samples; known anomalies do not count."""
     support = {"tabular": torch.arange(3.0)[: len(labels), None]}
@@ -119,7 +119,7 @@ def test_too_few_samples_to_leave_one_out_are_refused(score, labels, n):
 def test_three_samples_are_enough_to_leave_one_out(labels, normal):
     """Each is judged against the mean of both others: |0 - 1.5|, |1 - 1|, |2 - 0.5|."""
     support, y = {"tabular": torch.arange(3.0)[:, None]}, torch.tensor(labels)
-    assert left_out_scores(DistanceToMean(), support, y)[1].tolist() == [1.5, 0.0, 1.5]
+    assert own_scores(DistanceToMean(), support, y)[1].tolist() == [1.5, 0.0, 1.5]
     if normal is not None:
         assert leave_one_out_scores(DistanceToMean(), support, y).tolist() == normal
 
@@ -136,7 +136,7 @@ def test_many_samples_are_left_out_in_ten_parts_and_equal_ones_share_a_score():
     x[12] = x[3]
     labels = torch.full((24,), -1)
     labels[23] = 1  # known, and so neither scored nor, by this method, read
-    keys, found = left_out_scores(DistanceToMean(), {"tabular": x}, labels)
+    keys, found = own_scores(DistanceToMean(), {"tabular": x}, labels)
     usual = x[:23, 0].numpy()
     expected = [abs(usual[i] - np.delete(usual, np.arange(i % 10, 23, 10)).mean()) for i in range(23)]
     expected[3] = expected[12] = (expected[3] + expected[12]) / 2
