@@ -92,7 +92,8 @@ def _one_file(path: Path) -> ImageSelection:
 def _note_below(root: Path, listed: dict[Path, list[Path]], account: Account) -> None:
     below = {str(folder.relative_to(root)): len(files) for folder, files in listed.items() if files and folder != root}
     if below:
-        reason = f"{sum(below.values())} images in folders below; give such a folder to read them"
+        n = sum(below.values())
+        reason = f"{n} image{'s' * (n > 1)} in folders below; give such a folder to read them"
         account.add("left out", str(root), reason, list(below))
 
 

@@ -199,7 +199,7 @@ class TestListing:
         assert reasons(source.account, "left out") == {
             "files of other kinds": ["Thumbs.db", "notes.txt", "report.pdf"],
             "hidden": [".hidden.png"],
-            "1 images in folders below; give such a folder to read them": ["below"],
+            "1 image in folders below; give such a folder to read them": ["below"],
         }
 
     def test_each_real_folder_and_file_is_read_once(self, tmp_path):
