@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -16,16 +15,15 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.data.read.account import Account
-from metaad_zoo.data.read.images import ImageReader
-from metaad_zoo.data.row_samples import read_series
-from metaad_zoo.data.samples import as_labels, have_values, refuse_anomalies_in, samples_like, support_samples
-from metaad_zoo.data.streams import SCORING_CHUNK
+from metaad_zoo.data.read.roles import ColumnOptions, Schema
+from metaad_zoo.data.read.rows import series_of
 from metaad_zoo.data.windows import Pooling, score_series
 from metaad_zoo.episodes import NORMAL, Adapted, count
 from metaad_zoo.evaluation.decisions import SupportDecisions, shots_of
 from metaad_zoo.evaluation.explanation import Explainer, Explanation
 from metaad_zoo.judging import Judge
-from metaad_zoo.modality import get_modality
+from metaad_zoo.modality import SCORING_CHUNK, get_modality
+from metaad_zoo.modality.samples import Reading, as_labels, have_values, read_query, read_support
 from metaad_zoo.zoo import (
     RATIO,
     Checkpoint,
@@ -36,6 +34,8 @@ from metaad_zoo.zoo import (
     load_checkpoint,
     locate,
     save_checkpoint,
+    schema_tensors,
+    schemas_of,
 )
 
 
@@ -117,51 +117,75 @@ class Detector(Judge):
             self._state = state.adapt() if self.is_fitted else state
         return self
 
-    def fit(self, support: Any, labels: Any = None, *, columns: list[str] | None = None) -> Detector:
+    def fit(
+        self,
+        support: Any,
+        labels: Any = None,
+        *,
+        columns: Sequence[str] | None = None,
+        label: str | None = None,
+        time: str | None = None,
+        ignore: Sequence[str] = (),
+    ) -> Detector:
         """Adapt to a new domain.
 
         Args:
-            support: a few samples: see :func:`metaad_zoo.data.samples.as_samples` for the forms they may have.
-            labels: ``(n,)`` of 0 normal, 1 anomalous, -1 unlabelled; None: all normal.
-            columns: names of a table's columns or a series' channels; by default those of a file or DataFrame.
+            support: a few samples: see :func:`metaad_zoo.modality.samples.read_samples` for the forms they may have.
+            labels: ``(n,)`` of 0 normal, 1 anomalous, -1 unlabelled; None: those of the column ``label``, else all are
+                normal.
+            columns: of a file or DataFrame, the columns to use as features; of an array, the names of its columns.
+            label: column of labels of a file or DataFrame.
+            time: column of times.
+            ignore: columns to leave out.
 
         Returns:
-            The detector itself.
+            The detector itself; its :attr:`account` says what was left out or guessed.
 
         Raises:
-            ValueError: samples or labels can't be used, or no sample is normal or unlabelled.
+            ValueError: samples or labels can't be used, no sample is normal or unlabelled, or labelled anomalies would
+                count as normal.
             FloatingPointError: the inner loop diverged; the detector then stays as it was.
         """
-        images = self._image_reader(support, usual_ratio=None)
-        if labels is None and images is None:
-            refuse_anomalies_in(support)
-        elif labels is None and images is not None:
-            images.refuse_anomalies()
-        samples, columns = support_samples(support if images is None else images.all(), self.input_shapes, columns)
-        n = count(samples)
+        options = ColumnOptions(label, time, tuple(ignore), None if columns is None else tuple(columns))
+        reading = read_support(support, self.input_shapes, options, **self.support_options)
+        if labels is None and label is None:
+            reading.require_normal(str(support) if isinstance(support, (str, Path)) else "the support")
+        return self.fit_reading(reading, labels)
+
+    def fit_reading(self, reading: Reading, labels: Any = None) -> Detector:
+        """Adapt to a support set that was read already.
+
+        Args:
+            reading: as :func:`metaad_zoo.modality.samples.read_support` returns it.
+            labels: as for :meth:`fit`; None takes the reading's own, else all are normal.
+
+        Raises:
+            ValueError: as for :meth:`fit`.
+            FloatingPointError: likewise.
+        """
+        n = count(reading.samples)
+        labels = reading.labels if labels is None else labels
         kinds = as_labels([NORMAL] * n if labels is None else labels, n)
-        tensors = {"support_labels": kinds} | {f"support/{name}": x for name, x in samples.items()}
-        if images is not None and images.ratio is not None:
-            tensors[RATIO] = torch.tensor([images.ratio], dtype=torch.float64)
-        if columns is not None:  # as bytes, for a checkpoint holds tensors alone
-            text = json.dumps(columns).encode()
-            tensors["support_columns"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        tensors = {"support_labels": kinds} | {f"support/{name}": x for name, x in reading.samples.items()}
+        if reading.ratio is not None:
+            tensors[RATIO] = torch.tensor([reading.ratio], dtype=torch.float64)
+        tensors |= schema_tensors(reading.schemas)
         with self._changing:
             before = {name: x for name, x in self._checkpoint.tensors.items() if not name.startswith("support")}
             self._state = _State(replace(self._checkpoint, tensors=before | tensors)).adapt()
-            self.account = Account() if images is None else images.account
+            self.account = reading.account
         return self
 
-    def _image_reader(self, samples: Any, **options: Any) -> ImageReader | None:
-        """The reader of images that are not tensors by modality already, for a model of images alone."""
-        if isinstance(samples, ImageReader) or set(self.input_shapes) != {"image"} or isinstance(samples, Mapping):
-            return samples if isinstance(samples, ImageReader) else None
-        channels, height, width = self.input_shapes["image"]
-        return ImageReader(samples, channels=channels, height=height, width=width, **self.image_options | options)
+    @property
+    def support_options(self) -> dict[str, Any]:
+        """How the images of a support are read: as :attr:`image_options`, of any aspect ratio."""
+        return self.image_options | {"usual_ratio": None}
 
     @property
     def image_options(self) -> dict[str, Any]:
         """How images are read: arguments of :class:`metaad_zoo.data.read.images.ImageReader`."""
+        if not any(get_modality(name).reads_arrays for name in self.input_shapes):
+            return {}
         ratio = self._checkpoint.tensors.get(RATIO)
         return {"aspect": self.aspect, "usual_ratio": None if ratio is None else float(ratio)}
 
@@ -215,10 +239,15 @@ class Detector(Judge):
         return self._checkpoint.tensors["support_labels"]
 
     @property
+    def schemas(self) -> dict[str, Schema]:
+        """What the columns of the support are, by modality, where they have names: others are read likewise."""
+        return schemas_of(self._checkpoint.tensors)
+
+    @property
     def columns(self) -> list[str] | None:
-        """Names of the support's columns or channels, where it had any: others are brought into this order."""
-        kept = self._checkpoint.tensors.get("support_columns")
-        return None if kept is None else list(json.loads(bytes(kept.tolist())))
+        """Names of the support's columns or channels, where it had any."""
+        schema = next(iter(self.schemas.values()), None)
+        return None if schema is None else schema.features
 
     def check(self, samples: Any) -> None:
         """Refuse samples that :meth:`score` could not read.
@@ -229,9 +258,7 @@ class Detector(Judge):
         self._as_fitted()._readable(samples)
 
     def _readable(self, samples: Any) -> dict[str, Tensor]:
-        images = self._image_reader(samples)
-        samples = samples if images is None else images.all()
-        return samples_like(self._support(), samples, self.input_shapes, self.columns)
+        return read_query(self._support(), samples, self.input_shapes, self.schemas, **self.image_options).samples
 
     def score_known(self, samples: dict[str, Tensor], leave_one_out: bool = False) -> np.ndarray:
         """As :meth:`score`, of tensors by modality, but NaN for samples without any value, which that refuses."""
@@ -261,8 +288,8 @@ class Detector(Judge):
         """
         fit = self._as_fitted()
         window = fit.window
-        values, _ = read_series(series, fit.columns)
-        return score_series(fit.score_windows, values, window, stride, how)
+        values, breaks = series_of(series, fit.schemas.get(fit._windowed))
+        return score_series(fit.score_windows, values, window, stride, how, breaks)
 
     def score_windows(self, windows: Mapping[str, Tensor], leave_one_out: bool = False) -> np.ndarray:
         """As :meth:`score_known`, of windows ``(n, window, C)`` of a series, whatever the model calls its modality."""

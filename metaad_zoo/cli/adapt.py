@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metaad_zoo.cli.arguments import json_argument, support_arguments
-from metaad_zoo.cli.terminal import note, note_left_out, tell
+from metaad_zoo.cli.arguments import column_options, json_argument, support_arguments
+from metaad_zoo.cli.terminal import note, note_account, tell
 
 if TYPE_CHECKING:
     from metaad_zoo.detector import Detector
@@ -23,33 +23,21 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from metaad_zoo.data.samples import refuse_anomalies_in
-    from metaad_zoo.data.sources.columns import read_columns
-    from metaad_zoo.data.streams import SampleStream, gathered
     from metaad_zoo.detector import load_detector
-    from metaad_zoo.modality import form_of
+    from metaad_zoo.modality.samples import read_support
 
     detector = load_detector(options.name)
-    shapes, path, label = detector.input_shapes, options.support, options.label
-    path = form_of(shapes).support_path(path)
-    if label is None:
-        refuse_anomalies_in(path)
-    elif not form_of(shapes).has_label_column:
-        raise ValueError(
-            f"--label {label} names a column of a table or a manifest, but this model reads {list(shapes)}: leave it "
-            "out, and give normal samples alone"
-        )
-    stream = SampleStream(path, shapes, label, **detector.image_options | {"usual_ratio": None})
-    samples = gathered(stream)[1] if stream.images is None else stream.images
-    labels = None if label is None else read_columns(path, label).labels
-    columns = None if stream.columns is None else list(stream.columns)
-    detector.fit(samples, labels, columns=columns).save(options.out)
-    note_left_out(stream)
+    chosen = column_options(options, detector.input_shapes)
+    reading = read_support(options.support, detector.input_shapes, chosen, **detector.support_options)
+    note_account(reading.account)
+    if chosen.label is None:
+        reading.require_normal(str(options.support))
+    detector.fit_reading(reading).save(options.out)
     _note_calibration(detector)
-    anomalous = 0 if labels is None else int(labels.sum())
-    n = len(detector.support_labels)
-    figures = {"samples": n, "anomalous": anomalous, "columns": columns, "out": options.out}
-    figures["account"] = stream.account.as_json()
+    n = len(reading.names)
+    anomalous = 0 if reading.labels is None else int((reading.labels == 1).sum())
+    figures = {"samples": n, "anomalous": anomalous, "columns": detector.columns, "out": options.out}
+    figures |= {"account": reading.account.as_json()}
     also = f", {anomalous} of them known anomalies" if anomalous else ""
     sentence = f"Adapted to {n} samples{also}. Next, try:  metaad score {options.out} --data PATH --out scores.csv"
     tell(options.json, figures, sentence)

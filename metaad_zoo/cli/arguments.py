@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import shtab
 
 if TYPE_CHECKING:
+    from metaad_zoo.data.read.roles import ColumnOptions
     from metaad_zoo.detector import Detector
 
 
 def support_arguments(command: argparse.ArgumentParser) -> None:
-    """Add ``--support`` and ``--label``."""
+    """Add ``--support`` and the options of its columns."""
     command.add_argument(
         "--support", type=Path, required=True, help="normal samples: images, a table, series or a manifest"
     )
-    command.add_argument(
-        "--label",
-        help="column of labels of a table or a manifest: 0 normal, 1 anomalous (default: all samples are normal)",
-    )
+    column_arguments(command, "column of labels: 0 normal, 1 anomalous (default: a column with a usual name)")
 
 
 def data_arguments(command: argparse.ArgumentParser) -> None:
-    """Add the detector's folder, ``--data`` and ``--label``."""
+    """Add the detector's folder, ``--data`` and the options of its columns."""
     command.add_argument("folder", help="folder of a detector that `metaad adapt` wrote")
     command.add_argument(
         "--data",
@@ -32,7 +31,50 @@ def data_arguments(command: argparse.ArgumentParser) -> None:
         required=True,
         help="samples: one file, a folder of images, tables or series, or a manifest",
     )
-    command.add_argument("--label", help="column of labels, which is left out")
+    column_arguments(command, "column of labels, which is left out")
+
+
+def column_arguments(command: argparse.ArgumentParser, label: str) -> None:
+    """Add the options that say what the columns of a table, series or manifest are."""
+    columns = command.add_argument_group("columns of tables, series and manifests")
+    columns.add_argument("--label", help=label)
+    columns.add_argument("--time", help="column of times (default: found by name and content)")
+    columns.add_argument("--ignore", nargs="+", default=[], metavar="COLUMN", help="columns to leave out")
+    columns.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="COLUMN",
+        help="columns of data (default: all but labels, times, counters and identifiers)",
+    )
+    columns.add_argument(
+        "--decimal",
+        choices=(",", "."),
+        help="character before the decimals of numbers in a CSV file; with a point, commas separate thousands "
+        "(default: told by the numbers)",
+    )
+
+
+def column_options(options: argparse.Namespace, input_shapes: Iterable[str] = ()) -> ColumnOptions:
+    """What the user says of the columns.
+
+    Args:
+        options: of a command with :func:`column_arguments`.
+        input_shapes: the model's modalities.
+
+    Raises:
+        ValueError: an option names a column, but the model reads images.
+    """
+    from metaad_zoo.data.read.roles import ColumnOptions
+    from metaad_zoo.modality import get_modality
+
+    columns = None if options.columns is None else tuple(options.columns)
+    chosen = ColumnOptions(options.label, options.time, tuple(options.ignore), columns, options.decimal)
+    if chosen.named and input_shapes and not any(get_modality(name).entry for name in input_shapes):
+        raise ValueError(
+            f"--label, --time, --ignore and --columns name columns ({chosen.named}), but this model reads "
+            f"{sorted(input_shapes)}: leave them out"
+        )
+    return chosen
 
 
 def json_argument(command: argparse.ArgumentParser) -> None:

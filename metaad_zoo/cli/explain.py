@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from metaad_zoo.cli.arguments import adapted_detector, data_arguments, json_argument
-from metaad_zoo.cli.terminal import note_left_out, tell
+from metaad_zoo.cli.arguments import adapted_detector, column_options, data_arguments, json_argument
+from metaad_zoo.cli.terminal import note_account, tell
 
 HELP = "show what in the samples made their scores"
 
@@ -26,17 +26,16 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from metaad_zoo.data.streams import SampleStream, gathered
     from metaad_zoo.explain import write_explanations
+    from metaad_zoo.modality.samples import read_samples
 
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out {options.out} is a file: name a folder")
     detector = adapted_detector(options.folder)
-    reading = detector.image_options
-    stream = SampleStream(options.data, detector.input_shapes, options.label, detector.columns, **reading)
-    names, samples = gathered(stream)
-    note_left_out(stream)
-    columns = {next(iter(samples)): list(stream.columns)} if stream.columns else {}
-    write_explanations(detector, names, samples, options.out, options.method, columns)
-    figures = {"samples": len(names), "out": options.out}
-    tell(options.json, figures, f"{len(names)} pictures and explanations.npz: {options.out}")
+    chosen = column_options(options, detector.input_shapes)
+    reading = read_samples(options.data, detector.input_shapes, chosen, detector.schemas, **detector.image_options)
+    note_account(reading.account)
+    columns = {name: schema.features for name, schema in reading.schemas.items()}
+    write_explanations(detector, reading.names, reading.samples, options.out, options.method, columns)
+    figures = {"samples": len(reading.names), "out": options.out, "account": reading.account.as_json()}
+    tell(options.json, figures, f"{len(reading.names)} pictures and explanations.npz: {options.out}")

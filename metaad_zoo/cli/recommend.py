@@ -7,8 +7,8 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from metaad_zoo.cli.arguments import json_argument, support_arguments
-from metaad_zoo.cli.terminal import wide_console
+from metaad_zoo.cli.arguments import column_options, json_argument, support_arguments
+from metaad_zoo.cli.terminal import note, wide_console
 from metaad_zoo.modality import list_modalities
 
 if TYPE_CHECKING:
@@ -34,7 +34,10 @@ def run(options: argparse.Namespace) -> None:
     from metaad_zoo.evaluation.report import finite
     from metaad_zoo.experiment.recommend import recommend
 
-    advice = recommend(options.support, options.label, options.models, options.modality)
+    columns = column_options(options)
+    advice = recommend(options.support, None, options.models, options.modality, columns)
+    for entry in advice.account:
+        note(entry["sentence"])
     if options.json:
         print(json.dumps(finite(asdict(advice))))
     else:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metaad_zoo.cli.arguments import adapted_detector, data_arguments, json_argument
-from metaad_zoo.cli.terminal import DAMAGED, OK, bars, note, note_left_out, tell
+from metaad_zoo.cli.arguments import adapted_detector, column_options, data_arguments, json_argument
+from metaad_zoo.cli.terminal import DAMAGED, OK, bars, note, note_account, tell
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from metaad_zoo.data.streams import SampleStream
+    from metaad_zoo.data.read.series import Piece
     from metaad_zoo.detector import Detector
     from metaad_zoo.evaluation.decisions import Calibrate
+    from metaad_zoo.modality.streams import SampleStream
 
 HELP = "score samples by a detector, in memory that does not grow with their number"
 
@@ -55,8 +57,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     import numpy as np
 
-    from metaad_zoo.data.streams import SampleStream
     from metaad_zoo.evaluation.decisions import USUAL_ALPHA
+    from metaad_zoo.modality.streams import SampleStream
 
     out: Path = options.out
     if not out.parent.is_dir():
@@ -69,9 +71,9 @@ def run(options: argparse.Namespace) -> int:
     calibrate: Calibrate = options.calibrate or ("across" if options.contamination is None else "contamination")
     way: tuple[float | None, Calibrate, float | None] = (options.alpha, calibrate, options.contamination)
     detector.decide(np.zeros(0), *way)  # what can't be decided is told before any work
+    chosen = column_options(options, detector.input_shapes)
     reading = {**detector.image_options, "damaged": "empty"}
-    stream = SampleStream(options.data, detector.input_shapes, options.label, detector.columns, below=True, **reading)
-    note_left_out(stream)
+    stream = SampleStream(options.data, detector.input_shapes, chosen, detector.schemas, below=True, **reading)
     score_them = partial(
         detector.score_windows if options.points else detector.score_known, leave_one_out=calibrate == "contamination"
     )
@@ -80,15 +82,14 @@ def run(options: argparse.Namespace) -> int:
         if options.points
         else _scored(score_them, stream)
     )
-    noted = len(stream.left_out)
     n, anomalous, unknown = _write(out, detector, rows, way)
-    note_left_out(stream, noted)
+    note_account(stream.account)
     rate = None if options.alpha is None and calibrate == "contamination" else options.alpha or USUAL_ALPHA
     figures = {"samples": n, "anomalous": anomalous, "without_value": unknown, "alpha": rate}
     figures |= {"calibrate": calibrate, "out": out, "account": stream.account.as_json()}
     what, by = "points" if options.points else "samples", "" if rate is None else f" at alpha={rate}"
     if unknown:
-        why = "have no value at all" if stream.images is None else "can't be read"
+        why = "can't be read" if stream.account.damaged else "have no value at all"
         note(f"{unknown} of {n} {what} {why}: their score, p-value and decision are left empty")
     tell(options.json, figures, f"{anomalous} of {n} {what} called anomalous{by} ({calibrate}): {out}")
     return DAMAGED if stream.account.damaged else OK
@@ -104,17 +105,31 @@ def _points(detector: Detector, score_them: Scores, stream: SampleStream, stride
 
     if not detector.reads_windows:
         raise ValueError(f"--points is for models of series; this one reads {sorted(detector.input_shapes)}")
-    window, shares = detector.window, [0.0]
-
-    def blocks(file: Path) -> Iterator[np.ndarray]:
-        for values, shares[0] in stream.series(file):
-            yield values
-
     for file in stream.files:
-        step = 0
-        for scores in stream_point_scores(score_them, blocks(file), window, stride):
-            yield [f"{file}:{step + i}" for i in range(len(scores))], scores, shares[0]
-            step += len(scores)
+        step, shares = 0, [0.0]
+        for pieces in _between_gaps(stream.series(file)):
+
+            def blocks(pieces: Iterable[tuple[Piece, float]] = pieces) -> Iterator[np.ndarray]:
+                for piece, shares[0] in pieces:  # noqa: B023 - used up before the next turn
+                    yield piece.values
+
+            for scores in stream_point_scores(score_them, blocks(), detector.window, stride, short=step > 0):
+                yield [f"{file}:{step + i}" for i in range(len(scores))], scores, shares[0]
+                step += len(scores)
+
+
+def _between_gaps(pieces: Iterable[tuple[Piece, float]]) -> Iterator[Iterable[tuple[Piece, float]]]:
+    """The pieces of a series, in groups without a gap."""
+    groups = itertools.count()
+    place = [next(groups)]
+
+    def group(piece: tuple[Piece, float]) -> int:
+        if not piece[0].continues:
+            place[0] = next(groups)
+        return place[0]
+
+    for _, several in itertools.groupby(pieces, group):
+        yield several
 
 
 def _write(out: Path, detector: Detector, rows: Rows, way: tuple[Any, ...]) -> tuple[int, int, int]:

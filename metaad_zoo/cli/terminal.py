@@ -14,11 +14,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
-    from metaad_zoo.data.streams import SampleStream
+    from metaad_zoo.data.read.account import Account
 
 TABLE_WIDTH = 118
-NOTES = 5
-"""Number of sentences on left-out samples that are printed in full."""
 OK, ERROR, USAGE, DAMAGED, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: done; an error, told in one line; a command line that can't be read; done, but some files could not be
 read; stopped by Ctrl-C."""
@@ -72,13 +70,10 @@ def printable(text: str) -> str:
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c)[0] != "C")
 
 
-def note_left_out(stream: SampleStream, start: int = 0) -> None:
-    """Print what a stream leaves out, from sentence ``start`` on; only the first few sentences in full."""
-    sentences = stream.left_out[start:]
-    for sentence in sentences[:NOTES]:
+def note_account(account: Account, start: int = 0) -> None:
+    """Print what readers left out, guessed or changed, from sentence ``start`` on."""
+    for sentence in list(account)[start:]:
         note(sentence)
-    if len(sentences) > NOTES:
-        note(f"{len(sentences) - NOTES} more of this kind")
 
 
 def wide_console() -> Console:

@@ -1,6 +1,8 @@
 """DataModules over episodes, one a modality, and the readers they use."""
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+from warnings import warn
 
 from metaad_zoo.lazy import lazy_names
 
@@ -11,7 +13,6 @@ if TYPE_CHECKING:
     from metaad_zoo.data.image import ImageEpisodes
     from metaad_zoo.data.multimodal import MultimodalEpisodes
     from metaad_zoo.data.sequence import SequenceEpisodes
-    from metaad_zoo.data.single_domain import SingleDomainEpisodes
     from metaad_zoo.data.sources.catalog import list_datasets
     from metaad_zoo.data.tabular import TabularEpisodes
 
@@ -22,7 +23,6 @@ __all__ = [
     "MultimodalEpisodes",
     "RandomCamera",
     "SequenceEpisodes",
-    "SingleDomainEpisodes",
     "TablePrior",
     "TabularEpisodes",
     "list_datasets",
@@ -35,9 +35,15 @@ _MODULES = {
     "MultimodalEpisodes": "metaad_zoo.data.multimodal",
     "RandomCamera": "metaad_zoo.data.camera",
     "SequenceEpisodes": "metaad_zoo.data.sequence",
-    "SingleDomainEpisodes": "metaad_zoo.data.single_domain",
     "TablePrior": "metaad_zoo.data.generated_tables",
     "TabularEpisodes": "metaad_zoo.data.tabular",
     "list_datasets": "metaad_zoo.data.sources.catalog",
 }
-__getattr__, __dir__ = lazy_names(__name__, _MODULES)
+_lazy, __dir__ = lazy_names(__name__, _MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "SingleDomainEpisodes":
+        warn(f"metaad_zoo.data.{name} is metaad_zoo.modality.{name} now", DeprecationWarning, stacklevel=2)
+        return getattr(import_module("metaad_zoo.modality"), name)
+    return _lazy(name)

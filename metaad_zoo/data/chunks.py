@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,13 +16,22 @@ class Chunk:
 
     Attributes:
         names: of each.
-        samples: by modality, as :func:`metaad_zoo.data.samples.as_samples` gives them.
+        samples: by modality, as :func:`metaad_zoo.modality.samples.as_samples` gives them.
         done: share of all that is read with these, from 0 to 1.
+        labels: ``(n,)`` of 0 (normal), 1 (anomalous) and -1 (unknown); None where the source has none.
     """
 
     names: list[str]
     samples: dict[str, Tensor]
     done: float
+    labels: np.ndarray | None = None
+
+    def part(self, start: int, stop: int) -> Chunk:
+        """The samples from ``start`` to before ``stop``, in memory of their own."""
+        labels = None if self.labels is None else self.labels[start:stop]
+        return Chunk(
+            self.names[start:stop], {m: x[start:stop].clone() for m, x in self.samples.items()}, self.done, labels
+        )
 
 
 def rebatched(blocks: Iterable[Chunk], size: int) -> Iterator[Chunk]:
@@ -31,26 +41,26 @@ def rebatched(blocks: Iterable[Chunk], size: int) -> Iterator[Chunk]:
         blocks: of any number of samples.
         size: of the chunks.
     """
-    names: list[str] = []
-    held: list[dict[str, Tensor]] = []
-    done = 0.0
+    held: list[Chunk] = []
     for block in blocks:
-        if held and any(x.shape[1:] != held[0][m].shape[1:] for m, x in block.samples.items()):
-            yield Chunk(names, _together(held), done)
-            names, held = [], []
-        names, done = names + block.names, block.done
-        held.append(block.samples)
-        if len(names) >= size:
+        if held and any(x.shape[1:] != held[0].samples[m].shape[1:] for m, x in block.samples.items()):
+            yield _together(held)
+            held = []
+        held.append(block)
+        if sum(len(chunk.names) for chunk in held) >= size:
             whole, start = _together(held), 0
-            while len(names) - start >= size:
-                yield Chunk(names[start : start + size], {m: x[start : start + size] for m, x in whole.items()}, done)
+            while len(whole.names) - start >= size:
+                yield whole.part(start, start + size)
                 start += size
-            # Copies: a view would keep all of the block in memory.
-            rest = [{m: x[start:].clone() for m, x in whole.items()}]
-            names, held = names[start:], rest if start < len(names) else []
-    if names:
-        yield Chunk(names, _together(held), done)
+            held = [whole.part(start, len(whole.names))] if start < len(whole.names) else []
+    if held:
+        yield _together(held)
 
 
-def _together(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return parts[0] if len(parts) == 1 else {m: torch.cat([p[m] for p in parts]) for m in parts[0]}
+def _together(parts: Sequence[Chunk]) -> Chunk:
+    if len(parts) == 1:
+        return parts[0]
+    samples = {m: torch.cat([p.samples[m] for p in parts]) for m in parts[0].samples}
+    labels = [p.labels for p in parts if p.labels is not None]
+    names = [name for p in parts for name in p.names]
+    return Chunk(names, samples, parts[-1].done, np.concatenate(labels) if len(labels) == len(parts) else None)

@@ -26,6 +26,7 @@ class LabelledSeries:
         labels: ``(T,)`` of 0 and 1.
         window: steps of a window.
         stride: steps from one scored window to the next.
+        breaks: positions in the later part at which it goes on behind a gap.
     """
 
     name: str
@@ -35,6 +36,7 @@ class LabelledSeries:
     labels: np.ndarray
     window: int
     stride: int
+    breaks: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, series: Series, domain: Domain, rule: WindowRule, stride: int) -> LabelledSeries:
@@ -54,11 +56,13 @@ class LabelledSeries:
             series.labels[until:].astype(np.int64),
             rule.window,
             stride,
+            _between_windows([b - until for b in series.breaks if b > until], len(series.values) - until, rule.window),
         )
 
     def first(self, points: int) -> LabelledSeries:
         """The same with at most so many points of the later part, from its start."""
-        return replace(self, values=self.values[:points], labels=self.labels[:points])
+        breaks = tuple(b for b in self.breaks if b < points)
+        return replace(self, values=self.values[:points], labels=self.labels[:points], breaks=breaks)
 
     def draw_support(self, shots: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """So many distinct support windows as ``{"sequence": (shots, window, C)}``."""
@@ -77,4 +81,13 @@ class LabelledSeries:
                 raise ValueError(f"{self.name}: {int(scores.isnan().sum())} windows score NaN; expected numbers")
             return scores
 
-        return score_series(checked, self.values, self.window, self.stride)
+        return score_series(checked, self.values, self.window, self.stride, breaks=self.breaks)
+
+
+def _between_windows(breaks: list[int], length: int, window: int) -> tuple[int, ...]:
+    """Those gaps with room for a window on both sides: else points would have no score."""
+    kept: list[int] = []
+    for b in breaks:
+        if b - (kept[-1] if kept else 0) >= window and length - b >= window:
+            kept.append(b)
+    return tuple(kept)

@@ -11,8 +11,9 @@ import numpy as np
 
 from metaad_zoo.data.base import EpisodeDataModule
 from metaad_zoo.data.pairing import AgreementPool, Pairing
+from metaad_zoo.data.read.manifest import ManifestOptions, ManifestReader
+from metaad_zoo.data.read.roles import ColumnOptions
 from metaad_zoo.data.sources.known_multimodal import read_known_multimodal
-from metaad_zoo.data.sources.manifest import read_manifest
 from metaad_zoo.data.sources.modalities import JoinedModalities, Modalities
 from metaad_zoo.data.splits import split_by_counts, split_by_patterns, usual_splits
 from metaad_zoo.episodes import (
@@ -34,7 +35,7 @@ class MultimodalEpisodes(EpisodeDataModule):
 
     Args:
         dataset: a known name, as in :func:`metaad_zoo.list_datasets`, or ``"own"`` for the manifest at ``root``.
-        root: for ``"own"``: a manifest, see :func:`metaad_zoo.data.sources.manifest.read_manifest`. For a known name:
+        root: for ``"own"``: a manifest, see :class:`metaad_zoo.data.read.manifest.ManifestReader`. For a known name:
             where its files lie (default ``METAAD_DATA``).
         splits: which classes or domains go where: for each of ``train``, ``val``, ``test`` a list of fnmatch patterns,
             or three counts, drawn at random by ``seed``. None: a fifth each to val and test, at least what a task
@@ -58,6 +59,9 @@ class MultimodalEpisodes(EpisodeDataModule):
         image_size: height and width in pixels; None keeps the images' own.
         channels: 1 or 3, for ``"own"``; None keeps the images' own.
         length: steps of the sequences; None takes the data set's usual number, for ``"own"`` the longest.
+        label: label column of the manifest; None looks for a usual name.
+        ignore: columns of the manifest that are left out.
+        columns: its columns of data, where these alone are to be used.
         kwargs: of :class:`metaad_zoo.data.EpisodeDataModule`.
 
     Raises:
@@ -83,6 +87,9 @@ class MultimodalEpisodes(EpisodeDataModule):
         image_size: int | None = None,
         channels: Literal[1, 3] | None = None,
         length: int | None = None,
+        label: str | None = None,
+        ignore: list[str] | None = None,
+        columns: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -97,6 +104,7 @@ class MultimodalEpisodes(EpisodeDataModule):
         self.wanted_anomalies, self.classes_per_task, self.pairing = anomalies, classes_per_task, pairing
         self.new_classes, self.one_class, self.modalities, self.absent = new_classes, one_class, modalities, absent
         self.image_size, self.channels, self.length = image_size, channels, length
+        self.options = ColumnOptions(label, None, tuple(ignore or ()), None if columns is None else tuple(columns))
 
     @cached_property
     def source(self) -> Modalities:
@@ -106,7 +114,8 @@ class MultimodalEpisodes(EpisodeDataModule):
         elif not self.root:
             raise ValueError("data.dataset is 'own' but data.root names no manifest: set data.root=MANIFEST.csv")
         else:
-            source = read_manifest(Path(self.root).expanduser(), self.image_size, self.length, self.channels)
+            files = ManifestOptions(self.image_size, self.length, self.channels)
+            source = ManifestReader(Path(self.root).expanduser(), self.options, files).read()
         return source.giving(self.modalities)
 
     @property

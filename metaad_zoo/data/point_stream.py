@@ -16,6 +16,7 @@ def stream_point_scores(
     window: int,
     stride: int = 1,
     how: Pooling = "mean",
+    short: bool = False,
 ) -> Iterator[np.ndarray]:
     """The same scores, to the last bit, as :func:`metaad_zoo.data.windows.score_series` gives of the whole.
 
@@ -27,6 +28,7 @@ def stream_point_scores(
         window: steps of a window.
         stride: steps from one window to the next; at most ``window``.
         how: see :func:`metaad_zoo.data.windows.point_scores`.
+        short: whether a series that is shorter than a window gets NaN, as a part between gaps does, and no error.
 
     Yields:
         Scores of the next points, ``(steps,)``.
@@ -45,7 +47,7 @@ def stream_point_scores(
     passing = _Passing(scorer, window, stride, how)
     for block in blocks:
         yield passing.take(block)
-    yield passing.end()
+    yield passing.end(short)
 
 
 class _Passing:
@@ -72,8 +74,10 @@ class _Passing:
         self._rows, self._base = self._rows[keep - self._base :].copy(), keep
         return points
 
-    def end(self) -> np.ndarray:
+    def end(self, short: bool) -> np.ndarray:
         length = self._base + (0 if self._rows is None else len(self._rows))
+        if length < self._window and short:
+            return np.full(length, np.nan)
         if length < self._window:
             raise ValueError(
                 f"the series has {length} steps, fewer than the model's window of {self._window}: give more"

@@ -16,7 +16,7 @@ from metaad_zoo.data.base import EpisodeDataModule
 from metaad_zoo.data.domain_splits import DomainSplitter
 from metaad_zoo.data.generated_series import GeneratedOptions
 from metaad_zoo.data.labelled_series import LabelledSeries
-from metaad_zoo.data.sources.columns import Missing
+from metaad_zoo.data.read.roles import ColumnOptions, Missing
 from metaad_zoo.data.sources.known_series import SERIES_READERS
 from metaad_zoo.data.sources.series import Fit, FittedSequences, SequenceArrays, SeriesSet
 from metaad_zoo.data.sources.series_files import FileOptions, read_own_series
@@ -65,6 +65,11 @@ class SequenceEpisodes(EpisodeDataModule):
         fit: how they are brought to it: ``"pad"`` (NaN behind the end, or cut off) or ``"resample"``.
         label: label column of own files; None looks for a usual name.
         time: time column of own files; None looks for one.
+        ignore: columns of own files that are left out.
+        columns: the channels, where these columns alone are to be used; None takes all that are no label, time,
+            counter or identifier.
+        decimal: ``","`` where numbers have decimal commas, ``"."`` where commas separate thousands; None tells by the
+            numbers.
         missing: what to do about missing values in own files: ``"impute"`` keeps them as NaN, ``"drop"`` drops the
             rows, ``"refuse"`` refuses the file.
         resample: seconds a step, to bring own files of different sampling together by linear interpolation.
@@ -95,6 +100,9 @@ class SequenceEpisodes(EpisodeDataModule):
         fit: Fit = "pad",
         label: str | None = None,
         time: str | None = None,
+        ignore: list[str] | None = None,
+        columns: list[str] | None = None,
+        decimal: Literal[",", "."] | None = None,
         missing: Missing = "impute",
         resample: float | None = None,
         synthetic: list[str] | None = None,
@@ -107,7 +115,8 @@ class SequenceEpisodes(EpisodeDataModule):
         self.dataset, self.root, self.splits, self.split_by = dataset, root, splits, split_by
         self.anomalies, self.length, self.fit, self.generated = anomalies, length, fit, generated
         self.rule = WindowRule(window, stride, min_anomalous, support_share)
-        self.files = FileOptions(label, time, missing, resample)
+        chosen = None if columns is None else tuple(columns)
+        self.files = FileOptions(ColumnOptions(label, time, tuple(ignore or ()), chosen, decimal, missing), resample)
         self.synthetic, self.synthetic_share = synthetic, synthetic_share
         self._skipped: list[str] = []
 
@@ -273,7 +282,7 @@ class SequenceEpisodes(EpisodeDataModule):
         elif self._is_series:
             about |= {"stride": self.rule.stride, "min_anomalous": self.rule.min_anomalous}
             about |= {"support_share": self.rule.support_share, "resample": self.files.resample}
-            about |= {"missing": self.files.missing, "synthetic": self.synthetic, "left_out": self.skipped}
+            about |= {"missing": self.files.columns.missing, "synthetic": self.synthetic, "left_out": self.skipped}
             about["synthetic_share"] = self.synthetic_share if self.synthetic else 0.0
         else:
             about = {"length": self.input_shapes["sequence"][0], "fit": self.fit, "anomalies": self.anomalies}

@@ -14,10 +14,11 @@ from torch import Tensor
 from metaad_zoo.data.base import EpisodeDataModule
 from metaad_zoo.data.generated_tables import GeneratedTables, TablePrior
 from metaad_zoo.data.mixed_tables import MixedTables
+from metaad_zoo.data.read.roles import ColumnOptions, Missing
+from metaad_zoo.data.read.table import table_files
 from metaad_zoo.data.sources.big_tables import BigTable, memory_needed, read_big_table
-from metaad_zoo.data.sources.columns import Missing
 from metaad_zoo.data.sources.known_tables import read_known_tables
-from metaad_zoo.data.sources.tables import Table, read_table, table_files
+from metaad_zoo.data.sources.tables import Table, read_table
 from metaad_zoo.data.splits import split_by_counts, split_by_patterns
 from metaad_zoo.episodes import (
     SPLITS,
@@ -51,7 +52,13 @@ class TabularEpisodes(EpisodeDataModule):
             of fnmatch patterns, or ``[generated]``; or three counts or shares, drawn at random by ``seed``. None is
             ``{train: [generated], val: [generated], test: ["*"]}``.
         exclude: patterns of domains or classes to leave out of all splits.
-        label: the label column of ``"own"`` CSV and Parquet files; None looks for ``anomaly``, ``label`` and the like.
+        label: the label column of ``"own"`` CSV and Parquet files; None looks for a usual name
+            (:data:`metaad_zoo.data.read.labels.LABEL_NAMES`).
+        ignore: columns of ``"own"`` files that are left out.
+        columns: the columns of data, where these alone are to be used; None takes all that are no label, time, counter
+            or identifier.
+        decimal: ``","`` where numbers have decimal commas, ``"."`` where commas separate thousands; None tells by the
+            numbers.
         missing: what to do about missing and infinite values: ``"refuse"``; ``"drop"`` the rows; ``"impute"``: hand
             them on as NaN, which networks read as the support's centre.
         anomalies: where there are classes: ``"pair"``: the anomalies of a task come from one other class; ``"rest"``:
@@ -80,6 +87,9 @@ class TabularEpisodes(EpisodeDataModule):
         splits: dict[str, list[str]] | list[int] | list[float] | None = None,
         exclude: list[str] | None = None,
         label: str | None = None,
+        ignore: list[str] | None = None,
+        columns: list[str] | None = None,
+        decimal: Literal[",", "."] | None = None,
         missing: Missing = "impute",
         anomalies: Literal["pair", "rest"] = "rest",
         max_columns: int | None = None,
@@ -95,7 +105,9 @@ class TabularEpisodes(EpisodeDataModule):
         if max_columns is not None and max_columns < 1:
             raise ValueError(f"data.max_columns is {max_columns}; expected at least 1, or null for all columns")
         self.dataset, self.root, self.splits, self.exclude = dataset, root, splits, exclude or []
-        self.label, self.missing, self.anomalies, self.max_columns = label, missing, anomalies, max_columns
+        chosen = None if columns is None else tuple(columns)
+        self.options = ColumnOptions(label, None, tuple(ignore or ()), chosen, decimal, missing)
+        self.anomalies, self.max_columns = anomalies, max_columns
         self.synthetic, self.synthetic_share = synthetic, synthetic_share
         self.generated_share = generated_share
         self.prior, self.memory_limit, self.cache = prior, memory_limit, cache
@@ -114,9 +126,9 @@ class TabularEpisodes(EpisodeDataModule):
         if not self.root:
             raise ValueError("data.dataset is 'own' but data.root names no files: set data.root=PATH")
         return [
-            read_big_table(path, self.label, self.missing, self.cache)
+            read_big_table(path, self.options, self.cache)
             if memory_needed(path) > self.memory_limit * 2**20
-            else read_table(path, self.label, self.missing)
+            else read_table(path, self.options)
             for path in table_files(self.root)
         ]
 
@@ -208,7 +220,7 @@ class TabularEpisodes(EpisodeDataModule):
             "splits": self.domain_splits,
             "columns": {t.name: len(t.columns) for t in self.tables},
             "anomalies": self.anomalies if any(t.class_names for t in self.tables) else "the data's own",
-            "missing": self.missing,
+            "missing": self.options.missing,
             "max_columns": self.max_columns,
             "synthetic": self.synthetic,
             "synthetic_share": self.synthetic_share if self.synthetic else 0.0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -51,14 +51,16 @@ class WindowRule:
             raise ValueError(f"data.support_share is {self.support_share}; expected a share between 0 and 1")
 
 
-def window_starts(length: int, window: int, stride: int, first: int = 0) -> np.ndarray:
-    """Starts of all windows that lie in ``first .. length``.
+def window_starts(length: int, window: int, stride: int, first: int = 0, breaks: Sequence[int] = ()) -> np.ndarray:
+    """Starts of all windows that lie in ``first .. length`` and reach across none of the ``breaks``.
 
     Example:
-        >>> window_starts(10, window=4, stride=3)
-        array([0, 3, 6])
+        >>> window_starts(10, window=4, stride=3), window_starts(10, window=4, stride=3, breaks=[5])
+        (array([0, 3, 6]), array([0, 6]))
     """
-    return np.arange(first, length - window + 1, stride)
+    starts = np.arange(first, length - window + 1, stride)
+    across = np.searchsorted(breaks, starts, "right") != np.searchsorted(breaks, starts + window - 1, "right")
+    return starts[~across]
 
 
 class SeriesWindows:
@@ -102,7 +104,10 @@ def cut(series: Series, rule: WindowRule) -> tuple[Domain, dict[str, int]]:
         )
     until = support_end(series, rule)
     starts = np.concatenate(
-        [window_starts(until, rule.window, rule.stride), window_starts(length, rule.window, rule.stride, until)]
+        [
+            window_starts(until, rule.window, rule.stride, 0, series.breaks),
+            window_starts(length, rule.window, rule.stride, until, series.breaks),
+        ]
     )
     labels = np.zeros(length, np.uint8) if series.labels is None else series.labels
     hits = _sums(labels, starts, rule.window)
@@ -173,12 +178,17 @@ def point_scores(
     return np.where(count > 0, scores, np.nan)
 
 
+def _nan(n: int) -> np.ndarray:
+    return np.full(n, np.nan)
+
+
 def score_series(
     scorer: Callable[[dict[str, Tensor]], Tensor | np.ndarray],
     values: np.ndarray,
     window: int,
     stride: int = 1,
     how: Pooling = "mean",
+    breaks: Sequence[int] = (),
 ) -> np.ndarray:
     """Score every time point of a series.
 
@@ -189,9 +199,10 @@ def score_series(
         stride: steps from one window to the next; at most ``window``. A last window ends with the series, so that no
             point is left uncovered.
         how: see :func:`point_scores`.
+        breaks: positions at which the series goes on behind a gap: no window reaches across.
 
     Returns:
-        ``(T,)``.
+        ``(T,)``; NaN between gaps that lie closer together than a window.
 
     Raises:
         ValueError: the series is shorter than a window, or the stride leaves gaps.
@@ -202,6 +213,10 @@ def score_series(
         raise ValueError(f"the series has {length} steps, fewer than the model's window of {window}: give more")
     if not 1 <= stride <= window:
         raise ValueError(f"stride is {stride}; expected 1 to {window} (the window), or points would have no score")
+    if len(breaks):
+        parts = np.split(series.values, list(breaks))
+        alone = [score_series(scorer, x, window, stride, how) if len(x) >= window else _nan(len(x)) for x in parts]
+        return np.concatenate(alone)
     starts = window_starts(length, window, stride)
     if starts[-1] != length - window:
         starts = np.append(starts, length - window)

@@ -12,6 +12,9 @@ Scaling = Literal["none", "standard", "robust"]
 LIMIT = 10.0
 """Scaled values are cut off here, in spreads: a column that hardly varies in five samples must not drown the others."""
 
+ROUNDING = 64
+"""Steps of the type's rounding within which values count as equal: sums over a support set blur the last digits."""
+
 QUARTILES_OF_NORMAL = 1.349
 """Distance of the quartiles of a normal distribution, in standard deviations."""
 
@@ -21,16 +24,21 @@ class SupportScaling:
     """Centre and spread of each column or channel, taken from a support set.
 
     Missing values (NaN) are passed over and stay missing; a column that is missing in the whole support set stays
-    missing in every sample, for nothing is known of it. A column that does not vary in the support set keeps its units
-    (spread 1, as in scikit-learn's scalers).
+    missing in every sample, for nothing is known of it. A column that does not vary in the support set has no unit:
+    of its values counts only whether they are the support's (0), above (1) or below it (-1). So scaled values depend
+    neither on the units of columns nor on offsets, up to the rounding of the type in which the support is given.
 
     Attributes:
         centre: broadcasts over samples.
-        spread: likewise, above 0.
+        spread: likewise, above 0; 1 for columns that do not vary.
+        rounding: likewise; differences to the centre that are none.
+        varies: likewise; whether the column varies in the support set.
     """
 
     centre: Tensor
     spread: Tensor
+    rounding: Tensor
+    varies: Tensor
 
     @classmethod
     @torch.no_grad()
@@ -47,10 +55,11 @@ class SupportScaling:
         Example:
             >>> rows = torch.tensor([[0.0, 5.0], [2.0, 5.0]])
             >>> SupportScaling.fit(rows, "standard").apply(torch.tensor([[3.0, 7.0]]))
-            tensor([[2., 2.]])
+            tensor([[2., 1.]])
         """
         if kind == "none":
-            return cls(support.new_zeros(()), support.new_ones(()))
+            nothing = support.new_zeros(())
+            return cls(nothing, nothing + 1, nothing, nothing == 0)
         if support.ndim < axis + 2:
             raise ValueError(f"expected samples of columns to scale by, saw {tuple(support.shape)}")
         flat = support.flatten(axis, -2)  # (..., samples, columns)
@@ -64,14 +73,18 @@ class SupportScaling:
             centre, distance = quartiles[1], (quartiles[2] - quartiles[0]) / QUARTILES_OF_NORMAL
             spread = torch.where(distance > 0, distance, spread)
         # Below the rounding of the values themselves, a spread is none.
-        noise = 1e-5 * centre.abs()
-        spread = torch.where(spread > noise, spread, torch.ones_like(spread))
+        rounding = ROUNDING * torch.finfo(flat.dtype).eps * centre.abs()
+        varies = spread > rounding
+        spread = torch.where(varies, spread, torch.ones_like(spread))
         between = (1,) * (support.ndim - flat.ndim)
         shape = (*centre.shape[: axis + 1], *between, centre.shape[-1])
-        return cls(centre.view(shape), spread.view(shape))
+        return cls(*(x.view(shape) for x in (centre, spread, rounding, varies)))
 
     def apply(self, x: Tensor) -> Tensor:
-        """``(x - centre) / spread``, cut off at :data:`LIMIT`; NaN stays NaN."""
+        """``(x - centre) / spread``, cut off at :data:`LIMIT`; of columns that do not vary, the side; NaN stays NaN."""
         if self.centre.ndim == 0:
             return x
-        return ((x - self.centre) / self.spread).clamp(-LIMIT, LIMIT)
+        difference = x - self.centre
+        scaled = (difference / self.spread).clamp(-LIMIT, LIMIT)
+        side = torch.where(difference.abs() > self.rounding, difference.sign(), difference * 0)
+        return torch.where(self.varies, scaled, side)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -110,12 +110,14 @@ class Recommendation:
         why: in plain words.
         candidates: all that were tried, the most promising first; then those that could not be.
         use: a command or lines of Python that use the choice, where the samples' path is known.
+        account: what was left out, guessed or changed when the samples were read.
     """
 
     choice: str
     why: str
     candidates: list[Candidate]
     use: str = ""
+    account: list[dict[str, Any]] = field(default_factory=list)
 
 
 def recommend(

@@ -195,7 +195,7 @@ def own_data(
     """
     if modality is not None and learners:
         raise ValueError(f"--modality {modality} is for baselines alone: the model tells what it reads; leave it out")
-    usual = {} if modality is None else get_modality(modality).usual_shapes(path)
+    usual = {} if modality is None else get_modality(modality).usual_shapes()
     shapes: Mapping[str, Sequence[int]] = next(iter(x.arguments()["input_shapes"] for x in learners), usual)
     if not shapes:
         raise ValueError(

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from metaad_zoo.data.samples import fits, refuse_anomalies_in
-from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
-from metaad_zoo.data.streams import SampleStream, gathered
+from metaad_zoo.data.read.roles import USUAL_OPTIONS, ColumnOptions
+from metaad_zoo.data.read.table_sources import COLUMN_SUFFIXES, open_table
 from metaad_zoo.data.synthetic import create_synthetic
 from metaad_zoo.episodes import ANOMALOUS, Adapted, Corruption, Method, Samples, count
 from metaad_zoo.evaluation import choosing
@@ -22,6 +22,7 @@ from metaad_zoo.evaluation.choosing import ENOUGH, Recommendation, read_prior
 from metaad_zoo.experiment.methods import name_of
 from metaad_zoo.learners import Learner
 from metaad_zoo.modality import form_of, get_form, get_modality, list_modalities
+from metaad_zoo.modality.samples import Reading, fits, read_manifest, read_support
 from metaad_zoo.zoo import list_checkpoints, load_checkpoint, locate
 
 NOT_TRIED = ("flag_everything", "random")
@@ -30,13 +31,18 @@ SMALL_FOREST = 10
 
 
 def recommend(
-    support: str | Path, label: str | None = None, models: Sequence[str] | None = None, modality: str | None = None
+    support: str | Path,
+    label: str | None = None,
+    models: Sequence[str] | None = None,
+    modality: str | None = None,
+    options: ColumnOptions = USUAL_OPTIONS,
 ) -> Recommendation:
     """Try models and baselines on a support set, and recommend one.
 
     Args:
         support: images, a table, series, or a manifest of several modalities.
         label: a table's or manifest's column of labels.
+        options: what else is said of the columns.
         models: checkpoints by name or folder; those that read other samples are named as such. None: the published ones
             of the modality that can read the samples.
         modality: as what files of columns are read; None: a manifest where it names files, else a table, and as series
@@ -48,15 +54,16 @@ def recommend(
     Raises:
         ValueError: the support can't be read, or is too small.
     """
-    path = Path(support)
+    path = Path(support).expanduser()
     if not path.exists():
         raise ValueError(f"--support {path} does not exist: name images, a table, series or a manifest")
-    wanted = modality or _modality_of(path)
-    path = get_form(wanted).support_path(path)
+    wanted, source = (modality, path) if modality else _form_of(path)
     asked = {name_of(m): m for m in (list_checkpoints(modality=wanted) if models is None else models)}
     learners = {name: load_checkpoint(locate(place)).learner for name, place in asked.items()}
-    shapes = _shapes_of(path, {} if models is None else learners, wanted)
-    samples, labels = _read(path, shapes, label)
+    options = options if label is None else replace(options, label=label)
+    reading = _read(path, source, _shapes_of({} if models is None else learners, wanted), options)
+    samples = reading.samples
+    labels = torch.as_tensor(np.zeros(count(samples), int) if reading.labels is None else reading.labels).long()
     n = int((labels != ANOMALOUS).sum())
     tried = {name: _reading(learner, samples) for name, learner in learners.items()}
     if models is None:  # nobody asked for these: what does not fit is not mentioned
@@ -64,7 +71,9 @@ def recommend(
     methods: dict[str, Method] = {**baselines_for(samples, n), **tried}
     prior = read_prior(next(iter(samples)), n) if len(samples) == 1 else None
     advice = choosing.recommend(methods, samples, labels, synthetic_for(samples), prior)
-    return replace(advice, use=how_to_use(advice.choice, asked.get(advice.choice), path, label, shapes))
+    shapes = {m: tuple(x.shape[1:]) for m, x in samples.items()}
+    use = how_to_use(advice.choice, asked.get(advice.choice), path, options.label, shapes)
+    return replace(advice, use=use, account=reading.account.as_json())
 
 
 def how_to_use(
@@ -82,20 +91,19 @@ def how_to_use(
     if model is not None:
         labelled = "" if label is None else f" --label {shlex.quote(label)}"
         return f"metaad adapt {model} --support {shlex.quote(str(support))}{labelled} --out my_detector"
-    column = "" if label is None else f", {label!r}"
-    labels = f"read_columns(path{column}).labels" if column else "[0] * len(names)"
+    column = "" if label is None else f", ColumnOptions(label={label!r})"
+    labels = "support.labels" if column else "[0] * len(support.names)"
     return "\n".join(
         [
-            "from pathlib import Path",
             "import torch",
-            *(["from metaad_zoo.data.sources.columns import read_columns"] if column else []),
-            "from metaad_zoo.data.streams import named_samples",
+            *(["from metaad_zoo.data.read.roles import ColumnOptions"] if column else []),
+            "from metaad_zoo.modality.samples import read_samples, read_support",
             "from metaad_zoo.evaluation.baselines import create_baseline",
-            f"path, shapes = Path({str(support)!r}), { {m: tuple(shape) for m, shape in shapes.items()} }",
-            f"names, samples = named_samples(path, shapes{column})",
-            f"scorer = create_baseline({choice!r}).adapt(samples, torch.as_tensor({labels}))",
-            f"names, samples = named_samples(path, shapes{column})  # here the path of new samples",
-            "scores = scorer.score(samples)  # high: abnormal",
+            f"path, shapes = {str(support)!r}, { {m: tuple(shape) for m, shape in shapes.items()} }",
+            f"support = read_support(path, shapes{column})",
+            f"scorer = create_baseline({choice!r}).adapt(support.samples, torch.as_tensor({labels}))",
+            "query = read_samples(path, shapes, schemas=support.schemas)  # the path of new samples instead",
+            "scores = scorer.score(query.samples)  # high: abnormal",
         ]
     )
 
@@ -163,41 +171,39 @@ class _ReadsOther:
         raise ValueError(self.reason)
 
 
-def _shapes_of(support: Path, learners: Mapping[str, Learner], wanted: str) -> dict[str, tuple[int, ...]]:
-    """In which shape the files are read: the first model's of their modality, or the usual one."""
+def _shapes_of(learners: Mapping[str, Learner], wanted: str) -> Mapping[str, Sequence[int]]:
+    """In which shape the files are read: the first model's of their form, or the usual one; none: their own."""
     read: list[dict[str, Any]] = [x.arguments()["input_shapes"] for x in learners.values()]
-    for shapes in read:
-        if form_of(shapes).name == wanted:
-            return shapes
-    return dict(get_form(wanted).usual_shapes(support))
+    return next((shapes for shapes in read if form_of(shapes).name == wanted), None) or get_form(wanted).usual_shapes()
 
 
-def _modality_of(support: Path) -> str:
-    """What the files are taken for."""
+def _form_of(support: Path) -> tuple[str, Any]:
+    """What the files are taken for, and where to read them: a table is open already.
+
+    Raises:
+        ValueError: no form of samples is like that.
+    """
+    source: Any = support
+    columns = None
+    if support.is_file() and support.suffix.lower() in COLUMN_SUFFIXES:
+        source = open_table(support, series=False)
+        columns = source.header()
     names = list_modalities(several=True)
     for name in names:
-        if get_form(name).recognises(support):
-            return name
-    raise ValueError(
-        f"{support} holds nothing that is read by itself: say what it holds by --modality {', '.join(names)}"
-    )
+        if get_form(name).recognises(support, columns):
+            return name, source
+    raise ValueError(f"--support {support}: can't tell what samples these are; say --modality, one of {names}")
 
 
-def _read(support: Path, shapes: Mapping[str, tuple[int, ...]], label: str | None) -> tuple[dict[str, Tensor], Tensor]:
+def _read(path: Path, source: Any, shapes: Mapping[str, Sequence[int]], options: ColumnOptions) -> Reading:
     """Samples and their labels.
 
     Raises:
         ValueError: they can't be read, or anomalies would count as normal.
     """
-    if label is not None and support.suffix.lower() not in COLUMN_SUFFIXES:
-        raise ValueError(f"--label {label} names a column of a table or a manifest, but {support} is none")
-    if label is None:
-        refuse_anomalies_in(support)
-    given = None if label is None else read_columns(support, label).labels
-    stream = SampleStream(support, shapes, label)
-    if stream.images is not None:
-        stream.images.refuse_anomalies()
-    _, samples = gathered(stream)
-    n = count(samples)
-    labels = torch.zeros(n, dtype=torch.long) if given is None else torch.as_tensor(given).long()
-    return samples, labels
+    if options.named and path.suffix.lower() not in COLUMN_SUFFIXES and not path.is_dir():
+        raise ValueError(f"{options.named} are to be columns of a table or a manifest, but {path} is none")
+    reading = read_support(source, shapes, options) if shapes else read_manifest(source, options)
+    if options.label is None:
+        reading.require_normal(str(path))
+    return reading

@@ -31,6 +31,7 @@ from metaad_zoo.learners.network import (
     reads_statistics,
     require_independent_tasks,
     scaled,
+    usable,
 )
 
 Reading = Mapping[str, Tensor]
@@ -174,9 +175,9 @@ class EmbeddingLearner(Learner):
         """
         reference = next(self.parameters(), torch.zeros((), device=self.device))
         with torch.inference_mode(False), torch.autocast(self.device.type, enabled=False):
-            here = {name: _usable(x, reference) for name, x in support.items()}
-            scalings = self.network.scalings(here)
-            here = scaled(here, scalings)
+            raw = usable(support, reference)
+            scalings = self.network.scalings(raw)
+            here = scaled(raw, scalings, reference.dtype)
             embeddings, columns = self.network.embed(here), None
             if self.fills_columns:
                 columns = SupportColumns.of(embeddings)
@@ -187,10 +188,6 @@ class EmbeddingLearner(Learner):
 
 def _full(x: Tensor) -> Tensor:
     return x.float() if x.dtype.itemsize < 4 else x
-
-
-def _usable(x: Tensor, like: Tensor) -> Tensor:
-    return x.to(like.device, like.dtype, copy=x.is_inference())
 
 
 @dataclass(frozen=True)

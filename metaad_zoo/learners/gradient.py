@@ -37,6 +37,7 @@ from metaad_zoo.learners.network import (
     load_parameters,
     require_independent_tasks,
     scaled,
+    usable,
     with_own_modules,
 )
 from metaad_zoo.learners.registry import register_learner
@@ -245,10 +246,11 @@ class GradientLearner(Learner):
         # Lightning validates in inference mode, whose tensors can take no gradient.
         # Adapting and scoring run in full precision also where training is mixed: half a logit's digits tie scores.
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(self.device.type, enabled=False):
-            here = {name: self._usable(x) for name, x in support.items()}
+            reference = next(self.network.parameters())
+            raw = usable(support, reference)
             labels = support_labels.to(self.device, copy=support_labels.is_inference())
-            scalings = self.network.scalings(here)
-            here = scaled(here, scalings)
+            scalings = self.network.scalings(raw)
+            here = scaled(raw, scalings, reference.dtype)
             mine = self._with_own_network()  # weights are swapped in and out, and other threads may score or adapt
             adapted = mine._adapt_parameters(here, labels, ["this support set"], meta_gradient=False)
             with torch.no_grad():
@@ -260,10 +262,6 @@ class GradientLearner(Learner):
         twin = copy(self)
         twin.__dict__["_modules"] = {**self._modules, "network": with_own_modules(self.network)}
         return twin
-
-    def _usable(self, x: Tensor) -> Tensor:
-        reference = next(self.network.parameters())
-        return x.to(reference.device, reference.dtype, copy=x.is_inference())
 
     def support_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """What the inner steps go down on: ``()``, or of outputs with a task axis ``(tasks,)``."""

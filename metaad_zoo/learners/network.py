@@ -97,8 +97,9 @@ class EmbeddingNetwork(nn.Module):
 
     def scaled(self, batch: EpisodeBatch) -> EpisodeBatch:
         """A batch with each task's samples scaled by its support set."""
-        by = self.scalings(batch.support, 1)
-        return replace(batch, support=scaled(batch.support, by), query=scaled(batch.query, by))
+        by, like = self.scalings(batch.support, 1), next(self.parameters(), torch.zeros(()))
+        support, query = (scaled(x, by, like.dtype) for x in (batch.support, batch.query))
+        return replace(batch, support=support, query=query)
 
     def embed(self, support: Samples, query: Samples | None = None) -> Tensor:
         """Embeddings ``(n, embedding_dim)`` of the query, or without one of the support.
@@ -169,9 +170,16 @@ class EpisodeNetwork(EmbeddingNetwork):
         return logits.squeeze(-1)
 
 
-def scaled(samples: Samples, by: Mapping[str, SupportScaling]) -> dict[str, Tensor]:
-    """Samples in the units of a support set; a modality that is not in ``by`` stays as it is."""
-    return {name: by[name].apply(x) if name in by else x for name, x in samples.items()}
+def usable(samples: Samples, like: Tensor) -> dict[str, Tensor]:
+    """Samples on a network's device, outside inference mode; float64 stays, for offsets are lost in less."""
+    kinds = {name: x.dtype if x.dtype == torch.float64 else like.dtype for name, x in samples.items()}
+    return {name: x.to(like.device, kinds[name], copy=x.is_inference()) for name, x in samples.items()}
+
+
+def scaled(samples: Samples, by: Mapping[str, SupportScaling], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Samples in the units of a support set, then in a network's type; a modality that is not in ``by`` keeps its
+    units."""
+    return {name: (by[name].apply(x) if name in by else x).to(dtype) for name, x in samples.items()}
 
 
 def _complete(scaling: Mapping[str, Scaling], modalities: Sequence[str]) -> dict[str, Scaling]:
@@ -283,7 +291,7 @@ class AdaptedScorer(ABC):
     def units(self, samples: Samples) -> dict[str, Tensor]:
         """Raw samples in the units that the network reads, on its device."""
         like = next(iter(self.support.values()))
-        return scaled({name: x.to(like.device, like.dtype) for name, x in samples.items()}, self.scalings)
+        return scaled(usable(samples, like), self.scalings, like.dtype)
 
     @abstractmethod
     def logits(self, samples: Samples) -> Tensor:

@@ -21,7 +21,7 @@ from metaad_zoo.episodes import ANOMALOUS, EpisodeBatch, Samples, Scaling, Suppo
 from metaad_zoo.learners.base import Learner
 from metaad_zoo.learners.embedding import EmbeddingLearner
 from metaad_zoo.learners.gradient import GradientLearner
-from metaad_zoo.learners.network import AdaptedScorer, EmbeddingNetwork, reads_statistics, scaled
+from metaad_zoo.learners.network import AdaptedScorer, EmbeddingNetwork, reads_statistics, scaled, usable
 from metaad_zoo.learners.other_head import backbone_arguments, take_backbone
 from metaad_zoo.learners.patches import coreset, farness, nearest, patch_features, to_pixels
 from metaad_zoo.learners.registry import register_learner
@@ -173,9 +173,9 @@ class PatchMemory(Learner):
         """
         like = next(self.network.parameters(), torch.zeros((), device=self.device))
         with torch.inference_mode(False):
-            raw = {name: x.to(like.device, like.dtype, copy=x.is_inference()) for name, x in support.items()}
+            raw = usable(support, like)
             scalings = self.network.scalings(raw)
-            here = scaled(raw, scalings)
+            here = scaled(raw, scalings, like.dtype)
             usual = here[self.mapped][(support_labels != ANOMALOUS).to(like.device)]
             if not len(usual):
                 raise ValueError("all support samples are anomalies: a memory needs normal or unlabelled ones")

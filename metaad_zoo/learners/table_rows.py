@@ -16,7 +16,7 @@ class TableRowLearner(EmbeddingLearner):
 
     Args:
         backbone: as for :class:`EmbeddingLearner`.
-        scaling: likewise; None leaves table rows of ``raw_columns`` in raw units, which the learner scales itself.
+        scaling: likewise; None standardises table rows of ``raw_columns``, so that no column's unit counts.
         kwargs: likewise.
     """
 
@@ -26,5 +26,5 @@ class TableRowLearner(EmbeddingLearner):
         self, *, backbone: str = "raw_columns", scaling: dict[str, Scaling] | None = None, **kwargs: Any
     ) -> None:
         if scaling is None and backbone == "raw_columns":
-            scaling = dict.fromkeys(read_as(list(kwargs.get("input_shapes") or {}), RowBackbone.modality), "none")
+            scaling = dict.fromkeys(read_as(list(kwargs.get("input_shapes") or {}), RowBackbone.modality), "standard")
         super().__init__(backbone=backbone, scaling=scaling, **kwargs)

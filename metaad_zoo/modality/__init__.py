@@ -1,5 +1,7 @@
 """Modalities: one file and one registered object each. Every other room asks the object; none switches on a name."""
 
+from typing import TYPE_CHECKING, Any
+
 from metaad_zoo.modality.base import (
     SCORING_CHUNK,
     Modality,
@@ -15,6 +17,9 @@ from metaad_zoo.modality.multimodal import Multimodal, form_of
 from metaad_zoo.modality.sequence import SequenceModality
 from metaad_zoo.modality.tabular import TabularModality
 
+if TYPE_CHECKING:
+    from metaad_zoo.modality.single_domain import SingleDomainEpisodes
+
 __all__ = [
     "SCORING_CHUNK",
     "ImageModality",
@@ -22,6 +27,7 @@ __all__ = [
     "Multimodal",
     "SampleForm",
     "SequenceModality",
+    "SingleDomainEpisodes",
     "TabularModality",
     "form_of",
     "get_form",
@@ -30,3 +36,11 @@ __all__ = [
     "read_as",
     "register_modality",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "SingleDomainEpisodes":  # Lightning takes seconds to import
+        from metaad_zoo.modality.single_domain import SingleDomainEpisodes
+
+        return SingleDomainEpisodes
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

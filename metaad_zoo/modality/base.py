@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from metaad_zoo.data import EpisodeDataModule
+    from metaad_zoo.data.read.rows import SampleSource
     from metaad_zoo.episodes import EpisodeSpec, Scaling, SupportScaling
     from metaad_zoo.modality.drawing import Thumbnails
 
@@ -62,12 +63,25 @@ class SampleForm(ABC):
         """The DataModule whose ``dataset="own"`` reads files at ``root``."""
 
     @abstractmethod
-    def recognises(self, path: Path) -> bool:
-        """Whether the files at a path are taken for this form where nobody says what they are."""
+    def recognises(self, path: Path, columns: Sequence[str] | None) -> bool:
+        """Whether the files at a path are taken for this form where nobody says what they are.
+
+        Args:
+            path: of a file or folder.
+            columns: names of its columns, where it is a table.
+        """
 
     @abstractmethod
-    def usual_shapes(self, path: Path) -> Mapping[str, tuple[int, ...]]:
-        """The shapes in which the files at a path are read where no model asks for others."""
+    def source_class(self) -> type[SampleSource]:
+        """The reader of a user's own files and DataFrames."""
+
+    def source(self, *args: Any, **options: Any) -> SampleSource:
+        """Samples of a user's own; arguments as for :class:`metaad_zoo.data.read.rows.SampleSource`."""
+        return self.source_class()(*args, **options)
+
+    @abstractmethod
+    def usual_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shapes in which files are read where no model asks for others."""
 
     def own_options(self, shapes: Shapes) -> dict[str, Any]:
         """Options of the DataModule that make it read a user's own files in these shapes."""
@@ -77,10 +91,6 @@ class SampleForm(ABC):
         """Test episodes out of all classes or domains at a path."""
         options = {"dataset": "own", "root": str(path), "splits": {"test": ["*"]}, **self.own_options(shapes)}
         return self.data_module()(**options, episode=episode, seed=seed)
-
-    def support_path(self, path: Path) -> Path:
-        """Where the normal samples lie below a path that is given as a support."""
-        return path
 
 
 class Modality(SampleForm):
@@ -98,6 +108,7 @@ class Modality(SampleForm):
         value_range: bounds of the values, into which whole numbers are scaled; None: there are none.
         entry: what an entry of the last axis is called, if entries have names of their own; None: they have none.
         windows: whether a sample is a window cut from something longer, in the order of time.
+        reads_arrays: whether the source of files reads arrays too.
         preparation: how to bring raw data to samples outside this package, for those who get an exported model.
     """
 
@@ -109,10 +120,19 @@ class Modality(SampleForm):
     value_range: tuple[float, float] | None = None
     entry: str | None = None
     windows: bool = False
+    reads_arrays: bool = False
     preparation: str | None = None
 
-    def usual_shapes(self, path: Path) -> Mapping[str, tuple[int, ...]]:
+    def usual_shapes(self) -> Mapping[str, tuple[int, ...]]:
         return {self.name: self.shape}
+
+    @abstractmethod
+    def of_array(self, data: Any, shape: Sequence[int]) -> Tensor:
+        """Samples ``(n, ...)`` out of an array or a tensor.
+
+        Raises:
+            ValueError: it can't be brought to ``shape``.
+        """
 
     def own_options(self, shapes: Shapes) -> dict[str, Any]:
         return self.data_options(shapes[self.name])

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from metaad_zoo.data import EpisodeDataModule
+    from metaad_zoo.data.read.rows import SampleSource
     from metaad_zoo.episodes import SupportScaling
     from metaad_zoo.modality.drawing import Thumbnails
 
@@ -48,13 +49,22 @@ class ImageModality(Modality):
     def data_options(self, shape: Sequence[int], own: bool = True) -> dict[str, Any]:
         return {"image_size": shape[-1], **({"channels": shape[0]} if own else {})}
 
-    def recognises(self, path: Path) -> bool:
-        from metaad_zoo.data.read.images import holds_images
-        from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES
+    reads_arrays = True
 
-        if path.is_dir():
-            return holds_images(path)
-        return path.suffix.lower() not in COLUMN_SUFFIXES
+    def recognises(self, path: Path, columns: Sequence[str] | None) -> bool:
+        from metaad_zoo.data.read.images import holds_images
+
+        return holds_images(path) if path.is_dir() else columns is None
+
+    def source_class(self) -> type[SampleSource]:
+        from metaad_zoo.data.read.images import ImageSource
+
+        return ImageSource
+
+    def of_array(self, data: Any, shape: Sequence[int]) -> Tensor:
+        from metaad_zoo.data.read.images import as_images
+
+        return as_images(data, shape)
 
     def fit(self, samples: Tensor, shape: Sequence[int]) -> Tensor:
         from metaad_zoo.data.read.images import fit_images

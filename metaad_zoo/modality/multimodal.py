@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metaad_zoo.modality.base import SCORING_CHUNK, SampleForm, Shapes, get_form, get_modality, register_modality
+from metaad_zoo.modality.base import SCORING_CHUNK, SampleForm, Shapes, get_form, register_modality
 
 if TYPE_CHECKING:
     from metaad_zoo.data import EpisodeDataModule
+    from metaad_zoo.data.read.rows import SampleSource
 
 
 @register_modality
@@ -26,19 +27,18 @@ class Multimodal(SampleForm):
 
         return MultimodalEpisodes
 
-    def recognises(self, path: Path) -> bool:
-        from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
-        from metaad_zoo.data.sources.manifest import FILE_COLUMNS
+    def recognises(self, path: Path, columns: Sequence[str] | None) -> bool:
+        from metaad_zoo.data.read.manifest import FILE_COLUMNS
 
-        if not path.is_file() or path.suffix.lower() not in COLUMN_SUFFIXES:
-            return False
-        return bool(set(FILE_COLUMNS) & set(read_columns(path).text))
+        return columns is not None and bool(set(FILE_COLUMNS) & set(columns))
 
-    def usual_shapes(self, path: Path) -> Mapping[str, tuple[int, ...]]:
-        from metaad_zoo.data.sources.manifest import read_manifest
+    def source_class(self) -> type[SampleSource]:
+        from metaad_zoo.data.read.manifest import ManifestSource
 
-        channels, size, _ = get_modality("image").shape
-        return read_manifest(path, size, None, channels).shapes
+        return ManifestSource
+
+    def usual_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {}  # those of the files that a manifest names
 
 
 def form_of(shapes: Shapes) -> SampleForm:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from metaad_zoo.data import EpisodeDataModule
+    from metaad_zoo.data.read.rows import SampleSource
     from metaad_zoo.modality.drawing import Thumbnails
 
 SEGMENTS = 16
@@ -45,12 +46,22 @@ class SequenceModality(Modality):
     def data_options(self, shape: Sequence[int], own: bool = True) -> dict[str, Any]:
         return {} if shape[0] == -1 else {"window": shape[0], "length": shape[0]}
 
-    def recognises(self, path: Path) -> bool:
+    def recognises(self, path: Path, columns: Sequence[str] | None) -> bool:
         from metaad_zoo.data.read.account import Account
         from metaad_zoo.data.read.listing import list_files
-        from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES
+        from metaad_zoo.data.read.table_sources import TABLE_SUFFIXES
 
-        return path.is_dir() and any(list_files(path, {*COLUMN_SUFFIXES, ".npz"}, Account()).values())
+        return path.is_dir() and any(list_files(path, TABLE_SUFFIXES, Account()).values())
+
+    def source_class(self) -> type[SampleSource]:
+        from metaad_zoo.data.read.rows import WindowSource
+
+        return WindowSource
+
+    def of_array(self, data: Any, shape: Sequence[int]) -> Tensor:
+        from metaad_zoo.data.read.rows import windows_of_array
+
+        return windows_of_array(data, shape)
 
     def usual(self, support: Tensor) -> Tensor:
         """Each channel's mean over time."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from metaad_zoo.data import EpisodeDataModule
+    from metaad_zoo.data.read.rows import SampleSource
 
 COLUMNS_SHOWN = 20
 RAISES, LOWERS = "C3", "C0"
@@ -40,13 +41,20 @@ class TabularModality(Modality):
     def own_options(self, shapes: Shapes) -> dict[str, Any]:
         return {}
 
-    def recognises(self, path: Path) -> bool:
-        from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, read_columns
-        from metaad_zoo.data.sources.manifest import FILE_COLUMNS
+    def recognises(self, path: Path, columns: Sequence[str] | None) -> bool:
+        from metaad_zoo.data.read.manifest import FILE_COLUMNS
 
-        if not path.is_file() or path.suffix.lower() not in COLUMN_SUFFIXES:
-            return False
-        return not set(FILE_COLUMNS) & set(read_columns(path).text)
+        return columns is not None and not set(FILE_COLUMNS) & set(columns)
+
+    def source_class(self) -> type[SampleSource]:
+        from metaad_zoo.data.read.rows import RowSource
+
+        return RowSource
+
+    def of_array(self, data: Any, shape: Sequence[int]) -> Tensor:
+        from metaad_zoo.data.read.rows import rows_of_array
+
+        return rows_of_array(data, shape)
 
     def usual(self, support: Tensor) -> Tensor:
         """Each column's median."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
         calibration_by_shots,
         calibration_tensors,
         check_detector_tensors,
+        schema_tensors,
+        schemas_of,
     )
     from metaad_zoo.zoo.fine_tuned import FineTuned, parent_aspect, parent_shapes, parent_splits
     from metaad_zoo.zoo.hub import push_to_hub
@@ -53,6 +55,8 @@ __all__ = [
     "read_index",
     "refresh",
     "save_checkpoint",
+    "schema_tensors",
+    "schemas_of",
 ]
 
 _MODULES = {
@@ -81,5 +85,7 @@ _MODULES = {
     "read_index": "metaad_zoo.zoo.index",
     "refresh": "metaad_zoo.zoo.publishing",
     "save_checkpoint": "metaad_zoo.zoo.checkpoint",
+    "schema_tensors": "metaad_zoo.zoo.detector_tensors",
+    "schemas_of": "metaad_zoo.zoo.detector_tensors",
 }
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -8,7 +8,7 @@ from typing import Any
 from metaad_zoo.data.read.pixels import Aspect
 from metaad_zoo.evaluation.report import TITLES
 from metaad_zoo.learners import learner_class
-from metaad_zoo.modality import get_form
+from metaad_zoo.modality import get_form, get_modality
 from metaad_zoo.zoo.checkpoint import aspect_of
 from metaad_zoo.zoo.folding import fold
 from metaad_zoo.zoo.limits import limits
@@ -55,10 +55,11 @@ def _sentence(published: Published) -> str:
 def _facts(published: Published) -> str:
     arguments = published.arguments
     shapes = ", ".join(f"{name} {_shape(shape)}" for name, shape in arguments["input_shapes"].items())
+    reads_images = any(get_modality(name).reads_arrays for name in arguments["input_shapes"])
     rows = {
         "modality": published.modality,
         "one sample": shapes,
-        **({"aspect ratio": _ASPECTS[aspect_of(published.manifest)]} if "image" in arguments["input_shapes"] else {}),
+        **({"aspect ratio": _ASPECTS[aspect_of(published.manifest)]} if reads_images else {}),
         "backbone": _with_options(published.backbone, arguments.get("backbone_options", {})),
         "learner": published.manifest["learner"],
         "parameters": f"{published.metrics['parameters']:,}",

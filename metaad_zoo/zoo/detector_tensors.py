@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from metaad_zoo.data.samples import as_labels, as_samples
+from metaad_zoo.data.read.roles import Schema
 from metaad_zoo.modality import get_modality
+from metaad_zoo.modality.samples import as_labels, as_samples
 from metaad_zoo.zoo.checkpoint import Checkpoint
 from metaad_zoo.zoo.reading import CheckpointError, parse_json
 
@@ -99,16 +101,42 @@ def _check_support(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[
         if ratio.shape != (1,) or ratio.dtype not in KINDS or not bool((ratio > 0) & ratio.isfinite()):
             raise ValueError(f"{RATIO} is {ratio.dtype} of shape {tuple(ratio.shape)}, expected one number above 0")
     if COLUMNS in tensors:
-        _check_columns(tensors[COLUMNS], found)
+        _check_columns(tensors, found)
 
 
-def _check_columns(kept: Tensor, support: Mapping[str, Tensor]) -> None:
-    if kept.dtype != torch.uint8 or kept.ndim != 1:
-        raise ValueError(f"{COLUMNS} are {kept.dtype} of shape {tuple(kept.shape)}, expected text as a row of bytes")
-    names = parse_json(bytes(kept.tolist()), COLUMNS)
-    named = len(support) == 1 and all(get_modality(name).entry for name in support)
-    if not named or not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-        raise ValueError(f"{COLUMNS} are no list of the names of columns or channels")
-    (width,) = (x.shape[-1] for x in support.values())
-    if len(names) != width or len(set(names)) < len(names):
-        raise ValueError(f"{COLUMNS} name {len(set(names))} columns, the support has {width}")
+def schema_tensors(schemas: Mapping[str, Schema]) -> dict[str, Tensor]:
+    """What the columns of a support set are, as text in bytes, for a checkpoint holds tensors alone."""
+    if not schemas:
+        return {}
+    text = json.dumps({name: json.loads(schema.to_json()) for name, schema in schemas.items()}).encode()
+    return {COLUMNS: torch.frombuffer(bytearray(text), dtype=torch.uint8)}
+
+
+def schemas_of(tensors: Mapping[str, Tensor]) -> dict[str, Schema]:
+    """Back from :func:`schema_tensors`, by modality; also of a list of names, as detectors of version 0.1 have it.
+
+    Raises:
+        ValueError: the text is no such thing.
+    """
+    if COLUMNS not in tensors:
+        return {}
+    x = tensors[COLUMNS]
+    if x.dtype != torch.uint8 or x.ndim != 1:
+        raise ValueError(f"{COLUMNS} are {x.dtype} of shape {tuple(x.shape)}, expected text as a row of bytes")
+    parts = parse_json(bytes(x.tolist()), COLUMNS)
+    if isinstance(parts, list):
+        modality = next((n.removeprefix(SUPPORT) for n in tensors if n.startswith(SUPPORT)), "")
+        parts = {modality: parts}
+    if not isinstance(parts, dict):
+        raise ValueError(f"{COLUMNS} are no columns by modality")
+    return {str(name): Schema.from_json(json.dumps(schema)) for name, schema in parts.items()}
+
+
+def _check_columns(tensors: Mapping[str, Tensor], support: Mapping[str, Tensor]) -> None:
+    for name, schema in schemas_of(tensors).items():
+        features = schema.features
+        width = support[name].shape[-1] if name in support and get_modality(name).entry else None
+        if width is None:
+            raise ValueError(f"{COLUMNS} name columns of {name!r}, of which the support has none")
+        if len(features) != width or len(set(features)) < len(features):
+            raise ValueError(f"{COLUMNS} name {len(set(features))} columns, the support has {width}")

@@ -9,10 +9,10 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 
 from metaad_zoo.data.read.pixels import Aspect
-from metaad_zoo.data.samples import fits
 from metaad_zoo.episodes import SplitRecord
 from metaad_zoo.learners import FineTuning, Learner, Trained, with_head
 from metaad_zoo.learners.base import Schedule
+from metaad_zoo.modality.samples import fits
 from metaad_zoo.zoo.checkpoint import aspect_of, load_checkpoint
 from metaad_zoo.zoo.lookup import locate
 from metaad_zoo.zoo.manifest import WEIGHTS, read_manifest

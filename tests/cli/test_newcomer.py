@@ -13,10 +13,11 @@ from PIL import Image
 from metaad_zoo import load_detector
 from metaad_zoo.cli import main
 from metaad_zoo.cli.wrong_values import wrong_value
-from metaad_zoo.data.row_samples import as_windows
+from metaad_zoo.data.read.rows import windows_of_array
 from metaad_zoo.detector import Detector
 from metaad_zoo.inner_loop import InnerLoopConfig
 from metaad_zoo.learners import GradientLearner
+from metaad_zoo.modality.samples import as_samples
 from metaad_zoo.zoo import Checkpoint, save_checkpoint
 
 MODELS = {
@@ -87,10 +88,10 @@ def test_columns_of_text_are_told(place, capsys):
 
 def test_one_series_is_no_windows(tmp_path):
     with pytest.raises(ValueError, match=r"one series of 600 steps and 2 channels.*windows of 32.*cut_windows"):
-        as_windows(np.zeros((600, 2)), (32, 2))
+        windows_of_array(np.zeros((600, 2)), (32, 2))
     for n in (5, 8):
         np.savez(tmp_path / f"{n}.npz", x=np.zeros((n, 2)))
-    assert as_windows([tmp_path / "5.npz", tmp_path / "8.npz"], (-1, 2)).shape == (2, 8, 2)
+    assert as_samples([tmp_path / "5.npz", tmp_path / "8.npz"], {"sequence": (-1, 2)})["sequence"].shape == (2, 8, 2)
 
 
 @pytest.mark.parametrize(

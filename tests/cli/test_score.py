@@ -12,7 +12,7 @@ from PIL import Image
 
 from metaad_zoo import load_detector
 from metaad_zoo.cli import main
-from metaad_zoo.data.sources import table_streams
+from metaad_zoo.data.read import table_sources
 from metaad_zoo.inner_loop import InnerLoopConfig
 from metaad_zoo.learners import GradientLearner
 from metaad_zoo.zoo import Checkpoint, save_checkpoint
@@ -25,7 +25,7 @@ def write_rows(path, n, seed=0):
 
 
 def detector_of(shapes, backbone, options, tmp_path, monkeypatch):
-    monkeypatch.setattr(table_streams, "CSV_BYTES", 30_000)
+    monkeypatch.setattr(table_sources, "CSV_BYTES", 30_000)
     torch.manual_seed(0)
     learner = GradientLearner(backbone, options, shapes, InnerLoopConfig(steps=1, lr=0.1))
     save_checkpoint(tmp_path / "model", Checkpoint(learner, [], {"calibration": torch.linspace(-3, 3, 99)}))

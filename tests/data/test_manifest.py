@@ -8,7 +8,7 @@ import yaml
 from PIL import Image
 
 from metaad_zoo.data import MultimodalEpisodes
-from metaad_zoo.data.sources.manifest import read_manifest
+from metaad_zoo.data.read.manifest import ManifestReader
 from metaad_zoo.episodes import EpisodeSpec
 from tests.conftest import REPOSITORY
 
@@ -45,9 +45,9 @@ def hospital(tmp_path):
 class TestManifest:
     def test_rows_become_samples(self, hospital):
         folder, rows = hospital
-        source = read_manifest(write_manifest(folder, rows))
+        source = ManifestReader(write_manifest(folder, rows)).read()
         assert source.name == "manifest"
-        assert source.shapes == {"image": (1, 6, 6), "sequence": (5, 2), "tabular": (1,)}
+        assert source.shapes == {"image": (1, 6, 6), "sequence": (5, 2), "tabular": (3,)}
         assert set(source.class_names) == {"Köln", "東京", "d" * 300, "a/b", "5"}
         assert source.anomalous.sum() == 20
         ids = np.array([17, 4, 3, 10])
@@ -57,8 +57,8 @@ class TestManifest:
         assert samples["image"].flatten(1).isnan().all(1).tolist() == [False, False, True, False]
         assert samples["sequence"].flatten(1).isnan().all(1).tolist() == [True, False, False, False]
         assert samples["sequence"][1].nan_to_num(-1).tolist() == [[0.5, 4], [1.5, 4], [2.5, 4], [3.5, 4], [-1, -1]]
-        assert samples["tabular"].nan_to_num(-1).flatten().tolist() == [17, 4, 3, -1]
-        assert any("['colour'] hold text" in reason for reason in source.skipped)
+        assert samples["tabular"].nan_to_num(-1).tolist() == [[n, 1, 0] for n in (17, 4, 3, -1)]
+        assert any("'label' read as the label" in reason for reason in source.skipped)
 
     def test_labels_make_domains(self, hospital):
         folder, rows = hospital
@@ -79,7 +79,7 @@ class TestManifest:
         data.setup("fit")
         assert {s: len(names) for s, names in data.class_splits.items()} == {"train": 2, "val": 2, "test": 2}
         assert set(data.source.class_names) == set("012345")
-        assert data.input_shapes == {"image": (3, 8, 8), "sequence": (2, 2), "tabular": (1,)}
+        assert data.input_shapes == {"image": (3, 8, 8), "sequence": (2, 2), "tabular": (3,)}
         assert "-vs-" in next(data.episodes("val", 1)).task
         assert any("cut at 2" in reason for reason in data.skipped)
         mixed = MultimodalEpisodes("own", str(path), episode=EpisodeSpec(1, 0, 0, 0, 1, 1), anomalies="mismatch")
@@ -88,7 +88,7 @@ class TestManifest:
     def test_npz_sequences(self, tmp_path):
         np.savez(tmp_path / "a.npz", x=np.arange(4), rate=8000)
         np.savez(tmp_path / "b.npz", np.array([[1.0], [np.inf]]))
-        source = read_manifest(write_manifest(tmp_path, ["a.npz", "b.npz"], "sequence"))
+        source = ManifestReader(write_manifest(tmp_path, ["a.npz", "b.npz"], "sequence")).read()
         found = source.read(np.arange(2), np.random.default_rng(0))["sequence"][..., 0]
         assert found.nan_to_num(-1).tolist() == [[0, 1, 2, 3], [1, -1, -1, -1]]
         assert source.class_names == ["manifest"]
@@ -102,18 +102,22 @@ class TestManifest:
                 r"manifest.csv, row 2, column 'image': .*gone.png does not",
             ),
             ("sequence,w", [f"{'x' * 400}.csv,1"], "row 1, column 'sequence': .*xxx.csv does not exist"),
-            ("sequence,w", ["there.csv,1", "two.csv,1"], "row 2, column 'sequence': .*two.csv has 2 channels"),
-            ("sequence,w", ["text.csv,1"], "text.csv has no column of numbers"),
+            ("sequence,w", ["there.csv,1", "two.csv,1"], r"two.csv: the columns are not those .* not known \['b'\]"),
+            ("sequence,w", ["text.csv,1"], "text.csv has no column to learn from"),
             ("sequence,w", ["broken.npz,1"], "broken.npz can't be read as a numpy archive"),
             ("sequence,w", ["cube.npz,1"], "cube.npz: expected one array"),
             ("image,w", ["broken.png,1"], "broken.png can't be read as an image"),
             ("image,w", ["7,1"], "row 1, column 'image': expected the path of a file, saw the number 7"),
             ("w,class", ["1,a", "2,"], "row 2, column 'class': the cell is empty"),
             ("w,class", ["1,1.5", "2,2"], "row 1, column 'class': expected text or a whole number"),
-            ("w,class", ["1,20240101", "2,20240102"], "row 1, column 'class': expected text or a whole number below"),
+            (
+                "w,class",
+                ["1,20240101202401010", "2,20240102202401010"],
+                "row 1, column 'class': expected text or a whole number below",
+            ),
             ("image,w", ["there.png,1", ","], "row 2: the sample has no image, no sequence and no number"),
-            ("name,class", ["x,1", "y,2"], "expected 'image', 'sequence' .* or columns of numbers"),
-            ("w,label", ["1,0", "2,5"], "row 2"),
+            ("name,class", ["x,1", "y,2", "z,2"], "expected columns 'image', 'sequence' .* or columns of numbers"),
+            ("w,label", ["1,0", "2,5"], "is column 'label' with the values .'0', '5'. a label"),
         ],
     )
     def test_what_is_wrong_is_named(self, tmp_path, header, rows, complaint):
@@ -124,7 +128,7 @@ class TestManifest:
             (tmp_path / name).write_bytes(b"no such thing")
         np.savez(tmp_path / "cube.npz", np.zeros((2, 2, 2)))
         with pytest.raises(ValueError, match=complaint):
-            read_manifest(write_manifest(tmp_path, rows, header))
+            ManifestReader(write_manifest(tmp_path, rows, header)).read()
 
     def test_too_few_domains_for_three_splits(self, tmp_path):
         path = write_manifest(tmp_path, ["1,0,a", "2,1,b"], "w,label,domain")

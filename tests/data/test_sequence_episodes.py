@@ -12,8 +12,8 @@ from pyarrow import parquet
 
 from metaad_zoo.data import SequenceEpisodes
 from metaad_zoo.data.domain_splits import DomainSplitter
+from metaad_zoo.data.read.times import as_seconds, resampled
 from metaad_zoo.data.sources.known_series import SERIES_READERS
-from metaad_zoo.data.sources.sampling import as_seconds, resampled
 from metaad_zoo.data.sources.series import SequenceArrays
 from metaad_zoo.data.sources.series_files import FileOptions, read_own_series
 from metaad_zoo.episodes import Domain, EpisodeSpec
@@ -50,7 +50,7 @@ def test_a_folder_of_files_splits_into_domains_by_itself(tmp_path):
     assert [len(pool) for pool in found.pools.values()] == [4, 1, 1]
     assert found.input_shapes == {"sequence": (10, 2)}
     told = " | ".join(found.skipped)
-    assert "time column 'time', which is no channel" in told
+    assert "'time' left out: a time" in told
     assert "short has 5 steps, fewer than a window of 10" in told
     assert "unlabelled (" in told
     assert "60%, 20%, 20% of the domains" in str(found.summary().caption)
@@ -187,15 +187,14 @@ def test_class_sequences_are_padded_cut_or_resampled(tmp_path):
     ("content", "given", "complaint"),
     [
         ("", {}, r"a\.csv is empty"),
-        ("v,label\n1,0\n2,2\n", {}, r"column 'label': expected labels 0 .* saw 2 in row 2"),
-        ("v,kind\n1,x\n2,y\n", {}, r"a\.csv, column 'kind': expected numbers, or times .*'x'"),
+        ("v,label\n1,0\n2,2\n", {}, r"is column 'label' with the values .'0', '2'. a label"),
         ("v,w\n1,1\n,2\n", {"missing": "refuse"}, "row 2, column 'v': the value is missing"),
         ("v\n1\n2\n", {}, r"no series of .*: a has 2 steps, fewer than a window of 10"),
         ("v\n" + "1\n" * 50, {}, "a: no channel varies"),
         ("v\n1\n2\n", {"resample": 60.0}, "has no time column, which data.resample=60.0 needs"),
         ("v\n1\n2\n", {"label": "w"}, "unknown label column"),
         ("v\n1\n2\n", {"time": "w"}, "unknown time column"),
-        ("time\n1\n2\n", {}, "no column of numbers beside labels and times"),
+        ("time\n1\n2\n3\n4\n", {}, "no column to learn from; it has .'time'."),
     ],
 )
 def test_bad_files_are_refused_by_name(tmp_path, content, given, complaint):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from metaad_zoo.data import SingleDomainEpisodes
 from metaad_zoo.episodes import EpisodeSpec
+from metaad_zoo.modality import SingleDomainEpisodes
 
 SPEC = EpisodeSpec(support_normal=3, query_normal=2, query_anomalous=2)
 
@@ -79,5 +79,5 @@ def test_what_can_not_work_is_refused(tmp_path, options, complaint):
 
 def test_labelled_anomalies_are_refused(tmp_path):
     path = rows_file(tmp_path, label=[0] * 39 + [1])
-    with pytest.raises(ValueError, match="labels 1 of 40 rows as anomalous"):
+    with pytest.raises(ValueError, match="labels 1 of 40 samples as anomalous"):
         table(path).setup("fit")

@@ -13,7 +13,6 @@ from metaad_zoo.data import (
     ImageEpisodes,
     MultimodalEpisodes,
     SequenceEpisodes,
-    SingleDomainEpisodes,
     TablePrior,
     TabularEpisodes,
 )
@@ -28,6 +27,7 @@ from metaad_zoo.episodes import (
     fingerprints_by_class,
     joint_fingerprint,
 )
+from metaad_zoo.modality import SingleDomainEpisodes
 from tests.cli.test_configs import write_rows
 from tests.data.test_image_episodes import write_categories
 

@@ -8,8 +8,9 @@ import torch
 from sklearn.datasets import load_wine
 
 from metaad_zoo.data import TablePrior, TabularEpisodes, list_datasets
+from metaad_zoo.data.read.roles import ColumnOptions, Vocabulary
 from metaad_zoo.data.sources.known_tables import TABLE_READERS, read_known_tables
-from metaad_zoo.data.sources.tables import Vocabulary, read_table
+from metaad_zoo.data.sources.tables import read_table
 from metaad_zoo.episodes import EpisodeSpec
 
 SMALL = EpisodeSpec(support_normal=3, query_normal=4, query_anomalous=4)
@@ -80,8 +81,8 @@ def test_a_share_of_training_episodes_may_come_from_generated_tables(tmp_path):
 def test_text_becomes_one_hot_by_frequency_and_the_rest_together():
     counts = {"": 5, "x": 9, "b": 3, "a": 3, **{f"c{i:02d}": 2 for i in range(20)}}
     vocabulary = Vocabulary.of(counts)
-    assert vocabulary.kept[:3] == ("x", "a", "b")
-    assert len(vocabulary.kept) == 20
+    assert vocabulary.categories[:3] == ("x", "a", "b")
+    assert len(vocabulary.categories) == 20
     assert vocabulary.columns("k")[-1] == "k=(other)"
     found = vocabulary.encode(np.array(["b", "c19", "", "never seen"]))
     assert found.shape == (4, 21)
@@ -89,20 +90,21 @@ def test_text_becomes_one_hot_by_frequency_and_the_rest_together():
     assert found[1].nonzero()[0].tolist() == found[3].nonzero()[0].tolist() == [20]
     assert np.isnan(found[2]).all()
     assert Vocabulary.of({f"id{i}": 1 for i in range(21)}) is None
-    assert not Vocabulary.of({f"id{i}": 1 for i in range(20)}).other
+    assert Vocabulary.of({f"id{i}": 1 for i in range(3)}) is None
+    assert Vocabulary.of({f"id{i}": 1 for i in range(2)}).categories == ("id0", "id1")
 
 
 MIXED = "when,kind,same,a,anomaly\n" + "".join(
-    f"2024-01-01 00:{i:02d}:00,{'red' if i % 2 else 'blue'},7,{i},{int(i > 50)}\n" for i in range(60)
+    f"2024-01-01 00:{i:02d}:00,{'red' if i % 2 else 'blue'},7,{i % 7},{int(i > 50)}\n" for i in range(60)
 )
 
 
 def test_what_is_left_out_is_told(tmp_path):
     (tmp_path / "t.csv").write_text(MIXED)
     data = TabularEpisodes("own", str(tmp_path), {"test": ["*"]})
-    assert data.tables[0].columns == ["a", "kind=blue", "kind=red"]
-    assert any("column 'when': 60 texts" in s for s in data.skipped)
-    assert any("constant or empty columns: same" in s for s in data.skipped)
+    assert data.tables[0].columns == ["same", "a", "kind=blue", "kind=red", "kind=(other)"]
+    assert any("'when' left out: a time" in s for s in data.skipped)
+    assert any("'same' read as constant" in s for s in data.skipped)
     columns = list(data.summary().columns[1].cells)
     assert all(s in columns for s in data.skipped)
 
@@ -112,11 +114,12 @@ def test_missing_values_in_numbers_and_text(tmp_path, missing):
     (tmp_path / "t.csv").write_text("a,kind,anomaly\n1,x,0\n,y,0\n3,,1\n4,x,0\n")
     if missing == "refuse":
         with pytest.raises(ValueError, match="row 2, column 'a': the value is missing"):
-            read_table(tmp_path / "t.csv", missing=missing)
+            read_table(tmp_path / "t.csv", ColumnOptions(missing=missing))
         return
-    table = read_table(tmp_path / "t.csv", missing=missing)
+    table = read_table(tmp_path / "t.csv", ColumnOptions(missing=missing))
     nan = np.nan
-    expected = {"drop": [[1], [4]], "impute": [[1, 1, 0], [nan, 0, 1], [3, nan, nan], [4, 1, 0]]}[missing]
+    whole = [[1, 1, 0, 0], [nan, 0, 1, 0], [3, nan, nan, nan], [4, 1, 0, 0]]
+    expected = {"drop": [whole[0], whole[3]], "impute": whole}[missing]
     np.testing.assert_array_equal(table.values, expected)
     assert table.labels.tolist() == ([0, 0] if missing == "drop" else [0, 0, 1, 0])
 
@@ -129,8 +132,8 @@ def test_npz_holds_x_and_y(tmp_path):
     assert table.anomalous.tolist() == list(range(1, 30, 2))
     for bad, complaint in (
         ({"X": x, "y": np.arange(30)}, "expected 'y' as 30 labels"),
-        ({"y": np.arange(30)}, "expected 'X'"),
-        ({"X": np.array([{}]), "y": np.zeros(1)}, "can't be read.*allow_pickle"),
+        ({"y": np.arange(30)}, "expected an array 'X'"),
+        ({"X": np.array([{}]), "y": np.zeros(1)}, "can't be read.*Python objects"),
     ):
         np.savez(tmp_path / "bad.npz", **bad)
         with pytest.raises(ValueError, match=complaint):
@@ -201,7 +204,7 @@ def test_adbench(data_folder):
         ({"root": "{tmp}", "dataset": "own", "label": "lable"}, "label column of .*'lable'"),
         ({"root": "{tmp}/free", "dataset": "own"}, "free has no label column, and the test split"),
         ({"root": "{tmp}", "dataset": "own", "exclude": ["x*"]}, r"'x\*' of data.exclude matches none"),
-        ({"root": ["{tmp}/t.csv", "{tmp}"], "dataset": "own"}, r"several files named \['t'\]"),
+        ({"root": ["{tmp}/t.csv", "{tmp}"], "dataset": "own"}, r"several files are named \['t'\]"),
         ({"root": "{tmp}", "dataset": "own", "test_episode": EpisodeSpec(40)}, "t has 40 normal samples .* draws 50"),
         ({"splits": {"train": ["generated", "t"]}}, "'generated' of the train split matches none"),
         ({"dataset": "sklearn/iris", "splits": {"test": ["iris/setosa"]}}, "one class is normal, others are anomalous"),

@@ -40,7 +40,8 @@ class Account:
         Args:
             kind: see :data:`Kind`.
             place: the file or folder, as the user knows it.
-            reason: why, in words that follow a colon; a whole sentence where there are no subjects.
+            reason: why, in words that follow a colon (where guessed, such as "as the label"); a whole sentence where
+                there are no subjects.
             subjects: the columns or files that it is about.
 
         Raises:
@@ -73,7 +74,13 @@ class Account:
     def as_json(self) -> list[dict[str, object]]:
         """All entries with all their subjects, for ``--json``."""
         return [
-            {"kind": kind, "place": place, "reason": reason, "subjects": subjects}
+            {
+                "kind": kind,
+                "place": place,
+                "reason": reason,
+                "subjects": subjects,
+                "sentence": _sentence(kind, place, reason, subjects),
+            }
             for (kind, place, reason), subjects in self.entries.items()
         ]
 
@@ -83,4 +90,4 @@ def _sentence(kind: Kind, place: str, reason: str, subjects: Sequence[str]) -> s
         return f"{place}: {reason}"
     names = ", ".join(map(repr, subjects[:SUBJECTS_SHOWN]))
     more = f" and {len(subjects) - SUBJECTS_SHOWN} more" if len(subjects) > SUBJECTS_SHOWN else ""
-    return f"{place}: {names}{more} {kind}: {reason}"
+    return f"{place}: {names}{more} {f'read {reason}' if kind == 'guessed' else f'{kind}: {reason}'}"

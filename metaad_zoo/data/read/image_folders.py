@@ -14,7 +14,7 @@ import numpy as np
 from metaad_zoo.data.read.account import Account
 from metaad_zoo.data.read.listing import list_files
 from metaad_zoo.data.read.pixels import image_endings
-from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES
+from metaad_zoo.data.read.table_sources import COLUMN_SUFFIXES
 
 _MASKS = "ground_truth"
 

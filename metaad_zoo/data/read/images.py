@@ -19,6 +19,7 @@ from torch import Tensor
 
 from metaad_zoo.data.chunks import Chunk
 from metaad_zoo.data.read.account import Account
+from metaad_zoo.data.read.archive import map_archive
 from metaad_zoo.data.read.image_folders import ImageSelection, select_classes, select_for_scoring, select_support
 from metaad_zoo.data.read.listing import common_folder, list_files
 from metaad_zoo.data.read.pixels import (
@@ -30,8 +31,8 @@ from metaad_zoo.data.read.pixels import (
     resize,
     to_channels,
 )
+from metaad_zoo.data.read.rows import SampleSource
 from metaad_zoo.data.sources.arrays import ImageArrays
-from metaad_zoo.data.sources.mapped import map_arrays
 
 BLOCK = 256
 """Images that are decoded at once where the caller names no number."""
@@ -117,6 +118,11 @@ class ImageReader:
         return len(self._archive.images) if self._archive is not None else len(self.files)
 
     @property
+    def is_archive(self) -> bool:
+        """Whether the images come from an ``.npz``."""
+        return self._archive is not None
+
+    @property
     def _are_files(self) -> bool:
         return self._array is None and self._archive is None
 
@@ -142,20 +148,6 @@ class ImageReader:
     def ratio(self) -> float | None:
         """Median width by height of the images that were read; None where none was read."""
         return median_low(self._ratios.values()) if self._ratios else None
-
-    def refuse_anomalies(self) -> None:
-        """Refuse an archive of several classes, or with anomalies, as normal samples.
-
-        Raises:
-            ValueError: as said.
-        """
-        if self._archive is not None and (
-            len(self.class_names) > 1 or (self.anomalous is not None and self.anomalous.any())
-        ):
-            raise ValueError(
-                f"{self._archive.path} holds {len(self.class_names)} classes or anomalies, all of which would count as "
-                "normal support; give the normal images alone, or labels"
-            )
 
     def _images(self, size: int) -> Iterator[tuple[int, Tensor]]:
         self._ratios = {}
@@ -288,7 +280,7 @@ class _Archive:
     def _arrays(self) -> dict[str, np.ndarray]:
         scratch = tempfile.mkdtemp()
         weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
-        return map_arrays(self.path, ("x", "X", "y", "t", "names"), Path(scratch))
+        return map_archive(self.path, ("x", "X", "y", "t", "names"), Path(scratch))
 
     @cached_property
     def images(self) -> np.ndarray:
@@ -332,6 +324,29 @@ class _Archive:
             )
         present, labels = np.unique(labels, return_inverse=True)  # names may list classes of which there is no sample
         return [names[i] for i in present], labels, None if domains is None else np.asarray(y == 1)
+
+
+class ImageSource(SampleSource):
+    """Images of any form that :class:`ImageReader` takes; ``reading`` are its further arguments."""
+
+    def find(self, source: Any) -> list[Any]:
+        channels, height, width = self.shape
+        self._reader = ImageReader(
+            source, channels=channels, height=height, width=width, below=self.below, **self.reading
+        )
+        self.account.join(self._reader.account)
+        self._reader.account = self.account
+        self.classes = self._reader.class_names if self._reader.is_archive else ()
+        return list(self._reader.files)
+
+    def blocks(self) -> Iterator[Chunk]:
+        anomalous, start = self._reader.anomalous, 0
+        for chunk in self._reader.blocks(BLOCK):
+            stop = start + len(chunk.names)
+            labels = None if anomalous is None else anomalous[start:stop].astype(np.int64)
+            yield Chunk(chunk.names, {self.name: chunk.samples["image"]}, chunk.done, labels)
+            start = stop
+        self.ratio = self._reader.ratio
 
 
 def as_images(data: Any, shape: Sequence[int]) -> Tensor:

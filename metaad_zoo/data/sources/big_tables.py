@@ -9,9 +9,9 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, cast
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -22,15 +22,15 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from metaad_zoo.data.sources.columns import Missing
-from metaad_zoo.data.sources.table_streams import Survey, TableStream
-from metaad_zoo.data.sources.tables import without_constant
+from metaad_zoo.data.read.roles import USUAL_OPTIONS, ColumnOptions
+from metaad_zoo.data.read.table import TableReader, needs_float64
+from metaad_zoo.data.sources.tables import known_labels, require_variation
 from metaad_zoo.episodes import fingerprint
 
 HASHED_ROWS = 4096
 """Rows that tell whether a big table has changed; all of them would be read from disk at each start."""
 
-_FORMAT = 1
+_FORMAT = 2
 """Of the cache; counts up when what lies there changes."""
 
 
@@ -94,7 +94,7 @@ class BigTable:
         return f"{len(values)}:{fingerprint(np.array(values[rows]), counts).partition(':')[2]}"
 
     def read(self, ids: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
-        """The rows at ``ids`` as ``{"tabular": (n, D)}`` float32."""
+        """The rows at ``ids`` as ``{"tabular": (n, D)}``."""
         return {"tabular": torch.from_numpy(np.array(np.load(self.folder / "values.npy", mmap_mode="r")[ids]))}
 
 
@@ -123,19 +123,16 @@ def memory_needed(path: Path) -> int:
     return path.stat().st_size
 
 
-def read_big_table(
-    path: Path, label: str | None = None, missing: Missing = "impute", cache: str | Path | None = None
-) -> BigTable:
+def read_big_table(path: Path, options: ColumnOptions = USUAL_OPTIONS, cache: str | Path | None = None) -> BigTable:
     """A table of any size, in memory that does not depend on its length; what is read is what ``read_table`` reads.
 
-    The first call reads the file twice, in blocks, and writes it to the cache as float32, so 4 bytes a cell and 8 a
-    row; later ones find it there, as long as the file's path, size and time stay the same. The cache may be deleted at
-    any time.
+    The first call goes through the file three times, in blocks, and writes it to the cache, so 4 bytes a cell (8 where
+    float32 is too coarse) and 8 a row; later ones find it there, as long as the file's path, size and time stay the
+    same. The cache may be deleted at any time.
 
     Args:
         path: as for :func:`metaad_zoo.data.sources.tables.read_table`.
-        label: likewise.
-        missing: likewise.
+        options: likewise.
         cache: folder; None takes :func:`cache_folder`'s own.
 
     Raises:
@@ -144,36 +141,29 @@ def read_big_table(
     if not path.is_file():
         raise ValueError(f"{path} does not exist: expected a table")
     state = _state(path)
-    key = hashlib.sha256(json.dumps([_FORMAT, str(path.resolve()), *state, label, missing]).encode()).hexdigest()
-    folder = cache_folder(cache) / f"{path.stem}-{key[:16]}"
+    key = json.dumps([_FORMAT, str(path.resolve()), *state, asdict(options)])
+    folder = cache_folder(cache) / f"{path.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     if not (folder / "table.json").is_file():
-        _build(path, label, missing, state, folder)
+        _build(path, options, state, folder)
     about = json.loads((folder / "table.json").read_text(encoding="utf-8"))
     return BigTable(path.stem, folder, about["columns"], about["labelled"], about["skipped"])
 
 
-def _header(file: IO[bytes], kind: str, shape: tuple[int, ...]) -> None:
-    """The head of a ``.npy`` file, behind which the values then go block by block."""
-    npy.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
-
-
 def _state(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
-def _build(path: Path, label: str | None, missing: Missing, state: tuple[int, int], folder: Path) -> None:
+def _build(path: Path, options: ColumnOptions, state: tuple[int, int], folder: Path) -> None:
     """Write a table's arrays beside their place and put them there when all is well."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
-        stream = TableStream(path, label, missing, beside)
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(f"mapping {path.name}", total=2.0)
-            found = stream.survey(lambda done: bar.update(task, completed=done))
-            _write(stream, found, beside, lambda done: bar.update(task, completed=1 + done))
-        for unpacked in beside.glob("unpacked-*"):
-            unpacked.unlink()
+        with Progress(console=Console(stderr=True), transient=True) as bar, TableReader(path, options) as reader:
+            task = bar.add_task(f"mapping {path.name}", total=3.0)
+            reader.survey(lambda done: bar.update(task, completed=done))
+            require_variation(path, reader)
+            _write(reader, beside, lambda done: bar.update(task, completed=1 + done))
         pa.default_memory_pool().release_unused()
         if _state(path) != state:
             raise ValueError(f"{path} changed while it was read: wait until it is written, then start again")
@@ -186,27 +176,39 @@ def _build(path: Path, label: str | None, missing: Missing, state: tuple[int, in
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _write(stream: TableStream, found: Survey, folder: Path, progress: Callable[[float], object]) -> None:
-    varies, told = without_constant(stream.path.name, found.columns, found.low, found.high)
+def _write(reader: TableReader, folder: Path, progress: Callable[[float], object]) -> None:
+    features = reader.schema.features
+    low, high = ([getattr(reader.facts[n], side) for n in reader.schema.numbers] for side in ("low", "high"))
+    kind = "<f8" if needs_float64(np.array(low), np.array(high)) else "<f4"
+    rows = anomalies = 0
     with (
-        (folder / "values.npy").open("wb") as values,
-        (folder / "normal.npy").open("wb") as normal,
-        (folder / "anomalous.npy").open("wb") as anomalous,
+        (folder / "values").open("wb") as values,
+        (folder / "normal").open("wb") as normal,
+        (folder / "anomalous").open("wb") as anomalous,
     ):
-        _header(values, "<f4", (found.rows, int(varies.sum())))
-        _header(normal, "<i8", (found.rows - found.anomalous,))
-        _header(anomalous, "<i8", (found.anomalous,))
-        start = 0
-        for block, labels in stream.blocks(progress):
-            values.write(np.ascontiguousarray(block[:, varies], "<f4").tobytes())
-            anomaly = np.zeros(len(block), bool) if labels is None else labels == 1
-            normal.write((start + np.flatnonzero(~anomaly)).astype("<i8").tobytes())
-            anomalous.write((start + np.flatnonzero(anomaly)).astype("<i8").tobytes())
-            start += len(block)
+        for block in reader.blocks(progress):
+            values.write(np.ascontiguousarray(block.values, kind).tobytes())
+            labels = np.zeros(len(block.values), bool)
+            if block.labels is not None:
+                labels = known_labels(reader.path, block.labels, block.numbers) == 1
+            normal.write((rows + np.flatnonzero(~labels)).astype("<i8").tobytes())
+            anomalous.write((rows + np.flatnonzero(labels)).astype("<i8").tobytes())
+            rows, anomalies = rows + len(labels), anomalies + int(labels.sum())
+    shapes = {"values": (rows, len(features)), "normal": (rows - anomalies,), "anomalous": (anomalies,)}
+    for name, shape in shapes.items():
+        _with_header(folder / name, kind if name == "values" else "<i8", shape)
     about = {
-        "file": str(stream.path),
-        "columns": [c for c, v in zip(found.columns, varies, strict=True) if v],
-        "labelled": stream.label is not None,
-        "skipped": found.skipped + told,
+        "file": str(reader.path),
+        "columns": features,
+        "labelled": reader.schema.label is not None,
+        "skipped": list(reader.account),
     }
     (folder / "table.json").write_text(json.dumps(about), encoding="utf-8")
+
+
+def _with_header(file: Path, kind: str, shape: tuple[int, ...]) -> None:
+    """Make a ``.npy`` file out of one of values alone, whose number is known only now."""
+    with file.with_suffix(".npy").open("wb") as out, file.open("rb") as values:
+        npy.write_array_header_1_0(out, {"descr": kind, "fortran_order": False, "shape": shape})
+        shutil.copyfileobj(values, out, 1 << 22)
+    file.unlink()

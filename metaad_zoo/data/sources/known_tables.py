@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from metaad_zoo.data.sources.columns import Columns
 from metaad_zoo.data.sources.download import fetch_public, public_files
 from metaad_zoo.data.sources.known import data_folder
-from metaad_zoo.data.sources.tables import Table, check_arrays, finished, number_names, read_table
+from metaad_zoo.data.sources.tables import Table, check_arrays, number_names, read_table, varying
 from metaad_zoo.registry import unknown_name
 
 _SKLEARN = ("wine", "breast_cancer", "iris", "digits")
@@ -23,7 +22,7 @@ def _sklearn_table(name: str) -> Table:
     found = getattr(datasets, f"load_{name}")()
     names = [str(c) for c in found.feature_names]
     name = "digits_table" if name == "digits" else name  # the digits are also a set of images
-    table = finished(name, Columns(Path(name), names, found.data.astype(np.float32), found.target.astype(np.int64)))
+    table = varying(name, names, found.data.astype(np.float32), found.target.astype(np.int64))
     table.class_names = [str(c) for c in found.target_names]
     return table
 
@@ -50,8 +49,7 @@ def _read_adbench(root: str | Path | None) -> list[Table]:
         names = sorted(key.removesuffix("__X") for key in archive.files if key.endswith("__X"))
         arrays = {n: check_arrays(path, {"X": archive[f"{n}__X"], "y": archive[f"{n}__y"]}) for n in names}
     return [
-        finished(f"adbench/{name}", Columns(Path(name), number_names(x.shape[1]), x.astype(np.float32), y))
-        for name, (x, y) in arrays.items()
+        varying(f"adbench/{name}", number_names(x.shape[1]), x.astype(np.float32), y) for name, (x, y) in arrays.items()
     ]
 
 
@@ -60,7 +58,7 @@ def _read_adbench_files(folder: Path) -> list[Table]:
     there = [f for f in public_files("adbench") if (folder / "adbench" / f).is_file()]
     if not there:
         fetch_public("adbench", public_files("adbench")[0], folder)
-    tables = [read_table(folder / "adbench" / f, None, "impute") for f in there]
+    tables = [read_table(folder / "adbench" / f) for f in there]
     for table in tables:
         table.name = f"adbench/{table.name}"
     return tables

@@ -38,11 +38,12 @@ class ArrayReader:
 
     Args:
         modality: its name.
-        values: ``(n, ...)`` float32; NaN where something is missing.
+        values: ``(n, ...)`` float32 or float64; NaN where something is missing.
     """
 
     def __init__(self, modality: str, values: np.ndarray | Tensor) -> None:
-        self.modality, self.values = modality, torch.as_tensor(values, dtype=torch.float32)
+        values = torch.as_tensor(values)
+        self.modality, self.values = modality, values if values.is_floating_point() else values.float()
 
     def read(self, ids: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         """The samples at ``ids``."""
@@ -137,6 +138,11 @@ class Modalities(ABC):
                 x = shown[modality]
                 shown[modality] = x.masked_fill(gone.view(-1, *(1,) * (x.ndim - 1)), torch.nan)
         return shown
+
+    def all_samples(self) -> dict[str, Tensor]:
+        """All samples by modality, in order, nothing hidden."""
+        n = len(next(iter(self.parts.values())).labels)
+        return self.read(np.arange(n), np.random.default_rng(0))
 
     @abstractmethod
     def positions(self, ids: np.ndarray) -> Sequence[np.ndarray]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metaad_zoo.data.read.table import compact
 from metaad_zoo.registry import unknown_name
 
 Fit = Literal["pad", "resample"]
@@ -21,9 +22,10 @@ class Series:
 
     Args:
         name: readable, stable name of the domain.
-        values: ``(T, C)`` float32; NaN where a value is missing.
+        values: ``(T, C)`` float32, or float64 where that is too coarse; NaN where a value is missing.
         labels: ``(T,)`` of 0 (normal) and 1 (anomalous); None where nothing is known.
         support_until: where the recording's normal, training part ends; None where it has no such part.
+        breaks: positions at which the recording goes on behind a gap: no window reaches across.
 
     Raises:
         ValueError: shapes disagree, a value is infinite, or a label is neither 0 nor 1.
@@ -33,6 +35,7 @@ class Series:
     values: np.ndarray
     labels: np.ndarray | None = None
     support_until: int | None = None
+    breaks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.values.ndim == 1:
@@ -42,7 +45,7 @@ class Series:
                 f"{self.name}: expected numbers of shape (T,) or (T, C) with at least one step, saw "
                 f"{self.values.dtype} of shape {self.values.shape}"
             )
-        self.values = np.ascontiguousarray(self.values, dtype=np.float32)
+        self.values = np.ascontiguousarray(compact(self.values))
         if np.isinf(self.values).any():
             step, channel = np.argwhere(np.isinf(self.values))[0]
             raise ValueError(f"{self.name}: step {step}, channel {channel} is infinite: write NaN where it is missing")

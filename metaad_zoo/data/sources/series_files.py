@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from metaad_zoo.data.sources.columns import COLUMN_SUFFIXES, Columns, Missing, read_columns
-from metaad_zoo.data.sources.sampling import as_seconds, resampled, usual_step
+from metaad_zoo.data.read.account import Account
+from metaad_zoo.data.read.roles import USUAL_OPTIONS, ColumnOptions
+from metaad_zoo.data.read.series import RATE_FACTOR, SeriesReader
+from metaad_zoo.data.read.table import compact
+from metaad_zoo.data.read.table_sources import TABLE_SUFFIXES
+from metaad_zoo.data.read.times import as_seconds, resampled, usual_step
 from metaad_zoo.data.sources.series import SequenceArrays, Series, SeriesSet
 from metaad_zoo.data.sources.series_npz import read_series_npz
-from metaad_zoo.registry import unknown_name
-
-TIME_NAMES = ("timestamp", "datetime", "time", "date", "t")
-"""Columns of rising numbers with such a name are times and no channels; columns of text that are times always are."""
+from metaad_zoo.data.sources.tables import known_labels
 
 WINDOWS_FILE = "combined_windows.json"
 
@@ -27,15 +28,11 @@ class FileOptions:
     """How files are read.
 
     Args:
-        label: the label column's name; None looks for a usual one.
-        time: the time column's name; None looks for one.
-        missing: what to do about missing values, see :func:`read_columns`.
+        columns: what the user says of their columns.
         resample: seconds a step; None keeps the rows as they are.
     """
 
-    label: str | None = None
-    time: str | None = None
-    missing: Missing = "impute"
+    columns: ColumnOptions = USUAL_OPTIONS
     resample: float | None = None
 
 
@@ -58,7 +55,7 @@ def read_own_series(root: Path, options: FileOptions = FileOptions()) -> SeriesS
         return read_series_npz(root)
     if root.is_file():
         read = _read_file(root, root.stem, options)
-        return SeriesSet(root.stem, [read.series], read.skipped + [f"{root.name}: {note}" for note in read.notes])
+        return SeriesSet(root.stem, [read.series], list(read.account))
     if not root.is_dir():
         raise ValueError(f"{root} does not exist: expected a .csv, .parquet or .npz file or a folder of them")
     if (root / "data").is_dir() and (root / "labels").is_dir():
@@ -69,13 +66,13 @@ def read_own_series(root: Path, options: FileOptions = FileOptions()) -> SeriesS
 def _read_folder(
     root: Path, name: str, options: FileOptions, windows: Mapping[str, Sequence[Sequence[str]]] | None = None
 ) -> SeriesSet:
-    files = [f for f in sorted(root.rglob("*")) if f.suffix.lower() in {*COLUMN_SUFFIXES, ".npz"} and f.is_file()]
+    files = [f for f in sorted(root.rglob("*")) if f.suffix.lower() in TABLE_SUFFIXES and f.is_file()]
     files = [f for f in files if not any(part.startswith(".") for part in f.relative_to(root).parts)]
     if not files:
         raise ValueError(f"{root} holds no series: expected .csv, .parquet or .npz files in it or in folders below it")
-    found = SeriesSet(name, [])
+    series: list[Series] = []
     steps: dict[str, float] = {}
-    notes: dict[str, list[str]] = defaultdict(list)
+    places: dict[str, list[str]] = defaultdict(list)
     for file in files:
         below = file.relative_to(root)
         domain = below.with_suffix("").as_posix()
@@ -83,57 +80,48 @@ def _read_folder(
             inside = read_series_npz(file)
             if isinstance(inside, SequenceArrays):
                 raise ValueError(f"{file} holds short sequences with classes: give it alone, as data.root={file}")
-            found.series += [
+            series += [
                 replace(s, name=domain if len(inside.series) == 1 else f"{domain}/{s.name}") for s in inside.series
             ]
             continue
         spans = None if windows is None else windows.get(below.as_posix())
         read = _read_file(file, domain, options, spans)
-        found.series.append(read.series)
-        found.skipped += read.skipped
-        for note in read.notes:
-            notes[note].append(domain)
+        series.append(read.series)
+        for sentence in read.account:
+            places[sentence.removeprefix(f"{file.name}: ")].append(domain)
         steps[domain] = read.step
-    names = [s.name for s in found.series]
+    names = [s.name for s in series]
     doubled = sorted({n for n in names if names.count(n) > 1})
     if doubled:
         raise ValueError(
             f"{root} holds several files for {doubled[:9]}, which differ in their ending alone: rename one"
         )
-    found.skipped += [f"{of[0]}{f' and {len(of) - 1} more' if len(of) > 1 else ''}: {n}" for n, of in notes.items()]
-    found.skipped += [f"{n}: has labels, but no file" for n in windows or () if not (root / n).is_file()]
-    known = {n: s for n, s in steps.items() if not np.isnan(s)}
-    if options.resample is None and known and max(known.values()) > 1.5 * min(known.values()):
-        low, high = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
-        found.skipped.append(
-            f"nothing, but steps differ, from {known[low]:g} s ({low}) to {known[high]:g} s ({high}): set "
+    skipped = [f"{of[0]}{f' and {len(of) - 1} more' if len(of) > 1 else ''}: {why}" for why, of in places.items()]
+    skipped += [f"{n}: has labels, but no file" for n in windows or () if not (root / n).is_file()]
+    seconds = {n: s for n, s in steps.items() if not np.isnan(s)}
+    if options.resample is None and seconds and max(seconds.values()) > RATE_FACTOR * min(seconds.values()):
+        low, high = min(seconds, key=seconds.__getitem__), max(seconds, key=seconds.__getitem__)
+        skipped.append(
+            f"nothing, but steps differ, from {seconds[low]:g} s ({low}) to {seconds[high]:g} s ({high}): set "
             "data.resample to bring them together"
         )
-    return found
+    return SeriesSet(name, series, skipped)
 
 
 @dataclass(frozen=True)
 class _File:
-    """What a file gave: notes are what many files may share; the step is in seconds, NaN where it is not known."""
+    """What a file gave; the step is in seconds, NaN where it is not known."""
 
     series: Series
-    skipped: list[str]
-    notes: list[str]
+    account: Account
     step: float
 
 
 def _read_file(path: Path, name: str, options: FileOptions, windows: Sequence[Sequence[str]] | None = None) -> _File:
-    columns = read_columns(path, options.label, options.missing)
-    times, kept, notes = _times(columns, options.time)
-    values, labels = columns.values[:, kept], columns.labels
-    if not kept:
-        raise ValueError(f"{path} has no column of numbers beside labels and times: expected a column a channel")
-    if times is not None:
-        order = np.argsort(times, kind="stable")
-        if (np.diff(times) < 0).any():
-            notes.append("rows that were out of time, put in order")
-            times, values = times[order], values[order]
-            labels = None if labels is None else labels[order]
+    with SeriesReader(path, options.columns) as reader:
+        rows, breaks = reader.whole()
+    values, times = compact(rows.values), rows.times
+    labels = None if rows.labels is None else known_labels(path, rows.labels, rows.numbers)
     if windows is not None:
         if times is None:
             raise ValueError(f"{path} has no time column, which its labels by time need: add one, in ISO 8601")
@@ -144,45 +132,9 @@ def _read_file(path: Path, name: str, options: FileOptions, windows: Sequence[Se
         if times is None:
             raise ValueError(f"{path} has no time column, which data.resample={options.resample} needs: add one")
         values, labels = resampled(times, values, labels, options.resample)
+        breaks = []  # there, values are missing
     step = float("nan") if times is None else usual_step(times)
-    return _File(Series(name, values, labels), columns.skipped, notes, step)
-
-
-def is_time(name: str, values: np.ndarray) -> bool:
-    """Whether a column of numbers is one of times: such a name, and numbers that rise.
-
-    Example:
-        >>> is_time("t", np.array([1.0, 2.0])), is_time("t", np.array([2.0, 1.0])), is_time("a", np.array([1.0, 2.0]))
-        (True, False, False)
-    """
-    return name.lower() in TIME_NAMES and len(values) > 1 and bool((np.diff(values) >= 0).all())
-
-
-def _times(columns: Columns, wanted: str | None) -> tuple[np.ndarray | None, list[int], list[str]]:
-    """Times in seconds, the positions of the channels, and what was left out of them."""
-    if wanted is not None and wanted not in (*columns.names, *columns.text):
-        raise unknown_name(f"time column of {columns.path}:", wanted, [*columns.names, *columns.text])
-    found: dict[str, np.ndarray] = {}
-    for name, texts in columns.text.items():
-        try:
-            found[name] = as_seconds(texts)
-        except ValueError as error:
-            raise ValueError(
-                f"{columns.path}, column {name!r}: expected numbers, or times in ISO 8601 such as 2014-04-01 00:05:00 "
-                f"({error}): mend it, or remove the column"
-            ) from error
-    for i, name in enumerate(columns.names):
-        if name == wanted or is_time(name, columns.values[:, i]):
-            found[name] = columns.values[:, i].astype(np.float64)
-    chosen = wanted if wanted is not None else next(iter(found), None)
-    kept = [i for i, name in enumerate(columns.names) if name not in found]
-    notes = [f"time column {name!r}, which is no channel" for name in found]
-    if chosen is None:
-        return None, kept, notes
-    times = found[chosen]
-    if chosen not in columns.text and (np.isnan(times).any() or np.abs(times).max() >= 2**24):
-        return None, kept, notes  # float32 can't tell seconds since 1970 apart: no use for sampling
-    return times, kept, notes
+    return _File(Series(name, values, labels, breaks=tuple(breaks)), reader.account, step)
 
 
 def _anomaly_windows(folder: Path) -> Mapping[str, Sequence[Sequence[str]]]:

@@ -108,15 +108,17 @@ def embedding_of(network: EmbedsEpisodes, support: Samples) -> Embed:
     """
     if network.training:
         raise ValueError("the network is in training mode, where embeddings may be random: call its eval() first")
-    weight = next(iter(network.parameters()))
+    weight = next(iter(network.parameters()), torch.zeros(()))
 
-    def here(samples: Samples) -> dict[str, Tensor]:
-        return {m: x.to(weight.device, weight.dtype) for m, x in samples.items()}
+    def raw(samples: Samples) -> dict[str, Tensor]:
+        kinds = {m: x.dtype if x.dtype == torch.float64 else weight.dtype for m, x in samples.items()}
+        return {m: x.to(weight.device, kinds[m]) for m, x in samples.items()}
 
-    scalings = network.scalings(here(support))
+    scalings = network.scalings(raw(support))
 
     def scaled(samples: Samples) -> dict[str, Tensor]:
-        return {m: scalings[m].apply(x) if m in scalings else x for m, x in here(samples).items()}
+        units = {m: scalings[m].apply(x) if m in scalings else x for m, x in raw(samples).items()}
+        return {m: x.to(weight.dtype) for m, x in units.items()}
 
     reference = scaled(support)
 

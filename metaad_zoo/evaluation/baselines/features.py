@@ -37,7 +37,7 @@ def tensors(samples: Samples) -> Samples:
         of = "a dict of " if isinstance(samples, Mapping) else ""
         raise TypeError(
             f"expected tensors by modality, such as {{'tabular': (n, D)}}, saw {of}{type(wrong[0]).__name__}: "
-            "metaad_zoo.data.samples.as_samples(data, {'tabular': (-1,)}) makes them of arrays, DataFrames and files"
+            "metaad_zoo.modality.samples.as_samples(data, {'tabular': (-1,)}) makes them of arrays and files"
         )
     return samples
 

@@ -1,4 +1,4 @@
-"""When a series was sampled: times out of text, and series brought to even steps."""
+"""Times out of text, the usual step of a series, gaps, and series brought to even steps."""
 
 from __future__ import annotations
 
@@ -32,6 +32,18 @@ def usual_step(times: np.ndarray) -> float:
     steps = np.diff(times)
     steps = steps[steps > 0]
     return float(np.median(steps)) if len(steps) else float("nan")
+
+
+def gap_length(times: np.ndarray) -> float:
+    """The longest distance of successive times that is no gap: :data:`GAP_STEPS` times that of 95 % of the steps.
+
+    Example:
+        >>> gap_length(np.array([0.0, 1.0, 2.0, 3.0, 100.0]))
+        5.0
+    """
+    steps = np.diff(times)
+    steps = steps[steps > 0]
+    return GAP_STEPS * float(np.quantile(steps, 0.95, method="lower")) if len(steps) else np.inf
 
 
 def resampled(

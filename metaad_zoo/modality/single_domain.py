@@ -13,12 +13,10 @@ from torch import Tensor
 
 from metaad_zoo.data.base import EpisodeDataModule
 from metaad_zoo.data.read.account import Account
-from metaad_zoo.data.read.images import ImageReader
 from metaad_zoo.data.read.pixels import Aspect
-from metaad_zoo.data.row_samples import series_files
-from metaad_zoo.data.samples import as_samples, refuse_anomalies_in
 from metaad_zoo.data.synthetic import create_synthetic
 from metaad_zoo.episodes import Domain, DomainTaskPool, TaskPool, count, fingerprint, joint_fingerprint
+from metaad_zoo.modality.samples import read_support
 
 
 class SingleDomainEpisodes(EpisodeDataModule):
@@ -43,7 +41,7 @@ class SingleDomainEpisodes(EpisodeDataModule):
         ValueError: an option is missing or unknown, the files can't be used or hold labelled anomalies, or a part is
             too small for an episode; before any training.
 
-    Memory: all samples are held as float32.
+    Memory: all samples are held.
     """
 
     def __init__(
@@ -70,19 +68,10 @@ class SingleDomainEpisodes(EpisodeDataModule):
             raise ValueError("data.root names no files: set data.root=PATH")
         if not self.sample_shapes:
             raise ValueError("data.sample_shapes is missing: such as {image: [1, 28, 28]}, or fine-tune a checkpoint")
-        path = Path(self.root).expanduser()
-        if set(self.sample_shapes) == {"image"}:
-            channels, height, width = self.sample_shapes["image"]
-            images = ImageReader(path, channels=channels, height=height, width=width, aspect=self.aspect)
-            images.refuse_anomalies()
-            self._account = images.account
-            return images.all()
-        if set(self.sample_shapes) == {"sequence"} and path.is_dir():
-            for file in series_files(path):
-                refuse_anomalies_in(file)
-            return as_samples(series_files(path), self.sample_shapes)
-        refuse_anomalies_in(path)
-        return as_samples(path, self.sample_shapes)
+        reading = read_support(self.root, self.sample_shapes, aspect=self.aspect)
+        reading.require_normal(self.root)
+        self._account = reading.account
+        return reading.samples
 
     @property
     def skipped(self) -> list[str]:

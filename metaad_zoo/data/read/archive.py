@@ -1,0 +1,93 @@
+"""Numpy archives (``.npz``): arrays read whole, or mapped out of unpacked copies. Pickled content is refused."""
+
+from __future__ import annotations
+
+import shutil
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+SAMPLE_ARRAYS = ("X", "x")
+"""Names under which an archive may hold its samples."""
+
+_DAMAGE = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    SyntaxError,
+    MemoryError,
+    OverflowError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,
+)
+"""What numpy and zipfile raise for damaged, encrypted or forged archives."""
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGE as error:
+        if not path.exists():
+            raise ValueError(f"{path} does not exist: expected a numpy archive (.npz)") from error
+        raise ValueError(f"{path} can't be read as a numpy archive ({type(error).__name__}: {error})") from error
+
+
+def read_archive(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """Arrays of an archive by name.
+
+    Args:
+        path: of the archive.
+        names: read those of these that are there; None reads all.
+
+    Raises:
+        ValueError: the file is missing or damaged, or an array holds Python objects; the file is named.
+    """
+    with _damage_named(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files if names is None or name in names}
+
+
+def map_archive(path: Path, names: Sequence[str], scratch: Path) -> dict[str, np.ndarray]:
+    """Those arrays of an archive that have one of these names, mapped out of unpacked copies.
+
+    Args:
+        path: of the archive.
+        names: of arrays.
+        scratch: folder for the copies, which must last as long as the arrays are used.
+
+    Raises:
+        ValueError: as for :func:`read_archive`.
+    """
+    arrays = {}
+    with _damage_named(path), path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        members = archive.namelist()
+        for name in names:
+            if f"{name}.npy" in members:
+                unpacked = scratch / f"unpacked-{name}.npy"
+                if not unpacked.is_file():
+                    with archive.open(f"{name}.npy") as packed, unpacked.open("wb") as out:
+                        shutil.copyfileobj(packed, out, 1 << 20)
+                arrays[name] = np.load(unpacked, mmap_mode="r", allow_pickle=False)
+    return arrays
+
+
+def sample_array(path: Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """The array ``X`` or ``x`` of numbers among an archive's arrays.
+
+    Raises:
+        ValueError: there is none; the file and what it holds are named.
+    """
+    x = next((arrays[name] for name in SAMPLE_ARRAYS if name in arrays), None)
+    if x is None or x.dtype.kind not in "biuf" or x.ndim == 0:
+        seen = {name: f"{a.dtype} {a.shape}" for name, a in arrays.items()} or "neither"
+        raise ValueError(f"{path}: expected an array 'X' or 'x' of numbers, saw {seen}")
+    return x

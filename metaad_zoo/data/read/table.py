@@ -1,0 +1,496 @@
+"""The reader of tables: CSV, Parquet, DataFrames and numpy archives, in memory or block by block.
+
+A file is opened once. Values are float64; a missing value is NaN. Which columns are features is decided by
+:mod:`metaad_zoo.data.read.roles`; what is left out, guessed or changed stands in the reader's account.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from metaad_zoo.data.read.account import Account
+from metaad_zoo.data.read.csv_dialect import decimal_separator, plain_number
+from metaad_zoo.data.read.labels import parse_labels
+from metaad_zoo.data.read.roles import (
+    USUAL_OPTIONS,
+    ColumnFacts,
+    ColumnOptions,
+    Schema,
+    column_order,
+    decide_roles,
+    is_time_name,
+    schema_of_names,
+)
+from metaad_zoo.data.read.table_sources import TABLE_SUFFIXES, CsvSource, open_table
+from metaad_zoo.data.read.times import as_seconds
+
+MOSTLY_NUMBERS = 0.5
+"""A column of which at least this share are numbers is a column of numbers, in which text is a mistake."""
+
+Progress = Callable[[float], object]
+
+
+@dataclass
+class RawBlock:
+    """Successive rows, by column: float64 for numbers and times (in seconds), texts otherwise.
+
+    Attributes:
+        columns: by name.
+        first_row: how many rows of the source lie before these.
+        done: share of the source that is read with these, from 0 to 1.
+    """
+
+    columns: dict[str, np.ndarray]
+    first_row: int
+    done: float
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()))) if self.columns else 0
+
+
+@dataclass
+class Rows:
+    """Successive rows as samples.
+
+    Attributes:
+        values: ``(rows, D)`` float64, the schema's features; NaN where a value is missing.
+        labels: ``(rows,)`` int8 of 0, 1 and -1 (unknown), or None without a label column.
+        times: ``(rows,)`` float64 seconds (or the time column's own unit), or None without a time column.
+        numbers: ``(rows,)`` number of each row in its source, from 1.
+        done: share of the source that is read with these, from 0 to 1.
+        special: the reader's special columns, as far as they are there: float64 or texts.
+    """
+
+    values: np.ndarray
+    labels: np.ndarray | None
+    times: np.ndarray | None
+    numbers: np.ndarray
+    done: float = 1.0
+    special: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def part(self, start: int, stop: int) -> Rows:
+        """The rows from ``start`` to before ``stop``."""
+        return _chosen(self, np.s_[start:stop])
+
+
+class TableReader:
+    """Rows of one table.
+
+    Args:
+        source: a CSV, Parquet or ``.npz`` file (``X``, and ``y`` of 0 and 1), or a DataFrame (of pandas, or any with
+            Arrow's interface).
+        options: what the user says of the columns.
+        schema: of the domain that the rows are brought to; None decides it from this source.
+        series: rows are time steps: text is left out, and one channel may be ``(rows,)``.
+        account: to be added to; None begins one.
+        as_text: columns that are read as text, whatever they hold.
+        special: columns whose meaning the caller knows; they are no features, and may be missing.
+
+    Attributes:
+        account: what is left out, guessed or changed; complete when all rows are read.
+        named: whether columns have names of their own (files with a header, DataFrames).
+
+    Raises:
+        ValueError: the source is missing, empty or damaged, or two columns have one name; files are named.
+
+    Example:
+        >>> import pandas as pd
+        >>> reader = TableReader(pd.DataFrame({"a": [1.5, 2.0, 0.5], "id": [7, 8, 9], "label": [0, 0, 0]}))
+        >>> reader.rows().values.ravel(), list(reader.account)[1]
+        (array([1.5, 2. , 0.5]), "the DataFrame: 'id' left out: an identifier")
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        options: ColumnOptions = USUAL_OPTIONS,
+        schema: Schema | None = None,
+        account: Account | None = None,
+        *,
+        series: bool = False,
+        as_text: Sequence[str] = (),
+        special: Sequence[str] = (),
+    ) -> None:
+        self.options, self.series, self.as_text, self.special = options, series, tuple(as_text), tuple(special)
+        self.account = Account() if account is None else account
+        self._schema, self._facts = schema, dict[str, ColumnFacts]()
+        self._source = open_table(source, series)
+        self.path, self.named = self._source.path, self._source.named
+        self._decimal = options.decimal
+        self._names: list[str] = []
+        for note in self._source.notes:
+            self.account.add("guessed" if "header" in note else "changed", self.path.name, note)
+
+    def __enter__(self) -> TableReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._source.close()
+
+    @property
+    def schema(self) -> Schema:
+        """What the columns are; decided by :meth:`rows` or :meth:`survey`, unless it was given.
+
+        Raises:
+            RuntimeError: neither was called.
+        """
+        if self._schema is None:
+            raise RuntimeError("the columns are not read yet: call rows() or survey() first")
+        return self._schema
+
+    @property
+    def time_column(self) -> str | None:
+        """The column of times: the schema's, or another one with such a name, where that is not there."""
+        schema = self.schema
+        if self._facts or schema.time in self._kinds:
+            return schema.time
+        others = [n for n in self._kinds if n not in (*schema.numbers, *schema.categories, *self.options.ignore)]
+        return next((n for n in others if self._kinds[n] == "time" or is_time_name(n)), None)
+
+    @property
+    def facts(self) -> dict[str, ColumnFacts]:
+        """What was seen of each column, where the schema was decided by this reader."""
+        return self._facts
+
+    def raw(self, progress: Progress = lambda _: None) -> Iterator[RawBlock]:
+        """Blocks of all columns as they are, before any has a role.
+
+        Raises:
+            ValueError: a block can't be read, or holds text where the first one has numbers; file, row and column are
+                named.
+        """
+        row, kinds = 0, dict[str, str]()
+        for batch, done in self._source.batches():
+            names = [str(n) for n in batch.schema.names]
+            if row == 0:
+                self._check_names(names)
+                self._choose_decimal(names, batch)
+            columns = {}
+            for name, column in zip(names, batch.columns, strict=True):
+                values, kind = self._parse(name, column, row, kinds.get(name))
+                kinds.setdefault(name, kind)
+                columns[name] = values
+            if row == 0:
+                self._kinds = dict(kinds)
+            yield RawBlock(columns, row, done)
+            row += batch.num_rows
+            progress(done)
+        if row == 0:
+            raise ValueError(f"{self.path} is empty: expected a header and at least one row")
+
+    def survey(self, progress: Progress = lambda _: None) -> Schema:
+        """Decide the columns' roles in a pass over all rows, without holding them.
+
+        Raises:
+            ValueError: see :meth:`raw` and :func:`metaad_zoo.data.read.roles.decide_roles`.
+        """
+        for block in self.raw(progress):
+            self._note_facts(block)
+        return self._decide()
+
+    def rows(self) -> Rows:
+        """All rows, in memory.
+
+        Raises:
+            ValueError: see :meth:`survey` and :meth:`blocks`.
+        """
+        blocks = []
+        for block in self.raw():
+            if self._schema is None:
+                self._note_facts(block)
+            blocks.append(block)
+        if self._schema is None:
+            self._decide()
+        return joined_rows(list(self._encode(iter(blocks))))
+
+    def blocks(self, progress: Progress = lambda _: None) -> Iterator[Rows]:
+        """Blocks of rows by the schema, which must be there.
+
+        Raises:
+            ValueError: columns are not the schema's, a value can't be read, or is missing and was to be refused.
+        """
+        return self._encode(self.raw(progress))
+
+    def _note_facts(self, block: RawBlock) -> None:
+        for name, values in block.columns.items():
+            fact = self._facts.setdefault(name, ColumnFacts(self._kinds[name]))  # type: ignore[arg-type]
+            fact.update(values)
+
+    def _decide(self) -> Schema:
+        if self.named:
+            facts = {name: fact for name, fact in self._facts.items() if name not in self.special}
+            self._schema = decide_roles(
+                self.path, facts, self.options, self.account, self.series, may_be_none=len(facts) < len(self._facts)
+            )
+        else:
+            labels = "y" if self._source.labelled else None
+            names = [n for n in self._facts if n != labels]
+            self._schema = Schema(tuple(names), label=labels) if labels else schema_of_names(names)
+        return self._schema
+
+    def _check_names(self, names: list[str]) -> None:
+        doubled = sorted({n for n in names if names.count(n) > 1})
+        if doubled:
+            raise ValueError(f"{self.path} has several columns named {doubled[:10]}: rename them")
+        if not names:
+            raise ValueError(f"{self.path} has no columns: expected a header and at least one row")
+        self._names = names
+
+    def _choose_decimal(self, names: list[str], batch: pa.RecordBatch) -> None:
+        if self._decimal is not None or not isinstance(self._source, CsvSource):
+            return
+        cells = {
+            name: np.array([v for v in column.to_pylist() if v], dtype=str)
+            for name, column in zip(names, batch.columns, strict=True)
+            if name not in self.as_text and pc.any(pc.match_substring(column, ",")).as_py()
+        }
+        self._decimal = decimal_separator(self.path, self._source.dialect.delimiter, cells)
+        if self._decimal is not None:
+            how = "numbers have decimal commas" if self._decimal == "," else "commas separate thousands"
+            self.account.add("guessed", self.path.name, f"{how} (--decimal says otherwise)")
+
+    def _parse(self, name: str, column: pa.Array, row: int, kind: str | None) -> tuple[np.ndarray, str]:
+        """Values of a column of a block, and its kind: number, text or time."""
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        if name in self.as_text:
+            return _texts(column), "text"
+        if pa.types.is_temporal(column.type) and not pa.types.is_duration(column.type):
+            return _seconds(column), "time"
+        if _is_number(column.type):
+            return self._finite(name, np.asarray(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)))
+        if pa.types.is_duration(column.type):
+            return _seconds(column), "number"
+        if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
+            raise ValueError(
+                f"{self.path}, column {name!r}: expected numbers or text, saw values of type {column.type}"
+            )
+        if kind == "text":
+            return _texts(column), kind
+        if kind != "time" and self._decimal is None:  # the fast way, for columns of nothing but numbers
+            try:
+                numbers = pc.utf8_trim_whitespace(column.cast(pa.string())).cast(pa.float64())
+                return self._finite(name, np.asarray(numbers.to_numpy(zero_copy_only=False), np.float64))
+            except pa.ArrowInvalid:
+                pass
+        return self._parse_text(name, _texts(column), row, kind)
+
+    def _finite(self, name: str, values: np.ndarray) -> tuple[np.ndarray, str]:
+        infinite = np.isinf(values)
+        if infinite.any():
+            values = np.where(infinite, np.nan, values)
+            self.account.add("changed", self.path.name, "infinite values are read as missing", [name])
+        return values, "number"
+
+    def _parse_text(self, name: str, texts: np.ndarray, row: int, kind: str | None) -> tuple[np.ndarray, str]:
+        filled = texts != ""
+        cells = texts[filled].tolist()
+        if kind in (None, "time") and cells:
+            try:
+                values = np.full(len(texts), np.nan)
+                values[filled] = as_seconds(cells)
+                return values, "time"
+            except ValueError as error:
+                if kind == "time":
+                    raise ValueError(
+                        f"{self.path}, column {name!r}, rows from {row + 1} on: expected times in ISO 8601, as in the "
+                        f"rows before ({error}): mend them, or leave out the column by --ignore {name}"
+                    ) from error
+        numbers, wrong = self._numbers(cells)
+        if len(wrong) > (1 - MOSTLY_NUMBERS) * len(cells) and kind is None:
+            return texts, "text"
+        if len(wrong):
+            at = np.flatnonzero(filled)[wrong[0]]
+            raise ValueError(
+                f"{self.path}, column {name!r}, row {row + at + 1}: expected numbers, saw {str(texts[at])!r} "
+                f"({len(wrong)} such rows): mend them, leave the cells empty where the value is missing, or leave out "
+                f"the column by --ignore {name}"
+            )
+        values = np.full(len(texts), np.nan)
+        values[filled] = numbers
+        return self._finite(name, values)
+
+    def _numbers(self, cells: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of texts, NaN where one is none, and the positions of those."""
+        if self._decimal is not None:
+            cells = [plain_number(cell, self._decimal) for cell in cells]
+        truth = {"true": 1.0, "false": 0.0}
+        values, wrong = np.full(len(cells), np.nan), []
+        for i, cell in enumerate(cells):
+            try:  # float() takes 1_000, which no file means as a number
+                values[i] = truth[cell.lower()] if cell.lower() in truth else float(cell.replace("_", "x"))
+            except ValueError:
+                wrong.append(i)
+        return values, np.asarray(wrong, np.int64)
+
+    def _encode(self, blocks: Iterator[RawBlock]) -> Iterator[Rows]:
+        schema, checked = self.schema, False
+        cells, dropped, kept = 0, 0, 0
+        filled = np.zeros(len(schema.features), bool)
+        for block in blocks:
+            if not checked and self.named:
+                self._check_columns(block, schema)
+            checked = True
+            rows = self._encoded(block, schema)
+            bad = np.isnan(rows.values)
+            incomplete = bad.any(1)
+            if incomplete.any() and self.options.missing == "refuse":
+                row, column = np.argwhere(bad)[0]
+                raise ValueError(
+                    f"{self.path}, row {block.first_row + row + 1}, column {schema.features[column]!r}: the value is "
+                    f"missing or infinite ({int(incomplete.sum())} such rows near it): mend them, or set data.missing "
+                    "to drop or impute"
+                )
+            if self.options.missing == "drop":
+                dropped += int(incomplete.sum())
+                rows = _chosen(rows, ~incomplete)
+            cells, kept = cells + int(bad.sum()), kept + len(rows.values)
+            filled |= ~bad.all(0)
+            yield rows
+        if not kept:
+            raise ValueError(f"{self.path}: every row has a missing value, nothing is left: set data.missing=impute")
+        if not self._facts and not filled.all():
+            empty = [name for name, has_value in zip(schema.features, filled, strict=True) if not has_value]
+            self.account.add("guessed", self.path.name, "as missing throughout, although the support has values", empty)
+        if dropped:
+            self.account.add("left out", self.path.name, f"{dropped} rows with a missing or infinite value are dropped")
+        elif cells:
+            self.account.add("changed", self.path.name, f"{cells} values are missing or infinite; they are imputed")
+
+    def _check_columns(self, block: RawBlock, schema: Schema) -> None:
+        if self._facts:  # the schema is this source's own
+            return
+        skip = {*self.options.ignore, self.options.label, *self.special}
+        column_order(self.path, [n for n in block.columns if n not in skip], schema, self.account)
+        texts = [n for n in schema.numbers if self._kinds[n] != "number"]
+        if texts:
+            raise ValueError(
+                f"{self.path}: columns {texts[:10]} hold text or times, but held numbers in the support set: mend "
+                "them, or leave cells empty where the value is missing"
+            )
+
+    def _encoded(self, block: RawBlock, schema: Schema) -> Rows:
+        parts = [block.columns[name][:, None] for name in schema.numbers]
+        for name, vocabulary in schema.categories.items():
+            values = block.columns[name]
+            texts = values if values.dtype.kind == "U" else np.array(["" if v != v else f"{v:g}" for v in values], str)
+            parts.append(vocabulary.encode(texts))
+        n = len(block)
+        values = np.concatenate(parts, 1) if parts else np.zeros((n, 0))
+        labels = None
+        label = self.options.label or schema.label
+        if self._facts and label is not None:  # of data to be scored, labels are left out, whatever they hold
+            labels = parse_labels(self.path, label, self._label_texts(block.columns[label]), block.first_row)
+        times = None if (time := self.time_column) is None else block.columns[time]
+        if times is not None and times.dtype.kind != "f":
+            raise ValueError(
+                f"{self.path}, column {time!r}: expected times (ISO 8601, or numbers), saw {str(times[0])!r}"
+            )
+        numbers = block.first_row + 1 + np.arange(n)
+        special = {name: block.columns[name] for name in self.special if name in block.columns}
+        return Rows(values, labels, times, numbers, block.done, special)
+
+    def _label_texts(self, column: np.ndarray) -> list[str]:
+        if column.dtype.kind == "U":
+            return [str(t) for t in column.tolist()]
+        return ["" if v != v else f"{v:g}" for v in column.tolist()]
+
+
+def compact(values: np.ndarray) -> np.ndarray:
+    """Values ``(rows, D)`` as float32, or as float64 where float32 would blur the spread of a column.
+
+    Example:
+        >>> compact(np.array([[0.5], [1.5]])).dtype, compact(np.array([[1e9], [1e9 + 1]])).dtype
+        (dtype('float32'), dtype('float64'))
+    """
+    if values.dtype != np.float64:
+        return values.astype(np.float32)
+    low, high = np.fmin.reduce(values, 0), np.fmax.reduce(values, 0)
+    return values if needs_float64(low, high) else values.astype(np.float32)
+
+
+def needs_float64(low: np.ndarray, high: np.ndarray) -> bool:
+    """Whether float32 is too coarse for columns with these smallest and largest values (NaN where one is empty)."""
+    rounding = np.finfo(np.float32).eps * np.fmax(np.abs(low), np.abs(high))
+    return bool((rounding > 1e-4 * (high - low))[high > low].any()) or bool((np.fmax(abs(low), abs(high)) > 3e38).any())
+
+
+def table_files(root: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The table files that ``root`` stands for: itself, those directly inside a folder, or those of several paths.
+
+    Raises:
+        ValueError: a path does not exist, a folder holds none, or two have one stem, which would be two domains of one
+            name.
+    """
+    files: list[Path] = []
+    for path in [Path(r).expanduser() for r in ([root] if isinstance(root, str | Path) else root)]:
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in TABLE_SUFFIXES and p.name[0] != ".")
+        if not inside or not path.exists() or not all(p.suffix.lower() in TABLE_SUFFIXES for p in inside):
+            what = "holds no tables" if path.is_dir() else "is no table" if path.exists() else "does not exist"
+            raise ValueError(f"{path} {what}: expected files ending in {', '.join(sorted(TABLE_SUFFIXES))}")
+        files += inside
+    doubled = [stem for stem, n in Counter(p.stem for p in files).items() if n > 1]
+    if doubled:
+        raise ValueError(f"several files are named {doubled}, which name the domains: rename them")
+    return files
+
+
+def joined_rows(parts: Sequence[Rows]) -> Rows:
+    """Successive blocks as one."""
+    labels = [r.labels for r in parts if r.labels is not None]
+    times = [r.times for r in parts if r.times is not None]
+    return Rows(
+        np.concatenate([r.values for r in parts]),
+        np.concatenate(labels) if labels else None,
+        np.concatenate(times) if times else None,
+        np.concatenate([r.numbers for r in parts]),
+        special={name: np.concatenate([r.special[name] for r in parts]) for name in parts[0].special},
+    )
+
+
+def _chosen(rows: Rows, keep: np.ndarray | slice) -> Rows:
+    labels = None if rows.labels is None else rows.labels[keep]
+    times = None if rows.times is None else rows.times[keep]
+    special = {name: x[keep] for name, x in rows.special.items()}
+    return Rows(rows.values[keep], labels, times, rows.numbers[keep], rows.done, special)
+
+
+def _texts(column: pa.Array) -> np.ndarray:
+    return np.array(["" if v is None else str(v).strip() for v in column.to_pylist()], dtype=str)
+
+
+def _seconds(column: pa.Array) -> np.ndarray:
+    """Times as float64 seconds since 1970, durations as seconds; NaN where missing."""
+    if pa.types.is_time(column.type):
+        column = column.cast(pa.time64("us")).cast(pa.int64())
+        return np.asarray(column.to_numpy(zero_copy_only=False), np.float64) / 1e6
+    duration = pa.types.is_duration(column.type)
+    whole = column.cast(pa.duration("us") if duration else pa.timestamp("us", getattr(column.type, "tz", None)), False)
+    return np.asarray(whole.cast(pa.int64()).to_numpy(zero_copy_only=False), np.float64) / 1e6
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_null(kind)
+        or pa.types.is_decimal(kind)
+    )

@@ -1,0 +1,242 @@
+"""Where rows of a table come from: CSV, Parquet, DataFrames and numpy archives, each as blocks of Arrow columns."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv, parquet
+
+from metaad_zoo.data.read.archive import SAMPLE_ARRAYS, map_archive, sample_array
+from metaad_zoo.data.read.csv_dialect import HEAD_BYTES, Dialect, read_dialect
+
+COLUMN_SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".pq"})
+"""Endings of files with named columns."""
+
+TABLE_SUFFIXES = COLUMN_SUFFIXES | {".npz"}
+ROWS = 1 << 16
+CSV_BYTES = 1 << 22
+NULLS = ["", "NA", "N/A", "#N/A", "NaN", "nan", "-NaN", "-nan", "null", "NULL", "Null", "None", "<NA>", "n/a"]
+"""Cells that stand for a missing value, as in pandas."""
+
+
+@dataclass
+class TableSource:
+    """A place where rows come from, which can be gone through again and again.
+
+    Attributes:
+        path: the file, or what stands for it in messages.
+        named: whether columns have names of their own.
+        labelled: whether a column ``y`` of an archive holds labels.
+        notes: how the file is written, where that is not the usual way.
+    """
+
+    path: Path
+    named: bool = True
+    labelled: bool = False
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+    def batches(self) -> Iterator[tuple[pa.RecordBatch, float]]:
+        """Rows, and the share that is read with them."""
+        raise NotImplementedError
+
+    def header(self) -> list[str]:
+        """Names of the columns."""
+        return list(next(iter(self.batches()))[0].schema.names)
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+def open_table(source: Any, series: bool) -> TableSource:
+    """Open a file, once, or take a DataFrame, or what is open already.
+
+    Args:
+        source: see :class:`metaad_zoo.data.read.table.TableReader`.
+        series: an archive's array may be ``(rows,)``.
+
+    Raises:
+        ValueError: it is missing, of another kind, empty or damaged; files are named.
+    """
+    if isinstance(source, TableSource):
+        return source
+    if isinstance(source, (str, Path)):
+        path = Path(source).expanduser()
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "does not exist"
+            raise ValueError(f"{path} {what}: expected a file ending in {', '.join(sorted(TABLE_SUFFIXES))}")
+        suffix = path.suffix.lower()
+        if suffix not in TABLE_SUFFIXES:
+            raise ValueError(f"{path} ends in {suffix!r}: expected one of {', '.join(sorted(TABLE_SUFFIXES))}")
+        if suffix == ".npz":
+            return _Archive(path, series)
+        return CsvSource(path) if suffix in (".csv", ".tsv") else _Parquet(path)
+    if hasattr(source, "columns") or hasattr(source, "__arrow_c_stream__"):
+        return _Frame(source)
+    raise ValueError(f"expected a file or a DataFrame, saw {type(source).__name__}")
+
+
+class _Unclosed(io.RawIOBase):
+    """A file that pyarrow may not close, so that it can be read again from its start."""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self._file.readinto(buffer)
+
+    def read(self, size: int | None = -1) -> bytes:
+        return self._file.read(-1 if size is None else size)
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+class CsvSource(TableSource):
+    """A CSV file; cells come as texts, empty ones as nulls."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        try:
+            self.dialect: Dialect = read_dialect(path, self._file.read(HEAD_BYTES))
+        except ValueError:
+            self._file.close()
+            raise
+        super().__init__(path, notes=self.dialect.notes)
+
+    def batches(self) -> Iterator[tuple[pa.RecordBatch, float]]:
+        size = max(1, self.path.stat().st_size)
+        try:
+            names = self.header()
+            # As text: so that all blocks are read alike, whatever the first one holds.
+            kinds = csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=NULLS
+            )
+            self._file.seek(0)
+            reading, parsing = self._options()
+            with csv.open_csv(_Unclosed(self._file), reading, parsing, kinds) as reader:
+                for i, batch in enumerate(reader):
+                    yield batch, min(1.0, (i + 1) * CSV_BYTES / size)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, UnicodeError) as error:
+            raise ValueError(
+                f"{self.path} can't be read ({type(error).__name__}: {error}): expected a header and rows of equal "
+                f"length, in {self.dialect.encoding.upper()}; save it as CSV UTF-8"
+            ) from error
+
+    def _options(self) -> tuple[csv.ReadOptions, csv.ParseOptions]:
+        names = None if self.dialect.names is None else list(self.dialect.names)
+        reading = csv.ReadOptions(block_size=CSV_BYTES, encoding=self.dialect.encoding, column_names=names)
+        return reading, csv.ParseOptions(delimiter=self.dialect.delimiter, newlines_in_values=True)
+
+    def header(self) -> list[str]:
+        self._file.seek(0)
+        with csv.open_csv(_Unclosed(self._file), *self._options()) as reader:
+            return list(reader.schema.names)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Parquet(TableSource):
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._file = path.open("rb")
+
+    def batches(self) -> Iterator[tuple[pa.RecordBatch, float]]:
+        self._file.seek(0)
+        try:
+            # Without a buffer of its own, or over several row groups in one go, pyarrow keeps what it has read.
+            with parquet.ParquetFile(_Unclosed(self._file), pre_buffer=False, buffer_size=1 << 20) as file:
+                total, done = max(1, file.metadata.num_rows), 0
+                for group in range(file.num_row_groups):
+                    for batch in file.iter_batches(batch_size=ROWS, row_groups=[group], use_threads=False):
+                        done += batch.num_rows
+                        yield batch, done / total
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{self.path} can't be read as Parquet ({type(error).__name__}: {error})") from error
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Frame(TableSource):
+    def __init__(self, frame: Any) -> None:
+        super().__init__(Path("the DataFrame"))
+        try:
+            if hasattr(frame, "iloc"):  # pandas: an index with values of its own is a column, as in its CSV
+                frame = frame.set_axis([str(c) for c in frame.columns], axis=1)
+                mixed = [
+                    c
+                    for c, kind in zip(frame.columns, frame.dtypes, strict=True)
+                    if kind.kind == "O" and not hasattr(kind, "na_value")
+                ]
+                texts = {c: [None if v is None or v != v else str(v) for v in frame[c]] for c in mixed}
+                self._table = pa.Table.from_pandas(frame.assign(**texts))
+            else:
+                self._table = pa.table(frame)
+        except (pa.ArrowException, TypeError) as error:
+            raise ValueError(
+                f"the DataFrame holds columns that mix kinds of values ({error}): give each numbers or text alone"
+            ) from error
+
+    def batches(self) -> Iterator[tuple[pa.RecordBatch, float]]:
+        done, total = 0, max(1, self._table.num_rows)
+        for batch in self._table.combine_chunks().to_batches():
+            done += batch.num_rows
+            yield batch, done / total
+
+
+class _Archive(TableSource):
+    def __init__(self, path: Path, series: bool) -> None:
+        self._scratch = tempfile.TemporaryDirectory()
+        try:
+            arrays = map_archive(path, (*SAMPLE_ARRAYS, "y"), Path(self._scratch.name))
+            self._x, self._y = _two_axes(path, sample_array(path, arrays), series), arrays.get("y")
+            if self._y is not None and (self._y.shape != self._x.shape[:1] or not np.isin(self._y, (0, 1)).all()):
+                raise ValueError(
+                    f"{path}: expected 'y' as {len(self._x)} labels 0 (normal) and 1 (anomalous), saw {self._y.dtype} "
+                    f"of shape {self._y.shape} with values {np.unique(self._y)[:9]}"
+                )
+        except BaseException:
+            self._scratch.cleanup()
+            raise
+        super().__init__(path, named=False, labelled=self._y is not None)
+
+    def batches(self) -> Iterator[tuple[pa.RecordBatch, float]]:
+        return _array_batches(self._x, self._y)
+
+    def close(self) -> None:
+        self._scratch.cleanup()
+
+
+def _two_axes(path: Path, x: np.ndarray, series: bool) -> np.ndarray:
+    if series and x.ndim == 1:
+        x = x[:, None]
+    if x.ndim != 2 or 0 in x.shape:
+        expected = "a series of shape (T,) or (T, C)" if series else "table rows of shape (n, D)"
+        raise ValueError(f"{path}: expected {expected}, saw {x.shape}")
+    return x
+
+
+def _array_batches(x: np.ndarray, y: np.ndarray | None) -> Iterator[tuple[pa.RecordBatch, float]]:
+    for start in range(0, len(x), ROWS):
+        stop = min(start + ROWS, len(x))
+        columns = {f"f{i}": pa.array(np.asarray(x[start:stop, i], np.float64)) for i in range(x.shape[1])}
+        if y is not None:
+            columns["y"] = pa.array(np.asarray(y[start:stop], np.int64))
+        yield pa.RecordBatch.from_pydict(columns), stop / len(x)

@@ -1,0 +1,323 @@
+"""A user's own data, in any of the forms it comes in, as samples of a model's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from metaad_zoo.backbones import ANY
+from metaad_zoo.data.chunks import Chunk
+from metaad_zoo.data.read.account import Account
+from metaad_zoo.data.read.manifest import ManifestOptions, ManifestReader
+from metaad_zoo.data.read.roles import USUAL_OPTIONS, ColumnOptions, Schema
+from metaad_zoo.data.read.rows import is_frame, is_paths
+from metaad_zoo.data.read.table_sources import TableSource
+from metaad_zoo.episodes import ANOMALOUS, NORMAL, UNLABELLED, count
+from metaad_zoo.modality.base import get_modality
+from metaad_zoo.modality.streams import SampleStream
+
+
+@dataclass
+class Reading:
+    """Samples that were read, and how.
+
+    Attributes:
+        samples: by modality, each ``(n, ...)``.
+        names: of the samples, where they come from files: a file, a row (from 1), or a file and a window's start.
+        labels: ``(n,)`` of 0 (normal), 1 (anomalous) and -1 (unknown); None where the data has none.
+        schemas: what the columns are, by modality, where they have names.
+        account: what is left out, guessed or changed.
+        classes: names of the classes that the samples belong to, where the data says so.
+        ratio: median width by height of images, before they were brought to the model's size.
+    """
+
+    samples: dict[str, Tensor]
+    names: list[str] = field(default_factory=list)
+    labels: np.ndarray | None = None
+    schemas: dict[str, Schema] = field(default_factory=dict)
+    account: Account = field(default_factory=Account)
+    classes: Sequence[str] = ()
+    ratio: float | None = None
+
+    def require_normal(self, where: str) -> None:
+        """Refuse labelled anomalies that would count as normal support.
+
+        Args:
+            where: the data, for messages.
+
+        Raises:
+            ValueError: as said.
+        """
+        n = 0 if self.labels is None else int((self.labels == ANOMALOUS).sum())
+        if len(self.classes) > 1:
+            raise ValueError(
+                f"{where} holds {len(self.classes)} classes or anomalies, all of which would count as normal support; "
+                "give the normal images alone, or labels"
+            )
+        if n:
+            raise ValueError(
+                f"{where} labels {n} of {count(self.samples)} samples as anomalous, all of which would count as normal "
+                "support: give the normal ones alone, say --label COLUMN (detector.fit(..., "
+                "label=COLUMN)) to use them as known anomalies, or --ignore COLUMN if the column is no label"
+            )
+
+
+def read_samples(
+    data: Any,
+    input_shapes: Mapping[str, Sequence[int]],
+    options: ColumnOptions = USUAL_OPTIONS,
+    schemas: Mapping[str, Schema] | None = None,
+    **reading_options: Any,
+) -> Reading:
+    """Samples by modality in the shape that a model was trained on.
+
+    Args:
+        data: for a model of one modality: images as arrays, tensors, files, a folder or an ``.npz``; table rows as
+            arrays, DataFrames, CSV, Parquet or ``.npz``; windows as arrays, or series as DataFrames and files, which
+            are cut into windows. For a model of several, a manifest. For any model, a dict from modality to one of
+            these; a tensor that has the model's own shape already is taken as it is. Of several modalities all but one
+            may be missing (left out or None): the samples then lack them.
+        input_shapes: shape of one sample by modality; -1 for an axis of any length.
+        options: what the user says of the columns.
+        schemas: of the domain that the samples belong to, by modality.
+        reading_options: of images, see :class:`metaad_zoo.data.read.images.ImageReader`.
+
+    Returns:
+        Samples: images float32, others float32 or, where they come from files, float64.
+
+    Raises:
+        ValueError: the form, shape, range or a value can't be used (infinite; missing, in images); files are named.
+    """
+    reading = Reading({}, schemas=dict(schemas or {}))
+    if not isinstance(data, Mapping):
+        if len(input_shapes) > 1 and not (is_paths(data) or isinstance(data, TableSource)):
+            raise ValueError(f"this model reads {sorted(input_shapes)}: give a dict from modality to samples")
+        if len(input_shapes) > 1:
+            _gather(reading, SampleStream(data, input_shapes, options, schemas))
+        else:
+            data = {next(iter(input_shapes)): data}
+    if isinstance(data, Mapping):
+        given = {name: x for name, x in data.items() if x is not None}
+        if set(given) - set(input_shapes) or not given or (len(given) < len(input_shapes) == 1):
+            raise ValueError(f"expected samples of {sorted(input_shapes)}, saw {sorted(given)}")
+        for name, x in given.items():
+            _read_modality(reading, name, x, input_shapes[name], options, reading_options)
+    n = count(reading.samples)
+    if n == 0:
+        shapes = {name: tuple(x.shape) for name, x in reading.samples.items()}
+        raise ValueError(f"expected at least one sample, saw {shapes}")
+    _refuse_infinite(reading.samples, len(input_shapes) > 1)
+    for name, shape in input_shapes.items():
+        if name not in reading.samples:
+            reading.samples[name] = torch.full((n, *(max(size, 1) for size in shape)), torch.nan)
+    return reading
+
+
+def as_samples(data: Any, input_shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """The samples of :func:`read_samples` alone."""
+    return read_samples(data, input_shapes).samples
+
+
+def _read_modality(
+    reading: Reading,
+    name: str,
+    data: Any,
+    shape: Sequence[int],
+    options: ColumnOptions,
+    reading_options: Mapping[str, Any],
+) -> None:
+    if isinstance(data, Tensor) and data.ndim == len(shape) + 1:
+        if not fits(data.shape[1:], shape):
+            raise ValueError(f"expected {name!r} of shape (n, {', '.join(map(str, shape))}), saw {tuple(data.shape)}")
+        data = data.detach()
+        reading.samples[name] = data if data.dtype == torch.float64 else data.float()
+    elif is_paths(data) or is_frame(data) or isinstance(data, TableSource) or get_modality(name).reads_arrays:
+        given = reading_options if get_modality(name).reads_arrays else {}
+        _gather(reading, SampleStream(data, {name: shape}, options, reading.schemas, **given))
+    else:
+        reading.samples[name] = get_modality(name).of_array(data, shape)
+
+
+def _gather(reading: Reading, stream: SampleStream) -> None:
+    """Add all of a stream to what was read."""
+    chunks: list[Chunk] = list(stream)
+    if chunks:
+        reading.samples |= {m: joined([c.samples[m] for c in chunks]) for m in chunks[0].samples}
+    reading.names = [name for chunk in chunks for name in chunk.names]
+    labels = [c.labels for c in chunks if c.labels is not None]
+    reading.labels = np.concatenate(labels) if labels and len(labels) == len(chunks) else None
+    reading.schemas |= stream.schemas
+    reading.account.join(stream.account)
+    reading.classes, reading.ratio = stream.classes, stream.ratio
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Samples one behind the other; sequences that are shorter than the longest are NaN at their ends."""
+    if len(parts) == 1:
+        return parts[0]
+    if all(x.shape[1:] == parts[0].shape[1:] for x in parts):
+        return torch.cat(list(parts))
+    steps = max(x.shape[1] for x in parts)
+    return torch.cat([functional.pad(x, (0, 0, 0, steps - x.shape[1]), value=torch.nan) for x in parts])
+
+
+def _refuse_infinite(samples: Mapping[str, Tensor], several: bool) -> None:
+    for name, x in samples.items():
+        missing_may_be = several or get_modality(name).missing
+        bad = (x.isinf() if missing_may_be else ~x.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        if bad:
+            what = "infinity" if missing_may_be else "NaN or infinity"
+            raise ValueError(f"{name!r} holds {what} in sample {bad[:10]}: remove or mend these samples")
+
+
+def read_support(
+    support: Any,
+    input_shapes: Mapping[str, Sequence[int]],
+    options: ColumnOptions = USUAL_OPTIONS,
+    **reading_options: Any,
+) -> Reading:
+    """A support set as samples of a model's shape, in memory of its own.
+
+    Args:
+        support: as for :func:`read_samples`; of a category in the MVTec layout its normal images are taken.
+        input_shapes: likewise.
+        options: likewise; for arrays, ``columns`` are their columns' names.
+
+    Raises:
+        ValueError: see :func:`read_samples`; a sample has no value at all, or not each column has a name of its own.
+    """
+    reading = read_samples(support, input_shapes, options, **reading_options)
+    # A copy: what is done to the caller's array later must not reach the detector.
+    reading.samples = {name: x.clone() for name, x in reading.samples.items()}
+    _refuse_empty(reading.samples)
+    if options.columns is not None and not reading.schemas:
+        _name_columns(reading, options.columns)
+    return reading
+
+
+def _name_columns(reading: Reading, columns: Sequence[str]) -> None:
+    """Give an array's columns their names."""
+    name, x = next(iter(reading.samples.items()))
+    if not len(set(columns)) == len(columns) == x.shape[-1]:
+        raise ValueError(f"expected a name of its own for each of {x.shape[-1]} columns, saw {list(columns)}")
+    reading.schemas[name] = Schema(tuple(columns))
+
+
+def read_manifest(manifest: Any, options: ColumnOptions = USUAL_OPTIONS) -> Reading:
+    """Samples of several modalities in the shapes of their own files; images in the usual shape of images.
+
+    Args:
+        manifest: see :class:`metaad_zoo.data.read.manifest.ManifestReader`.
+        options: what the user says of its columns.
+
+    Raises:
+        ValueError: likewise.
+    """
+    channels, size, _ = get_modality("image").shape
+    reader = ManifestReader(manifest, options, ManifestOptions(size, None, channels))
+    source = reader.read()
+    labels = None if source.anomalous is None else source.anomalous.astype(np.int64)
+    return Reading(source.all_samples(), [], labels, reader.schemas, reader.account)
+
+
+def read_query(
+    support: Mapping[str, Tensor],
+    samples: Any,
+    input_shapes: Mapping[str, Sequence[int]],
+    schemas: Mapping[str, Schema],
+    **reading_options: Any,
+) -> Reading:
+    """Samples that a model adapted to a support set can score: their columns in its order, as many, as long.
+
+    Args:
+        support: the support's samples.
+        samples: as for :func:`read_samples`.
+        input_shapes: likewise.
+        schemas: of the support.
+
+    Raises:
+        ValueError: see :func:`read_samples`; a sample has no value at all, has other columns, or is of another size
+            than the support's.
+    """
+    reading = read_samples(samples, input_shapes, schemas=schemas, **reading_options)
+    _refuse_empty(reading.samples)
+    for name, x in reading.samples.items():
+        if x.shape[-1] != support[name].shape[-1]:
+            raise ValueError(
+                f"{name!r} has {x.shape[-1]} columns or channels, but the support set had {support[name].shape[-1]}"
+            )
+        if x.ndim == 3:
+            reading.samples[name] = as_long(x, support[name].shape[1])
+    return reading
+
+
+def as_long(x: Tensor, steps: int) -> Tensor:
+    """Sequences ``(n, T, C)`` as long as those of a support set, NaN at their ends where they are shorter.
+
+    Raises:
+        ValueError: they are longer.
+
+    Example:
+        >>> as_long(torch.zeros(1, 2, 1), 3).flatten()
+        tensor([0., 0., nan])
+    """
+    if x.shape[1] > steps:
+        raise ValueError(
+            f"sequences of {x.shape[1]} steps, but those of the support set had {steps}: cut them by "
+            f"metaad_zoo.data.read.series.cut_windows(series, {steps}), take detector.score_series, or adapt to longer"
+        )
+    return functional.pad(x, (0, 0, 0, steps - x.shape[1]), value=torch.nan) if x.shape[1] < steps else x
+
+
+def have_values(samples: Mapping[str, Tensor]) -> Tensor:
+    """Which samples have any value at all, in whatever modality: ``(n,)`` bool.
+
+    Example:
+        >>> have_values({"tabular": torch.tensor([[1.0, torch.nan], [torch.nan, torch.nan]])})
+        tensor([ True, False])
+    """
+    return torch.stack([~x.isnan().flatten(1).all(1) for x in samples.values()]).any(0)
+
+
+def _refuse_empty(samples: Mapping[str, Tensor]) -> None:
+    # A model would score such a sample like any other, mostly as normal: a dead sensor must not look healthy.
+    empty = (~have_values(samples)).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(
+            f"{len(empty)} of {count(samples)} samples have no value at all, at {empty[:10]}: leave them out"
+        )
+
+
+def fits(sizes: Sequence[int], shape: Sequence[int]) -> bool:
+    """Whether one sample's shape is a model's; -1 there stands for any length.
+
+    Example:
+        >>> fits((64, 3), (64, -1)), fits((63, 3), (64, -1))
+        (True, False)
+    """
+    return len(sizes) == len(shape) and all(b in (a, ANY) for a, b in zip(sizes, shape, strict=True))
+
+
+def as_labels(labels: Any, n: int) -> Tensor:
+    """Support labels ``(n,)`` int64 out of 0 (normal), 1 (anomalous), -1 (unlabelled).
+
+    Raises:
+        ValueError: there are not n of them, one is none of these, all are anomalous, or they are scikit-learn's 1 and
+            -1.
+    """
+    array = np.array(labels.detach().cpu().numpy() if isinstance(labels, Tensor) else labels)
+    kinds = {NORMAL, ANOMALOUS, UNLABELLED}
+    if array.shape != (n,) or array.dtype.kind not in "biuf" or not set(array.tolist()) <= kinds:
+        raise ValueError(
+            f"expected {n} labels of 0 (normal), 1 (anomalous), -1 (unlabelled), saw shape {array.shape} with values "
+            f"{sorted(set(map(str, array.ravel().tolist())))[:10]}"
+        )
+    if (array == ANOMALOUS).all():
+        raise ValueError(f"all {n} support samples are labelled anomalous: give at least one normal or unlabelled one")
+    return torch.as_tensor(array.astype(np.int64))

@@ -1,0 +1,81 @@
+"""A user's own data as samples, some hundreds at a time: what lies at a path is never in memory as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from metaad_zoo.data.chunks import Chunk, rebatched
+from metaad_zoo.data.read.account import Account
+from metaad_zoo.data.read.roles import USUAL_OPTIONS, ColumnOptions, Schema
+from metaad_zoo.data.read.rows import WindowSource
+from metaad_zoo.data.read.series import Piece
+from metaad_zoo.modality.multimodal import form_of
+
+
+class SampleStream:
+    """A user's own data, chunk by chunk, as often as it is gone through.
+
+    Args:
+        source: a folder of images or an image; a table, or a folder of tables; a series, or a folder of them; lists of
+            files; a DataFrame; for several modalities a manifest
+            (:class:`metaad_zoo.data.read.manifest.ManifestReader`).
+        input_shapes: of the model.
+        options: what the user says of the columns of tables, series and manifests.
+        schemas: of the domain, by modality; what is not there is decided from the first file.
+        below: of a folder without images take those of the folders below; for scoring, where no class counts as normal.
+        reading: further options of the kind of files, such as ``aspect`` of images.
+
+    Attributes:
+        files: that are read, in order.
+        schemas: as given; else, from the first rows on, those of the first file that names its columns.
+        account: what is left out, guessed or changed; complete when the stream has been gone through.
+
+    Raises:
+        ValueError: there is nothing of the kind.
+
+    CSV, Parquet and manifests are read in blocks, images as they are needed, the arrays of an ``.npz`` out of an
+    unpacked copy in the system's temporary folder. Held in memory as a whole is a series for a model that reads series
+    of any length, each as one sample.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "rows.csv")
+        ...     _ = path.write_text("a,b\\n" + "1,2\\n" * 5000)
+        ...     [len(chunk.names) for chunk in SampleStream(path, {"tabular": (2,)})]
+        [4096, 904]
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        input_shapes: Mapping[str, Sequence[int]],
+        options: ColumnOptions = USUAL_OPTIONS,
+        schemas: Mapping[str, Schema] | None = None,
+        below: bool = False,
+        **reading: Any,
+    ) -> None:
+        self.account = Account()
+        self.schemas = dict(schemas or {})
+        form = form_of(input_shapes)
+        self._chunk = form.chunk
+        self._source = form.source(source, input_shapes, options, self.schemas, self.account, below, **reading)
+        self.files = self._source.files
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return rebatched(self._source.blocks(), self._chunk)
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the classes that the source holds, where it says so."""
+        return self._source.classes
+
+    @property
+    def ratio(self) -> float | None:
+        """Median width by height of images, once they are read."""
+        return self._source.ratio
+
+    def series(self, file: Any) -> Iterator[tuple[Piece, float]]:
+        """A series, one of the files, in pieces, and the share of all files that is read."""
+        assert isinstance(self._source, WindowSource)
+        return self._source.series(file)
