@@ -125,8 +125,8 @@ class SeriesReader:
         if np.isnan(times).any():
             row = rows.numbers[np.flatnonzero(np.isnan(times))[0]]
             raise ValueError(
-                f"{self.path}, row {row}, column {self._table.time_column!r}: the time is missing: fill it in, remove the "
-                f"row, or leave out the column by --ignore {self._table.time_column!r}"
+                f"{self.path}, row {row}, column {self._table.time_column!r}: the time is missing: fill it in, remove "
+                f"the row, or leave out the column by --ignore {self._table.time_column!r}"
             )
         steps = np.diff(times, prepend=self._last)
         self._refuse_back(rows, steps)
