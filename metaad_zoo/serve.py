@@ -12,12 +12,14 @@ from typing import Any
 
 import litserve as ls
 import numpy as np
+import torch
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from metaad_zoo.detector import Detector, load_detector
 from metaad_zoo.evaluation.decisions import Calibrate
+from metaad_zoo.modality.samples import joined
 
 Judged = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Scores, p-values and decisions."""
@@ -159,10 +161,7 @@ def _no_request(request: Request, error: Exception) -> JSONResponse:
 
 
 def _stacked(parts: Sequence[np.ndarray]) -> np.ndarray:
-    steps = max(x.shape[1] for x in parts) if parts[0].ndim == 3 else 0
-    if steps:
-        parts = [np.pad(x, ((0, 0), (0, steps - x.shape[1]), (0, 0)), constant_values=np.nan) for x in parts]
-    return np.concatenate(parts)
+    return joined([torch.from_numpy(x) for x in parts]).numpy()
 
 
 def _require_free(host: str, port: int) -> None:

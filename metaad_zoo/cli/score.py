@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
-import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metaad_zoo.atomic_write import replacing
 from metaad_zoo.cli.arguments import adapted_detector, column_options, data_arguments, json_argument
 from metaad_zoo.cli.terminal import DAMAGED, OK, bars, note, note_account, tell
 
@@ -140,24 +140,19 @@ def _write(out: Path, detector: Detector, rows: Rows, way: tuple[Any, ...]) -> t
     """
     import numpy as np
 
-    beside = out.with_name(f"{out.name}.part")
     n = anomalous = unknown = 0
-    try:
-        with beside.open("w", newline="", encoding="utf-8") as file, bars() as progress:
-            bar = progress.add_task("scoring", total=1.0)
-            writer = csv.writer(file)
-            writer.writerow(["sample", "score", "p_value", "anomaly"])
-            for names, scores, done in rows:
-                valued = ~np.isnan(scores)
-                p, decisions = detector.decide(scores[valued], *way)
-                judged = zip(scores[valued], p, decisions, strict=True)
-                writer.writerows(
-                    (name, *(next(judged) if k else ("", "", ""))) for name, k in zip(names, valued, strict=True)
-                )
-                n, anomalous = n + len(names), anomalous + int(decisions.sum())
-                unknown += int((~valued).sum())
-                progress.update(bar, completed=done, description=f"{n} scored")
-        os.replace(beside, out)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(out) as beside, beside.open("w", newline="", encoding="utf-8") as file, bars() as progress:
+        bar = progress.add_task("scoring", total=1.0)
+        writer = csv.writer(file)
+        writer.writerow(["sample", "score", "p_value", "anomaly"])
+        for names, scores, done in rows:
+            valued = ~np.isnan(scores)
+            p, decisions = detector.decide(scores[valued], *way)
+            judged = zip(scores[valued], p, decisions, strict=True)
+            writer.writerows(
+                (name, *(next(judged) if k else ("", "", ""))) for name, k in zip(names, valued, strict=True)
+            )
+            n, anomalous = n + len(names), anomalous + int(decisions.sum())
+            unknown += int((~valued).sum())
+            progress.update(bar, completed=done, description=f"{n} scored")
     return n, anomalous, unknown

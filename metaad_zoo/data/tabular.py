@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from torch import Tensor
 
+from metaad_zoo.backbones.missing import ANY
 from metaad_zoo.data.base import EpisodeDataModule
 from metaad_zoo.data.generated_tables import GeneratedTables, TablePrior
 from metaad_zoo.data.mixed_tables import MixedTables
@@ -33,7 +34,6 @@ from metaad_zoo.episodes import (
 )
 
 GENERATED = "generated"
-ANY = -1
 
 
 class TabularEpisodes(EpisodeDataModule):

@@ -50,6 +50,20 @@ def p_values(scores: Tensor, calibration: Tensor) -> Tensor:
     return (1 + len(calibration) - below).double() / (len(calibration) + 1)
 
 
+ROUNDING = 1e-9
+"""Keeps 0.1 * 100 at 10 where floating point gives 9.999..."""
+
+
+def can_hold(alpha: float, scores: int) -> bool:
+    """Whether so many calibration scores can promise a false-alarm rate: at least one over one more than these.
+
+    Example:
+        >>> can_hold(0.1, 9), can_hold(0.1, 8)
+        (True, False)
+    """
+    return alpha < 1 and alpha * (scores + 1) >= 1 - ROUNDING
+
+
 def threshold(calibration: Tensor, alpha: float) -> float:
     """The score above which a sample's p-value is at most ``alpha``.
 
@@ -71,6 +85,5 @@ def threshold(calibration: Tensor, alpha: float) -> float:
     if not 0 < alpha < 1:
         raise ValueError(f"alpha is {alpha}; expected a false-alarm rate between 0 and 1, such as 0.1")
     m = len(calibration)
-    # The tolerance keeps 0.1 * 100 at 10 where floating point gives 9.999...
-    allowed = math.floor(alpha * (m + 1) + 1e-9) - 1  # calibration scores that may lie at or above a flagged one
+    allowed = math.floor(alpha * (m + 1) + ROUNDING) - 1  # calibration scores that may lie at or above a flagged one
     return float(calibration[m - 1 - allowed]) if allowed >= 0 else math.inf

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.episodes import NORMAL, UNLABELLED, Adapted, Method, Samples
-from metaad_zoo.evaluation.calibration import p_values
+from metaad_zoo.evaluation.calibration import can_hold, p_values
 from metaad_zoo.evaluation.leave_one_out import leave_one_out_scores, own_scores, sample_keys
 from metaad_zoo.registry import unknown_name
 
@@ -242,7 +242,7 @@ class SupportDecisions:
         if alpha is None and calibrate == "contamination":
             return 1 / (n + 1)
         alpha = USUAL_ALPHA if alpha is None else alpha
-        if alpha * (n + 1) < 1 - 1e-9:
+        if not can_hold(alpha, n):
             needed = math.ceil(1 / alpha - 1e-9) - 1
             mends = {
                 "across": "",

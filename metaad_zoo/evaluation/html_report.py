@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -13,6 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from metaad_zoo.atomic_write import write_whole
 from metaad_zoo.evaluation.metrics import MAX_FALSE_ALARMS, METRICS
 from metaad_zoo.evaluation.plots import drawing, inline_svg, standalone_svg
 from metaad_zoo.evaluation.report import POINT_TITLES, RANGE_TITLES, TITLES
@@ -69,9 +69,7 @@ def write_report(folder: Path) -> Report:
         missing.append("Pictures of the best and the worst episode: there is no best.png and worst.png.")
     files = _save(folder / "figures", drawn)
     page = folder / "report.html"
-    beside = page.with_name(page.name + ".part")
-    beside.write_text(_render(folder, results, scores, drawn, pictures, missing), encoding="utf-8")
-    os.replace(beside, page)
+    write_whole(page, _render(folder, results, scores, drawn, pictures, missing))
     return Report(page, files, missing)
 
 

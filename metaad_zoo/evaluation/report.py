@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from metaad_zoo.atomic_write import write_whole
 from metaad_zoo.evaluation.protocol import LEAST_TASKS
 
 # Columns of the table, and of a card. Partial AUROC is in the file alone: one more column would not fit the terminal.
@@ -90,10 +90,8 @@ def _cell(mean: float, interval: list[float] | None) -> str:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file beside and rename it, so that no half-written one is ever found; infinities become null."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(finite(content), indent=2) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    """Write a JSON file as a whole; infinities become null."""
+    write_whole(path, json.dumps(finite(content), indent=2) + "\n")
 
 
 def finite(value: Any) -> Any:

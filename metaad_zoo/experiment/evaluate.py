@@ -12,6 +12,7 @@ from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.data.read.pixels import Aspect
 from metaad_zoo.episodes import DomainTaskPool, Method
 from metaad_zoo.evaluation import protocol
+from metaad_zoo.evaluation.calibration import can_hold
 from metaad_zoo.evaluation.decisions import Calibrator
 from metaad_zoo.evaluation.metrics import auroc
 from metaad_zoo.evaluation.plots import episode_figure
@@ -140,7 +141,7 @@ def _check_before_work(
     compared = data.calibration_episodes * spec.query_normal if across else spec.support_normal
     if not 0 < settings.alpha < 1:
         raise ValueError(f"--alpha is {settings.alpha}; expected a false-alarm rate between 0 and 1, such as 0.1")
-    if settings.alpha * (compared + 1) < 1 - 1e-9:
+    if not can_hold(settings.alpha, compared):
         where = "of the validation episodes" if across else "inside a support set"
         raise ValueError(
             f"--alpha is {settings.alpha}; by {compared} normal samples {where} no rate below {1 / (compared + 1):.3f} "

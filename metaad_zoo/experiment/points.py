@@ -15,6 +15,7 @@ from metaad_zoo.data import EpisodeDataModule, SequenceEpisodes
 from metaad_zoo.data.labelled_series import LabelledSeries
 from metaad_zoo.episodes import EpisodeSpec
 from metaad_zoo.evaluation import series_protocol
+from metaad_zoo.evaluation.calibration import can_hold
 from metaad_zoo.evaluation.decisions import USUAL_ALPHA
 from metaad_zoo.evaluation.protocol import LEAST_TASKS, environment, within_tasks
 from metaad_zoo.evaluation.report import write_json
@@ -170,11 +171,10 @@ def _check_numbers(settings: _Settings, stride: int, buffer: int, window: int) -
         raise ValueError("--points takes --calibrate within: a series is compared with its own support windows")
     if settings.alpha is not None and not settings.calibrate:
         raise ValueError(f"--alpha {settings.alpha}: --points sets no threshold; add --calibrate within for one")
-    lowest = 1 / (settings.shots + 1)
-    if settings.calibrate and not lowest - 1e-9 <= settings.rate < 1:
+    if settings.calibrate and not can_hold(settings.rate, settings.shots):
         raise ValueError(
-            f"--alpha is {settings.rate}; by {settings.shots} support windows expected {lowest:.3f} to 1: raise it or "
-            "--shots"
+            f"--alpha is {settings.rate}; by {settings.shots} support windows expected {1 / (settings.shots + 1):.3f} to "
+            "1: raise it or --shots"
         )
     if not 1 <= stride <= window:
         raise ValueError(f"--stride is {stride}; expected 1 to {window}, the window, or points would have no score")

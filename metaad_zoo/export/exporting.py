@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from metaad_zoo.atomic_write import replacing
 from metaad_zoo.detector import Detector
 from metaad_zoo.evaluation.calibration import p_values
 from metaad_zoo.evaluation.decisions import Calibrate
@@ -79,13 +79,9 @@ def export_detector(
         checkpoint_sha256=next(iter(manifest["sha256"].values())),
         calibrate=None if alpha is None else calibrate,
     )
-    beside = path.with_name(f"{path.name}.part.{chosen}")
-    try:
+    with replacing(path) as beside:
         write_program(_program(graph, live._support()), beside, about)
         _require_equal_scores(load_exported(beside)[0], live, alpha, calibrate)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
     return about
 
 

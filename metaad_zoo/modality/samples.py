@@ -164,7 +164,7 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
     if all(x.shape[1:] == parts[0].shape[1:] for x in parts):
         return torch.cat(list(parts))
     steps = max(x.shape[1] for x in parts)
-    return torch.cat([functional.pad(x, (0, 0, 0, steps - x.shape[1]), value=torch.nan) for x in parts])
+    return torch.cat([with_steps(x, steps) for x in parts])
 
 
 def _refuse_infinite(samples: Mapping[str, Tensor], several: bool) -> None:
@@ -272,7 +272,12 @@ def as_long(x: Tensor, steps: int) -> Tensor:
             f"sequences of {x.shape[1]} steps, but those of the support set had {steps}: cut them by "
             f"metaad_zoo.data.read.series.cut_windows(series, {steps}), take detector.score_series, or adapt to longer"
         )
-    return functional.pad(x, (0, 0, 0, steps - x.shape[1]), value=torch.nan) if x.shape[1] < steps else x
+    return with_steps(x, steps)
+
+
+def with_steps(x: Tensor, steps: int) -> Tensor:
+    """Sequences ``(n, T, C)`` with so many steps: NaN at their ends."""
+    return functional.pad(x, (0, 0, 0, steps - x.shape[1]), value=torch.nan)
 
 
 def have_values(samples: Mapping[str, Tensor]) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from metaad_zoo.atomic_write import write_whole
 from metaad_zoo.data.read.pixels import Aspect
 from metaad_zoo.episodes import SplitRecord
 from metaad_zoo.learners import Learner
@@ -81,11 +81,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     }
     if checkpoint.aspect != "squash":
         manifest["aspect"] = checkpoint.aspect
-    _replace(folder / WEIGHTS, content)
+    write_whole(folder / WEIGHTS, content)
     (folder / CONFIG).unlink(missing_ok=True)  # of a checkpoint that was here before
     if checkpoint.config is not None:
-        _replace(folder / CONFIG, checkpoint.config.encode())
-    _replace(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+        write_whole(folder / CONFIG, checkpoint.config.encode())
+    write_whole(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -145,12 +145,6 @@ def files_in_a_folder(files: Mapping[str, bytes]) -> Iterator[Path]:
         for name, content in files.items():
             (Path(folder) / name).write_bytes(content)
         yield Path(folder)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(content)
-    os.replace(beside, path)
 
 
 def _read_weights(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from urllib.request import url2pathname
 import pooch
 import requests
 
+from metaad_zoo.atomic_write import write_whole
 from metaad_zoo.registry import unknown_name
 from metaad_zoo.zoo.index import parse_index
 from metaad_zoo.zoo.manifest import CONFIG, MANIFEST, WEIGHTS, check_manifest, verify
@@ -82,8 +83,8 @@ def _complete(base: str, manifest: bytes) -> Path:
         if expected is None and name == CONFIG:
             continue
         if not (folder / name).is_file() or hashlib.sha256(read_bytes(folder / name, limit)).hexdigest() != expected:
-            _keep(folder / name, _get(base + name, limit, str(expected)))
-    _keep(folder / MANIFEST, manifest)
+            write_whole(folder / name, _get(base + name, limit, str(expected)))
+    write_whole(folder / MANIFEST, manifest)
     return folder
 
 
@@ -93,7 +94,7 @@ def _add_papers(base: str, folder: Path, listed: Mapping[str, str] | None) -> No
         (folder / name).unlink(missing_ok=True)
         if listed is None or name in listed:
             try:
-                _keep(folder / name, _get(base + name, TEXT_LIMIT, None if listed is None else listed[name]))
+                write_whole(folder / name, _get(base + name, TEXT_LIMIT, None if listed is None else listed[name]))
             except CheckpointError as error:
                 if listed is not None or not _is_missing(error.__cause__):
                     raise
@@ -103,12 +104,6 @@ def _is_missing(cause: BaseException | None) -> bool:
     if isinstance(cause, requests.HTTPError) and cause.response is not None:
         return cause.response.status_code in (404, 410)
     return isinstance(cause, FileNotFoundError)
-
-
-def _keep(path: Path, content: bytes) -> None:
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    beside.write_bytes(content)
-    os.replace(beside, path)
 
 
 def _take_apart(address: str) -> tuple[str, Mapping[str, str]]:

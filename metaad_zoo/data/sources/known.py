@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torchvision import datasets
 from torchvision.transforms.v2 import functional as vision
 
+from metaad_zoo.data.read.archive import read_archive
 from metaad_zoo.data.read.images import read_npz
 from metaad_zoo.data.sources.arrays import ImageArrays
 from metaad_zoo.registry import unknown_name
@@ -36,6 +37,33 @@ def data_folder(root: str | Path | None) -> Path:
     return folder
 
 
+def archive_file(name: str, root: str | Path | None) -> Path:
+    """The archive of a known set: ``root`` itself, or ``<name>.npz`` in that folder or in ``METAAD_DATA``.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    path = data_folder(root)
+    path = path if path.is_file() else path / f"{name}.npz"
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: put it there, or set data.root or {DATA_VARIABLE}")
+    return path
+
+
+def known_arrays(name: str, root: str | Path | None, needed: Sequence[str]) -> list[np.ndarray]:
+    """Arrays of the archive of a known set, in the order of ``needed``.
+
+    Raises:
+        ValueError: the archive is missing or damaged, or lacks an array.
+    """
+    path = archive_file(name, root)
+    arrays = read_archive(path, needed)
+    missing = sorted(set(needed) - set(arrays))
+    if missing:
+        raise ValueError(f"{path} lacks the arrays {missing} of {name}: is it another file?")
+    return [arrays[n] for n in needed]
+
+
 def read_digits(root: str | Path | None = None) -> ImageArrays:
     """scikit-learn's digits: 1,797 real scans of 8x8 pixels in 10 classes, part of its installation (CC BY 4.0).
 
@@ -52,11 +80,7 @@ def read_digits(root: str | Path | None = None) -> ImageArrays:
 
 def _npz_reader(name: str) -> Callable[[str | Path | None], ImageArrays]:
     def read(root: str | Path | None) -> ImageArrays:
-        path = data_folder(root)
-        path = path if path.is_file() else path / f"{name}.npz"
-        if not path.is_file():
-            raise ValueError(f"{path} does not exist: put it there, or set data.root or {DATA_VARIABLE}")
-        return read_npz(path)
+        return read_npz(archive_file(name, root))
 
     return read
 

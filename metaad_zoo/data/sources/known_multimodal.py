@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import torch
 from metaad_zoo.data.generated_tones import make_tones
 from metaad_zoo.data.sources.arrays import ImageArrays
 from metaad_zoo.data.sources.audio import log_mel
-from metaad_zoo.data.sources.known import DATA_VARIABLE, data_folder, read_digits
+from metaad_zoo.data.sources.known import known_arrays, read_digits
 from metaad_zoo.data.sources.modalities import (
     JoinedModalities,
     Modalities,
@@ -136,19 +134,7 @@ def _read_leaves(root: str | Path | None, image_size: int | None, length: int | 
 
 
 def _arrays(name: str, root: str | Path | None, needed: tuple[str, ...]) -> Mapping[str, np.ndarray]:
-    path = data_folder(root)
-    path = path if path.is_file() else path / f"{name}.npz"
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist: put it there, or set data.root or {DATA_VARIABLE}")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            missing = sorted(set(needed) - set(archive.files))
-            arrays = {} if missing else {n: archive[n] for n in needed}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} can't be read as a numpy archive ({type(error).__name__}: {error})") from error
-    if missing:
-        raise ValueError(f"{path} lacks the arrays {missing} of {name}: is it another file?")
-    return arrays
+    return dict(zip(needed, known_arrays(name, root, needed), strict=True))
 
 
 MULTIMODAL_READERS: dict[str, MultimodalReader] = {

@@ -10,7 +10,7 @@ import numpy as np
 
 from metaad_zoo.data.sources.audio import log_mel
 from metaad_zoo.data.sources.download import fetch_public, public_files
-from metaad_zoo.data.sources.known import data_folder
+from metaad_zoo.data.sources.known import archive_file, data_folder, known_arrays
 from metaad_zoo.data.sources.series import SequenceArrays, Series, SeriesSet
 from metaad_zoo.data.sources.series_files import read_own_series
 from metaad_zoo.data.sources.series_npz import read_series_npz
@@ -22,27 +22,11 @@ FAULT_ROW = 160
 """Row of a Tennessee Eastman test run in which its fault starts."""
 
 
-def _file(name: str, root: str | Path | None) -> Path:
-    path = data_folder(root)
-    path = path if path.is_file() else path / f"{name}.npz"
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist: put it there, or set data.root or METAAD_DATA to where it lies")
-    return path
-
-
-def _arrays(name: str, root: str | Path | None, wanted: tuple[str, ...]) -> list[np.ndarray]:
-    path = _file(name, root)
-    with np.load(path, allow_pickle=False) as archive:
-        if not set(wanted) <= set(archive.files):
-            raise ValueError(f"{path} holds {archive.files[:20]}; expected {list(wanted)}")
-        return [archive[n] for n in wanted]
-
-
 def _npz_reader(name: str) -> Callable[[str | Path | None], SeriesSet]:
     """An archive of long series as :func:`read_series_npz` reads them; domains are named ``<set>/<series>``."""
 
     def read(root: str | Path | None = None) -> SeriesSet:
-        found = cast(SeriesSet, read_series_npz(_file(name, root)))
+        found = cast(SeriesSet, read_series_npz(archive_file(name, root)))
         for series in found.series:
             series.name = f"{name}/{series.name}"
         return SeriesSet(name, found.series)
@@ -56,7 +40,7 @@ def read_tep(root: str | Path | None = None) -> SeriesSet:
     Source: Downs and Vogel, "A plant-wide industrial process control problem", Computers & Chemical Engineering, 1993.
     """
     runs = [f"d{i:02d}" for i in range(22)]
-    normal, *tests = _arrays("tep", root, ("d00", *(f"{n}_te" for n in runs[1:])))
+    normal, *tests = known_arrays("tep", root, ("d00", *(f"{n}_te" for n in runs[1:])))
     series = []
     for name, test in zip(runs[1:], tests, strict=True):
         labels = np.zeros(len(normal) + len(test), np.uint8)
@@ -70,7 +54,7 @@ def read_omniglot_strokes(root: str | Path | None = None) -> SequenceArrays:
 
     Source: Lake et al., "Human-level concept learning through probabilistic program induction", Science 2015.
     """
-    points, lengths, keys = _arrays("omniglot_image_stroke", root, ("seq", "seqlen", "keys"))
+    points, lengths, keys = known_arrays("omniglot_image_stroke", root, ("seq", "seqlen", "keys"))
     tracks = np.split(points[:, [0, 1, 3]].astype(np.float32), np.cumsum(lengths)[:-1])
     for track in tracks:
         track[:, :2] = np.diff(track[:, :2], axis=0, prepend=track[:1, :2])
@@ -84,7 +68,7 @@ def read_spoken_digits(root: str | Path | None = None) -> SequenceArrays:
     Source: Jackson et al., "Free Spoken Digit Dataset", 2018 (CC BY-SA 4.0).
     """
     wanted = ("audio", "lens", "digit", "speaker")
-    audio, lengths, digits, speakers = _arrays("digits_audio_image", root, wanted)
+    audio, lengths, digits, speakers = known_arrays("digits_audio_image", root, wanted)
     frames = [log_mel(clip, frames=None, hop=HOP) for clip in np.split(audio, np.cumsum(lengths)[:-1])]
     names = [str(i) for i in range(10)]
     return SequenceArrays("spoken_digits", frames, digits.astype(np.int64), names, about={"speaker": speakers})

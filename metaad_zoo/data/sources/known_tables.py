@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from metaad_zoo.data.read.archive import read_archive
 from metaad_zoo.data.sources.download import fetch_public, public_files
 from metaad_zoo.data.sources.known import data_folder
 from metaad_zoo.data.sources.tables import Table, check_arrays, number_names, read_table, varying
@@ -45,9 +46,9 @@ def _read_adbench(root: str | Path | None) -> list[Table]:
     path = folder if folder.is_file() else folder / "adbench.npz"
     if not path.is_file():
         return _read_adbench_files(folder)
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        names = sorted(key.removesuffix("__X") for key in archive.files if key.endswith("__X"))
-        arrays = {n: check_arrays(path, {"X": archive[f"{n}__X"], "y": archive[f"{n}__y"]}) for n in names}
+    archive = read_archive(path)
+    names = sorted(key.removesuffix("__X") for key in archive if key.endswith("__X"))
+    arrays = {n: check_arrays(path, {"X": archive[f"{n}__X"], "y": archive[f"{n}__y"]}) for n in names}
     return [
         varying(f"adbench/{name}", number_names(x.shape[1]), x.astype(np.float32), y) for name, (x, y) in arrays.items()
     ]

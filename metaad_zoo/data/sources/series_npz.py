@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from metaad_zoo.data.read.archive import read_archive
 from metaad_zoo.data.sources.series import SequenceArrays, Series, SeriesSet, as_flags
 
 
@@ -26,11 +25,7 @@ def read_series_npz(path: Path) -> SeriesSet | SequenceArrays:
     Raises:
         ValueError: the file is damaged, or arrays are missing or of another shape or kind; the file is named.
     """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} can't be read as a numpy archive ({type(error).__name__}: {error})") from error
+    arrays = read_archive(path)
     try:
         if "x" in arrays and arrays["x"].ndim == 3:
             return _sequences(path, arrays)
