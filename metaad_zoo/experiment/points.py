@@ -173,8 +173,8 @@ def _check_numbers(settings: _Settings, stride: int, buffer: int, window: int) -
         raise ValueError(f"--alpha {settings.alpha}: --points sets no threshold; add --calibrate within for one")
     if settings.calibrate and not can_hold(settings.rate, settings.shots):
         raise ValueError(
-            f"--alpha is {settings.rate}; by {settings.shots} support windows expected {1 / (settings.shots + 1):.3f} to "
-            "1: raise it or --shots"
+            f"--alpha is {settings.rate}; by {settings.shots} support windows expected {1 / (settings.shots + 1):.3f} "
+            "to 1: raise it or --shots"
         )
     if not 1 <= stride <= window:
         raise ValueError(f"--stride is {stride}; expected 1 to {window}, the window, or points would have no score")
