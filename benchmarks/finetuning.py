@@ -43,6 +43,7 @@ from metaad_zoo.evaluation.baselines import NearestNeighbour
 from metaad_zoo.evaluation.metrics import auroc
 from metaad_zoo.evaluation.report import write_json
 from metaad_zoo.learners import Learner, can_start_from_scratch, from_scratch, untrained
+from metaad_zoo.learners.training import trainable
 from metaad_zoo.zoo import FineTuned
 
 STEPS, TASKS, LR, SCRATCH_LR = 150, 4, 5e-4, 2e-3
@@ -116,7 +117,7 @@ def train(learner: Learner, pool: TaskPool, spec: EpisodeSpec, steps: int, seed:
     """So many outer steps on a pool's tasks."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    optimizer = learner.train().configure_optimizers()
+    optimizer = trainable(learner.train()).configure_optimizers()
     for _ in range(steps):
         chosen = rng.integers(len(pool), size=TASKS)
         batch = EpisodeBatch.collate([pool.draw(int(task), spec, rng) for task in chosen])

@@ -16,6 +16,7 @@ from metaad_zoo.episodes import EpisodeSpec
 from metaad_zoo.evaluation.calibration import normal_scores
 from metaad_zoo.inner_loop import InnerLoopConfig
 from metaad_zoo.learners import GradientLearner
+from metaad_zoo.learners.training import trainable
 from metaad_zoo.zoo import Checkpoint, save_checkpoint
 
 # Networks of a few numbers: threads cost more than they bring, two to three times on a shared machine. By the variable
@@ -81,7 +82,7 @@ def table_model(tmp_path_factory) -> Path:
     learner = GradientLearner("columns", {"width": 16}, {"tabular": (-1,)}, config, optimizer=adam)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     trainer = pl.Trainer(**quiet, max_epochs=1, enable_checkpointing=False, limit_val_batches=0)
-    trainer.fit(learner, datamodule=data)
+    trainer.fit(trainable(learner), datamodule=data)
     calibration = normal_scores(learner.eval(), data.episodes("val", 40, epoch=1))
     folder = tmp_path_factory.mktemp("table_model")
     save_checkpoint(folder, Checkpoint(learner, data.seen, {"calibration": calibration}))

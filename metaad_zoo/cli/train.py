@@ -29,6 +29,7 @@ from metaad_zoo.episodes import SplitRecord
 from metaad_zoo.evaluation.report import results_table
 from metaad_zoo.experiment.conclude import Conclusion, check_before_training, conclude, save_model, write_predictions
 from metaad_zoo.learners import Learner
+from metaad_zoo.learners.training import trainable
 from metaad_zoo.modality import get_modality
 from metaad_zoo.plugins import import_plugins
 from metaad_zoo.zoo import parent_aspect, parent_shapes, parent_splits
@@ -65,7 +66,7 @@ class TrainingCLI(LightningCLI):
     def __init__(self, args: Sequence[str], verb: str | None) -> None:
         self.verb = verb
         super().__init__(
-            Learner,
+            Learner,  # type: ignore[arg-type]
             EpisodeDataModule,
             save_config_callback=_SaveConfig,
             seed_everything_default=0,
@@ -267,7 +268,7 @@ def _run_verb(cli: TrainingCLI) -> None:
     if checkpoint:
         learner.load_state_dict(checkpoint["state_dict"])
     if cli.verb == "validate":
-        cli.trainer.validate(learner, datamodule=data)
+        cli.trainer.validate(trainable(learner), datamodule=data)
         return
     chosen_on = data.pools["val"].members if "val" in data.pools else frozenset()  # at least thresholds
     seen = set(data.seen) if trains and learner.trains else data.seen_before | chosen_on
@@ -307,7 +308,7 @@ def _trained_or_read(cli: TrainingCLI, trains: bool) -> tuple[dict[str, Any], st
         weights = "as built: nothing is trained"
         _note_untrained(cli)
     elif trains:
-        cli.trainer.fit(learner, datamodule=cli.datamodule, ckpt_path=cli.resume_from, weights_only=True)
+        cli.trainer.fit(trainable(learner), datamodule=cli.datamodule, ckpt_path=cli.resume_from, weights_only=True)
         best = cli.run_dir / "checkpoints" / "best.ckpt"
         weights = BEST if best.is_file() else "last step"
         checkpoint = read_checkpoint(best, learner) if best.is_file() else {}

@@ -85,6 +85,12 @@ class HintingParser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
+    def add_lightning_class_args(self, lightning_class: Any, nested_key: str, *args: Any, **kwargs: Any) -> list[str]:
+        """As Lightning's, and for learners, which become LightningModules when they are trained."""
+        if lightning_class is not Learner:
+            return super().add_lightning_class_args(lightning_class, nested_key, *args, **kwargs)
+        return self.add_subclass_arguments(Learner, nested_key, fail_untyped=False, required=True)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # a parser inside this one, which will tell the whole story
             super().error(message, ex)

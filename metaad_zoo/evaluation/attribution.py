@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-from captum.attr import FeatureAblation, IntegratedGradients
 from torch import Tensor
 
 from metaad_zoo.episodes import Samples, count
@@ -86,6 +85,8 @@ def integrated_gradients(score: Score, samples: Samples, baseline: Samples) -> t
         total: Tensor = score(dict(zip(names, tensors, strict=True))) + 0 * tie
         return total
 
+    from captum.attr import IntegratedGradients  # takes a second to import
+
     method, steps = IntegratedGradients(forward), FIRST_STEPS
     left = torch.arange(len(rise), device=rise.device)
     while len(left) and steps <= MOST_STEPS:
@@ -119,6 +120,8 @@ def occlusion(score: Score, samples: Samples, baseline: Samples) -> dict[str, Te
         used = int(mask.max()) + 1
         masks.append(mask.unsqueeze(0))
     found: dict[str, list[Tensor]] = {name: [] for name in names}
+    from captum.attr import FeatureAblation
+
     method = FeatureAblation(lambda *tensors: score(dict(zip(names, tensors, strict=True))))
     with torch.no_grad():
         for some in torch.arange(count(samples)).split(ROWS_AT_ONCE):

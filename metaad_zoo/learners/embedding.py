@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from metaad_zoo.backbones import (
@@ -23,7 +22,7 @@ from metaad_zoo.episodes import EpisodeBatch, Samples, Scaling, SupportScaling
 from metaad_zoo.episodes.scaling import LIMIT
 from metaad_zoo.inner_loop.precision import full_precision
 from metaad_zoo.learners.accumulation import mean_part_by_part
-from metaad_zoo.learners.base import Learner, Schedule
+from metaad_zoo.learners.base import Learner, OptimizerCallable, Schedule
 from metaad_zoo.learners.network import (
     AdaptedScorer,
     EmbeddingNetwork,

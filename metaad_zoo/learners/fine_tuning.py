@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
 
-from lightning.pytorch.cli import OptimizerCallable
 from torch.optim import Optimizer
 
-from metaad_zoo.learners.base import Learner, Parent, Schedule
+from metaad_zoo.learners.base import Learner, OptimizerCallable, Parent, Schedule
 from metaad_zoo.learners.low_rank import LowRankOptimizer
 from metaad_zoo.registry import unknown_name
 

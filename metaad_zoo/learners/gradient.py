@@ -8,9 +8,7 @@ from copy import copy
 from dataclasses import asdict, fields, replace
 from typing import Any, ClassVar, TypeVar
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import cosine_similarity
@@ -28,7 +26,7 @@ from metaad_zoo.episodes import EpisodeBatch, Samples, Scaling
 from metaad_zoo.inner_loop import DivergenceError, InnerLoop, InnerLoopConfig, Order, Visit, adapt_parameters
 from metaad_zoo.inner_loop.precision import inner_precision
 from metaad_zoo.learners.accumulation import mean_part_by_part
-from metaad_zoo.learners.base import Learner, Schedule
+from metaad_zoo.learners.base import Learner, OptimizerCallable, Schedule
 from metaad_zoo.learners.multi_step import multi_step_weights
 from metaad_zoo.learners.network import (
     AdaptedNetwork,
@@ -148,11 +146,7 @@ class GradientLearner(Learner):
         rates = list(self.inner_loop.parameters())
         return [*groups, {"params": rates, "weight_decay": 0.0}] if rates else groups
 
-    def configure_callbacks(self) -> list[pl.Callback]:
-        return [InnerLoopDiagnostics(self.diagnose_every)] if self.diagnose_every else []
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
+    def after_outer_step(self) -> None:
         self.inner_loop.bound_rates()
 
     def outer_loss(self, batch: EpisodeBatch) -> Tensor:
@@ -229,9 +223,9 @@ class GradientLearner(Learner):
     def _step_weights(self) -> dict[int, float]:
         """By number of steps taken, the weight of the query loss there."""
         steps = self.inner_loop.config.steps
-        if steps == 0 or self.current_epoch >= self.multi_step_epochs:
+        if steps == 0 or self.epoch >= self.multi_step_epochs:
             return {steps: 1.0}
-        return dict(enumerate(multi_step_weights(steps, self.current_epoch, self.multi_step_epochs), start=1))
+        return dict(enumerate(multi_step_weights(steps, self.epoch, self.multi_step_epochs), start=1))
 
     def adapt(self, support: Samples, support_labels: Tensor) -> AdaptedNetwork:
         """Take the inner loop's steps on a support set.
@@ -289,7 +283,7 @@ class GradientLearner(Learner):
         axis: TaskAxis | None = None,
         visit: Visit | None = None,
     ) -> dict[str, Tensor]:
-        annealing = self.current_epoch < self.first_order_epochs
+        annealing = self.epoch < self.first_order_epochs
         order: Order = 1 if annealing else self.inner_loop.config.order
         try:
             with differentiable_recurrence(self.network):
@@ -306,41 +300,6 @@ class GradientLearner(Learner):
                 )
         except DivergenceError as error:
             raise FloatingPointError(f"{', '.join(tasks[i] for i in error.tasks)}: {error}") from error
-
-
-class InnerLoopDiagnostics(pl.Callback):
-    """Logs, every so many outer steps:
-
-    - ``inner/support_loss/<s>`` and ``inner/query_loss/<s>``: mean losses of the batch's tasks after ``s`` inner steps;
-    - ``inner/one_class_cosine``: cosine between the gradient of the support loss and that of the query loss at the
-      start. In the one-class setting the first knows normal samples only; meta-learning one-class is bringing them
-      together (Frikha et al., "Few-Shot One-Class Classification via Meta-Learning", AAAI 2021);
-    - ``meta_gradient/<block>``: norm of the meta-gradient of each block of layers, before clipping.
-
-    Looking changes nothing: no weight, no statistic, no random number of the training.
-
-    Args:
-        every: outer steps between two looks.
-    """
-
-    def __init__(self, every: int) -> None:
-        self.every = every
-
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: EpisodeBatch, batch_idx: int) -> None:
-        first = batch_idx % trainer.accumulate_grad_batches == 0
-        if first and trainer.global_step % self.every == 0:
-            _log(trainer, look_inside(pl_module, batch))
-
-    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
-        if trainer.global_step % self.every == 0:
-            norms = meta_gradient_norms(pl_module)
-            _log(trainer, {f"meta_gradient/{block}": norm for block, norm in norms.items()})
-
-
-def _log(trainer: pl.Trainer, figures: dict[str, float]) -> None:
-    """To the loggers themselves: what a module logs, Lightning repeats until the epoch's end."""
-    for logger in trainer.loggers:
-        logger.log_metrics(figures, step=trainer.global_step)
 
 
 def look_inside(learner: GradientLearner, batch: EpisodeBatch) -> dict[str, float]:
@@ -391,7 +350,7 @@ def _one_task(
     return figures
 
 
-def meta_gradient_norms(learner: pl.LightningModule) -> dict[str, float]:
+def meta_gradient_norms(learner: Learner) -> dict[str, float]:
     """Norm of the meta-gradient by block: a parameter's name up to its third part, such as ``backbone.blocks.0``."""
     squares: defaultdict[str, list[Tensor]] = defaultdict(list)
     for name, p in learner.named_parameters():

@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from metaad_zoo.learners.base import OptimizerCallable
 
 
 class LowRankOptimizer(Optimizer):

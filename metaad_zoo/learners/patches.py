@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2.functional import gaussian_blur
 
 PAIRS_AT_ONCE = 2**24
 """Distances in memory at one time, so that any number of patches can be compared."""
@@ -109,5 +108,7 @@ def to_pixels(distances: Tensor, size: Sequence[int]) -> Tensor:
     if min(sigma) <= 0.5:
         return pixels.squeeze(1)
     reach = [min(math.ceil(2 * s), length - 1) for s, length in zip(sigma, (size[1], size[0]), strict=True)]
+    from torchvision.transforms.v2.functional import gaussian_blur  # takes seconds to import
+
     smooth: Tensor = gaussian_blur(pixels, [2 * r + 1 for r in reach], sigma)
     return smooth.squeeze(1)

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 
 from metaad_zoo.data.read.pixels import Aspect
 from metaad_zoo.episodes import SplitRecord
 from metaad_zoo.learners import FineTuning, Learner, Trained, with_head
-from metaad_zoo.learners.base import Schedule
+from metaad_zoo.learners.base import OptimizerCallable, Schedule
 from metaad_zoo.modality.samples import fits
 from metaad_zoo.zoo.checkpoint import aspect_of, load_checkpoint
 from metaad_zoo.zoo.lookup import locate

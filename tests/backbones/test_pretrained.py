@@ -17,6 +17,7 @@ from metaad_zoo.backbones import EpisodicBatchNorm, create_backbone
 from metaad_zoo.backbones.efficientnet_lite import DISTRIBUTION, FILE
 from metaad_zoo.inner_loop import InnerLoopConfig
 from metaad_zoo.learners import GradientLearner, learner_class
+from metaad_zoo.learners.training import trainable
 from tests.learners.test_training import QUIET
 from tests.tiny import meta_gradient, relative_difference, tiny_batch
 
@@ -148,7 +149,7 @@ def test_the_head_is_meta_trained_over_a_frozen_body(name, settings, engine, dig
     assert learner.inner_loop.names == ["head.weight", "head.bias"]
     before = copy.deepcopy(learner.network.state_dict())
     trainer = pl.Trainer(**QUIET, max_epochs=1, enable_checkpointing=False, limit_val_batches=1)
-    trainer.fit(learner, datamodule=digits)
+    trainer.fit(trainable(learner), datamodule=digits)
     assert torch.isfinite(trainer.callback_metrics["train/loss"])
     moved = {key for key, x in learner.network.state_dict().items() if not torch.equal(x, before[key])}
     assert moved == {"head.weight", "head.bias"}

@@ -112,7 +112,7 @@ for precision in ("bf16-mixed", "32-true"):
     learner = tiny_learner("maml", "lstm")
     trainer = pl.Trainer(precision=precision, accelerator="cpu", max_steps=2, logger=False, enable_checkpointing=False,
                          enable_progress_bar=False, enable_model_summary=False)
-    trainer.fit(learner, torch.utils.data.DataLoader([tiny_batch("lstm")], batch_size=None, num_workers=0))
+    trainer.fit(trainable(learner), torch.utils.data.DataLoader([tiny_batch("lstm")], batch_size=None, num_workers=0))
     print(*torch.cat([p.detach().flatten() for p in learner.parameters()]).tolist())
 """
 

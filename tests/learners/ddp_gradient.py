@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import torch
 
 from metaad_zoo.episodes import EpisodeBatch
+from metaad_zoo.learners.training import trainable
 from tests.tiny import tiny_batch, tiny_learner
 
 SHARES = {0: slice(0, 3), 1: slice(3, 5)}
@@ -71,7 +72,7 @@ def main(folder: Path, settings: dict) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-    ).fit(learner, train_dataloaders=_Shares())
+    ).fit(trainable(learner), train_dataloaders=_Shares())
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metaad_zoo.learners.gradient import look_inside, meta_gradient_norms
+from metaad_zoo.learners.training import trainable
 from tests.conftest import small_learner
 from tests.learners.test_training import QUIET
 from tests.tiny import tiny_batch, tiny_learner
@@ -23,7 +24,7 @@ def test_losses_by_step_and_norms_by_block_reach_tensorboard(tmp_path, digits):
     logger = TensorBoardLogger(tmp_path)
     settings = {**QUIET, "logger": logger}
     pl.Trainer(**settings, max_steps=4, log_every_n_steps=1, enable_checkpointing=False, limit_val_batches=0).fit(
-        learner, datamodule=digits
+        trainable(learner), datamodule=digits
     )
     events = EventAccumulator(logger.log_dir)
     events.Reload()
@@ -65,7 +66,9 @@ def test_looking_changes_nothing(digits):
         torch.manual_seed(0)
         learner, data = small_learner(batch_norm="per_step"), copy.deepcopy(digits)
         learner.diagnose_every = every
-        pl.Trainer(**QUIET, max_steps=3, enable_checkpointing=False, limit_val_batches=0).fit(learner, datamodule=data)
+        pl.Trainer(**QUIET, max_steps=3, enable_checkpointing=False, limit_val_batches=0).fit(
+            trainable(learner), datamodule=data
+        )
         ends.append((learner.state_dict(), torch.rand(1)))
     assert all(torch.equal(x, ends[1][0][key]) for key, x in ends[0][0].items())
     assert torch.equal(ends[0][1], ends[1][1]), "no random number is taken"

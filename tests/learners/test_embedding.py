@@ -12,6 +12,7 @@ import torch
 from metaad_zoo.episodes import EpisodeBatch
 from metaad_zoo.learners import learner_class
 from metaad_zoo.learners.embedding import EmbeddingLearner
+from metaad_zoo.learners.training import trainable
 from tests.learners.test_training import QUIET
 from tests.tiny import (
     ANY_WIDTH,
@@ -46,7 +47,7 @@ def test_it_trains_on_one_class_supports(name, digits):
     learner = tiny_embedding_learner(name, "conv4")
     before = copy.deepcopy(learner.state_dict())
     trainer = pl.Trainer(**QUIET, max_epochs=1, enable_checkpointing=False, limit_val_batches=1)
-    trainer.fit(learner, datamodule=digits)
+    trainer.fit(trainable(learner), datamodule=digits)
     assert torch.isfinite(trainer.callback_metrics["train/loss"])
     assert 0 <= trainer.callback_metrics["val/auroc"] <= 1
     for key, p in learner.named_parameters():

@@ -14,6 +14,7 @@ from metaad_zoo.backbones import EpisodicBatchNorm
 from metaad_zoo.inner_loop import InnerLoopConfig
 from metaad_zoo.learners import GradientLearner, learner_class, untrained
 from metaad_zoo.learners.multi_step import multi_step_weights
+from metaad_zoo.learners.training import trainable
 from tests.learners.test_training import QUIET
 from tests.tiny import GRADIENT_LEARNERS, meta_gradient, relative_difference, tiny_batch, tiny_learner
 
@@ -38,7 +39,7 @@ def test_every_learner_trains_on_one_class_supports(name, engine, digits):
     learner = tiny_learner(name, "conv4", engine=engine)
     before = copy.deepcopy(learner.state_dict())
     trainer = pl.Trainer(**QUIET, max_epochs=1, enable_checkpointing=False, limit_val_batches=1)
-    trainer.fit(learner, datamodule=digits)
+    trainer.fit(trainable(learner), datamodule=digits)
     assert torch.isfinite(trainer.callback_metrics["train/loss"])
     assert 0 <= trainer.callback_metrics["val/auroc"] <= 1
     for key, x in learner.state_dict().items():
@@ -119,7 +120,7 @@ def test_meta_sgd_rates_stay_between_0_and_1(digits):
     learner._optimizer = lambda p: torch.optim.SGD(p, lr=1e3)
     start = [p.clone() for p in learner.inner_loop.parameters()]
     trainer = pl.Trainer(**QUIET, max_steps=1, enable_checkpointing=False, limit_val_batches=0)
-    trainer.fit(learner, datamodule=digits)
+    trainer.fit(trainable(learner), datamodule=digits)
     rates = torch.cat([p.flatten() for p in learner.inner_loop.parameters()])
     assert rates.min() == 0
     assert rates.max() == 1, "without bounds, steps of 1e3 end far outside"
@@ -190,10 +191,10 @@ def test_imaml_differentiates_the_optimum(engine):
 
 def at_epoch(learner: GradientLearner, epoch: int) -> GradientLearner:
     """The learner as its trainer would have it in that epoch."""
-    learner.trainer = pl.Trainer(**QUIET)
+    trainable(learner).trainer = pl.Trainer(**QUIET)
     learner.trainer.fit_loop.epoch_progress.current.completed = epoch
     learner.trainer.fit_loop.epoch_progress.current.processed = epoch
-    assert learner.current_epoch == epoch
+    assert learner.epoch == epoch
     return learner
 
 

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 
 from metaad_zoo.learners import FineTuning, PatchMemory
 from metaad_zoo.learners.low_rank import LowRankOptimizer
+from metaad_zoo.learners.training import trainable
 from tests.tiny import EMBEDDING_LEARNERS, GRADIENT_LEARNERS, tiny_batch, tiny_embedding_learner, tiny_learner
 
 ADAM = partial(torch.optim.Adam, lr=0.01)
@@ -111,7 +112,7 @@ def test_every_learner_goes_on_and_moves_what_it_is_told_to(name, train_what):
             how.apply(learner, "parent", "0" * 64, ["a"])
         return
     how.apply(learner, "parent", "0" * 64, ["a"])
-    optimizer = learner.configure_optimizers()
+    optimizer = trainable(learner).configure_optimizers()
     for _ in range(2):
         learner.optimizer_zero_grad(0, 0, optimizer)
         learner.outer_loss(tiny_batch("conv4")).backward()

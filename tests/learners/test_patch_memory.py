@@ -18,6 +18,7 @@ from metaad_zoo.cli.train import run
 from metaad_zoo.detector import load_detector
 from metaad_zoo.learners import EmbeddingLearner, GradientLearner, PatchMemory
 from metaad_zoo.learners.patches import coreset, nearest, patch_features, to_pixels
+from metaad_zoo.learners.training import trainable
 from metaad_zoo.zoo import Checkpoint, save_checkpoint
 from tests.cli.short import QUICKSTART, SHORT
 from tests.learners.test_training import QUIET
@@ -198,7 +199,7 @@ def test_bad_settings_are_refused(settings, message):
 
 def test_a_trainer_is_told_that_there_is_nothing_to_train(digits):
     with pytest.raises(ValueError, match="nothing to train"):
-        pl.Trainer(**QUIET, max_epochs=1).fit(memory(), datamodule=digits)
+        pl.Trainer(**QUIET, max_epochs=1).fit(trainable(memory()), datamodule=digits)
 
 
 @pytest.mark.parametrize("verb", ["fit", "test"])

@@ -15,6 +15,7 @@ from metaad_zoo.data import ImageEpisodes
 from metaad_zoo.episodes import EpisodeBatch
 from metaad_zoo.inner_loop import InnerLoopConfig, adapt_parameters
 from metaad_zoo.learners import GradientLearner, Learner, from_scratch, learner_class, list_learners, untrained
+from metaad_zoo.learners.training import trainable
 from tests.conftest import small_learner
 
 QUIET = {
@@ -140,7 +141,7 @@ def train(folder, data, *, stop=None, resume=None, **length):
     callbacks = [ModelCheckpoint(folder, filename="last", every_n_train_steps=1, enable_version_counter=False)]
     callbacks += [_Stop(stop)] if stop else []
     trainer = pl.Trainer(**QUIET, callbacks=callbacks, gradient_clip_val=1.0, **length)
-    trainer.fit(learner, datamodule=data, ckpt_path=resume, weights_only=True)
+    trainer.fit(trainable(learner), datamodule=data, ckpt_path=resume, weights_only=True)
     return learner, trainer
 
 
@@ -181,7 +182,7 @@ def test_a_resumed_run_draws_the_same_dropout(tmp_path, digits):
             callbacks += [_Stop(stop)] if stop and not resume else []
             trainer = pl.Trainer(**QUIET, max_steps=6, callbacks=callbacks)
             try:
-                trainer.fit(learner, datamodule=copy.deepcopy(digits), ckpt_path=resume, weights_only=True)
+                trainer.fit(trainable(learner), datamodule=copy.deepcopy(digits), ckpt_path=resume, weights_only=True)
             except KilledError:
                 continue
             ends.append(learner.state_dict())
@@ -218,7 +219,7 @@ def test_each_validation_sees_the_same_episodes(digits):
                 seen.append((trainer.current_epoch, float(batch.query["image"].sum())))
 
     pl.Trainer(**QUIET, max_epochs=2, callbacks=[Watch()], enable_checkpointing=False).fit(
-        small_learner(), datamodule=digits
+        trainable(small_learner()), datamodule=digits
     )
     epochs = [[total for epoch, total in seen if epoch == e] for e in (0, 1)]
     assert len(epochs[0]) == digits.val_episodes
@@ -230,7 +231,7 @@ def test_a_layer_without_second_derivative_is_named(digits):
     learner.network.backbone.blocks.append(torch.nn.Hardsigmoid())
     trainer = pl.Trainer(**QUIET, max_steps=1, enable_checkpointing=False, limit_val_batches=0)
     with pytest.raises(ValueError, match=r"no second derivative.*hardsigmoid.*inner_loop.order=1"):
-        trainer.fit(learner, datamodule=digits)
+        trainer.fit(trainable(learner), datamodule=digits)
 
 
 def test_accumulating_two_batches_is_one_batch_of_both(tmp_path, digits):
@@ -244,7 +245,7 @@ def test_accumulating_two_batches_is_one_batch_of_both(tmp_path, digits):
         trainer = pl.Trainer(
             **QUIET, max_steps=1, precision="64-true", accumulate_grad_batches=accumulate, enable_checkpointing=False
         )
-        trainer.fit(learner, datamodule=data)
+        trainer.fit(trainable(learner), datamodule=data)
         learners.append(learner)
     for a, b in zip(learners[0].parameters(), learners[1].parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
@@ -263,7 +264,9 @@ def test_an_epochs_last_step_is_the_mean_of_the_batches_that_it_has(digits, name
 
     learner._optimizer = lambda p: torch.optim.SGD(p, lr=0.1)
     quiet = {**QUIET, "enable_checkpointing": False, "limit_val_batches": 0, "precision": "64-true"}
-    pl.Trainer(**quiet, max_epochs=2, accumulate_grad_batches=3, callbacks=[Watch()]).fit(learner, datamodule=digits)
+    pl.Trainer(**quiet, max_epochs=2, accumulate_grad_batches=3, callbacks=[Watch()]).fit(
+        trainable(learner), datamodule=digits
+    )
     assert len(steps) == 8
     ends = [steps[3][0], steps[4][0], steps[7][0], [p.detach() for p in learner.parameters() if p.requires_grad]]
     for group, end in zip((steps[:3], steps[3:4], steps[4:7], steps[7:]), ends, strict=True):
@@ -289,7 +292,7 @@ def test_bf16_mixed_trains_on_the_cpu(digits):
     learner = small_learner()
     before = copy.deepcopy(learner.state_dict())
     trainer = pl.Trainer(**QUIET, max_steps=3, precision="bf16-mixed", enable_checkpointing=False)
-    trainer.fit(learner, datamodule=digits)
+    trainer.fit(trainable(learner), datamodule=digits)
     assert torch.isfinite(trainer.callback_metrics["train/loss"])
     for name, x in learner.state_dict().items():
         assert torch.isfinite(x).all(), name
@@ -299,5 +302,5 @@ def test_bf16_mixed_trains_on_the_cpu(digits):
 def test_the_cosine_schedule_ends_at_zero(digits):
     learner = small_learner()
     trainer = pl.Trainer(**QUIET, max_epochs=2, enable_checkpointing=False)
-    trainer.fit(learner, datamodule=digits)
+    trainer.fit(trainable(learner), datamodule=digits)
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)

@@ -1,0 +1,200 @@
+"""Training by Lightning: the outer optimiser, what is logged, resuming, and diagnostics of the inner loop."""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from metaad_zoo.episodes import EpisodeBatch
+from metaad_zoo.evaluation.metrics import auroc
+from metaad_zoo.learners.base import Learner, explain_missing_derivative
+from metaad_zoo.learners.gradient import GradientLearner, look_inside, meta_gradient_norms
+
+
+def trainable(learner: Learner) -> pl.LightningModule:
+    """Make a learner a LightningModule, in place, so that ``trainer.fit`` takes it; its weights keep their names.
+
+    Returns:
+        The learner itself.
+
+    Example:
+        >>> from metaad_zoo.inner_loop import InnerLoopConfig
+        >>> learner = GradientLearner("mlp", {}, {"tabular": [3]}, InnerLoopConfig(steps=1))
+        >>> trainable(learner) is learner, isinstance(learner, pl.LightningModule)
+        (True, True)
+    """
+    if not isinstance(learner, _Training):
+        state = dict(learner.__dict__)
+        learner.__class__ = _trainable_class(type(learner))  # type: ignore[arg-type]
+        pl.LightningModule.__init__(learner)  # type: ignore[arg-type]
+        learner.__dict__.update(state)
+    return learner  # type: ignore[return-value]
+
+
+@cache
+def _trainable_class(learner: type[Learner]) -> type[Learner]:
+    return type(learner.__name__, (learner, _Training), {"__module__": learner.__module__, "learner_class": learner})
+
+
+def _unpickled(learner: type[Learner]) -> Learner:
+    kind = _trainable_class(learner)  # type: ignore[arg-type]
+    return kind.__new__(kind)
+
+
+class _Training(Learner, pl.LightningModule):
+    """The hooks that Lightning calls."""
+
+    learner_class: type[Learner]
+    _last_batch_end = 0.0
+    _planned_steps = 0
+    _rng_state: Tensor | None = None
+
+    def __reduce__(self) -> Any:
+        return _unpickled, (self.learner_class,), self.__dict__
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        every = self.diagnose_every if isinstance(self, GradientLearner) else None
+        return [InnerLoopDiagnostics(every)] if every else []
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.after_outer_step()
+
+    def loss_scale(self) -> float:
+        plugin = self._trainer.precision_plugin if self._trainer is not None else None
+        scaler = getattr(plugin, "scaler", None)
+        return 1.0 if scaler is None else float(scaler.get_scale())
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        self.zero_grad()  # also what a fine-tuning leaves out of the optimiser, whose gradients would pile up
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self._optimizer(self.outer_parameters())
+        if self._schedule == "constant":
+            return optimizer
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise ValueError(
+                "schedule='cosine' needs an end: set trainer.max_epochs or max_steps, or schedule='constant'"
+            )
+        self._planned_steps = max(int(steps), 1)
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self._planned_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        self._last_batch_end = time.perf_counter()
+
+    def training_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
+        loss = self.outer_loss(batch)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the outer loss is {loss.item()} at step {self.global_step} on {', '.join(batch.tasks)}: lower the "
+                "outer learning rate or inner_loop.lr, or set trainer.gradient_clip_val"
+            )
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
+        return loss * self._share(len(batch)) * self._group_share(batch_idx)
+
+    def _share(self, tasks: int) -> float:
+        """This process's weight: DDP takes the mean over processes, where we want the mean over all their tasks."""
+        if self.trainer.world_size == 1:
+            return 1.0
+        mine = torch.tensor(float(tasks), device=self.device)
+        all_tasks = self.trainer.strategy.reduce(mine, reduce_op="sum")
+        return tasks * self.trainer.world_size / float(all_tasks)
+
+    def _group_share(self, batch_idx: int) -> float:
+        """What makes a step the mean over its batches: Lightning divides each by ``accumulate_grad_batches``, also in
+        the last group of an epoch, which may have fewer."""
+        group = self.trainer.accumulate_grad_batches
+        return group / min(group, self.trainer.num_training_batches - batch_idx // group * group)
+
+    def on_train_batch_end(self, outputs: Any, batch: EpisodeBatch, batch_idx: int) -> None:
+        episodes = len(batch) * self.trainer.world_size
+        now = time.perf_counter()
+        speed, self._last_batch_end = episodes / (now - self._last_batch_end), now
+        self.log("episodes/s", speed, prog_bar=True, batch_size=len(batch))
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        with explain_missing_derivative():
+            super().backward(loss, *args, **kwargs)
+
+    def validation_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
+        self._log_auroc("val/auroc", batch)
+
+    def test_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
+        self._log_auroc("test/auroc", batch)
+
+    def predict_step(self, batch: EpisodeBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """For each episode its task, the query's labels and scores."""
+        return [
+            {
+                "task": task,
+                "labels": labels.cpu(),
+                "scores": self.adapt(support, support_labels).score(query).cpu(),
+            }
+            for support, support_labels, query, labels, task in batch
+        ]
+
+    def _log_auroc(self, name: str, batch: EpisodeBatch) -> None:
+        values = [auroc(row["scores"], row["labels"]) for row in self.predict_step(batch, 0)]
+        mean = torch.tensor(values, dtype=torch.float32, device=self.device).mean()
+        self.log(name, mean, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(batch), sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Dropout draws from the global generator: without its state a resumed run would differ from a straight one.
+        checkpoint["rng_state"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._rng_state = checkpoint.get("rng_state")
+
+    def on_train_start(self) -> None:
+        for scheduler in self.trainer.lr_scheduler_configs:
+            saved = getattr(scheduler.scheduler, "T_max", self._planned_steps)
+            if saved != self._planned_steps:
+                raise ValueError(
+                    f"the checkpoint's cosine schedule ends at step {saved}, this run at {self._planned_steps}: resume "
+                    "with the same length, or train longer with schedule='constant'"
+                )
+        if self._rng_state is not None:
+            torch.set_rng_state(self._rng_state.cpu())
+            self._rng_state = None
+
+
+class InnerLoopDiagnostics(pl.Callback):
+    """Logs, every so many outer steps:
+
+    - ``inner/support_loss/<s>`` and ``inner/query_loss/<s>``: mean losses of the batch's tasks after ``s`` inner steps;
+    - ``inner/one_class_cosine``: cosine between the gradient of the support loss and that of the query loss at the
+      start. In the one-class setting the first knows normal samples only; meta-learning one-class is bringing them
+      together (Frikha et al., "Few-Shot One-Class Classification via Meta-Learning", AAAI 2021);
+    - ``meta_gradient/<block>``: norm of the meta-gradient of each block of layers, before clipping.
+
+    Looking changes nothing: no weight, no statistic, no random number of the training.
+
+    Args:
+        every: outer steps between two looks.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: EpisodeBatch, batch_idx: int) -> None:
+        first = batch_idx % trainer.accumulate_grad_batches == 0
+        if first and trainer.global_step % self.every == 0:
+            _log(trainer, look_inside(pl_module, batch))
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
+        if trainer.global_step % self.every == 0:
+            norms = meta_gradient_norms(pl_module)
+            _log(trainer, {f"meta_gradient/{block}": norm for block, norm in norms.items()})
+
+
+def _log(trainer: pl.Trainer, figures: dict[str, float]) -> None:
+    """To the loggers themselves: what a module logs, Lightning repeats until the epoch's end."""
+    for logger in trainer.loggers:
+        logger.log_metrics(figures, step=trainer.global_step)
