@@ -54,6 +54,15 @@ def test_help_lists_and_cards_are_quick(arguments):
     assert seconds < 0.5
 
 
+def test_adapt_and_score_do_without_lightning_and_torchvision(tmp_path):
+    support = tmp_path / "rows.csv"
+    support.write_text("a,b\n" + "".join(f"{i % 7 / 7},{i % 5 / 5}\n" for i in range(12)))
+    adapt = ["adapt", "tabular-columns-maml-generated", "--support", str(support), "--out", str(tmp_path / "mine")]
+    score = ["score", str(tmp_path / "mine"), "--data", str(support), "--out", str(tmp_path / "scores.csv")]
+    for arguments in (adapt, score):
+        assert loaded_by(RUN.format(arguments=arguments, heavy=HEAVY))[1] == ["torch"]
+
+
 def test_the_package_loads_names_when_they_are_used():
     code = f"import metaad_zoo, sys, json; print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
     assert loaded_by(code) == []
