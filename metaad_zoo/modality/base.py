@@ -60,7 +60,8 @@ class SampleForm(ABC):
 
     @abstractmethod
     def data_module(self) -> type[EpisodeDataModule]:
-        """The DataModule whose ``dataset="own"`` reads files at ``root``."""
+        """The DataModule whose ``dataset="own"`` reads files at ``root``: for one folder a class, see
+        :class:`metaad_zoo.modality.ClassEpisodes`."""
 
     @abstractmethod
     def recognises(self, path: Path, columns: Sequence[str] | None) -> bool:
@@ -126,25 +127,27 @@ class Modality(SampleForm):
     def usual_shapes(self) -> Mapping[str, tuple[int, ...]]:
         return {self.name: self.shape}
 
-    @abstractmethod
     def of_array(self, data: Any, shape: Sequence[int]) -> Tensor:
-        """Samples ``(n, ...)`` out of an array or a tensor.
+        """Samples ``(n, ...)`` out of an array or a tensor; by default as they are, float32.
 
         Raises:
             ValueError: it can't be brought to ``shape``.
         """
+        import torch
+
+        return self.fit(torch.as_tensor(data).detach().float(), shape)
 
     def own_options(self, shapes: Shapes) -> dict[str, Any]:
-        return self.data_options(shapes[self.name])
+        return {"modality": self.name, **self.data_options(shapes[self.name])}
 
     def data_options(self, shape: Sequence[int], own: bool = True) -> dict[str, Any]:
-        """Options of a DataModule that make it give samples of this shape.
+        """Options of a DataModule that make it give samples of this shape; by default those of :class:`ClassEpisodes`.
 
         Args:
             shape: of one sample.
             own: whether it reads a user's own files.
         """
-        return {}
+        return {"sample_shape": list(shape)}
 
     def fit(self, samples: Tensor, shape: Sequence[int]) -> Tensor:
         """Samples ``(n, ...)`` brought to another shape of one sample.

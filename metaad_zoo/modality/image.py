@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from metaad_zoo.modality.base import SCORING_CHUNK, Modality, Standardise, register_modality
+from metaad_zoo.modality.base import SCORING_CHUNK, Modality, Shapes, Standardise, register_modality
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,52 +24,13 @@ BLUE, RED = "#3b8bff", "#ff3b30"
 """Lowers, raises; over grey pixels."""
 
 
-@register_modality
-class ImageModality(Modality):
-    """Pictures of 1 or 3 channels."""
+class PictureModality(Modality):
+    """Samples that are looked at: pictures ``(C, H, W)`` without gaps, with values in [0, 1]."""
 
-    name = "image"
-    title = "images"
     axes = ("channels", "height", "width")
-    shape = (3, 64, 64)
     chunk = SCORING_CHUNK
     missing = False
     value_range = (0.0, 1.0)
-    neighbours: ClassVar[Mapping[str, Standardise]] = {
-        "1-NN on pixels": "none",
-        "1-NN on standardised pixels": "sample",
-    }
-    preparation = "it reads pictures of that size between 0 and 1: resize bilinearly, antialiased (docs/production.md)"
-
-    def data_module(self) -> type[EpisodeDataModule]:
-        from metaad_zoo.data import ImageEpisodes
-
-        return ImageEpisodes
-
-    def data_options(self, shape: Sequence[int], own: bool = True) -> dict[str, Any]:
-        return {"image_size": shape[-1], **({"channels": shape[0]} if own else {})}
-
-    reads_arrays = True
-
-    def recognises(self, path: Path, columns: Sequence[str] | None) -> bool:
-        from metaad_zoo.data.read.images import holds_images
-
-        return holds_images(path) if path.is_dir() else columns is None
-
-    def source_class(self) -> type[SampleSource]:
-        from metaad_zoo.data.read.images import ImageSource
-
-        return ImageSource
-
-    def of_array(self, data: Any, shape: Sequence[int]) -> Tensor:
-        from metaad_zoo.data.read.images import as_images
-
-        return as_images(data, shape)
-
-    def fit(self, samples: Tensor, shape: Sequence[int]) -> Tensor:
-        from metaad_zoo.data.read.images import fit_images
-
-        return fit_images(samples, shape)
 
     def feature_scaling(self, support: Tensor) -> SupportScaling:
         """All pixels of the support together."""
@@ -130,6 +91,52 @@ class ImageModality(Modality):
         figure.colorbar(ScalarMappable(drawn.norm, over_grey), ax=axes[1], label="attribution", extend="both")
         for one in axes:
             one.set(xticks=[], yticks=[])
+
+
+@register_modality
+class ImageModality(PictureModality):
+    """Pictures of 1 or 3 channels."""
+
+    name = "image"
+    reads_arrays = True
+    title = "images"
+    shape = (3, 64, 64)
+    neighbours: ClassVar[Mapping[str, Standardise]] = {
+        "1-NN on pixels": "none",
+        "1-NN on standardised pixels": "sample",
+    }
+    preparation = "it reads pictures of that size between 0 and 1: resize bilinearly, antialiased (docs/production.md)"
+
+    def data_module(self) -> type[EpisodeDataModule]:
+        from metaad_zoo.data import ImageEpisodes
+
+        return ImageEpisodes
+
+    def own_options(self, shapes: Shapes) -> dict[str, Any]:
+        return self.data_options(shapes[self.name])
+
+    def data_options(self, shape: Sequence[int], own: bool = True) -> dict[str, Any]:
+        return {"image_size": shape[-1], **({"channels": shape[0]} if own else {})}
+
+    def recognises(self, path: Path, columns: Sequence[str] | None) -> bool:
+        from metaad_zoo.data.read.images import holds_images
+
+        return holds_images(path) if path.is_dir() else columns is None
+
+    def source_class(self) -> type[SampleSource]:
+        from metaad_zoo.data.read.images import ImageSource
+
+        return ImageSource
+
+    def of_array(self, data: Any, shape: Sequence[int]) -> Tensor:
+        from metaad_zoo.data.read.images import as_images
+
+        return as_images(data, shape)
+
+    def fit(self, samples: Tensor, shape: Sequence[int]) -> Tensor:
+        from metaad_zoo.data.read.images import fit_images
+
+        return fit_images(samples, shape)
 
 
 def _between_0_and_1(image: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from metaad_zoo.data.read.account import Account
 from metaad_zoo.data.read.pixels import Aspect
 from metaad_zoo.data.synthetic import create_synthetic
 from metaad_zoo.episodes import Domain, DomainTaskPool, TaskPool, count, fingerprint, joint_fingerprint
+from metaad_zoo.modality.base import get_modality
 from metaad_zoo.modality.samples import read_support
 
 
@@ -95,7 +96,8 @@ class SingleDomainEpisodes(EpisodeDataModule):
     def _parts(self) -> dict[str, np.ndarray]:
         """Positions of the samples of train and val."""
         n = count(self.samples)
-        order = np.arange(n) if "sequence" in self.samples else np.random.default_rng(self.seed).permutation(n)
+        in_time = any(get_modality(name).windows for name in self.samples)
+        order = np.arange(n) if in_time else np.random.default_rng(self.seed).permutation(n)
         train, val = np.split(order, [n - round(n * self.val_share)])
         return {"train": train, "val": val}
 

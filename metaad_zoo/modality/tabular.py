@@ -41,6 +41,9 @@ class TabularModality(Modality):
     def own_options(self, shapes: Shapes) -> dict[str, Any]:
         return {}
 
+    def data_options(self, shape: Sequence[int], own: bool = True) -> dict[str, Any]:
+        return {}
+
     def recognises(self, path: Path, columns: Sequence[str] | None) -> bool:
         from metaad_zoo.data.read.manifest import FILE_COLUMNS
 

@@ -1,0 +1,152 @@
+"""Reader of recordings: WAV files as log-mel pictures."""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from metaad_zoo.data.chunks import Chunk
+from metaad_zoo.data.read.listing import list_files
+from metaad_zoo.data.read.rows import SampleSource
+from metaad_zoo.data.sources.audio import QUIET, log_mel
+
+ENDINGS = (".wav", ".wave")
+RATE = 16_000
+"""Samples a second to which recordings are brought."""
+FILES_AT_ONCE = 256
+STEP = 160
+"""Samples from one spectrum to the next, 10 ms; those that share a column of a picture are averaged."""
+
+
+class AudioSource(SampleSource):
+    """Recordings as pictures ``(1, bands, columns)``: mel bands from high to low, time from left to right.
+
+    A whole recording fills a picture, whatever its length. Values are 0 for silence and about 1 for a full-scale tone,
+    linear in decibels (60 dB from 0 to 1), and cut off at both ends. They come from a WAV file, a folder of these, or a
+    list of files.
+    """
+
+    def find(self, source: Any) -> list[Any]:
+        if isinstance(source, (list, tuple)):
+            self._root = Path(os.path.commonpath([Path(path).expanduser().absolute().parent for path in source]))
+            return [Path(path).expanduser() for path in source]
+        self._root = root = Path(source).expanduser()
+        if root.is_file():
+            self._root = root.parent
+            return [root]
+        if not root.is_dir():
+            raise ValueError(f"{root} does not exist: expected a WAV file or a folder of them")
+        listed = list_files(root, ENDINGS, self.account)
+        below = [folder for folder, files in listed.items() if files and folder != root]
+        if not listed[root] and not (self.below and below):
+            inside = f", but in folders such as {below[0]} (one of these at a time)" if below else ""
+            raise ValueError(f"{root} holds no recordings ({', '.join(ENDINGS)}) directly in it{inside}")
+        if listed[root] and below:
+            names = [str(folder.relative_to(root)) for folder in below]
+            self.account.add("left out", str(root), "folders beside recordings", names)
+        return listed[root] or [file for files in listed.values() for file in files]
+
+    def blocks(self) -> Iterator[Chunk]:
+        """Pictures in blocks, named by their files; with ``damaged="empty"``, NaN for those that can't be read.
+
+        Raises:
+            ValueError: files can't be read (all of them are named), or the pictures' shape is none of one channel.
+        """
+        if self.shape[0] != 1:
+            raise ValueError(f"recordings are mixed to one channel, samples of shape {tuple(self.shape)} are asked for")
+        errors: list[str] = []
+        empty = self.reading.get("damaged") == "empty"
+        for start in range(0, len(self.files), FILES_AT_ONCE):
+            files = self.files[start : start + FILES_AT_ONCE]
+            pictures = np.stack([self._picture(file, errors) for file in files])
+            if empty or not errors:
+                yield Chunk(
+                    [str(f) for f in files],
+                    {self.name: torch.from_numpy(pictures)},
+                    (start + len(files)) / len(self.files),
+                )
+        if errors and not empty:
+            raise ValueError("; ".join(errors))
+
+    def _picture(self, file: Path, errors: list[str]) -> np.ndarray:
+        place, name = str(self._root), os.path.relpath(file, self._root)
+        try:
+            sound, rate, channels = read_wav(file)
+        except ValueError as error:
+            errors.append(str(error))
+            self.account.add("damaged", place, "can't be read as recordings", [name])
+            return np.full(self.shape, np.nan, np.float32)
+        if channels > 1:
+            self.account.add("changed", place, f"{channels} channels averaged to one", [name])
+        if rate != RATE:
+            self.account.add("changed", place, f"resampled from {rate} to {RATE} samples a second", [name])
+        return mel_picture(resampled(sound, rate), *self.shape[1:])
+
+
+def read_wav(path: Path) -> tuple[np.ndarray, int, int]:
+    """A recording, its channels averaged: samples float64 in [-1, 1], samples a second, channels.
+
+    Reads PCM of 8, 16, 24 and 32 bits and floats.
+
+    Raises:
+        ValueError: the file is no such recording, is damaged or empty; it is named.
+    """
+    from scipy.io import wavfile
+
+    try:
+        with path.open("rb") as file:
+            (declared,) = struct.unpack("<4xI", file.read(8))
+        if declared + 8 > path.stat().st_size + 1 and declared != 2**32 - 1:  # which stands for an unknown length
+            raise ValueError(f"it is cut off at {path.stat().st_size} of {declared + 8} bytes")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # blocks that hold no sound, such as a title
+            rate, x = wavfile.read(path)
+    except (OSError, ValueError, EOFError, TypeError, IndexError, ZeroDivisionError, struct.error) as error:
+        raise ValueError(f"{path} can't be read as a WAV file ({error}): convert it, or remove it") from error
+    if x.size == 0 or rate <= 0 or x.dtype.kind not in "iuf" or not np.isfinite(x).all():
+        raise ValueError(f"{path} holds no sound ({x.dtype} of shape {x.shape}, {rate} samples a second): remove it")
+    if x.dtype == np.uint8:
+        sound = (x.astype(np.float64) - 128) / 128
+    else:  # 24 bits come as the upper ones of 32
+        sound = x.astype(np.float64) / (1 if x.dtype.kind == "f" else -float(np.iinfo(x.dtype).min))
+    return sound.reshape(len(x), -1).mean(1), int(rate), 1 if x.ndim == 1 else x.shape[1]
+
+
+def resampled(sound: np.ndarray, rate: int) -> np.ndarray:
+    """A sound ``(samples,)`` at :data:`RATE` samples a second, through a filter against aliasing."""
+    if rate == RATE:
+        return sound
+    from scipy.signal import resample_poly
+
+    common = math.gcd(rate, RATE)
+    out: np.ndarray = resample_poly(sound, RATE // common, rate // common)
+    return out
+
+
+def mel_picture(sound: np.ndarray, bands: int, columns: int) -> np.ndarray:
+    """A sound at :data:`RATE` as a picture ``(1, bands, columns)`` float32 in [0, 1]; see :class:`AudioSource`.
+
+    Example:
+        >>> tone = np.sin(2 * np.pi * 1000 / RATE * np.arange(RATE))
+        >>> picture = mel_picture(tone, 64, 64)[0]
+        >>> picture.shape, int(picture[:, 30].argmax()), bool(picture.max() > 0.95)
+        ((64, 64), 41, True)
+    """
+    energies = np.exp(log_mel(sound, RATE, bands, None, 512, STEP).astype(np.float64)) - QUIET  # (frames, bands)
+    edges = np.arange(columns) * len(energies) // columns
+    if len(energies) >= columns:
+        counts = np.diff(np.append(edges, len(energies)))
+        energies = np.add.reduceat(energies, edges) / counts[:, None]
+    else:
+        energies = energies[edges]
+    decibels = np.log(energies.clip(0) + QUIET)
+    picture: np.ndarray = (1 - decibels / math.log(QUIET)).clip(0, 1).T[None, ::-1].astype(np.float32)
+    return picture
