@@ -15,6 +15,7 @@ from metaad_zoo.data import ImageEpisodes
 from metaad_zoo.episodes import EpisodeSpec
 from metaad_zoo.evaluation.metrics import all_metrics
 from metaad_zoo.learners import GradientLearner
+from metaad_zoo.learners.training import trainable
 from tests.conftest import SPLITS, small_learner
 
 EPISODES = 8
@@ -71,7 +72,7 @@ def main(folder: Path) -> None:
         enable_model_summary=False,
         inference_mode=False,
         use_distributed_sampler=False,
-    ).test(model(), data(), verbose=False)
+    ).test(trainable(model()), data(), verbose=False)
 
 
 if __name__ == "__main__":
