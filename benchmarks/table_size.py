@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metaad_zoo.data import TabularEpisodes
-from metaad_zoo.data.sources.big_tables import read_big_table
+from metaad_zoo.data.big_tables import read_big_table
 from metaad_zoo.episodes import EpisodeSpec
 from metaad_zoo.evaluation.protocol import environment
 

@@ -7,14 +7,14 @@ from warnings import warn
 from metaad_zoo.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from metaad_zoo.data.base import EpisodeDataModule
     from metaad_zoo.data.camera import CarelessCamera, RandomCamera
     from metaad_zoo.data.generated_tables import TablePrior
-    from metaad_zoo.data.image import ImageEpisodes
-    from metaad_zoo.data.multimodal import MultimodalEpisodes
-    from metaad_zoo.data.sequence import SequenceEpisodes
-    from metaad_zoo.data.sources.catalog import list_datasets
-    from metaad_zoo.data.tabular import TabularEpisodes
+    from metaad_zoo.data.known.catalog import list_datasets
+    from metaad_zoo.data.modules.base import EpisodeDataModule
+    from metaad_zoo.data.modules.image import ImageEpisodes
+    from metaad_zoo.data.modules.multimodal import MultimodalEpisodes
+    from metaad_zoo.data.modules.sequence import SequenceEpisodes
+    from metaad_zoo.data.modules.tabular import TabularEpisodes
 
 __all__ = [
     "CarelessCamera",
@@ -30,14 +30,14 @@ __all__ = [
 
 _MODULES = {
     "CarelessCamera": "metaad_zoo.data.camera",
-    "EpisodeDataModule": "metaad_zoo.data.base",
-    "ImageEpisodes": "metaad_zoo.data.image",
-    "MultimodalEpisodes": "metaad_zoo.data.multimodal",
+    "EpisodeDataModule": "metaad_zoo.data.modules.base",
+    "ImageEpisodes": "metaad_zoo.data.modules.image",
+    "MultimodalEpisodes": "metaad_zoo.data.modules.multimodal",
     "RandomCamera": "metaad_zoo.data.camera",
-    "SequenceEpisodes": "metaad_zoo.data.sequence",
+    "SequenceEpisodes": "metaad_zoo.data.modules.sequence",
     "TablePrior": "metaad_zoo.data.generated_tables",
-    "TabularEpisodes": "metaad_zoo.data.tabular",
-    "list_datasets": "metaad_zoo.data.sources.catalog",
+    "TabularEpisodes": "metaad_zoo.data.modules.tabular",
+    "list_datasets": "metaad_zoo.data.known.catalog",
 }
 _lazy, __dir__ = lazy_names(__name__, _MODULES)
 

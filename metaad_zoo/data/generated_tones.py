@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from metaad_zoo.data.sources.audio import log_mel
+from metaad_zoo.data.log_mel import log_mel
 
 RATE = 8000
 """Samples a second."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from metaad_zoo.data.sources.series import Series
+from metaad_zoo.data.series import Series
 from metaad_zoo.data.windows import WindowRule, score_series, support_end
 from metaad_zoo.episodes import Domain
 from metaad_zoo.episodes.draw import Reader

@@ -10,8 +10,8 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
+from metaad_zoo.data.joined import SeparateModalities
 from metaad_zoo.data.new_classes import as_new_classes
-from metaad_zoo.data.sources.modalities import SeparateModalities
 from metaad_zoo.episodes import Episode, EpisodeSpec, TaskPool
 from metaad_zoo.episodes.draw import assemble
 from metaad_zoo.registry import unknown_name

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metaad_zoo.data.sources.series import Series
+from metaad_zoo.data.series import Series
 from metaad_zoo.episodes import Domain
 from metaad_zoo.registry import unknown_name
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metaad_zoo.data.base import EpisodeDataModule
+from metaad_zoo.data.modules.base import EpisodeDataModule
 from metaad_zoo.data.read.account import Account
 from metaad_zoo.data.read.pixels import Aspect
 from metaad_zoo.data.synthetic import create_synthetic

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from metaad_zoo.data.sources.known import DATA_VARIABLE
+from metaad_zoo.data.known.images import DATA_VARIABLE
 from metaad_zoo.modality import form_of
 from metaad_zoo.zoo.cards import card
 from metaad_zoo.zoo.checkpoint import Checkpoint, load_checkpoint, save_checkpoint

@@ -10,12 +10,11 @@ import pytest
 import torch
 from pyarrow import csv, parquet
 
-from metaad_zoo.data import TabularEpisodes
+from metaad_zoo.data import TabularEpisodes, big_tables
+from metaad_zoo.data.big_tables import memory_needed, read_big_table
 from metaad_zoo.data.read import table_sources
 from metaad_zoo.data.read.roles import ColumnOptions
-from metaad_zoo.data.sources import big_tables
-from metaad_zoo.data.sources.big_tables import memory_needed, read_big_table
-from metaad_zoo.data.sources.tables import read_table
+from metaad_zoo.data.tables import read_table
 
 
 @pytest.fixture(autouse=True)

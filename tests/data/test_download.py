@@ -12,10 +12,9 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from metaad_zoo.data.sources import download
-from metaad_zoo.data.sources.download import DownloadError, fetch, fetch_public, public_files, public_sets
-from metaad_zoo.data.sources.known_series import SERIES_READERS
-from metaad_zoo.data.sources.known_tables import read_known_tables
+from metaad_zoo.data.known import download
+from metaad_zoo.data.known.catalog import read_dataset
+from metaad_zoo.data.known.download import DownloadError, fetch, fetch_public, public_files, public_sets
 
 CONTENT = b"timestamp,value\r\n" * 20_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -191,7 +190,7 @@ def test_nab_is_read_from_its_public_files_where_no_archive_lies(tmp_path, monke
         }
     monkeypatch.setattr(download, "_known", lambda: {"nab": entries})
     (tmp_path / "data").mkdir()
-    (series,) = SERIES_READERS["nab"](tmp_path / "data").series
+    (series,) = read_dataset("nab", "sequence", tmp_path / "data").series
     assert series.name == "nab/ads/a"
     assert series.values[:, 0].tolist() == [0, 1, 2, 0, 1, 2]
     assert series.labels.tolist() == [0, 0, 1, 1, 0, 0]
@@ -199,10 +198,10 @@ def test_nab_is_read_from_its_public_files_where_no_archive_lies(tmp_path, monke
 
 def test_adbench_is_read_from_its_own_files_and_else_says_where_they_are(tmp_path):
     with pytest.raises(ValueError, match=r"no sha256 is known .* download https://.*1_ALOI\.npz by hand"):
-        read_known_tables("adbench", tmp_path)
+        read_dataset("adbench", "tabular", tmp_path)
     (tmp_path / "adbench").mkdir()
     x, y = np.arange(20.0).reshape(10, 2), np.arange(10) > 7
     np.savez(tmp_path / "adbench" / "14_glass.npz", X=x, y=y.astype(int))
-    (table,) = read_known_tables("adbench", tmp_path)
+    (table,) = read_dataset("adbench", "tabular", tmp_path)
     assert table.name == "adbench/14_glass"
     assert table.values.tolist() == x.tolist()

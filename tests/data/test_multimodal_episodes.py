@@ -9,10 +9,10 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from metaad_zoo.data import ImageEpisodes, MultimodalEpisodes
 from metaad_zoo.data.generated_tones import make_tones
+from metaad_zoo.data.joined import SeparateModalities, array_part
+from metaad_zoo.data.known.multimodal import pen_steps
+from metaad_zoo.data.log_mel import log_mel, mel_filters
 from metaad_zoo.data.pairing import AgreementPool
-from metaad_zoo.data.sources.audio import log_mel, mel_filters
-from metaad_zoo.data.sources.known_multimodal import pen_steps
-from metaad_zoo.data.sources.modalities import SeparateModalities, array_part
 from metaad_zoo.episodes import EpisodeSpec, require_disjoint
 from tests.conftest import SPLITS
 

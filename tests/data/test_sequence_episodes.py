@@ -12,10 +12,10 @@ from pyarrow import parquet
 
 from metaad_zoo.data import SequenceEpisodes
 from metaad_zoo.data.domain_splits import DomainSplitter
+from metaad_zoo.data.known.catalog import read_dataset
+from metaad_zoo.data.read.series_folder import FileOptions, read_own_series
 from metaad_zoo.data.read.times import as_seconds, resampled
-from metaad_zoo.data.sources.known_series import SERIES_READERS
-from metaad_zoo.data.sources.series import SequenceArrays
-from metaad_zoo.data.sources.series_files import FileOptions, read_own_series
+from metaad_zoo.data.series import SequenceArrays
 from metaad_zoo.episodes import Domain, EpisodeSpec
 
 SMALL = EpisodeSpec(support_normal=3, query_normal=3, query_anomalous=2)
@@ -243,11 +243,11 @@ SIZES = {"asd": (8, 19), "nab": (41, 1), "smap": (54, 25), "smd": (6, 38), "tep"
 
 def test_known_sets(data_folder):
     for name, (n, channels) in SIZES.items():
-        found = SERIES_READERS[name](data_folder)
+        found = read_dataset(name, "sequence", data_folder)
         assert (len(found.series), {s.channels for s in found.series}) == (n, {channels})
         assert all(s.name.startswith(f"{name}/") for s in found.series)
         assert all(s.support_until is None or not s.labels[: s.support_until].any() for s in found.series)
-    strokes, spoken = (SERIES_READERS[n](data_folder) for n in ("omniglot_strokes", "spoken_digits"))
+    strokes, spoken = (read_dataset(n, "sequence", data_folder) for n in ("omniglot_strokes", "spoken_digits"))
     assert (len(strokes.sequences), strokes.channels, len(strokes.class_names)) == (2860, 3, 143)
     assert (len(spoken.sequences), spoken.channels, len(spoken.class_names)) == (2000, 32, 10)
     assert len(spoken.about["speaker"]) == 2000
@@ -264,7 +264,7 @@ def test_known_sets_are_joined(data_folder):
 
 def test_files_and_archive_of_the_numenta_benchmark_agree(data_folder):
     files = read_own_series(data_folder / "raw" / "nab").series
-    archive = {s.name.removeprefix("nab/"): s for s in SERIES_READERS["nab"](data_folder).series}
+    archive = {s.name.removeprefix("nab/"): s for s in read_dataset("nab", "sequence", data_folder).series}
     assert {s.name for s in files} == set(archive)
     for s in files:
         assert s.values.shape == archive[s.name].values.shape

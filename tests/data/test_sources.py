@@ -10,8 +10,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from metaad_zoo.data import list_datasets
+from metaad_zoo.data.known.catalog import read_dataset
 from metaad_zoo.data.read.images import read_folder, read_image, read_images, read_npz, read_path
-from metaad_zoo.data.sources.known import read_known
 
 
 def write(path, value=0, size=(6, 5), mode="L"):
@@ -21,7 +21,7 @@ def write(path, value=0, size=(6, 5), mode="L"):
 
 
 def test_digits_are_scikit_learns():
-    source = read_known("digits")
+    source = read_dataset("digits", "image")
     ours = source.images[:, 0].double() * 16 / 255
     assert source.image_shape == (1, 8, 8)
     np.testing.assert_allclose(ours.numpy(), load_digits().images, atol=0.04)
@@ -184,7 +184,7 @@ def test_empty_missing_and_ambiguous_folders(tmp_path):
 
 
 def test_conversion():
-    source = read_known("digits")
+    source = read_dataset("digits", "image")
     colour = source.converted(16, 3)
     assert colour.image_shape == (3, 16, 16)
     back = colour.converted(8, 1)
@@ -197,14 +197,14 @@ def test_conversion():
 def test_unknown_names_and_missing_folders(tmp_path, monkeypatch):
     monkeypatch.delenv("METAAD_DATA", raising=False)
     assert "torchvision/Omniglot" in list_datasets()
-    with pytest.raises(ValueError, match="unknown dataset 'digit'; did you mean 'digits'"):
-        read_known("digit")
+    with pytest.raises(ValueError, match="unknown image dataset 'digit'; did you mean 'digits'"):
+        read_dataset("digit", "image")
     with pytest.raises(ValueError, match=r"set data\.root, or the environment variable METAAD_DATA"):
-        read_known("omniglot28")
+        read_dataset("omniglot28", "image")
     with pytest.raises(ValueError, match=r"digits read no files.*data\.dataset=own"):
-        read_known("digits", tmp_path)
+        read_dataset("digits", "image", tmp_path)
     with pytest.raises(ValueError, match=r"omniglot28\.npz does not exist"):
-        read_known("omniglot28", tmp_path)
+        read_dataset("omniglot28", "image", tmp_path)
 
 
 def test_torchvision_reads_what_lies_in_the_folder(tmp_path):
@@ -218,7 +218,7 @@ def test_torchvision_reads_what_lies_in_the_folder(tmp_path):
         (raw / f"{part}-images-idx3-ubyte").write_bytes(head + pictures.tobytes())
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(np.array([2049, 3], ">i4").tobytes() + labels.tobytes())
         last = pictures
-    source = read_known("torchvision/MNIST", tmp_path)
+    source = read_dataset("torchvision/MNIST", "image", tmp_path)
     assert torch.equal(source.images[3:, 0], torch.as_tensor(last))
     assert [source.class_names[i] for i in source.labels] == ["7 - seven", "1 - one", "0 - zero"] * 2
 
@@ -237,7 +237,7 @@ def test_omniglot_through_torchvision(tmp_path, monkeypatch):
         archive.write_bytes(part.encode())
         md5[part] = hashlib.md5(archive.read_bytes()).hexdigest()
     monkeypatch.setattr(torchvision.datasets.Omniglot, "zips_md5", md5)
-    source = read_known("torchvision/Omniglot", tmp_path)
+    source = read_dataset("torchvision/Omniglot", "image", tmp_path)
     names = ["images_background/Alphabet0/character01", "images_evaluation/Alphabet1/character01"]
     assert list(source.class_names) == names
     assert source.labels.tolist() == [0, 0, 1, 1]
@@ -254,14 +254,14 @@ def test_torchvision_without_files_or_network_says_so(tmp_path, monkeypatch):
 
     monkeypatch.setattr(downloads, "_urlretrieve", no_network)
     with pytest.raises(ValueError, match=r"torchvision's Omniglot is neither in .* nor could it be downloaded"):
-        read_known("torchvision/Omniglot", tmp_path)
+        read_dataset("torchvision/Omniglot", "image", tmp_path)
 
 
 def test_real_npz_sets(data_folder):
-    omniglot = read_known("omniglot28", data_folder)
+    omniglot = read_dataset("omniglot28", "image", data_folder)
     assert omniglot.images.shape == (17300, 1, 28, 28)
     assert len(omniglot.class_names) == 865
-    piped = read_known("piped128", data_folder)
+    piped = read_dataset("piped128", "image", data_folder)
     assert piped.anomalous.sum() == 8 * 48
 
 

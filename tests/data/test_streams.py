@@ -18,7 +18,7 @@ from metaad_zoo.modality.streams import SampleStream
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    monkeypatch.setattr(table_sources, "CSV_BYTES", 20_000)
+    monkeypatch.setattr(table_sources, "CSV_BYTES", 10_000)
     monkeypatch.setattr(table_sources, "ROWS", 700)
 
 
@@ -84,8 +84,9 @@ def test_a_manifest_is_read_in_chunks_and_its_rows_keep_their_numbers(tmp_path):
 
 def test_a_manifest_is_never_in_memory_as_a_whole(tmp_path):
     rows = [
-        f",s.csv,{k % 7}.00000" if k > 1500 else f",,{k % 7}.00000" for k in range(3000)
-    ]  # no path in the first block
+        f",s.csv,{k % 7}.00000" if k > 1500 else f",,{k % 7}.00000"
+        for k in range(3000)  # no path in the first block
+    ]
     (tmp_path / "s.csv").write_text("a,b\n1,2\n3,4\n")
     (tmp_path / "m.csv").write_text("\n".join(["image,sequence,x", *rows, ",s.csv,not a number"]))
     shapes = {"sequence": (2, 2), "tabular": (1,)}

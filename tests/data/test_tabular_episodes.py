@@ -8,9 +8,9 @@ import torch
 from sklearn.datasets import load_wine
 
 from metaad_zoo.data import TablePrior, TabularEpisodes, list_datasets
+from metaad_zoo.data.known.catalog import read_dataset
 from metaad_zoo.data.read.roles import ColumnOptions, Vocabulary
-from metaad_zoo.data.sources.known_tables import TABLE_READERS, read_known_tables
-from metaad_zoo.data.sources.tables import read_table
+from metaad_zoo.data.tables import read_table
 from metaad_zoo.episodes import EpisodeSpec
 
 SMALL = EpisodeSpec(support_normal=3, query_normal=4, query_anomalous=4)
@@ -171,18 +171,22 @@ def test_classes_are_normal_in_turn_within_their_split_and_table(anomalies):
 
 
 def test_known_tables_are_listed_and_read():
-    assert list_datasets(modality="tabular") == sorted(TABLE_READERS)
-    assert set(TABLE_READERS) < set(list_datasets())
+    assert set(list_datasets(modality="tabular")) < set(list_datasets())
     assert list_datasets("digits", modality="image") == ["digits"]
     with pytest.raises(ValueError, match="did you mean 'tabular'"):
         list_datasets(modality="tabula")
-    (wine,) = read_known_tables("sklearn/wine")
+    (wine,) = read_dataset("sklearn/wine", "tabular")
     np.testing.assert_array_equal(wine.values, load_wine().data.astype(np.float32))
-    assert [t.name for t in read_known_tables("sklearn_tables")] == ["wine", "breast_cancer", "iris", "digits_table"]
+    assert [t.name for t in read_dataset("sklearn_tables", "tabular")] == [
+        "wine",
+        "breast_cancer",
+        "iris",
+        "digits_table",
+    ]
     with pytest.raises(ValueError, match="did you mean 'sklearn/wine'"):
-        read_known_tables("sklearn/wines")
+        read_dataset("sklearn/wines", "tabular")
     with pytest.raises(ValueError, match="read no files"):
-        read_known_tables("sklearn/wine", "somewhere")
+        read_dataset("sklearn/wine", "tabular", "somewhere")
 
 
 def test_adbench(data_folder):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metaad_zoo.data.sources.series import Series
+from metaad_zoo.data.series import Series
 from metaad_zoo.data.windows import WindowRule, cut, point_scores, score_series, window_starts
 
 

@@ -124,13 +124,24 @@ def test_unknown_modalities_and_several_are_refused():
 OWN_NAMES = (
     "modality",  # the objects
     "data/read",  # readers give samples under the name of their modality
-    "data/sources",
     "data/known",
     "data/modules",
     "data/synthetic",  # kinds of anomalies register for a modality
     "backbones",  # backbones register for a modality
 )
-PRODUCERS = ("generated_tables", "generated_series", "image", "sequence", "tabular", "windows", "multimodal")
+PRODUCERS = (
+    "big_tables",
+    "image_arrays",
+    "series",
+    "tables",
+    "generated_tables",
+    "generated_series",
+    "image",
+    "sequence",
+    "tabular",
+    "windows",
+    "multimodal",
+)
 """In data/: what gives samples of one modality."""
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from metaad_zoo.data.chunks import Chunk
+from metaad_zoo.data.log_mel import QUIET, log_mel
 from metaad_zoo.data.read.listing import list_files
 from metaad_zoo.data.read.rows import SampleSource
-from metaad_zoo.data.sources.audio import QUIET, log_mel
 
 ENDINGS = (".wav", ".wave")
 RATE = 16_000
@@ -104,11 +104,12 @@ def read_wav(path: Path) -> tuple[np.ndarray, int, int]:
     try:
         with path.open("rb") as file:
             (declared,) = struct.unpack("<4xI", file.read(8))
-        if declared + 8 > path.stat().st_size + 1 and declared != 2**32 - 1:  # which stands for an unknown length
-            raise ValueError(f"it is cut off at {path.stat().st_size} of {declared + 8} bytes")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # blocks that hold no sound, such as a title
-            rate, x = wavfile.read(path)
+            if declared + 8 > path.stat().st_size + 1 and declared != 2**32 - 1:  # which stands for an unknown length
+                raise ValueError(f"it is cut off at {path.stat().st_size} of {declared + 8} bytes")
+            file.seek(0)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", wavfile.WavFileWarning)  # blocks that hold no sound, such as a title
+                rate, x = wavfile.read(file)
     except (OSError, ValueError, EOFError, TypeError, IndexError, ZeroDivisionError, struct.error) as error:
         raise ValueError(f"{path} can't be read as a WAV file ({error}): convert it, or remove it") from error
     if x.size == 0 or rate <= 0 or x.dtype.kind not in "iuf" or not np.isfinite(x).all():

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.data.chunks import Chunk
+from metaad_zoo.data.image_arrays import ImageArrays
 from metaad_zoo.data.read.account import Account
 from metaad_zoo.data.read.archive import map_archive
 from metaad_zoo.data.read.image_folders import ImageSelection, select_classes, select_for_scoring, select_support
@@ -32,7 +33,6 @@ from metaad_zoo.data.read.pixels import (
     to_channels,
 )
 from metaad_zoo.data.read.rows import SampleSource
-from metaad_zoo.data.sources.arrays import ImageArrays
 
 BLOCK = 256
 """Images that are decoded at once where the caller names no number."""

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from metaad_zoo.backbones import ANY
 from metaad_zoo.data.chunks import Chunk
+from metaad_zoo.data.image_arrays import ImageArrays
+from metaad_zoo.data.joined import ArrayReader, GappyReader, JoinedModalities, Part, array_part
 from metaad_zoo.data.read.account import Account
 from metaad_zoo.data.read.archive import read_archive
 from metaad_zoo.data.read.images import ImageReader
@@ -21,8 +23,6 @@ from metaad_zoo.data.read.rows import SampleSource
 from metaad_zoo.data.read.series import SeriesReader
 from metaad_zoo.data.read.table import Rows, TableReader
 from metaad_zoo.data.read.table_sources import TableSource
-from metaad_zoo.data.sources.arrays import ImageArrays
-from metaad_zoo.data.sources.modalities import ArrayReader, GappyReader, JoinedModalities, Part, array_part
 
 FILE_COLUMNS = ("image", "sequence")
 GROUP_COLUMNS = ("domain", "class")

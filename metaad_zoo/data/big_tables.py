@@ -24,7 +24,7 @@ from torch import Tensor
 
 from metaad_zoo.data.read.roles import USUAL_OPTIONS, ColumnOptions
 from metaad_zoo.data.read.table import TableReader, needs_float64
-from metaad_zoo.data.sources.tables import known_labels, require_variation
+from metaad_zoo.data.tables import known_labels, require_variation
 from metaad_zoo.episodes import fingerprint
 
 HASHED_ROWS = 4096
@@ -58,7 +58,7 @@ class Positions:
 
 @dataclass
 class BigTable:
-    """A table that stays on disk; to the rest of the package like a :class:`metaad_zoo.data.sources.tables.Table`.
+    """A table that stays on disk; to the rest of the package like a :class:`metaad_zoo.data.tables.Table`.
 
     Attributes:
         name: readable and stable; a domain's name.
@@ -131,7 +131,7 @@ def read_big_table(path: Path, options: ColumnOptions = USUAL_OPTIONS, cache: st
     same. The cache may be deleted at any time.
 
     Args:
-        path: as for :func:`metaad_zoo.data.sources.tables.read_table`.
+        path: as for :func:`metaad_zoo.data.tables.read_table`.
         options: likewise.
         cache: folder; None takes :func:`cache_folder`'s own.
 

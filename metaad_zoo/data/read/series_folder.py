@@ -13,12 +13,12 @@ import numpy as np
 from metaad_zoo.data.read.account import Account
 from metaad_zoo.data.read.roles import USUAL_OPTIONS, ColumnOptions
 from metaad_zoo.data.read.series import RATE_FACTOR, SeriesReader
+from metaad_zoo.data.read.series_archive import read_series_npz
 from metaad_zoo.data.read.table import compact
 from metaad_zoo.data.read.table_sources import TABLE_SUFFIXES
 from metaad_zoo.data.read.times import as_seconds, resampled, usual_step
-from metaad_zoo.data.sources.series import SequenceArrays, Series, SeriesSet
-from metaad_zoo.data.sources.series_npz import read_series_npz
-from metaad_zoo.data.sources.tables import known_labels
+from metaad_zoo.data.series import SequenceArrays, Series, SeriesSet
+from metaad_zoo.data.tables import known_labels
 
 WINDOWS_FILE = "combined_windows.json"
 
@@ -40,7 +40,7 @@ def read_own_series(root: Path, options: FileOptions = FileOptions()) -> SeriesS
     """Series from a user's own path, told apart by what is there.
 
     - a CSV or Parquet file: a row a time step, a column a channel; one domain, named after the file;
-    - an ``.npz``, see :func:`metaad_zoo.data.sources.series_npz.read_series_npz`;
+    - an ``.npz``, see :func:`metaad_zoo.data.read.series_archive.read_series_npz`;
     - a folder of such files, at any depth: each a domain, named by its path below the folder;
     - the layout of the Numenta Anomaly Benchmark: ``data/<group>/<series>.csv`` and ``labels/combined_windows.json``
       (or one other JSON file there), which maps ``<group>/<series>.csv`` to a list of ``[start, end]`` times.

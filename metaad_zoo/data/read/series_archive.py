@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from metaad_zoo.data.read.archive import read_archive
-from metaad_zoo.data.sources.series import SequenceArrays, Series, SeriesSet, as_flags
+from metaad_zoo.data.series import SequenceArrays, Series, SeriesSet, as_flags
 
 
 def read_series_npz(path: Path) -> SeriesSet | SequenceArrays:

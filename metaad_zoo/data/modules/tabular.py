@@ -12,15 +12,15 @@ import numpy as np
 from torch import Tensor
 
 from metaad_zoo.backbones.missing import ANY
-from metaad_zoo.data.base import EpisodeDataModule
+from metaad_zoo.data.big_tables import BigTable, memory_needed, read_big_table
 from metaad_zoo.data.generated_tables import GeneratedTables, TablePrior
+from metaad_zoo.data.known.catalog import read_dataset
 from metaad_zoo.data.mixed_tables import MixedTables
+from metaad_zoo.data.modules.base import EpisodeDataModule
 from metaad_zoo.data.read.roles import ColumnOptions, Missing
 from metaad_zoo.data.read.table import table_files
-from metaad_zoo.data.sources.big_tables import BigTable, memory_needed, read_big_table
-from metaad_zoo.data.sources.known_tables import read_known_tables
-from metaad_zoo.data.sources.tables import Table, read_table
 from metaad_zoo.data.splits import split_by_counts, split_by_patterns
+from metaad_zoo.data.tables import Table, read_table
 from metaad_zoo.episodes import (
     SPLITS,
     Corruption,
@@ -72,7 +72,7 @@ class TabularEpisodes(EpisodeDataModule):
         prior: what generated tables are like.
         memory_limit: MiB; larger files are read row by row out of a mapped copy on disk.
         cache: folder for these copies; None takes ``metaad_zoo/tables`` in the user's cache folder.
-        kwargs: see :class:`metaad_zoo.data.base.EpisodeDataModule`.
+        kwargs: see :class:`metaad_zoo.data.modules.base.EpisodeDataModule`.
 
     Raises:
         ValueError: a name is unknown, files are missing or damaged, or a table is too small; before any training.
@@ -122,7 +122,7 @@ class TabularEpisodes(EpisodeDataModule):
                 raise ValueError(
                     f"data.root names {len(self.root)} paths; the known data set {self.dataset!r} takes one"
                 )
-            return list(read_known_tables(self.dataset, self.root))
+            return list(read_dataset(self.dataset, "tabular", self.root, others=("generated", "own")))
         if not self.root:
             raise ValueError("data.dataset is 'own' but data.root names no files: set data.root=PATH")
         return [

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from metaad_zoo.data.known.download import fetch_public, public_files
+from metaad_zoo.data.known.images import data_folder
+from metaad_zoo.data.known.registry import register_dataset
 from metaad_zoo.data.read.archive import read_archive
-from metaad_zoo.data.sources.download import fetch_public, public_files
-from metaad_zoo.data.sources.known import data_folder
-from metaad_zoo.data.sources.tables import Table, check_arrays, number_names, read_table, varying
-from metaad_zoo.registry import unknown_name
+from metaad_zoo.data.tables import Table, check_arrays, number_names, read_table, varying
 
 _SKLEARN = ("wine", "breast_cancer", "iris", "digits")
 
@@ -29,7 +29,7 @@ def _sklearn_table(name: str) -> Table:
 
 
 def _sklearn_reader(*names: str) -> Callable[[str | Path | None], list[Table]]:
-    def read(root: str | Path | None) -> list[Table]:
+    def read(root: str | Path | None = None) -> list[Table]:
         if root is not None:
             raise ValueError(f"data.root is {root} but these tables read no files: set data.dataset=own for your own")
         return [_sklearn_table(name) for name in names]
@@ -37,6 +37,7 @@ def _sklearn_reader(*names: str) -> Callable[[str | Path | None], list[Table]]:
     return read
 
 
+@register_dataset("adbench", modality="tabular")
 def _read_adbench(root: str | Path | None) -> list[Table]:
     """``adbench.npz``, or the benchmark's own files: a folder ``adbench`` of one ``.npz`` (``X``, ``y``) a table.
 
@@ -65,28 +66,8 @@ def _read_adbench_files(folder: Path) -> list[Table]:
     return tables
 
 
-TABLE_READERS: Mapping[str, Callable[[str | Path | None], list[Table]]] = {
-    "adbench": _read_adbench,
-    **{f"sklearn/{'digits_table' if n == 'digits' else n}": _sklearn_reader(n) for n in _SKLEARN},
-    "sklearn_tables": _sklearn_reader(*_SKLEARN),
-}
-"""By name what reads a set of tables, out of a folder or a file where it needs one."""
-
-
-def read_known_tables(name: str, root: str | Path | None = None) -> list[Table]:
-    """Read a set of tables by its name.
-
-    Args:
-        name: one of ``list_datasets(modality="tabular")``.
-        root: folder or file to read from; by default ``METAAD_DATA``.
-
-    Raises:
-        ValueError: the name is unknown (the nearest known ones are named), or the files are missing or damaged.
-
-    Example:
-        >>> [(t.name, t.values.shape) for t in read_known_tables("sklearn/iris")]
-        [('iris', (150, 4))]
-    """
-    if name not in TABLE_READERS:
-        raise unknown_name("dataset of tables", name, [*TABLE_READERS, "own", "generated"])
-    return TABLE_READERS[name](root)
+for _name in _SKLEARN:
+    register_dataset(f"sklearn/{'digits_table' if _name == 'digits' else _name}", modality="tabular")(
+        _sklearn_reader(_name)
+    )
+register_dataset("sklearn_tables", modality="tabular")(_sklearn_reader(*_SKLEARN))

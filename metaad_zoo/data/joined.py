@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metaad_zoo.data.sources.arrays import ImageArrays
+from metaad_zoo.data.image_arrays import ImageArrays
 from metaad_zoo.episodes import Reader
 from metaad_zoo.registry import unknown_name
 

@@ -9,12 +9,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from metaad_zoo.data.base import EpisodeDataModule
+from metaad_zoo.data.joined import JoinedModalities, Modalities
+from metaad_zoo.data.known.catalog import read_dataset
+from metaad_zoo.data.modules.base import EpisodeDataModule
 from metaad_zoo.data.pairing import AgreementPool, Pairing
 from metaad_zoo.data.read.manifest import ManifestOptions, ManifestReader
 from metaad_zoo.data.read.roles import ColumnOptions
-from metaad_zoo.data.sources.known_multimodal import read_known_multimodal
-from metaad_zoo.data.sources.modalities import JoinedModalities, Modalities
 from metaad_zoo.data.splits import split_by_counts, split_by_patterns, usual_splits
 from metaad_zoo.episodes import (
     ClassTaskPool,
@@ -110,7 +110,9 @@ class MultimodalEpisodes(EpisodeDataModule):
     def source(self) -> Modalities:
         """All samples, with the modalities that are given out."""
         if self.dataset != "own":
-            source = read_known_multimodal(self.dataset, self.root, self.image_size, self.length)
+            source = read_dataset(self.dataset, "multimodal", self.root, self.image_size, self.length)
+            if self.length is not None and "sequence" not in source.parts:
+                raise ValueError(f"data.length is {self.length} but {self.dataset} has no sequences: leave it out")
         elif not self.root:
             raise ValueError("data.dataset is 'own' but data.root names no manifest: set data.root=MANIFEST.csv")
         else:

@@ -12,14 +12,14 @@ from typing import Any, Literal
 from rich.table import Table
 
 from metaad_zoo.backbones.missing import ANY
-from metaad_zoo.data.base import EpisodeDataModule
 from metaad_zoo.data.domain_splits import DomainSplitter
 from metaad_zoo.data.generated_series import GeneratedOptions
+from metaad_zoo.data.known.catalog import read_dataset
 from metaad_zoo.data.labelled_series import LabelledSeries
+from metaad_zoo.data.modules.base import EpisodeDataModule
 from metaad_zoo.data.read.roles import ColumnOptions, Missing
-from metaad_zoo.data.sources.known_series import SERIES_READERS
-from metaad_zoo.data.sources.series import Fit, FittedSequences, SequenceArrays, SeriesSet
-from metaad_zoo.data.sources.series_files import FileOptions, read_own_series
+from metaad_zoo.data.read.series_folder import FileOptions, read_own_series
+from metaad_zoo.data.series import Fit, FittedSequences, SequenceArrays, SeriesSet
 from metaad_zoo.data.splits import USUAL_SHARES, split_by_counts, split_by_patterns
 from metaad_zoo.data.synthetic import create_synthetic
 from metaad_zoo.data.windows import WindowRule, cut
@@ -32,7 +32,6 @@ from metaad_zoo.episodes import (
     fingerprint,
     fingerprints_by_class,
 )
-from metaad_zoo.registry import unknown_name
 
 Splits = dict[str, list[str]] | list[int]
 
@@ -48,7 +47,7 @@ class SequenceEpisodes(EpisodeDataModule):
         dataset: a known name such as ``smd`` or ``spoken_digits``; several names of sets of long series, whose domains
             are joined; ``"own"`` for the files at ``root``; or ``"generated"``.
         root: for ``"own"``: a CSV or Parquet file, an ``.npz``, a folder of them, or the layout of the Numenta Anomaly
-            Benchmark, see :func:`metaad_zoo.data.sources.series_files.read_own_series`. For a known name: where its
+            Benchmark, see :func:`metaad_zoo.data.read.series_folder.read_own_series`. For a known name: where its
             files lie (default ``METAAD_DATA``).
         splits: which domains or classes go where: for each of ``train``, ``val``, ``test`` a list of fnmatch patterns,
             or three counts, drawn at random by ``seed`` from the domains that can be tested. None, for own series
@@ -145,9 +144,8 @@ class SequenceEpisodes(EpisodeDataModule):
             if not self.root:
                 raise ValueError("data.dataset is 'own' but data.root names no files: set data.root=PATH")
             return read_own_series(Path(self.root).expanduser(), self.files)
-        if name not in SERIES_READERS:
-            raise unknown_name("sequence dataset", name, [*SERIES_READERS, "generated", "own"])
-        return SERIES_READERS[name](self.root)
+        source: SeriesSet | SequenceArrays = read_dataset(name, "sequence", self.root, others=("generated", "own"))
+        return source
 
     @cached_property
     def domains(self) -> list[Domain]:

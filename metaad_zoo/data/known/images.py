@@ -5,21 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torchvision import datasets
 from torchvision.transforms.v2 import functional as vision
 
+from metaad_zoo.data.image_arrays import ImageArrays
+from metaad_zoo.data.known.registry import read_archive_of, register_dataset
 from metaad_zoo.data.read.archive import read_archive
 from metaad_zoo.data.read.images import read_npz
-from metaad_zoo.data.sources.arrays import ImageArrays
-from metaad_zoo.registry import unknown_name
 
 DATA_VARIABLE = "METAAD_DATA"
 """Environment variable: the folder where data sets that can't be embedded lie or are downloaded to."""
-
-_NPZ = ("omniglot28", "cifar100", "piped128")
 
 
 def data_folder(root: str | Path | None) -> Path:
@@ -64,6 +62,7 @@ def known_arrays(name: str, root: str | Path | None, needed: Sequence[str]) -> l
     return [arrays[n] for n in needed]
 
 
+@register_dataset("digits", modality="image")
 def read_digits(root: str | Path | None = None) -> ImageArrays:
     """scikit-learn's digits: 1,797 real scans of 8x8 pixels in 10 classes, part of its installation (CC BY 4.0).
 
@@ -78,11 +77,8 @@ def read_digits(root: str | Path | None = None) -> ImageArrays:
     return ImageArrays("digits", images, digits.target.astype(np.int64), [str(i) for i in range(10)])
 
 
-def _npz_reader(name: str) -> Callable[[str | Path | None], ImageArrays]:
-    def read(root: str | Path | None) -> ImageArrays:
-        return read_npz(archive_file(name, root))
-
-    return read
+def _read_archive(name: str, root: str | Path | None) -> ImageArrays:
+    return read_npz(archive_file(name, root))
 
 
 def _torchvision_reader(name: str) -> Callable[[str | Path | None], ImageArrays]:
@@ -113,8 +109,10 @@ def _torchvision_reader(name: str) -> Callable[[str | Path | None], ImageArrays]
     return read
 
 
-def _open_torchvision(name: str, folder: Path) -> list[tuple[str, datasets.VisionDataset]]:
+def _open_torchvision(name: str, folder: Path) -> list[tuple[str, Any]]:
     """The parts of a set, each with the prefix of its class names; parts of one prefix share their classes."""
+    from torchvision import datasets  # slow to import, and needed by these sets alone
+
     kind = getattr(datasets, name)
     if name == "Omniglot":
         return [
@@ -124,7 +122,7 @@ def _open_torchvision(name: str, folder: Path) -> list[tuple[str, datasets.Visio
     return [("", kind(str(folder), train=train, download=True)) for train in (True, False)]
 
 
-def _class_names(dataset: datasets.VisionDataset) -> list[str]:
+def _class_names(dataset: Any) -> list[str]:
     names = getattr(dataset, "classes", None) or getattr(dataset, "_characters", None)
     if names is None:
         raise ValueError(
@@ -133,26 +131,7 @@ def _class_names(dataset: datasets.VisionDataset) -> list[str]:
     return [str(n) for n in names]
 
 
-_TORCHVISION = ("CIFAR10", "CIFAR100", "FashionMNIST", "KMNIST", "MNIST", "Omniglot")
-
-IMAGE_READERS: dict[str, Callable[[str | Path | None], ImageArrays]] = {
-    "digits": read_digits,
-    **{name: _npz_reader(name) for name in _NPZ},
-    **{f"torchvision/{name}": _torchvision_reader(name) for name in _TORCHVISION},
-}
-"""By name what reads a set of images, out of a folder or a file where it needs one."""
-
-
-def read_known(name: str, root: str | Path | None = None) -> ImageArrays:
-    """Read a set of images by its name.
-
-    Args:
-        name: one of ``list_datasets(modality="image")``.
-        root: folder (or, for an npz set, the file itself) to read from; by default ``METAAD_DATA``.
-
-    Raises:
-        ValueError: the name is unknown (the nearest known ones are named), or the files are missing or damaged.
-    """
-    if name not in IMAGE_READERS:
-        raise unknown_name("dataset", name, IMAGE_READERS)
-    return IMAGE_READERS[name](root)
+for _name in ("omniglot28", "cifar100", "piped128"):
+    read_archive_of(_name, _read_archive, "image")
+for _name in ("CIFAR10", "CIFAR100", "FashionMNIST", "KMNIST", "MNIST", "Omniglot"):
+    register_dataset(f"torchvision/{_name}", modality="image")(_torchvision_reader(_name))

@@ -117,7 +117,7 @@ class _Downloader:
 @cache
 def _known() -> dict[str, dict[str, dict[str, str | None]]]:
     """By set and file: ``url`` and ``sha256``, the latter None where it is not known."""
-    text = resources.files("metaad_zoo.data.sources").joinpath("public_files.json").read_text(encoding="utf-8")
+    text = resources.files("metaad_zoo.data.known").joinpath("public_files.json").read_text(encoding="utf-8")
     known: dict[str, dict[str, dict[str, str | None]]] = json.loads(text)
     return known
 

@@ -2,54 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from metaad_zoo.data.generated_tones import make_tones
-from metaad_zoo.data.sources.arrays import ImageArrays
-from metaad_zoo.data.sources.audio import log_mel
-from metaad_zoo.data.sources.known import known_arrays, read_digits
-from metaad_zoo.data.sources.modalities import (
+from metaad_zoo.data.image_arrays import ImageArrays
+from metaad_zoo.data.joined import (
     JoinedModalities,
-    Modalities,
     SeparateModalities,
     array_part,
     image_part,
 )
-from metaad_zoo.registry import unknown_name
-
-MultimodalReader = Callable[[str | Path | None, int | None, int | None], Modalities]
-"""Reads a set: ``(root, image_size, length)``; None keeps the usual size or length."""
+from metaad_zoo.data.known.images import known_arrays, read_digits
+from metaad_zoo.data.known.registry import register_dataset
+from metaad_zoo.data.log_mel import log_mel
 
 DIGITS = [str(i) for i in range(10)]
 
 
-def read_known_multimodal(
-    name: str, root: str | Path | None = None, image_size: int | None = None, length: int | None = None
-) -> Modalities:
-    """Read a multimodal data set by its name.
-
-    Args:
-        name: one of :data:`MULTIMODAL_READERS`.
-        root: folder (or the npz file itself) to read from; by default ``METAAD_DATA``.
-        image_size: height and width of its images; None keeps their own.
-        length: steps of its sequences; None takes the set's usual number.
-
-    Raises:
-        ValueError: the name is unknown (the nearest known ones are named), the files are missing or damaged, or the set
-            has nothing to which ``length`` would apply.
-    """
-    if name not in MULTIMODAL_READERS:
-        raise unknown_name("multimodal dataset", name, MULTIMODAL_READERS)
-    source = MULTIMODAL_READERS[name](root, image_size, length)
-    if length is not None and "sequence" not in source.parts:
-        raise ValueError(f"data.length is {length} but {name} has no sequences: leave it out")
-    return source
-
-
+@register_dataset("digits_tones", modality="multimodal")
 def read_digits_tones(root: str | Path | None, image_size: int | None, length: int | None) -> SeparateModalities:
     """scikit-learn's digits and as many generated tones, of the pitch and timbre of their digit; no files.
 
@@ -61,6 +35,7 @@ def read_digits_tones(root: str | Path | None, image_size: int | None, length: i
     return SeparateModalities("digits_tones", DIGITS, parts)
 
 
+@register_dataset("digits_audio_image", modality="multimodal")
 def _read_digits_audio(root: str | Path | None, image_size: int | None, length: int | None) -> SeparateModalities:
     """Handwritten and spoken digits, as log-mel frames."""
     arrays = _arrays("digits_audio_image", root, ("audio", "lens", "digit", "img", "img_y"))
@@ -74,6 +49,7 @@ def _read_digits_audio(root: str | Path | None, image_size: int | None, length: 
     return SeparateModalities("digits_audio_image", DIGITS, parts)
 
 
+@register_dataset("omniglot_image_stroke", modality="multimodal")
 def _read_omniglot_strokes(root: str | Path | None, image_size: int | None, length: int | None) -> JoinedModalities:
     """Omniglot's characters as a picture and as the track of the pen.
 
@@ -117,6 +93,7 @@ def pen_steps(points: np.ndarray, lifted: np.ndarray, length: int) -> np.ndarray
     return np.concatenate([np.diff(places, axis=0) / extent, ~lifted[into, None]], 1).astype(np.float32)
 
 
+@register_dataset("leaf_image_table", modality="multimodal")
 def _read_leaves(root: str | Path | None, image_size: int | None, length: int | None) -> JoinedModalities:
     """Leaves of 61 species as a silhouette and as 192 measures of margin, shape and texture.
 
@@ -135,11 +112,3 @@ def _read_leaves(root: str | Path | None, image_size: int | None, length: int | 
 
 def _arrays(name: str, root: str | Path | None, needed: tuple[str, ...]) -> Mapping[str, np.ndarray]:
     return dict(zip(needed, known_arrays(name, root, needed), strict=True))
-
-
-MULTIMODAL_READERS: dict[str, MultimodalReader] = {
-    "digits_tones": read_digits_tones,
-    "digits_audio_image": _read_digits_audio,
-    "leaf_image_table": _read_leaves,
-    "omniglot_image_stroke": _read_omniglot_strokes,
-}

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
-from metaad_zoo.data.sources.audio import log_mel
-from metaad_zoo.data.sources.download import fetch_public, public_files
-from metaad_zoo.data.sources.known import archive_file, data_folder, known_arrays
-from metaad_zoo.data.sources.series import SequenceArrays, Series, SeriesSet
-from metaad_zoo.data.sources.series_files import read_own_series
-from metaad_zoo.data.sources.series_npz import read_series_npz
+from metaad_zoo.data.known.download import fetch_public, public_files
+from metaad_zoo.data.known.images import archive_file, data_folder, known_arrays
+from metaad_zoo.data.known.registry import read_archive_of, register_dataset
+from metaad_zoo.data.log_mel import log_mel
+from metaad_zoo.data.read.series_archive import read_series_npz
+from metaad_zoo.data.read.series_folder import read_own_series
+from metaad_zoo.data.series import SequenceArrays, Series, SeriesSet
 
 HOP = 100
 """Samples from one frame of a spoken digit to the next: 80 frames a second."""
@@ -22,18 +22,15 @@ FAULT_ROW = 160
 """Row of a Tennessee Eastman test run in which its fault starts."""
 
 
-def _npz_reader(name: str) -> Callable[[str | Path | None], SeriesSet]:
+def _read_archive(name: str, root: str | Path | None) -> SeriesSet:
     """An archive of long series as :func:`read_series_npz` reads them; domains are named ``<set>/<series>``."""
-
-    def read(root: str | Path | None = None) -> SeriesSet:
-        found = cast(SeriesSet, read_series_npz(archive_file(name, root)))
-        for series in found.series:
-            series.name = f"{name}/{series.name}"
-        return SeriesSet(name, found.series)
-
-    return read
+    series_set = cast(SeriesSet, read_series_npz(archive_file(name, root)))
+    for series in series_set.series:
+        series.name = f"{name}/{series.name}"
+    return SeriesSet(name, series_set.series)
 
 
+@register_dataset("tep", modality="sequence")
 def read_tep(root: str | Path | None = None) -> SeriesSet:
     """The Tennessee Eastman process: 21 domains, each normal operation followed by a test run with one fault.
 
@@ -49,6 +46,7 @@ def read_tep(root: str | Path | None = None) -> SeriesSet:
     return SeriesSet("tep", series)
 
 
+@register_dataset("omniglot_strokes", modality="sequence")
 def read_omniglot_strokes(root: str | Path | None = None) -> SequenceArrays:
     """Pen tracks of handwritten characters: dx, dy, and whether the pen was lifted on the way to the point.
 
@@ -62,6 +60,7 @@ def read_omniglot_strokes(root: str | Path | None = None) -> SequenceArrays:
     return SequenceArrays("omniglot_strokes", tracks, labels, [str(n) for n in names], increments=(0, 1))
 
 
+@register_dataset("spoken_digits", modality="sequence")
 def read_spoken_digits(root: str | Path | None = None) -> SequenceArrays:
     """Spoken digits as log-mel frames; ``about["speaker"]`` tells who speaks.
 
@@ -74,6 +73,7 @@ def read_spoken_digits(root: str | Path | None = None) -> SequenceArrays:
     return SequenceArrays("spoken_digits", frames, digits.astype(np.int64), names, about={"speaker": speakers})
 
 
+@register_dataset("nab", modality="sequence")
 def read_nab(root: str | Path | None = None) -> SeriesSet:
     """The Numenta Anomaly Benchmark: ``nab.npz`` where that lies there, else its public files, downloaded and checked.
 
@@ -82,7 +82,7 @@ def read_nab(root: str | Path | None = None) -> SeriesSet:
     """
     folder = data_folder(root)
     if folder.is_file() or (folder / "nab.npz").is_file():
-        return _npz_reader("nab")(root)
+        return _read_archive("nab", root)
     for file in public_files("nab"):
         fetch_public("nab", file, folder)
     found = cast(SeriesSet, read_own_series(folder / "nab"))
@@ -91,11 +91,5 @@ def read_nab(root: str | Path | None = None) -> SeriesSet:
     return SeriesSet("nab", found.series, found.skipped)
 
 
-SERIES_READERS: dict[str, Callable[[str | Path | None], SeriesSet | SequenceArrays]] = {
-    **{name: _npz_reader(name) for name in ("asd", "smap", "smd")},
-    "nab": read_nab,
-    "tep": read_tep,
-    "omniglot_strokes": read_omniglot_strokes,
-    "spoken_digits": read_spoken_digits,
-}
-"""Readers of known sequence sets by name; each takes the folder or file to read from, None for ``METAAD_DATA``."""
+for _name in ("asd", "smap", "smd"):
+    read_archive_of(_name, _read_archive, "sequence")

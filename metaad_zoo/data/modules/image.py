@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metaad_zoo.data.base import EpisodeDataModule
 from metaad_zoo.data.camera import RandomCamera
+from metaad_zoo.data.image_arrays import ImageArrays
+from metaad_zoo.data.known.catalog import read_dataset
+from metaad_zoo.data.modules.base import EpisodeDataModule
 from metaad_zoo.data.read.images import read_path
 from metaad_zoo.data.read.pixels import Aspect
-from metaad_zoo.data.sources.arrays import ImageArrays
-from metaad_zoo.data.sources.known import read_known
 from metaad_zoo.data.splits import split_by_counts, split_by_patterns, usual_splits
 from metaad_zoo.data.synthetic import create_synthetic
 from metaad_zoo.episodes import ClassTaskPool, DomainTaskPool, NeighbourhoodTaskPool, TaskPool, fingerprints_by_class
@@ -93,7 +93,7 @@ class ImageEpisodes(EpisodeDataModule):
                 raise ValueError(
                     f"data.root names {len(self.root)} paths; the known data set {self.dataset!r} takes one"
                 )
-            return read_known(self.dataset, self.root).converted(self.image_size, self.channels, self.aspect)
+            return read_dataset(self.dataset, "image", self.root).converted(self.image_size, self.channels, self.aspect)
         if not self.root:
             raise ValueError("data.dataset is 'own' but data.root names no files: set data.root=PATH")
         roots = [self.root] if isinstance(self.root, str) else self.root
