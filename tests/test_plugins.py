@@ -1,4 +1,4 @@
-"""Backbones, learners, baselines and modalities in a module of the user's own, and checkpoints that need them."""
+"""Backbones, learners, data sets, baselines and modalities in a user's own module, and checkpoints that need them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from metaad_zoo import plugins
@@ -14,6 +15,7 @@ from metaad_zoo.backbones import list_backbones
 from metaad_zoo.backbones.registry import BACKBONES
 from metaad_zoo.cli import main
 from metaad_zoo.cli.train import run
+from metaad_zoo.data.known.registry import DATASETS
 from metaad_zoo.evaluation.baselines.registry import BASELINES
 from metaad_zoo.learners.registry import LEARNERS
 from metaad_zoo.modality import base as modality_base
@@ -22,11 +24,19 @@ from metaad_zoo.zoo import load_checkpoint
 from tests.cli.short import QUICKSTART, SHORT
 
 MODULE = """
+from pathlib import Path
+
+import numpy as np
+import torch
 from torch import nn
 from metaad_zoo.backbones import ImageBackbone, register_backbone
+from metaad_zoo.data.chunks import Chunk
+from metaad_zoo.data.image_arrays import ImageArrays
+from metaad_zoo.data.known.registry import register_dataset
+from metaad_zoo.data.read.rows import SampleSource
 from metaad_zoo.evaluation.baselines import register_baseline
 from metaad_zoo.learners import PrototypicalNetwork, register_learner
-from metaad_zoo.modality import TabularModality, register_modality
+from metaad_zoo.modality import AudioModality, TabularModality, register_modality
 
 @register_backbone("my_pixels", modality="image")
 class Pixels(ImageBackbone):
@@ -56,9 +66,42 @@ class Norm:
 class Receipts(TabularModality):
     name = "receipts"
     read_as = "tabular"
+
+class ScanSource(SampleSource):
+    def find(self, source):
+        return source if isinstance(source, list) else sorted(Path(source).glob("**/*.npy"))
+
+    def blocks(self):
+        x = torch.from_numpy(np.stack([np.load(file) for file in self.files])).float()
+        yield Chunk([str(file) for file in self.files], {self.name: x}, 1.0)
+
+@register_modality
+class Scans(AudioModality):
+    name = "scans"
+    shape = (1, 8, 8)
+
+    def source_class(self):
+        return ScanSource
+
+    def recognises(self, path, columns):
+        return any(path.glob("**/*.npy"))
+
+@register_dataset("my_stripes", modality="image")
+def read_stripes(root=None):
+    labels = np.repeat(np.arange(6), 20)
+    columns = torch.arange(16) // torch.as_tensor(labels + 1)[:, None] % 2 * 200
+    noise = torch.as_tensor(np.random.default_rng(0).integers(0, 50, (120, 1, 16, 16)))
+    images = (columns[:, None, None, :] + noise).to(torch.uint8)
+    return ImageArrays("my_stripes", images, labels, [str(i) for i in range(6)])
 """
-LISTS = {"--backbones": "my_pixels", "--learners": "my_protonet", "--baselines": "my_norm"}
-REGISTRIES = (BACKBONES, LEARNERS, BASELINES, modality_base._FORMS)
+LISTS = {
+    "--backbones": "my_pixels",
+    "--learners": "my_protonet",
+    "--datasets": "my_stripes",
+    "--baselines": "my_norm",
+}
+REGISTRIES = (BACKBONES, LEARNERS, DATASETS, BASELINES, modality_base._FORMS)
+STRIPES = ["--data.dataset=my_stripes", "--data.splits={train: ['0', '1'], val: ['2', '3'], test: ['4', '5']}"]
 
 
 @pytest.fixture
@@ -134,6 +177,54 @@ def test_a_trained_plugin_is_adapted_only_where_its_module_is_imported(module, f
     score = ["score", "detector", "--data", "good", "--out", "scores.csv", "--calibrate", "within", "--alpha", "0.5"]
     assert main([*score, "--import", module]) == 0
     assert len((tmp_path / "scores.csv").read_text().splitlines()) == 6
+
+
+def test_a_data_set_of_a_module_is_trained_on_by_its_name(module, tmp_path, capsys):
+    own = ["--trainer.max_steps=2", "--name=stripes"]
+    run(["--import", module, *QUICKSTART, *STRIPES, *own, *SHORT])
+    (folder,) = (tmp_path / "runs" / "stripes").iterdir()
+    assert json.loads((folder / "results.json").read_text())["protocol"]["data"]["dataset"] == "my_stripes"
+    seen = json.loads((folder / "model" / "manifest.json").read_text())["trained_on"]
+    assert seen == [f"my_stripes/{i}" for i in range(4)]
+
+
+def test_a_data_set_of_a_module_is_unknown_without_it(module):
+    with pytest.raises(SystemExit, match="error: unknown image dataset 'my_stripes'"):
+        run([*QUICKSTART, *STRIPES, *SHORT])
+
+
+def test_a_modality_of_a_module_is_trained_on_adapted_and_scored(module, forget, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for kind in range(6):
+        (tmp_path / "scans" / str(kind)).mkdir(parents=True)
+        for i in range(10):
+            np.save(tmp_path / "scans" / str(kind) / f"{i}.npy", rng.uniform(0, 0.2, (1, 8, 8)) + 0.1 * kind)
+    learner = {"backbone": "my_pixels", "backbone_options": {"width": 4}}
+    episode = {"support_normal": 4, "query_normal": 3, "query_anomalous": 3}
+    data = {"modality": "scans", "root": "scans", "splits": [2, 2, 2], "episode": episode, "calibration_shots": [2]}
+    sizes = ("episodes_per_epoch", "val_episodes", "calibration_episodes", "test_episodes")
+    config = {
+        "name": "scans",
+        "model": {"class_path": "metaad_zoo.learners.PrototypicalNetwork", "init_args": learner},
+        "data": {
+            "class_path": "metaad_zoo.modality.ClassEpisodes",
+            "init_args": {**data, **dict.fromkeys(sizes, 10)},
+        },
+        "trainer": {"max_steps": 2, "accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 1},
+    }
+    (tmp_path / "scans.yaml").write_text(yaml.safe_dump(config))
+    run(["--import", module, "--config", "scans.yaml"])
+    (folder,) = (tmp_path / "runs" / "scans").iterdir()
+    assert json.loads((folder / "model" / "manifest.json").read_text())["plugins"] == ["mine"]
+
+    forget()
+    adapt = ["adapt", str(folder), "--support", "scans/0", "--out", "detector"]
+    assert main(adapt) == 1
+    assert "needs the module mine" in capsys.readouterr().err
+    assert main([*adapt, "--import", module]) == 0
+    score = ["score", "detector", "--data", "scans", "--out", "scores.csv", "--calibrate", "within", "--alpha", "0.5"]
+    assert main([*score, "--import", module]) == 0
+    assert len((tmp_path / "scores.csv").read_text().splitlines()) == 61
 
 
 def install(folder, entry):
