@@ -43,7 +43,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--episodes", type=int, help="number of test episodes (default: 600, or one of each task if there are more)"
     )
     episodes.add_argument(
-        "--modality", choices=list_modalities(), help="modality of your own files, for baselines without a model"
+        "--modality",
+        help=f"modality of your own files, for baselines without a model: one of {', '.join(list_modalities())}",
     )
     episodes.add_argument(
         "--inner-steps", type=int, nargs="+", help="numbers of inner steps of gradient learners; draws a curve"

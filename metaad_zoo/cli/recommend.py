@@ -24,8 +24,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--modality",
-        choices=list_modalities(several=True),
-        help="modality of the samples (default: a folder holds images or series, a file is a table or a manifest)",
+        help=f"modality of the samples, one of {', '.join(list_modalities(several=True))} (default: by the files)",
     )
     json_argument(command)
 

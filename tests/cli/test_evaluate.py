@@ -140,6 +140,7 @@ def test_own_files_are_evaluated_without_a_config(tmp_path, capsys):
         (["knn", "knn", "--data", "data.yaml"], "two methods have one name"),
         (["knn@nothing", "--data", "data.yaml"], "unknown method .*'nothing'"),
         (["knn@ecod", "--data", "data.yaml"], "unknown method .*'ecod'"),
+        (["knn", "--data", "nowhere", "--modality", "imgae"], "unknown modality 'imgae'; did you mean 'image'"),
         (["knn", "--data", "nowhere"], "add --modality .*tabular, name a model, or give a config"),
         (["model", "--data", "nowhere", "--modality", "image"], "the model tells what it reads"),
         (["knn", "--data", "data.yaml", "--modality", "image"], r"--modality image is for your own files"),
