@@ -201,7 +201,7 @@ def _read(path: Path, source: Any, shapes: Mapping[str, Sequence[int]], options:
     Raises:
         ValueError: they can't be read, or anomalies would count as normal.
     """
-    if options.named and path.suffix.lower() not in COLUMN_SUFFIXES and not path.is_dir():
+    if options.named and shapes and not any(get_modality(name).entry for name in shapes):
         raise ValueError(f"{options.named} are to be columns of a table or a manifest, but {path} is none")
     reading = read_support(source, shapes, options) if shapes else read_manifest(source, options)
     if options.label is None:

@@ -108,7 +108,7 @@ def read_samples(
             raise ValueError(f"expected samples of {sorted(input_shapes)}, saw {sorted(given)}")
         for name, x in given.items():
             _read_modality(reading, name, x, input_shapes[name], options, reading_options)
-    n = count(reading.samples)
+    n = count(reading.samples) if reading.samples else 0
     if n == 0:
         shapes = {name: tuple(x.shape) for name, x in reading.samples.items()}
         raise ValueError(f"expected at least one sample, saw {shapes}")

@@ -242,7 +242,7 @@ def test_what_is_no_tensors_by_modality_is_refused_by_name(name, data):
         "frame": (pd.DataFrame(rows.reshape(6, -1)), "saw DataFrame"),
         "dict": ({modality: rows}, "saw a dict of ndarray"),
     }[data]
-    complaint = rf"expected tensors by modality.*{saw}: metaad_zoo\.data\.samples\.as_samples"
+    complaint = rf"expected tensors by modality.*{saw}: metaad_zoo\.modality\.samples\.as_samples"
     with pytest.raises(TypeError, match=complaint):
         create_baseline(name).adapt(wrong, torch.zeros(6))
     adapted = create_baseline(name).adapt({modality: torch.as_tensor(rows)}, np.zeros(6))

@@ -158,7 +158,7 @@ def places(tmp_path):
     for i in range(8):
         Image.fromarray(rng.integers(0, 255, (16, 16), np.uint8)).save(tmp_path / "images" / f"{i}.png")
         write_rows(tmp_path / "series" / f"{i}.csv", rng.normal(size=(64, 2)).round(3), ["a", "b"])
-    rows = [["image,weight,label"], *([f"images/{i}.png,{i / 7},{int(i == 7)}"] for i in range(8))]
+    rows = [["image,weight,label"], *([f"images/{i}.png,{i * i % 5 / 7},{int(i == 7)}"] for i in range(8))]
     (tmp_path / "manifest.csv").write_text("\n".join(row[0] for row in rows) + "\n")
     return tmp_path
 
@@ -170,7 +170,7 @@ def places(tmp_path):
         (["series", "--models"], "AUROC", True),
         (["series/0.csv", "--modality", "sequence"], "at least 4 normal samples, saw 2", False),
         (["manifest.csv", "--label", "label"], "labelled anomalies", False),
-        (["images", "--label", "x"], "--label x names a column of a table or a manifest", False),
+        (["images", "--label", "x"], "['x'] are to be columns of a table or a manifest", False),
     ],
 )
 def test_the_command_reads_every_modality(places, capsys, arguments, reads, known):
@@ -207,7 +207,7 @@ def test_the_lines_printed_for_a_baseline_run_as_they_are(places, capsys, monkey
 
     monkeypatch.setattr(FeatureMethod, "adapt", seen)
     exec(lines, found)
-    assert found["scores"].shape == (n,) == (len(found["names"]),)
+    assert found["scores"].shape == (n,) == (len(found["support"].names),)
     assert found["scores"].isfinite().all()
     assert int(found.get("labels", torch.zeros(0)).sum()) == anomalous
 

@@ -277,7 +277,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "columns_no_json": (columns(b"["), NO_SUPPORT),
     "columns_no_utf8": (columns(b"\xff\xfe"), NO_SUPPORT),
     "columns_nested": (columns(b"[" * 5000 + b"]" * 5000), f"{NO_SUPPORT}.*nested too deep"),
-    "columns_a_number": (columns(b"5"), f"{NO_SUPPORT}.*no list of the names"),
+    "columns_a_number": (columns(b"5"), f"{NO_SUPPORT}.*no columns by modality"),
     "columns_too_few": (columns(b'["a", "b"]'), f"{NO_SUPPORT}.*name 2 columns"),
     "columns_of_one_name": (columns(b'["a", "a", "a"]'), f"{NO_SUPPORT}.*name 1 columns"),
     "columns_below_zero": (support(support_columns=torch.tensor([-91, -93])), f"{NO_SUPPORT}.*expected text"),
