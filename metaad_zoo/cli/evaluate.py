@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
     idle = [f"--{name.replace('_', '-')}" for name in unused if getattr(options, name) is not None]
     if idle:
         raise ValueError(f"{', '.join(idle)}: only {'without' if options.points else 'with'} --points")
-    given = {k: v for k in (*COMMON_OPTIONS, *used) if (v := getattr(options, k)) is not None}
+    arguments = {k: v for k in (*COMMON_OPTIONS, *used) if (v := getattr(options, k)) is not None}
     if len(options.shots or [0]) > 1 and options.points:
         raise ValueError(f"--shots {options.shots}: give one number with --points")
 
@@ -87,10 +87,10 @@ def run(options: argparse.Namespace) -> None:
 
     with progress_bars() as progress:
         if options.points:
-            one = {"shots": options.shots[0]} if options.shots else {}
-            results = evaluate_points(**given | one, progress=progress)
+            shots = {"shots": options.shots[0]} if options.shots else {}
+            results = evaluate_points(**arguments | shots, progress=progress)
         else:
-            results = evaluate(**given, progress=progress)
+            results = evaluate(**arguments, progress=progress)
     table = points_table(results) if options.points else results_table(results)
     scores = "the score of every point" if options.points else "every score"
     show(options.json, results, table, f"Figures and {scores}: {options.out}")

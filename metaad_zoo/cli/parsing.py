@@ -26,15 +26,15 @@ class VerbParser(argparse.ArgumentParser):
                 self.error(f"unknown option {name}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
 
 
-def nearest_keys(key: str, known: set[str]) -> list[str]:
+def nearest_keys(key: str, names: set[str]) -> list[str]:
     """Up to two known keys that are like this one as a whole, or else in their last part.
 
     Example:
         >>> nearest_keys("trainer.max_step", {"trainer.max_steps", "data.root"})
         ['trainer.max_steps']
     """
-    whole = difflib.get_close_matches(key, sorted(known), n=2, cutoff=0.8)
+    whole = difflib.get_close_matches(key, sorted(names), n=2, cutoff=0.8)
     if whole:
         return whole
-    ends = {k.rpartition(".")[2]: k for k in sorted(known)}
+    ends = {k.rpartition(".")[2]: k for k in sorted(names)}
     return [ends[end] for end in difflib.get_close_matches(key.rpartition(".")[2], sorted(ends), n=2, cutoff=0.7)]

@@ -34,13 +34,13 @@ def find_checkpoint(wanted: str | None, folder: Path) -> Path | None:
     runs = sorted(p.parent for p in folder.glob("*/config.yaml"))  # trainings; a test has none of its own
     if not runs:
         raise SystemExit(f"--ckpt_path {wanted}: there is no run in {folder} yet; start one without --ckpt_path")
-    found = runs[-1] / "checkpoints" / f"{wanted}.ckpt"
-    if not found.is_file():
+    file = runs[-1] / "checkpoints" / f"{wanted}.ckpt"
+    if not file.is_file():
         raise SystemExit(
-            f"--ckpt_path {wanted}: the newest run {runs[-1]} has no {found.name} yet; start anew without --ckpt_path, "
+            f"--ckpt_path {wanted}: the newest run {runs[-1]} has no {file.name} yet; start anew without --ckpt_path, "
             "or name an older run's file"
         )
-    return found
+    return file
 
 
 def read_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
@@ -51,12 +51,12 @@ def read_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
     """
     checkpoint = _load(path)
     saved = {name: x.shape for name, x in checkpoint["state_dict"].items()}
-    here = {name: x.shape for name, x in learner.state_dict().items()}
-    differing = [n for n in sorted(saved.keys() | here.keys()) if saved.get(n) != here.get(n)]
+    expected = {name: x.shape for name, x in learner.state_dict().items()}
+    differing = [n for n in sorted(saved.keys() | expected.keys()) if saved.get(n) != expected.get(n)]
     if differing:
         raise ValueError(
             f"{path} belongs to a model with other settings: {differing[0]} has shape {saved.get(differing[0])} there, "
-            f"{here.get(differing[0])} here; take the config.yaml of its run"
+            f"{expected.get(differing[0])} here; take the config.yaml of its run"
         )
     return checkpoint
 
@@ -114,9 +114,9 @@ def refuse_other_config(run_dir: Path, now: dict[str, Any]) -> None:
         old, new = (_flat(part.get(section), section) for part in (before, now))
         for key in sorted(old.keys() | new.keys()):
             if old.get(key) != new.get(key):
-                shown = key.replace(".init_args", "")
+                setting = key.replace(".init_args", "")
                 raise ValueError(
-                    f"the run in {run_dir} has {shown}={old.get(key)}, this command {new.get(key)}: resume with its "
+                    f"the run in {run_dir} has {setting}={old.get(key)}, this command {new.get(key)}: resume with its "
                     f"own settings (--config {saved}), or start anew without --ckpt_path"
                 )
 

@@ -33,5 +33,5 @@ def run(options: argparse.Namespace) -> None:
         from metaad_zoo.serve import ServerSettings, serve
     except ImportError as error:
         raise ValueError(f"litserve is missing ({error}): pip install 'metaad_zoo[serve]'") from error
-    given = {name: x for name, x in vars(options).items() if name in ServerSettings.__dataclass_fields__}
-    serve(ServerSettings(**given))
+    settings = {name: x for name, x in vars(options).items() if name in ServerSettings.__dataclass_fields__}
+    serve(ServerSettings(**settings))

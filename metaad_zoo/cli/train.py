@@ -115,10 +115,10 @@ class TrainingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         self.run_dir = self._choose_run_dir()
         self.save_config_kwargs = {"run_dir": self.run_dir}
-        given = self.config_init["trainer"]
+        settings = self.config_init["trainer"]
         if self.verb not in (None, "fit"):
             kwargs["logger"] = False  # a finished run's own logs stay as they are
-        elif given["logger"] in (None, True):
+        elif settings["logger"] in (None, True):
             _keep_earlier_metrics(self.run_dir)
             place: dict[str, Any] = {
                 "save_dir": self.run_dir.parent.parent,
@@ -126,7 +126,7 @@ class TrainingCLI(LightningCLI):
                 "version": self.run_dir.name,
             }
             kwargs["logger"] = [CSVLogger(**place), TensorBoardLogger(**place)]
-        given["callbacks"] = [*(given["callbacks"] or []), *self._callbacks(given)]
+        settings["callbacks"] = [*(settings["callbacks"] or []), *self._callbacks(settings)]
         return super().instantiate_trainer(**kwargs)
 
     def _choose_run_dir(self) -> Path:
@@ -142,12 +142,12 @@ class TrainingCLI(LightningCLI):
         names = (stamp if i == 0 else f"{stamp}-{i}" for i in range(1000))
         return next(folder / name for name in names if not (folder / name).exists())
 
-    def _callbacks(self, given: Any) -> list[pl.Callback]:
-        bar = given["enable_progress_bar"] is not False and not any(
-            isinstance(c, ProgressBar) for c in given["callbacks"] or []
+    def _callbacks(self, settings: Any) -> list[pl.Callback]:
+        bar = settings["enable_progress_bar"] is not False and not any(
+            isinstance(c, ProgressBar) for c in settings["callbacks"] or []
         )
         callbacks: list[pl.Callback] = [_Bar(refresh_rate=10)] if bar else []
-        if given["enable_checkpointing"] is False or given["fast_dev_run"]:
+        if settings["enable_checkpointing"] is False or settings["fast_dev_run"]:
             return callbacks
         place: dict[str, Any] = {
             "dirpath": self.run_dir / "checkpoints",
@@ -158,7 +158,7 @@ class TrainingCLI(LightningCLI):
             *callbacks,
             ModelCheckpoint(**place, filename="best", monitor="val/auroc", mode="max", save_top_k=1),
             _Last(**place, filename="last", every_n_train_steps=50, save_top_k=1),
-            *([] if given["logger"] is False else [LearningRateMonitor("step")]),
+            *([] if settings["logger"] is False else [LearningRateMonitor("step")]),
         ]
 
 

@@ -34,18 +34,18 @@ def arrange(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     """
     verb: str | None = None
     configs: list[str] = []
-    others: list[str] = []
+    overrides: list[str] = []
     tokens = iter(argv)
     for token in tokens:
         if token in VERBS and verb is None:
             verb = token
             continue
         name, equals, _ = token.partition("=")
-        into = configs if name in ("-c", "--config") else others
+        into = configs if name in ("-c", "--config") else overrides
         into.append(token)
         if token.startswith("-") and not equals and token not in _VALUELESS:
             into += [value for value in [next(tokens, None)] if value is not None]
-    return verb, configs + others
+    return verb, configs + overrides
 
 
 def take_imports(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -95,9 +95,9 @@ class HintingParser(LightningArgumentParser):
         if not self.exit_on_error:  # a parser inside this one, which will tell the whole story
             super().error(message, ex)
         near = [hint for key in _unknown_keys(message) for hint in nearest_keys(key, self._known_keys())]
-        own = own_error(ex)
-        if own is not None:
-            message = str(own)
+        package_error = own_error(ex)
+        if package_error is not None:
+            message = str(package_error)
         elif "required: data, model" in message:
             message += "\nName an experiment: python train.py --config configs/quickstart.yaml"
         elif near:
@@ -108,12 +108,12 @@ class HintingParser(LightningArgumentParser):
         raise AssertionError("exit does not return")
 
     def _known_keys(self) -> set[str]:
-        known = {str(action.dest) for action in self._actions} | set(VERBS)
+        keys = {str(action.dest) for action in self._actions} | set(VERBS)
         bases: dict[str, type] = {"model": Learner, "data": EpisodeDataModule}
         for prefix, base in bases.items():
             for kind in _with_subclasses(base):
-                known |= {f"{prefix}.{name}" for name in _settings(kind)}
-        return known
+                keys |= {f"{prefix}.{name}" for name in _settings(kind)}
+        return keys
 
 
 def _with_subclasses(kind: type[Any]) -> Iterator[type[Any]]:

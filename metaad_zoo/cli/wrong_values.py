@@ -33,14 +33,14 @@ def wrong_value(message: str) -> str | None:
     union = re.search(r"Subtypes: \[(.+)\]", inner)
     if plain:
         kinds, value = [plain[1]], plain[2]
-    elif union and (given := re.search(r"Given value: (.*)", inner)):
-        kinds, value = _split(union[1]), given[1]
+    elif union and (match := re.search(r"Given value: (.*)", inner)):
+        kinds, value = _split(union[1]), match[1]
     else:
         return None
     nested = re.fullmatch(r"NestedArg\(key='.*', val=(.*)\)", value)
     value = nested[1].strip("'") if nested else value.split(". Got value:")[0]
-    known = [text for kind in kinds if (text := _kind(kind)) is not None]
-    return f"--{'.'.join(keys)} is {value!r}: expected {' or '.join(dict.fromkeys(known))}" if known else None
+    expected = [text for kind in kinds if (text := _kind(kind)) is not None]
+    return f"--{'.'.join(keys)} is {value!r}: expected {' or '.join(dict.fromkeys(expected))}" if expected else None
 
 
 def _split(kinds: str) -> list[str]:

@@ -61,17 +61,17 @@ class DomainSplitter:
             chosen = split_by_patterns(names, splits)
         else:
             chosen = self._by_counts(domains, splits, by, fixed or {})
-        where = {d.name: d for d in domains}
+        by_name = {d.name: d for d in domains}
         pools, left_out = {}, []
         if not isinstance(splits, Mapping):
-            small = [n for n in names if not _in(n, chosen) and self._why_not("test", where[n])]
-            left_out += _too_small("test", [where[n] for n in small])
+            small = [n for n in names if not _in(n, chosen) and self._why_not("test", by_name[n])]
+            left_out += _too_small("test", [by_name[n] for n in small])
         for split, members in chosen.items():
-            reasons = {n: self._why_not(split, where[n]) for n in members}
-            kept = [where[n] for n in members if reasons[n] is None]
-            left_out += _too_small(split, [where[n] for n in members if reasons[n]])
-            if kept:
-                pools[split] = self._pool(split, kept)
+            reasons = {n: self._why_not(split, by_name[n]) for n in members}
+            large_enough = [by_name[n] for n in members if reasons[n] is None]
+            left_out += _too_small(split, [by_name[n] for n in members if reasons[n]])
+            if large_enough:
+                pools[split] = self._pool(split, large_enough)
             elif members:
                 raise ValueError(f"the {split} split has no domain that is large enough: {reasons[members[0]]}")
         return pools, left_out

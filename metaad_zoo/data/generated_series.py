@@ -110,8 +110,8 @@ def _level(law: Law, time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _shape(law: Law, time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The same period and size, but another wave with other overtones."""
     overtones, phases = rng.uniform(0.2, 0.5, HARMONICS), rng.uniform(0, 2 * np.pi, HARMONICS)
-    other = Law(not law.saw, law.period, law.amplitude, law.level, overtones, phases, law.noise)
-    return other.wave(time)
+    reshaped = Law(not law.saw, law.period, law.amplitude, law.level, overtones, phases, law.noise)
+    return reshaped.wave(time)
 
 
 KINDS: dict[str, Callable[[Law, np.ndarray, np.random.Generator], np.ndarray]] = {

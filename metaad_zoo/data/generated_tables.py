@@ -53,12 +53,12 @@ def _copula(columns: int, rng: np.random.Generator) -> Law:
     """Gaussian copula of a few factors, with another marginal in each column."""
     factors = int(rng.integers(1, max(2, columns // 2 + 1)))
     loadings = rng.standard_normal((factors, columns))
-    own = rng.uniform(0.1, 1.0, columns) * np.sqrt(factors)
-    total = np.sqrt((loadings**2).sum(0) + own**2)
+    specific = rng.uniform(0.1, 1.0, columns) * np.sqrt(factors)
+    total = np.sqrt((loadings**2).sum(0) + specific**2)
     marginals = rng.integers(len(_MARGINALS), size=columns)
 
     def draw(n: int, rng: np.random.Generator, spread: float) -> np.ndarray:
-        z = rng.standard_normal((n, factors)) @ loadings + own * rng.standard_normal((n, columns))
+        z = rng.standard_normal((n, factors)) @ loadings + specific * rng.standard_normal((n, columns))
         z = spread * z / total
         return np.stack([_MARGINALS[kind](z[:, i]) for i, kind in enumerate(marginals)], 1)
 
@@ -133,12 +133,12 @@ class TablePrior:
                 f"TablePrior has {self.tables} tables of {self.min_columns} to {self.max_columns} columns; expected at "
                 "least one table and two columns, and min_columns no larger than max_columns"
             )
-        for kind, chosen, known in (("law", self.laws, tuple(LAWS)), ("anomaly", self.anomalies, ANOMALIES)):
+        for kind, chosen, choices in (("law", self.laws, tuple(LAWS)), ("anomaly", self.anomalies, ANOMALIES)):
             for name in chosen:
-                if name not in known:
-                    raise unknown_name(f"{kind} of generated tables:", name, known)
+                if name not in choices:
+                    raise unknown_name(f"{kind} of generated tables:", name, choices)
             if not chosen:
-                raise ValueError(f"TablePrior has no {kind}; expected some of {known}")
+                raise ValueError(f"TablePrior has no {kind}; expected some of {choices}")
 
 
 class GeneratedTable:

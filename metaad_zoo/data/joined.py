@@ -130,14 +130,14 @@ class Modalities(ABC):
         # Drawn over all modalities, whatever is given out, so that the same samples are hidden.
         hidden = rng.integers(len(self.parts), size=len(ids))
         hidden[rng.random(len(ids)) >= self.absent] = -1
-        shown = {m: samples[m] for m in self.shapes}
-        here = torch.stack([~x.flatten(1).isnan().all(1) for x in shown.values()])
+        visible = {m: samples[m] for m in self.shapes}
+        present = torch.stack([~x.flatten(1).isnan().all(1) for x in visible.values()])
         for i, modality in enumerate(self.parts):
-            if modality in shown:
-                gone = torch.as_tensor(hidden == i) & (here.sum(0) > 1)
-                x = shown[modality]
-                shown[modality] = x.masked_fill(gone.view(-1, *(1,) * (x.ndim - 1)), torch.nan)
-        return shown
+            if modality in visible:
+                gone = torch.as_tensor(hidden == i) & (present.sum(0) > 1)
+                x = visible[modality]
+                visible[modality] = x.masked_fill(gone.view(-1, *(1,) * (x.ndim - 1)), torch.nan)
+        return visible
 
     def all_samples(self) -> dict[str, Tensor]:
         """All samples by modality, in order, nothing hidden."""

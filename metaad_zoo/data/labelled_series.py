@@ -86,8 +86,8 @@ class LabelledSeries:
 
 def _between_windows(breaks: list[int], length: int, window: int) -> tuple[int, ...]:
     """Those gaps with room for a window on both sides: else points would have no score."""
-    kept: list[int] = []
+    wide_enough: list[int] = []
     for b in breaks:
-        if b - (kept[-1] if kept else 0) >= window and length - b >= window:
-            kept.append(b)
-    return tuple(kept)
+        if b - (wide_enough[-1] if wide_enough else 0) >= window and length - b >= window:
+            wide_enough.append(b)
+    return tuple(wide_enough)

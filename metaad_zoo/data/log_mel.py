@@ -56,9 +56,9 @@ def log_mel(
     fft = 2 * window  # padded with zeros: the lowest bands are narrower than the window's own resolution
     taper = np.hanning(window)
     energy = np.abs(np.fft.rfft(framed * taper, fft)) ** 2 / (taper.sum() / 2) ** 2
-    found = np.log(energy @ mel_filters(rate, bands, fft).T + QUIET).astype(np.float32)
-    behind = 0 if frames is None else frames - found.shape[-2]
-    return np.pad(found, [(0, 0)] * (x.ndim - 1) + [(0, behind), (0, 0)], constant_values=np.nan)
+    spectra = np.log(energy @ mel_filters(rate, bands, fft).T + QUIET).astype(np.float32)
+    behind = 0 if frames is None else frames - spectra.shape[-2]
+    return np.pad(spectra, [(0, 0)] * (x.ndim - 1) + [(0, behind), (0, 0)], constant_values=np.nan)
 
 
 @cache

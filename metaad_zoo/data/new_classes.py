@@ -29,18 +29,18 @@ def as_new_classes(
         ValueError: images are not square.
     """
     changed = dict(samples)
-    for modality, own in classes.items():
-        for c in np.unique(own):
+    for modality, labels in classes.items():
+        for c in np.unique(labels):
             turns, mirror, places = int(rng.integers(4)), rng.random() < 0.5, rng.random()
             if modality not in samples or samples[modality].ndim < 3:
                 continue
-            here = torch.as_tensor(np.flatnonzero(own == c))
-            x = changed[modality][here]
+            members = torch.as_tensor(np.flatnonzero(labels == c))
+            x = changed[modality][members]
             if x.ndim == 4:
                 if x.shape[-1] != x.shape[-2]:
                     raise ValueError(f"images of {tuple(x.shape[-2:])} pixels can't be turned: set data.image_size")
                 x = torch.rot90(x.flip(-1) if mirror else x, turns, (-2, -1))
             else:
                 x = x.roll(int(places * x.shape[-1]), -1)
-            changed[modality] = changed[modality].index_copy(0, here, x)
+            changed[modality] = changed[modality].index_copy(0, members, x)
     return changed

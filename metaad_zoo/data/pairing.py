@@ -58,10 +58,10 @@ class AgreementPool(TaskPool):
         new_classes: float = 0.0,
         one_class: float = 0.0,
     ) -> None:
-        known = {name: i for i, name in enumerate(source.class_names)}
+        label_of = {name: i for i, name in enumerate(source.class_names)}
         for name in classes:
-            if name not in known:
-                raise unknown_name(f"class of {source.name}:", name, known)
+            if name not in label_of:
+                raise unknown_name(f"class of {source.name}:", name, label_of)
         if len(set(classes)) != len(classes):
             raise ValueError(f"a class is named twice in {list(classes)}")
         if pairing not in get_args(Pairing):
@@ -81,7 +81,7 @@ class AgreementPool(TaskPool):
                 raise ValueError(f"data.{setting} is {share}; expected a share of episodes, in [0, 1]")
         self.classes_per_task, self.new_classes, self.one_class = classes_per_task, new_classes, one_class
         self._tasks = list(combinations(range(len(classes)), classes_per_task))
-        self._ids = [[np.flatnonzero(part.labels == known[c]) for c in classes] for part in source.parts.values()]
+        self._ids = [[np.flatnonzero(part.labels == label_of[c]) for c in classes] for part in source.parts.values()]
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -122,8 +122,8 @@ class AgreementPool(TaskPool):
         for i, by_class in enumerate(self._ids):
             chosen = np.empty(len(slots), np.int64)
             for slot, c in enumerate(goes[i]):
-                here = slots[:, i] == slot
-                chosen[here] = rng.choice(by_class[c], int(here.sum()), replace=False)
+                in_slot = slots[:, i] == slot
+                chosen[in_slot] = rng.choice(by_class[c], int(in_slot.sum()), replace=False)
             positions.append(chosen)
         ids, n = self.source.combine(positions), spec.normal_needed
         episode = assemble(self.source, self._episode_name(task, goes), spec, ids[:n], ids[n:], rng)
@@ -140,11 +140,11 @@ class AgreementPool(TaskPool):
 
     def _goes_with(self, task: int, rng: np.random.Generator) -> np.ndarray:
         """``(modalities, classes_per_task)``: the classes in each modality; one column belongs together."""
-        own = np.asarray(self._tasks[task])
+        first = np.asarray(self._tasks[task])
         if self.pairing == "labelled":
-            return np.tile(own, (len(self._ids), 1))
-        others = [rng.permutation(len(self.classes))[: self.classes_per_task] for _ in self._ids[1:]]
-        return np.stack([own, *others])
+            return np.tile(first, (len(self._ids), 1))
+        partners = [rng.permutation(len(self.classes))[: self.classes_per_task] for _ in self._ids[1:]]
+        return np.stack([first, *partners])
 
     def _episode_name(self, task: int, goes: np.ndarray) -> str:
         if self.pairing == "labelled":

@@ -56,7 +56,7 @@ class _Passing:
     ) -> None:
         self._scorer, self._window, self._stride, self._how = scorer, window, stride, how
         self._rows: np.ndarray | None = None  # from step _base on
-        self._base = self._next = self._told = 0  # the next window's start; points that have their score
+        self._base = self._next = self._scored_until = 0  # the next window's start; points that have their score
         self._starts, self._scores = np.zeros(0, np.int64), np.zeros(0)
 
     def take(self, block: np.ndarray) -> np.ndarray:
@@ -98,13 +98,13 @@ class _Passing:
 
     def _points(self, until: int) -> np.ndarray:
         """Scores of the points up to ``until``; windows that reach no later point are forgotten."""
-        if until <= self._told:
+        if until <= self._scored_until:
             return np.zeros(0)
         first = int(self._starts[0])
         reach = int(self._starts[-1]) + self._window
         scores = point_scores(self._scores, self._starts - first, self._window, reach - first, self._how)
-        found = scores[self._told - first : until - first]
-        self._told = until
+        ready = scores[self._scored_until - first : until - first]
+        self._scored_until = until
         needed = self._starts + self._window > until
         self._starts, self._scores = self._starts[needed], self._scores[needed]
-        return found
+        return ready

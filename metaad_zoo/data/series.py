@@ -60,8 +60,8 @@ class Series:
     @property
     def varies(self) -> bool:
         """Whether any channel takes two values."""
-        known = self.values[:, ~np.isnan(self.values).all(0)]
-        return bool((np.nanmax(known, 0) > np.nanmin(known, 0)).any()) if known.size else False
+        recorded = self.values[:, ~np.isnan(self.values).all(0)]
+        return bool((np.nanmax(recorded, 0) > np.nanmin(recorded, 0)).any()) if recorded.size else False
 
 
 @dataclass
@@ -192,7 +192,7 @@ def _resampled(x: np.ndarray, length: int, increments: tuple[int, ...]) -> np.nd
     for c in increments:
         path[:, c] = np.cumsum(path[:, c])
     at = np.linspace(0, len(x) - 1, length)
-    made = np.stack([np.interp(at, np.arange(len(x)), path[:, c]) for c in range(x.shape[1])], 1)
+    resampled = np.stack([np.interp(at, np.arange(len(x)), path[:, c]) for c in range(x.shape[1])], 1)
     for c in increments:
-        made[:, c] = np.diff(made[:, c], prepend=0.0)
-    return made.astype(np.float32)
+        resampled[:, c] = np.diff(resampled[:, c], prepend=0.0)
+    return resampled.astype(np.float32)

@@ -155,10 +155,10 @@ class Modality(SampleForm):
         Raises:
             ValueError: they can't be.
         """
-        own = tuple(samples.shape[1:])
-        if len(own) == len(shape) and all(b in (a, -1) for a, b in zip(own, shape, strict=True)):
+        sample_shape = tuple(samples.shape[1:])
+        if len(sample_shape) == len(shape) and all(b in (a, -1) for a, b in zip(sample_shape, shape, strict=True)):
             return samples
-        raise ValueError(f"samples of {self.name} have shape {own}, expected {tuple(shape)}")
+        raise ValueError(f"samples of {self.name} have shape {sample_shape}, expected {tuple(shape)}")
 
     def synthetic(self) -> list[str]:
         """Names of the synthetic anomalies that can be made of these samples."""

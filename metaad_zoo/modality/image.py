@@ -89,8 +89,8 @@ class PictureModality(Modality):
         )
         over_grey = LinearSegmentedColormap.from_list("over_grey", [BLUE, "#4d4d4d", RED])
         figure.colorbar(ScalarMappable(drawn.norm, over_grey), ax=axes[1], label="attribution", extend="both")
-        for one in axes:
-            one.set(xticks=[], yticks=[])
+        for panel in axes:
+            panel.set(xticks=[], yticks=[])
 
 
 @register_modality

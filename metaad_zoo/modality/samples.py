@@ -103,10 +103,10 @@ def read_samples(
         else:
             data = {next(iter(input_shapes)): data}
     if isinstance(data, Mapping):
-        given = {name: x for name, x in data.items() if x is not None}
-        if set(given) - set(input_shapes) or not given or (len(given) < len(input_shapes) == 1):
-            raise ValueError(f"expected samples of {sorted(input_shapes)}, saw {sorted(given)}")
-        for name, x in given.items():
+        samples = {name: x for name, x in data.items() if x is not None}
+        if set(samples) - set(input_shapes) or not samples or (len(samples) < len(input_shapes) == 1):
+            raise ValueError(f"expected samples of {sorted(input_shapes)}, saw {sorted(samples)}")
+        for name, x in samples.items():
             _read_modality(reading, name, x, input_shapes[name], options, reading_options)
     n = count(reading.samples) if reading.samples else 0
     if n == 0:
@@ -138,8 +138,8 @@ def _read_modality(
         data = data.detach()
         reading.samples[name] = data if data.dtype == torch.float64 else data.float()
     elif is_paths(data) or is_frame(data) or isinstance(data, TableSource) or get_modality(name).reads_arrays:
-        given = reading_options if get_modality(name).reads_arrays else {}
-        _gather(reading, SampleStream(data, {name: shape}, options, reading.schemas, **given))
+        array_options = reading_options if get_modality(name).reads_arrays else {}
+        _gather(reading, SampleStream(data, {name: shape}, options, reading.schemas, **array_options))
     else:
         reading.samples[name] = get_modality(name).of_array(data, shape)
 

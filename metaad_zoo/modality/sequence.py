@@ -82,9 +82,9 @@ class SequenceModality(Modality):
 
         both = np.concatenate([support, query])
         spread = np.ma.masked_invalid(both).std((0, 1)).filled(0.0)
-        shown = sorted(np.argsort(-spread, kind="stable")[:CHANNELS_SHOWN].tolist())
-        note = f", {len(shown)} of its {both.shape[-1]} channels" if len(shown) < both.shape[-1] else ""
-        values = both[..., shown]
+        channels = sorted(np.argsort(-spread, kind="stable")[:CHANNELS_SHOWN].tolist())
+        note = f", {len(channels)} of its {both.shape[-1]} channels" if len(channels) < both.shape[-1] else ""
+        values = both[..., channels]
         values = values[np.isfinite(values)]
         low, high = (float(values.min()), float(values.max())) if len(values) else (0.5, 0.5)
         margin = 0.05 * (high - low) or (1.0 if len(values) else 0.5)
@@ -93,7 +93,7 @@ class SequenceModality(Modality):
             axes.plot(sample, linewidth=0.8)
             axes.set_ylim(low - margin, high + margin)
 
-        return Thumbnails(support[..., shown], query[..., shown], draw, note)
+        return Thumbnails(support[..., channels], query[..., channels], draw, note)
 
     def explanation_height(self, sample: np.ndarray) -> float:
         return 1.2 * min(sample.shape[-1], CHANNELS_SHOWN) + 0.7
@@ -106,16 +106,17 @@ class SequenceModality(Modality):
 
         from metaad_zoo.modality.drawing import colour_limit, largest_first
 
-        shown = largest_first(np.nansum(np.abs(attribution), 0), ~np.isnan(sample).all(0), CHANNELS_SHOWN)
-        axes = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+        channels = largest_first(np.nansum(np.abs(attribution), 0), ~np.isnan(sample).all(0), CHANNELS_SHOWN)
+        axes = figure.subplots(len(channels), 1, sharex=True, squeeze=False)[:, 0]
         limit = colour_limit(attribution)
+        colours: dict[str, Any] = {"cmap": "bwr", "vmin": -limit, "vmax": limit, "alpha": 0.75, "zorder": 0}
         edges = np.arange(len(sample) + 1) - 0.5
-        for one, channel in zip(axes, shown, strict=True):
-            one.plot(sample[:, channel], color="black", linewidth=0.9, marker="." if len(sample) < 3 else None)
-            low, high = one.get_ylim()
+        for panel, channel in zip(axes, channels, strict=True):
+            panel.plot(sample[:, channel], color="black", linewidth=0.9, marker="." if len(sample) < 3 else None)
+            low, high = panel.get_ylim()
             heat = np.ma.masked_invalid(attribution[None, :, channel])
-            shade = one.pcolormesh(edges, [low, high], heat, cmap="bwr", vmin=-limit, vmax=limit, alpha=0.75, zorder=0)
-            one.set(ylim=(low, high), xlim=(edges[0], edges[-1]))
-            one.set_ylabel(names[channel], fontsize=8)
+            shade = panel.pcolormesh(edges, [low, high], heat, **colours)
+            panel.set(ylim=(low, high), xlim=(edges[0], edges[-1]))
+            panel.set_ylabel(names[channel], fontsize=8)
         axes[-1].set_xlabel("step")
         figure.colorbar(shade, ax=list(axes), label="attribution", extend="both")

@@ -86,7 +86,7 @@ class SingleDomainEpisodes(EpisodeDataModule):
     @cached_property
     def pools(self) -> Mapping[str, TaskPool]:
         corrupt = create_synthetic(self.synthetic or [])
-        none, reader = np.arange(0), _Held(self.samples)
+        none, reader = np.arange(0), _InMemory(self.samples)
         return {
             split: DomainTaskPool([Domain(f"{self.domain} ({split})", reader, ids, none)], corrupt, 1.0)
             for split, ids in self._parts.items()
@@ -135,7 +135,7 @@ class SingleDomainEpisodes(EpisodeDataModule):
         }
 
 
-class _Held:
+class _InMemory:
     """Samples in memory, read by position."""
 
     def __init__(self, samples: Mapping[str, Tensor]) -> None:

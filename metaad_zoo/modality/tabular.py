@@ -85,11 +85,11 @@ class TabularModality(Modality):
 
         axes = figure.subplots()
         present = ~np.isnan(attribution)
-        shown = largest_first(np.abs(attribution), present, COLUMNS_SHOWN)
-        sizes = attribution[shown]
-        axes.barh(range(len(shown)), sizes, color=[RAISES if size > 0 else LOWERS for size in sizes])
-        axes.set_yticks(range(len(shown)), [f"{names[i]} = {sample[i]:.4g}" for i in shown], fontsize=8)
+        columns = largest_first(np.abs(attribution), present, COLUMNS_SHOWN)
+        sizes = attribution[columns]
+        axes.barh(range(len(columns)), sizes, color=[RAISES if size > 0 else LOWERS for size in sizes])
+        axes.set_yticks(range(len(columns)), [f"{names[i]} = {sample[i]:.4g}" for i in columns], fontsize=8)
         axes.invert_yaxis()
         axes.axvline(0, color="black", linewidth=0.8)
-        hidden = int(present.sum()) - len(shown)
+        hidden = int(present.sum()) - len(columns)
         axes.set_xlabel("attribution" + (f" ({hidden} more columns are not shown)" if hidden else ""))

@@ -76,8 +76,8 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 def _with_options(name: str, options: Mapping[str, Any]) -> str:
-    told = ", ".join(f"{k} {v}" for k, v in options.items() if isinstance(v, (int, str)) and k != "pretrained")
-    return f"{name} ({told})" if told else name
+    settings = ", ".join(f"{k} {v}" for k, v in options.items() if isinstance(v, (int, str)) and k != "pretrained")
+    return f"{name} ({settings})" if settings else name
 
 
 def _pretrained(value: Any) -> Any:
@@ -124,10 +124,10 @@ def _figures(published: Published) -> str:
     contents = ", ".join(
         f"{n} {kind.replace('_', ' ')}" for kind, n in episode.items() if isinstance(n, int) and n and n is not True
     )
-    told = "95 % intervals over tasks" if _has_intervals(published) else "no intervals"
+    note = "95 % intervals over tasks" if _has_intervals(published) else "no intervals"
     lines = [
         f"{protocol['episodes']} episodes of {protocol['tasks']} unseen tasks, the same for all methods; an episode: "
-        f"{contents}. In per cent, with {told}.",
+        f"{contents}. In per cent, with {note}.",
         "",
         f"| method | {' | '.join(TITLES.values())} | ours minus its AUROC |",
         "|---" * (len(TITLES) + 2) + "|",
@@ -150,8 +150,8 @@ def _cell(mean: float, interval: Sequence[float] | None) -> str:
 
 
 def _limits(published: Published) -> str:
-    told = "\n".join(f"- {sentence}" for sentence in limits(published))
-    return f"{told}\n\n{published.notes.strip()}" if published.notes.strip() else told
+    items = "\n".join(f"- {sentence}" for sentence in limits(published))
+    return f"{items}\n\n{published.notes.strip()}" if published.notes.strip() else items
 
 
 def _reproduce(published: Published) -> str:

@@ -41,14 +41,14 @@ def calibration_by_shots(tensors: Mapping[str, Tensor]) -> dict[int, Tensor]:
     Raises:
         ValueError: a name ends in no size.
     """
-    found = {1: tensors[CALIBRATION]} if CALIBRATION in tensors else {}
+    by_shots = {1: tensors[CALIBRATION]} if CALIBRATION in tensors else {}
     for name, scores in tensors.items():
         if name.startswith(f"{CALIBRATION}/"):
             size = name.removeprefix(f"{CALIBRATION}/")
             if not re.fullmatch("[1-9][0-9]{0,8}", size):
                 raise ValueError(f"{name!r} names no size of a support set")
-            found[int(size)] = scores
-    return dict(sorted(found.items()))
+            by_shots[int(size)] = scores
+    return dict(sorted(by_shots.items()))
 
 
 def check_detector_tensors(folder: Path, checkpoint: Checkpoint) -> None:
@@ -94,14 +94,14 @@ def _check_support(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[
         expected = (torch.int64,) if name == LABELS else KINDS
         if x.dtype not in expected:
             raise ValueError(f"{name} is of {x.dtype}, expected {' or '.join(map(str, expected))}")
-    found = as_samples(samples, shapes)
-    as_labels(tensors[LABELS], len(next(iter(found.values()))))
+    support = as_samples(samples, shapes)
+    as_labels(tensors[LABELS], len(next(iter(support.values()))))
     if RATIO in tensors:
         ratio = tensors[RATIO]
         if ratio.shape != (1,) or ratio.dtype not in KINDS or not bool((ratio > 0) & ratio.isfinite()):
             raise ValueError(f"{RATIO} is {ratio.dtype} of shape {tuple(ratio.shape)}, expected one number above 0")
     if COLUMNS in tensors:
-        _check_columns(tensors, found)
+        _check_columns(tensors, support)
 
 
 def schema_tensors(schemas: Mapping[str, Schema]) -> dict[str, Tensor]:

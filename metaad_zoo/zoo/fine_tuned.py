@@ -52,14 +52,14 @@ class FineTuned(Learner):
     ) -> Learner:
         how = FineTuning(train, rank, optimizer, schedule)
         folder = locate(checkpoint)
-        found = load_checkpoint(folder)
+        parent = load_checkpoint(folder)
         if input_shapes is not None:
-            _require_shapes(checkpoint, found.learner, input_shapes)
+            _require_shapes(checkpoint, parent.learner, input_shapes)
         if head is None and head_options:
             raise ValueError(f"head_options={head_options} is for another head: name it by model.head")
-        learner = found.learner if head is None else with_head(found.learner, head, head_options)
+        learner = parent.learner if head is None else with_head(parent.learner, head, head_options)
         sha256 = str(read_manifest(folder)["sha256"][WEIGHTS])
-        return how.apply(learner, checkpoint, sha256, found.trained_on)
+        return how.apply(learner, checkpoint, sha256, parent.trained_on)
 
 
 def parent_shapes(checkpoint: str) -> dict[str, list[int]]:
@@ -87,15 +87,15 @@ def parent_aspect(checkpoint: str) -> Aspect:
     return aspect_of(read_manifest(locate(checkpoint)))
 
 
-def _require_shapes(checkpoint: str, learner: Learner, found: Mapping[str, Sequence[int]]) -> None:
+def _require_shapes(checkpoint: str, learner: Learner, data_shapes: Mapping[str, Sequence[int]]) -> None:
     shapes: Mapping[str, Sequence[int]] = learner.arguments()["input_shapes"]
     read = getattr(getattr(learner, "network", None), "modalities", list(shapes))
     for name in read:
-        if name not in found:
-            raise ValueError(f"{checkpoint} reads {sorted(read)}, the data has {sorted(found)}: take other data")
-        if not fits(found[name], shapes[name]):
+        if name not in data_shapes:
+            raise ValueError(f"{checkpoint} reads {sorted(read)}, the data has {sorted(data_shapes)}: take other data")
+        if not fits(data_shapes[name], shapes[name]):
             raise ValueError(
-                f"{checkpoint} reads {name} of shape {tuple(shapes[name])}, the data has {tuple(found[name])} (-1: any "
-                "length): bring the data to it (data.image_size, data.channels, data.window, data.length), or take a "
-                "checkpoint that reads any"
+                f"{checkpoint} reads {name} of shape {tuple(shapes[name])}, the data has {tuple(data_shapes[name])} "
+                "(-1: any length): bring the data to it (data.image_size, data.channels, data.window, data.length), or "
+                "take a checkpoint that reads any"
             )

@@ -34,7 +34,7 @@ def fetch_from_hub(address: str, papers: bool = False) -> Path:
     parts = _ADDRESS.fullmatch(address)
     if parts is None or ".." in address:
         raise CheckpointError(f"{address}: expected hf://owner/repository, or hf://owner/repository/folder@revision")
-    with _told(address) as hub:
+    with _hugging_face(address) as hub:
         place: dict[str, Any] = {
             "repo_id": parts["repo"],
             "subfolder": parts["folder"],
@@ -84,7 +84,7 @@ def push_to_hub(folder: Path, repository: str, private: bool = False) -> str:
     from metaad_zoo.zoo.checkpoint import load_checkpoint
 
     load_checkpoint(folder)
-    with _told(repository) as hub:
+    with _hugging_face(repository) as hub:
         api = hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
         api.create_repo(repository, private=private, exist_ok=True)
         names = [name for name in FILES if (folder / name).is_file()]
@@ -95,7 +95,7 @@ def push_to_hub(folder: Path, repository: str, private: bool = False) -> str:
 
 
 @contextmanager
-def _told(address: str) -> Iterator[Any]:
+def _hugging_face(address: str) -> Iterator[Any]:
     """huggingface_hub, its errors told as ours."""
     try:
         import huggingface_hub  # an extra, and slow to import

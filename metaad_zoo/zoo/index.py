@@ -59,12 +59,12 @@ def index_entry(published: Published, folder: Path) -> dict[str, Any]:
     figures: dict[str, Any] = {"auroc": first["mean"]["auroc"], "ci95": first["ci95"]["auroc"]}
     figures |= {key: published.metrics["protocol"][key] for key in ("tasks", "episodes")}
     if best is not None:
-        other = published.baselines[best]
+        baseline = published.baselines[best]
         figures["best_baseline"] = {
             "name": best,
-            "auroc": other["mean"]["auroc"],
-            "behind": other["auroc_behind_first"]["mean"],
-            "ci95": other["auroc_behind_first"]["ci95"],
+            "auroc": baseline["mean"]["auroc"],
+            "behind": baseline["auroc_behind_first"]["mean"],
+            "ci95": baseline["auroc_behind_first"]["ci95"],
         }
     contents = {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}
     return {
@@ -153,8 +153,8 @@ def list_checkpoints(pattern: str = "*", *, modality: str | None = None) -> list
     """
     if modality is not None and modality not in list_modalities(several=True):
         raise unknown_name("modality of checkpoints:", modality, list_modalities(several=True))
-    found = read_index().items()
-    return sorted(name for name, e in found if fnmatchcase(name, pattern) and modality in (None, e.modality))
+    entries = read_index().items()
+    return sorted(name for name, e in entries if fnmatchcase(name, pattern) and modality in (None, e.modality))
 
 
 def find_published(name: str, folder: Path | None = None) -> Path:

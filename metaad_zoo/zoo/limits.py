@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from metaad_zoo.zoo.published import Published
 
-Verdict = Literal["better", "alike", "worse", "untold"]
+Verdict = Literal["better", "alike", "worse", "unclear"]
 HARDEST = 3
 
 
@@ -22,7 +22,7 @@ def verdict(behind: Mapping[str, Any]) -> Verdict:
         'alike'
     """
     if behind["ci95"] is None:
-        return "untold"
+        return "unclear"
     low, high = behind["ci95"]
     if low > 0:
         return "better"
@@ -31,19 +31,19 @@ def verdict(behind: Mapping[str, Any]) -> Verdict:
 
 def limits(published: Published) -> list[str]:
     """Sentences on the model's limits, from its figures and its protocol."""
-    by_verdict: dict[Verdict, list[str]] = {"better": [], "alike": [], "worse": [], "untold": []}
+    by_verdict: dict[Verdict, list[str]] = {"better": [], "alike": [], "worse": [], "unclear": []}
     for name, figures in published.baselines.items():
         by_verdict[verdict(figures["auroc_behind_first"])].append(name)
-    found = []
+    sentences = []
     for name in by_verdict["worse"]:
         figures = published.baselines[name]
-        found.append(f"**{name} does better here**: {_difference(figures)}. Prefer it on data like these.")
+        sentences.append(f"**{name} does better here**: {_difference(figures)}. Prefer it on data like these.")
     for name in by_verdict["alike"]:
         figures = published.baselines[name]
-        found.append(f"**{name} does as well here**: {_difference(figures)}. {_advice(name)}")
-    if by_verdict["untold"]:
-        found.append(f"Whether it beats {', '.join(by_verdict['untold'])} can't be told from so few test tasks.")
-    return [*found, *_of_decisions(published), *_of_tasks(published), _of_support(published)]
+        sentences.append(f"**{name} does as well here**: {_difference(figures)}. {_advice(name)}")
+    if by_verdict["unclear"]:
+        sentences.append(f"Whether it beats {', '.join(by_verdict['unclear'])} can't be told from so few test tasks.")
+    return [*sentences, *_of_decisions(published), *_of_tasks(published), _of_support(published)]
 
 
 def _advice(baseline: str) -> str:
@@ -77,8 +77,8 @@ def _of_tasks(published: Published) -> list[str]:
     hardest = sorted(by_task, key=lambda name: (by_task[name], name))[:HARDEST]
     if len(by_task) <= HARDEST:
         return []
-    told = ", ".join(f"{name} ({100 * by_task[name]:.1f})" for name in hardest)
-    return [f"Tasks differ: lowest AUROC on {told}."]
+    listing = ", ".join(f"{name} ({100 * by_task[name]:.1f})" for name in hardest)
+    return [f"Tasks differ: lowest AUROC on {listing}."]
 
 
 def _of_support(published: Published) -> str:

@@ -62,9 +62,9 @@ def verify(content: bytes, sha256: object, where: str, says: str = "its manifest
     Raises:
         CheckpointError: it is not.
     """
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != sha256:
         raise CheckpointError(
-            f"{where} has sha256 {found}, {says} says {sha256}: it is damaged or was changed; fetch it again"
+            f"{where} has sha256 {actual}, {says} says {sha256}: it is damaged or was changed; fetch it again"
         )
     return content

@@ -90,8 +90,8 @@ class Published:
     @property
     def best_baseline(self) -> str | None:
         """The one with the highest AUROC."""
-        others = self.baselines
-        return max(others, key=lambda k: others[k]["mean"]["auroc"], default=None)
+        baselines = self.baselines
+        return max(baselines, key=lambda k: baselines[k]["mean"]["auroc"], default=None)
 
 
 def datasets_of(config: Mapping[str, Any]) -> list[str]:

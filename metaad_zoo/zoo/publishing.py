@@ -125,14 +125,14 @@ def portable_config(config: Any, name: str, tell: Callable[[str], object] = lamb
     """
     if not isinstance(config, dict):
         raise ValueError("the run's model holds no config: train it by `python train.py`")
-    kept = {k: v for k, v in config.items() if k not in ("runs", "ckpt_path", "next", "name")}
-    options = dict((kept.get("data") or {}).get("init_args") or {})
+    portable = {k: v for k, v in config.items() if k not in ("runs", "ckpt_path", "next", "name")}
+    options = dict((portable.get("data") or {}).get("init_args") or {})
     root = options.get("root")
     if root is not None:
-        known = all(n in TERMS for n in datasets_of(kept))  # these are found by METAAD_DATA
-        place = None if known else [_named(r, tell) for r in root] if isinstance(root, list) else _named(root, tell)
-        kept["data"] = {**kept["data"], "init_args": {**options, "root": place}}
-    return {**kept, "name": name}
+        has_terms = all(n in TERMS for n in datasets_of(portable))  # these are found by METAAD_DATA
+        place = None if has_terms else [_named(r, tell) for r in root] if isinstance(root, list) else _named(root, tell)
+        portable["data"] = {**portable["data"], "init_args": {**options, "root": place}}
+    return {**portable, "name": name}
 
 
 def _named(root: Any, tell: Callable[[str], object]) -> Any:
@@ -210,18 +210,18 @@ def _refuse_places_in(folder: Path) -> None:
     """Refuse text, of notes above all, that holds a place on this machine anywhere in it."""
     places = {str(Path.home()), str(Path.cwd()), os.environ.get(DATA_VARIABLE, "")} - {"", "/"}
     for path in folder.iterdir():
-        if path.name != WEIGHTS and (found := next((p for p in places if p in path.read_text("utf-8")), None)):
-            raise ValueError(f"{path.name} names {found}, a place on this machine: publish without it")
+        if path.name != WEIGHTS and (place := next((p for p in places if p in path.read_text("utf-8")), None)):
+            raise ValueError(f"{path.name} names {place}, a place on this machine: publish without it")
 
 
 def _check_total(zoo: Path, name: str, beside: Path) -> None:
-    others = [p for p in zoo.rglob("*") if p.is_file() and not {name, beside.name} & set(p.relative_to(zoo).parts)]
+    unchanged = [p for p in zoo.rglob("*") if p.is_file() and not {name, beside.name} & set(p.relative_to(zoo).parts)]
     new = [p for p in beside.rglob("*") if p.is_file()]
-    total = sum(p.stat().st_size for p in [*others, *new])
+    total = sum(p.stat().st_size for p in [*unchanged, *new])
     if total > TOTAL_LIMIT:
-        own = sum(p.stat().st_size for p in new)
+        size = sum(p.stat().st_size for p in new)
         raise ValueError(
-            f"all published checkpoints would have {total / 1e6:.1f} MB, {own / 1e6:.1f} MB of them {name}; expected "
+            f"all published checkpoints would have {total / 1e6:.1f} MB, {size / 1e6:.1f} MB of them {name}; expected "
             f"at most {TOTAL_LIMIT / 1e6:.0f} MB: publish a smaller model, or push this one to a repository of its own"
         )
 

@@ -58,15 +58,15 @@ def build_learner(where: str, manifest: Mapping[str, Any], tensors: Mapping[str,
                 raise unknown_name(f"argument of learner {name!r}:", argument, skeleton.arguments())
         _check_kinds(arguments, _hints(learner_class(name)))
         wanted = {f"learner/{key}": _kind(x) for key, x in skeleton.state_dict().items()}
-        found = {key: _kind(x) for key, x in tensors.items() if key.startswith("learner/")}
-        if wanted == found:
+        actual = {key: _kind(x) for key, x in tensors.items() if key.startswith("learner/")}
+        if wanted == actual:
             with torch.random.fork_rng(devices=[]):
                 return learner_class(name)(**arguments)
     except Exception as error:  # a forged manifest can make anything fail, which is all the same to the user
         raise CheckpointError(
             f"{where} describes a learner that can't be built ({type(error).__name__}: {error})"
         ) from error
-    differing = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
+    differing = sorted(n for n in wanted.keys() | actual.keys() if wanted.get(n) != actual.get(n))
     raise CheckpointError(f"the weights beside {where} do not fit the learner it describes: {differing[:5]}")
 
 
@@ -96,10 +96,10 @@ def _kind(x: Tensor) -> tuple[torch.Size, bool, bool]:
 def _inner_loop(settings: Any) -> InnerLoopConfig:
     if not isinstance(settings, dict):
         raise ValueError(f"inner_loop is {settings!r}; expected its settings by name")
-    known = [f.name for f in fields(InnerLoopConfig)]
+    names = [f.name for f in fields(InnerLoopConfig)]
     for name in settings:
-        if name not in known:
-            raise unknown_name("setting of inner_loop:", name, known)
+        if name not in names:
+            raise unknown_name("setting of inner_loop:", name, names)
     _check_kinds(settings, get_type_hints(InnerLoopConfig))
     config = InnerLoopConfig(**settings)
     if max(config.steps, config.cg_steps) > STEPS_LIMIT:
@@ -109,11 +109,11 @@ def _inner_loop(settings: Any) -> InnerLoopConfig:
 
 def _hints(learner: type[Learner]) -> dict[str, Any]:
     """Types of a learner's arguments, of those too that it passes on."""
-    found: dict[str, Any] = {}
+    hints: dict[str, Any] = {}
     for kind in reversed(learner.__mro__):
         if "__init__" in vars(kind) and issubclass(kind, Learner):
-            found |= get_type_hints(kind.__init__)
-    return found
+            hints |= get_type_hints(kind.__init__)
+    return hints
 
 
 def _check_kinds(arguments: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
@@ -132,9 +132,9 @@ def _is_of(value: Any, hint: Any) -> bool:
     """
     kind, inside = get_origin(hint), get_args(hint)
     if kind in (Union, UnionType):
-        return any(_is_of(value, one) for one in inside)
+        return any(_is_of(value, option) for option in inside)
     if kind is Literal:  # which of them is for the class to tell, which names the nearest
-        return type(value) in {type(one) for one in inside}
+        return type(value) in {type(option) for option in inside}
     if kind in (list, tuple, Sequence):
         return isinstance(value, (list, tuple)) and all(_is_of(x, inside[0]) for x in value)
     if kind is dict:
@@ -176,12 +176,12 @@ def _few_parameters(expected: int) -> Iterator[None]:
     Raises:
         ValueError: then.
     """
-    made, limit = 0, 2 * expected + SPARE_PARAMETERS
+    registered, limit = 0, 2 * expected + SPARE_PARAMETERS
 
     def count(*_: Any) -> None:
-        nonlocal made
-        made += 1
-        if made > limit:
+        nonlocal registered
+        registered += 1
+        if registered > limit:
             raise ValueError(f"it asks for more than {limit} parameters and layers, where there are {expected} weights")
 
     handles = [

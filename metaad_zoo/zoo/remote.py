@@ -47,26 +47,26 @@ def fetch_checkpoint(address: str, papers: bool = False) -> Path:
             pinned.
     """
     url, pins = _take_apart(address)
-    known = pins.get("sha256")
+    sha256 = pins.get("sha256")
     listed: dict[str, str] | None = None
     if url.endswith(".json"):
-        entries = parse_index(_get(url, TEXT_LIMIT, known), url)
+        entries = parse_index(_get(url, TEXT_LIMIT, sha256), url)
         if pins.get("name") not in entries:
             raise CheckpointError(
                 f"{unknown_name('checkpoint', pins.get('name', ''), entries)}: {url}#NAME is expected"
             )
         files = entries[pins["name"]].files
         listed = {name: facts["sha256"] for name, facts in files.items()}
-        base, known = urljoin(url, pins["name"] + "/"), listed[MANIFEST]
+        base, sha256 = urljoin(url, pins["name"] + "/"), listed[MANIFEST]
     else:
         base = url if url.endswith("/") else url + "/"
-    cached = cache_folder() / str(known)
-    if known and (cached / MANIFEST).is_file():
+    cached = cache_folder() / str(sha256)
+    if sha256 and (cached / MANIFEST).is_file():
         manifest = read_bytes(cached / MANIFEST, TEXT_LIMIT)
     else:
-        manifest = _get(base + MANIFEST, TEXT_LIMIT, known)
-    if known:
-        verify(manifest, known, base + MANIFEST, "what names it")
+        manifest = _get(base + MANIFEST, TEXT_LIMIT, sha256)
+    if sha256:
+        verify(manifest, sha256, base + MANIFEST, "what names it")
     folder = _complete(base, manifest)
     if papers:
         _add_papers(base, folder, listed)
@@ -130,12 +130,12 @@ def _get(url: str, limit: int, sha256: str | None) -> bytes:
 
 
 def _get_over_http(session: requests.Session, url: str, limit: int) -> bytes:
-    here = url
+    location = url
     for _ in range(REDIRECTS + 1):
-        _check_scheme(here, url)
-        with session.get(here, stream=True, timeout=TIMEOUT, allow_redirects=False) as answer:
+        _check_scheme(location, url)
+        with session.get(location, stream=True, timeout=TIMEOUT, allow_redirects=False) as answer:
             if answer.is_redirect:
-                here = urljoin(here, answer.headers["location"])
+                location = urljoin(location, answer.headers["location"])
                 continue
             answer.raise_for_status()
             content = bytearray()
@@ -147,12 +147,12 @@ def _get_over_http(session: requests.Session, url: str, limit: int) -> bytes:
     raise CheckpointError(f"{url} redirects more than {REDIRECTS} times: not fetched")
 
 
-def _check_scheme(here: str, asked: str) -> None:
-    parts = urlsplit(here)
+def _check_scheme(url: str, requested: str) -> None:
+    parts = urlsplit(url)
     if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOCAL):
         return
-    way = "" if here == asked else f" (where {asked} redirects to)"
+    way = "" if url == requested else f" (where {requested} redirects to)"
     raise CheckpointError(
-        f"{here}{way} is no https:// address: what comes over others can be changed on its way, so none is fetched but "
+        f"{url}{way} is no https:// address: what comes over others can be changed on its way, so none is fetched but "
         "from this machine"
     )

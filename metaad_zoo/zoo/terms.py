@@ -91,17 +91,17 @@ def terms_of(dataset: str, stated: str | None = None) -> Terms:
     Raises:
         ValueError: it has no licence, or none that is known and none is stated.
     """
-    known = TERMS.get(dataset)
-    if known is None:
+    terms = TERMS.get(dataset)
+    if terms is None:
         if stated is None:
             raise ValueError(
                 f"the terms of the data {dataset!r} are not known: if it is yours, or may be used to publish models, "
                 "say under which terms with --data-licence"
             )
         return Terms(stated, "as stated by who published the model")
-    if known.licence is None:
+    if terms.licence is None:
         raise ValueError(
-            f"{dataset} comes without a licence ({known.source}), so nothing trained on it may be published: train on "
+            f"{dataset} comes without a licence ({terms.source}), so nothing trained on it may be published: train on "
             "a set whose terms allow it; the model stays usable from its run's folder"
         )
-    return known
+    return terms

@@ -134,16 +134,16 @@ def test_the_table_of_public_files():
     assert len(public_files("nab")) == 42
     for name in public_sets():
         for file in public_files(name):
-            entry = download._known()[name][file]
+            entry = download._files_by_set()[name][file]
             assert re.fullmatch(r"https://raw\.githubusercontent\.com/[^/]+/[^/]+/[0-9a-f]{40}/.*", entry["url"])
             assert entry["url"].endswith(f"/{file}")
             assert entry["sha256"] is None or re.fullmatch(r"[0-9a-f]{64}", entry["sha256"])
-    assert all(download._known()["nab"][file]["sha256"] for file in public_files("nab"))
+    assert all(download._files_by_set()["nab"][file]["sha256"] for file in public_files("nab"))
 
 
 def test_public_files_are_fetched_by_their_own_sha256(server, tmp_path, monkeypatch):
     table = {"a": {"x/good.csv": {"url": f"{server.url}/good.csv", "sha256": SHA256}}}
-    monkeypatch.setattr(download, "_known", lambda: table)
+    monkeypatch.setattr(download, "_files_by_set", lambda: table)
     assert fetch_public("a", "x/good.csv", tmp_path) == tmp_path / "a" / "x" / "good.csv"
     with pytest.raises(ValueError, match=f"is {SHA256}, not 0000.*leave sha256 out"):
         fetch_public("a", "x/good.csv", tmp_path, sha256="0" * 64)
@@ -188,7 +188,7 @@ def test_nab_is_read_from_its_public_files_where_no_archive_lies(tmp_path, monke
             "url": (origin / name).as_uri(),
             "sha256": hashlib.sha256(text.encode()).hexdigest(),
         }
-    monkeypatch.setattr(download, "_known", lambda: {"nab": entries})
+    monkeypatch.setattr(download, "_files_by_set", lambda: {"nab": entries})
     (tmp_path / "data").mkdir()
     (series,) = read_dataset("nab", "sequence", tmp_path / "data").series
     assert series.name == "nab/ads/a"

@@ -51,16 +51,16 @@ def fetch(url: str, sha256: str, folder: str | Path, progress: bool | None = Non
         )
     path = Path(folder).expanduser() / name
     if path.exists():
-        seen = pooch.file_hash(str(path))
-        if seen != sha256.lower():
+        actual = pooch.file_hash(str(path))
+        if actual != sha256.lower():
             raise DownloadError(
-                f"{path} has the sha256 {seen}, expected {sha256.lower()}: it is damaged or another file; delete it to "
-                f"download it anew from {url}"
+                f"{path} has the sha256 {actual}, expected {sha256.lower()}: it is damaged or another file; delete it "
+                f"to download it anew from {url}"
             )
         return path
-    shown = sys.stderr.isatty() if progress is None else progress
+    show_progress = sys.stderr.isatty() if progress is None else progress
     pooch.retrieve(
-        url, f"sha256:{sha256.lower()}", name, path.parent, downloader=_Downloader(sha256.lower(), path, shown)
+        url, f"sha256:{sha256.lower()}", name, path.parent, downloader=_Downloader(sha256.lower(), path, show_progress)
     )
     return path
 
@@ -115,11 +115,11 @@ class _Downloader:
 
 
 @cache
-def _known() -> dict[str, dict[str, dict[str, str | None]]]:
+def _files_by_set() -> dict[str, dict[str, dict[str, str | None]]]:
     """By set and file: ``url`` and ``sha256``, the latter None where it is not known."""
     text = resources.files("metaad_zoo.data.known").joinpath("public_files.json").read_text(encoding="utf-8")
-    known: dict[str, dict[str, dict[str, str | None]]] = json.loads(text)
-    return known
+    files: dict[str, dict[str, dict[str, str | None]]] = json.loads(text)
+    return files
 
 
 def public_sets() -> list[str]:
@@ -129,7 +129,7 @@ def public_sets() -> list[str]:
         >>> public_sets()
         ['adbench', 'nab']
     """
-    return sorted(_known())
+    return sorted(_files_by_set())
 
 
 def public_files(set_name: str) -> list[str]:
@@ -145,9 +145,9 @@ def public_files(set_name: str) -> list[str]:
         >>> public_files("nab")[-2:]
         ['data/realTraffic/speed_t4013.csv', 'labels/combined_windows.json']
     """
-    if set_name not in _known():
-        raise unknown_name("public data set", set_name, _known())
-    return list(_known()[set_name])
+    if set_name not in _files_by_set():
+        raise unknown_name("public data set", set_name, _files_by_set())
+    return list(_files_by_set()[set_name])
 
 
 def fetch_public(set_name: str, file: str, folder: str | Path, sha256: str | None = None) -> Path:
@@ -174,12 +174,12 @@ def fetch_public(set_name: str, file: str, folder: str | Path, sha256: str | Non
     """
     if file not in public_files(set_name):
         raise unknown_name(f"file of {set_name}", file, public_files(set_name))
-    entry = _known()[set_name][file]
-    url, known = str(entry["url"]), entry["sha256"]
+    entry = _files_by_set()[set_name][file]
+    url, pinned = str(entry["url"]), entry["sha256"]
     path = Path(folder).expanduser() / set_name / file
-    if known and sha256 and known != sha256.lower():
-        raise ValueError(f"the sha256 of {set_name}'s {file} is {known}, not {sha256}: leave sha256 out")
-    wanted = known or sha256
+    if pinned and sha256 and pinned != sha256.lower():
+        raise ValueError(f"the sha256 of {set_name}'s {file} is {pinned}, not {sha256}: leave sha256 out")
+    wanted = pinned or sha256
     if wanted is None:
         raise ValueError(
             f"no sha256 is known for {set_name}'s {file}, and no download goes unchecked: download {url} by hand as "

@@ -85,10 +85,10 @@ def read_nab(root: str | Path | None = None) -> SeriesSet:
         return _read_archive("nab", root)
     for file in public_files("nab"):
         fetch_public("nab", file, folder)
-    found = cast(SeriesSet, read_own_series(folder / "nab"))
-    for series in found.series:
+    series_set = cast(SeriesSet, read_own_series(folder / "nab"))
+    for series in series_set.series:
         series.name = f"nab/{series.name}"
-    return SeriesSet("nab", found.series, found.skipped)
+    return SeriesSet("nab", series_set.series, series_set.skipped)
 
 
 for _name in ("asd", "smap", "smd"):

@@ -20,11 +20,11 @@ def _sklearn_table(name: str) -> Table:
     """One of the sets that are part of scikit-learn, each class of which may be normal (CC BY 4.0, from the UCI)."""
     from sklearn import datasets  # imports scipy: slow, and needed by these sets alone
 
-    found = getattr(datasets, f"load_{name}")()
-    names = [str(c) for c in found.feature_names]
+    bunch = getattr(datasets, f"load_{name}")()
+    names = [str(c) for c in bunch.feature_names]
     name = "digits_table" if name == "digits" else name  # the digits are also a set of images
-    table = varying(name, names, found.data.astype(np.float32), found.target.astype(np.int64))
-    table.class_names = [str(c) for c in found.target_names]
+    table = varying(name, names, bunch.data.astype(np.float32), bunch.target.astype(np.int64))
+    table.class_names = [str(c) for c in bunch.target_names]
     return table
 
 
@@ -57,10 +57,10 @@ def _read_adbench(root: str | Path | None) -> list[Table]:
 
 def _read_adbench_files(folder: Path) -> list[Table]:
     """Those that are in the folder ``adbench``; where none is, the error of the first says where to get it."""
-    there = [f for f in public_files("adbench") if (folder / "adbench" / f).is_file()]
-    if not there:
+    present = [f for f in public_files("adbench") if (folder / "adbench" / f).is_file()]
+    if not present:
         fetch_public("adbench", public_files("adbench")[0], folder)
-    tables = [read_table(folder / "adbench" / f) for f in there]
+    tables = [read_table(folder / "adbench" / f) for f in present]
     for table in tables:
         table.name = f"adbench/{table.name}"
     return tables

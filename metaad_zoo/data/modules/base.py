@@ -169,10 +169,10 @@ class EpisodeDataModule(pl.LightningDataModule):
         Raises:
             ValueError: there is no val split, or a task of it is too small.
         """
-        sampler, own = self.sampler("val"), self.test_episode.shots
+        sampler, test_shots = self.sampler("val"), self.test_episode.shots
         if n is None:
             n = self.calibration_episodes
-            n = n if shots in (None, own) else min(n, EPISODES_OF_OTHER_SHOTS)
+            n = n if shots in (None, test_shots) else min(n, EPISODES_OF_OTHER_SHOTS)
         if shots is not None:
             sampler = EpisodeSampler(sampler.pool, sampler.spec.with_shots(shots), "val", self.seed)
         start = self.val_episodes if len(sampler.pool) > self.val_episodes else 0
@@ -180,16 +180,16 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     def shots_with_room(self) -> list[int]:
         """The sizes of the support set to calibrate for, ascending: ``calibration_shots`` as far as val tasks go."""
-        own, found = self.test_episode.shots, []
-        for n in sorted({own, *self.calibration_shots}):
+        test_shots, sizes = self.test_episode.shots, []
+        for n in sorted({test_shots, *self.calibration_shots}):
             try:
                 self.pools["val"].check(self.test_episode.with_shots(n))
             except ValueError:
-                if n == own:
+                if n == test_shots:
                     raise
                 break  # larger ones need more room still
-            found.append(n)
-        return found
+            sizes.append(n)
+        return sizes
 
     @property
     def seen(self) -> list[str]:

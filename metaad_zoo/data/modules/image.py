@@ -165,8 +165,8 @@ class ImageEpisodes(EpisodeDataModule):
                 f"data.finer_tasks={self.finer_tasks} is for classes; {source.name} has domains: set it to 0"
             )
         if self.images.anomalous is not None:
-            made = self.synthetic if split == "train" else None
-            corrupt, share = (create_synthetic(made), self.synthetic_share) if made else (None, 0.0)
+            kinds = self.synthetic if split == "train" else None
+            corrupt, share = (create_synthetic(kinds), self.synthetic_share) if kinds else (None, 0.0)
             return DomainTaskPool.from_source(source, names, self.images.anomalous, corrupt=corrupt, share=share)
         if self.synthetic:
             raise ValueError(

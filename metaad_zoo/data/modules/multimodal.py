@@ -95,9 +95,9 @@ class MultimodalEpisodes(EpisodeDataModule):
         super().__init__(**kwargs)
         if image_size is not None and image_size < 1:
             raise ValueError(f"data.image_size is {image_size}; expected pixels, at least 1")
-        for name, value, known in (("anomalies", anomalies, Anomalies), ("pairing", pairing, Pairing)):
-            if value is not None and value not in get_args(known):
-                raise unknown_name(f"data.{name}", value, get_args(known))
+        for name, value, choices in (("anomalies", anomalies, Anomalies), ("pairing", pairing, Pairing)):
+            if value is not None and value not in get_args(choices):
+                raise unknown_name(f"data.{name}", value, get_args(choices))
         if channels is not None and dataset != "own":
             raise ValueError(f"data.channels is {channels} but is for your own images: leave it out for {dataset!r}")
         self.dataset, self.root, self.splits, self.split_by = dataset, root, splits, split_by

@@ -136,7 +136,7 @@ class SequenceEpisodes(EpisodeDataModule):
             raise ValueError(
                 f"data.dataset={names} can't be joined: only sets of long series can, each of which gives domains"
             )
-        series = [one for s in sets for one in s.series]
+        series = [series for part in sets for series in part.series]
         return SeriesSet("+".join(s.name for s in sets), series, [why for s in sets for why in s.skipped])
 
     def _read(self, name: str) -> SeriesSet | SequenceArrays:
@@ -154,11 +154,11 @@ class SequenceEpisodes(EpisodeDataModule):
         Raises:
             ValueError: there is none.
         """
-        found = self.found
-        assert isinstance(found, SeriesSet)
+        source = self.found
+        assert isinstance(source, SeriesSet)
         notes: dict[str, list[tuple[str, int]]] = defaultdict(list)
         domains, reasons = [], []
-        for series in found.series:
+        for series in source.series:
             if not series.varies:
                 reasons.append(f"{series.name}: no channel varies")
                 continue
@@ -171,9 +171,9 @@ class SequenceEpisodes(EpisodeDataModule):
             for why, n in left_out.items():
                 notes[why].append((series.name, n))
         if not domains:
-            raise ValueError(f"no series of {self.root or found.name} can be used: {'; '.join(reasons[:5])}")
+            raise ValueError(f"no series of {self.root or source.name} can be used: {'; '.join(reasons[:5])}")
         counts = {why: sum(n for _, n in of) for why, of in notes.items()}
-        self._skipped = found.skipped + reasons
+        self._skipped = source.skipped + reasons
         self._skipped += [f"{counts[w]} windows {w}, in {len(of)} series ({of[0][0]}, ...)" for w, of in notes.items()]
         return domains
 
@@ -189,17 +189,17 @@ class SequenceEpisodes(EpisodeDataModule):
     def pools(self) -> Mapping[str, TaskPool]:
         if self.dataset == "generated":
             return self.generated.pools(self.rule.window, self.seed)
-        found = self.found
-        if isinstance(found, SeriesSet):
+        source = self.found
+        if isinstance(source, SeriesSet):
             return self._split[0]
         if self.splits is None:
-            raise ValueError(f"data.splits is not set: say which of {list(found.class_names)[:20]} go where")
+            raise ValueError(f"data.splits is not set: say which of {list(source.class_names)[:20]} go where")
         if isinstance(self.splits, dict):
-            chosen = split_by_patterns(found.class_names, self.splits)
+            chosen = split_by_patterns(source.class_names, self.splits)
         else:
-            fixed = self._fixed_splits(f"{found.name}/")
-            chosen = split_by_counts(found.class_names, self.splits, self.split_by, self.seed, fixed)
-        return {split: ClassTaskPool(found, names, self.anomalies) for split, names in chosen.items() if names}
+            fixed = self._fixed_splits(f"{source.name}/")
+            chosen = split_by_counts(source.class_names, self.splits, self.split_by, self.seed, fixed)
+        return {split: ClassTaskPool(source, names, self.anomalies) for split, names in chosen.items() if names}
 
     @cached_property
     def _split(self) -> tuple[Mapping[str, TaskPool], list[str]]:

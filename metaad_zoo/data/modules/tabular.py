@@ -145,8 +145,8 @@ class TabularEpisodes(EpisodeDataModule):
         if not isinstance(splits, dict):
             return split_by_counts(names, splits, "class", self.seed, self._fixed_splits())
         generated = {s: [GENERATED] for s, patterns in splits.items() if list(patterns) == [GENERATED]}
-        found = split_by_patterns(names, {s: p for s, p in splits.items() if s not in generated})
-        return {**found, **{s: generated[s] for s in SPLITS if s in generated}}
+        by_pattern = split_by_patterns(names, {s: p for s, p in splits.items() if s not in generated})
+        return {**by_pattern, **{s: generated[s] for s in SPLITS if s in generated}}
 
     @cached_property
     def fingerprints(self) -> Mapping[str, str]:
@@ -173,11 +173,11 @@ class TabularEpisodes(EpisodeDataModule):
             return GeneratedTables(self.prior, split, self.seed)
         domains: list[Domain] = []
         for table in self.tables:
-            here = [n for n in _names(table) if n in names]
+            owned = [n for n in _names(table) if n in names]
             reader = _reader(table, self.max_columns)
             if isinstance(table, Table) and table.class_names is not None:
-                domains += _class_domains(table, reader, here, self.anomalies) if here else []
-            elif here:
+                domains += _class_domains(table, reader, owned, self.anomalies) if owned else []
+            elif owned:
                 if not table.labelled and corrupt is None:
                     raise ValueError(
                         f"{table.name} has no label column, and the {split} split needs to know its anomalies: set "
@@ -203,8 +203,8 @@ class TabularEpisodes(EpisodeDataModule):
             names = self.domain_splits[split]
             if names == [GENERATED]:
                 widths |= {self.prior.min_columns, self.prior.max_columns}
-            here = [len(t.columns) for t in self.tables if set(names) & set(_names(t))]
-            widths |= {min(n, self.max_columns or n) for n in here}
+            column_counts = [len(t.columns) for t in self.tables if set(names) & set(_names(t))]
+            widths |= {min(n, self.max_columns or n) for n in column_counts}
         if self.generated_share:
             widths |= {self.prior.min_columns, self.prior.max_columns}
         return {"tabular": (widths.pop() if len(widths) == 1 else ANY,)}
@@ -257,13 +257,13 @@ def _class_domains(table: Table, reader: Reader, names: Sequence[str], anomalies
         raise ValueError(f"data.anomalies is {anomalies!r}; expected 'pair' or 'rest'")
     rows = {n: np.flatnonzero(table.labels == i) for i, n in enumerate(_names(table)) if n in names}
     if anomalies == "rest":
-        others = {n: np.concatenate([ids for other, ids in rows.items() if other != n]) for n in rows}
-        return [Domain(n, reader, ids, others[n]) for n, ids in rows.items()]
+        rest = {n: np.concatenate([ids for anomalous, ids in rows.items() if anomalous != n]) for n in rows}
+        return [Domain(n, reader, ids, rest[n]) for n, ids in rows.items()]
     return [
-        Domain(f"{n}-vs-{other.removeprefix(table.name + '/')}", reader, ids, rows[other])
+        Domain(f"{n}-vs-{anomalous.removeprefix(table.name + '/')}", reader, ids, rows[anomalous])
         for n, ids in rows.items()
-        for other in rows
-        if other != n
+        for anomalous in rows
+        if anomalous != n
     ]
 
 

@@ -81,18 +81,18 @@ def _register(name: str, varying: bool = False) -> Callable[[Change], Change]:
 def _sample(x: np.ndarray, sizes: np.ndarray, change: Change, varying: bool, rng: np.random.Generator) -> np.ndarray:
     """One sample ``(steps, channels)``, changed; ``sizes`` ``(channels,)`` are those of one deviation."""
     event = Event.draw(rng)
-    there = [np.flatnonzero(~np.isnan(channel)) for channel in x.T]
-    channels = np.array([c for c, steps in enumerate(there) if len(steps)])
-    moving = np.array([c for c in channels if np.ptp(x[there[c], c]) > LEAST * sizes[c]])
+    finite = [np.flatnonzero(~np.isnan(channel)) for channel in x.T]
+    channels = np.array([c for c, steps in enumerate(finite) if len(steps)])
+    moving = np.array([c for c in channels if np.ptp(x[finite[c], c]) > LEAST * sizes[c]])
     if varying and len(moving):
         channels = moving
     chosen = rng.choice(channels, int(rng.integers(1, len(channels) + 1)), replace=False)
     out = x.copy()
     for c in chosen:
-        out[there[c], c] = change(x[there[c], c], sizes[c], event, rng)
+        out[finite[c], c] = change(x[finite[c], c], sizes[c], event, rng)
     if np.nanmax(np.abs(out - x) / sizes) < LEAST:
         for c in chosen:
-            out[there[c], c] = level_shift(x[there[c], c], sizes[c], event, rng)
+            out[finite[c], c] = level_shift(x[finite[c], c], sizes[c], event, rng)
     return out
 
 

@@ -28,11 +28,11 @@ def column_sizes(samples: np.ndarray, donors: np.ndarray) -> np.ndarray:
         array([2., 7., 1.])
     """
     columns = samples.shape[-1]
-    flat, others = samples.reshape(-1, columns), donors.reshape(-1, columns)
+    flat, normal = samples.reshape(-1, columns), donors.reshape(-1, columns)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a column of NaN alone has no mean: it gets the next choice
-        level = np.nanmean(np.abs(np.concatenate([others, flat])), 0)
-        choices = [np.nanstd(others, 0), np.nanstd(flat, 0), level, np.ones(columns)]
+        level = np.nanmean(np.abs(np.concatenate([normal, flat])), 0)
+        choices = [np.nanstd(normal, 0), np.nanstd(flat, 0), level, np.ones(columns)]
     least = [NOISE * level, NOISE * level, 0 * level, 0 * level]
     enough = np.stack([size > smallest for size, smallest in zip(choices, least, strict=True)])
     enough[-1] = True
@@ -44,8 +44,8 @@ def known_values(x: Tensor) -> np.ndarray:
     return x.double().where(x.isfinite(), torch.nan).numpy()
 
 
-def rounded(made: np.ndarray, samples: Tensor) -> Tensor:
+def rounded(values: np.ndarray, samples: Tensor) -> Tensor:
     """Float64 values in the samples' own type, within its range; the samples' own where they are not finite."""
     most = torch.finfo(samples.dtype).max
-    values = torch.as_tensor(made).clamp(-most, most).to(samples.dtype)
-    return torch.where(samples.isfinite(), values, samples)
+    clamped = torch.as_tensor(values).clamp(-most, most).to(samples.dtype)
+    return torch.where(samples.isfinite(), clamped, samples)

@@ -23,12 +23,12 @@ def _register(name: str) -> Callable[[Change], Change]:
 
     def register(change: Change) -> Change:
         def corrupt(samples: Tensor, donors: Tensor, rng: np.random.Generator) -> Tensor:
-            x, others = known_values(samples), known_values(donors)
-            made = rounded(change(x, others, rng), samples)
-            same = ((made == samples) | ~samples.isfinite()).all(1)
+            x, donor_rows = known_values(samples), known_values(donors)
+            corrupted = rounded(change(x, donor_rows, rng), samples)
+            same = ((corrupted == samples) | ~samples.isfinite()).all(1)
             if same.any():
-                made[same] = rounded(outlier(x[same.numpy()], others, rng), samples[same])
-            return made
+                corrupted[same] = rounded(outlier(x[same.numpy()], donor_rows, rng), samples[same])
+            return corrupted
 
         register_synthetic(name, modality="tabular", axes=1)(corrupt)
         return change
@@ -51,12 +51,12 @@ def feature_swap(x: np.ndarray, donors: np.ndarray, rng: np.random.Generator) ->
     Domain", NeurIPS 2020, with one donor for all columns of a row.
     """
     out = x.copy()
-    for row, made in zip(x, out, strict=True):
+    for row, changed in zip(x, out, strict=True):
         for giver in rng.permutation(donors):
             different = np.flatnonzero((giver != row) & ~np.isnan(giver) & ~np.isnan(row))
             if len(different):
                 columns = _some(different, rng.uniform(0.1, 0.5), rng)
-                made[columns] = giver[columns]
+                changed[columns] = giver[columns]
                 break
     return out
 
@@ -70,11 +70,11 @@ def copula(x: np.ndarray, donors: np.ndarray, rng: np.random.Generator) -> np.nd
     Source: dependency anomalies of Han et al., "ADBench: Anomaly Detection Benchmark", NeurIPS 2022.
     """
     out = x.copy()
-    for column, made in zip(donors.T, out.T, strict=True):
-        known = column[~np.isnan(column)]
-        drawn = rng.integers(len(known) + 1, size=len(made))
-        from_donors = ~np.isnan(made) & (drawn < len(known))
-        made[from_donors] = known[drawn[from_donors]]
+    for column, changed in zip(donors.T, out.T, strict=True):
+        observed = column[~np.isnan(column)]
+        drawn = rng.integers(len(observed) + 1, size=len(changed))
+        from_donors = ~np.isnan(changed) & (drawn < len(observed))
+        changed[from_donors] = observed[drawn[from_donors]]
     return out
 
 
@@ -86,10 +86,10 @@ def outlier(x: np.ndarray, donors: np.ndarray, rng: np.random.Generator) -> np.n
     """
     out = x.copy()
     sizes = column_sizes(x, donors)
-    for made in out:
-        there = np.flatnonzero(~np.isnan(made))
-        columns = rng.choice(there, min(len(there), int(rng.integers(1, 4))), replace=False)
-        made[columns] += sizes[columns] * rng.uniform(3, 8, len(columns)) * rng.choice([-1, 1], len(columns))
+    for row in out:
+        finite = np.flatnonzero(~np.isnan(row))
+        columns = rng.choice(finite, min(len(finite), int(rng.integers(1, 4))), replace=False)
+        row[columns] += sizes[columns] * rng.uniform(3, 8, len(columns)) * rng.choice([-1, 1], len(columns))
     return out
 
 
