@@ -58,7 +58,7 @@ def column_options(options: argparse.Namespace, input_shapes: Iterable[str] = ()
     """What the user says of the columns.
 
     Args:
-        options: of a command with :func:`column_arguments`.
+        options: parsed arguments of a command that has :func:`column_arguments`.
         input_shapes: the model's modalities.
 
     Raises:

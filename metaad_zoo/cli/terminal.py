@@ -88,9 +88,9 @@ def show(as_json: bool, results: Mapping[str, Any], table: Table, where: str) ->
     """Print results: as a table that is wide enough, or as JSON.
 
     Args:
-        as_json: which of the two.
-        results: for machines.
-        table: for people.
+        as_json: print JSON rather than a table.
+        results: what JSON output holds.
+        table: what text output shows.
         where: a sentence on what lies in which folder.
     """
     from metaad_zoo.evaluation.report import finite

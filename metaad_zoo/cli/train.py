@@ -59,7 +59,7 @@ class TrainingCLI(LightningCLI):
     """Parses configs and overrides, and builds learner, data and trainer; :func:`run` then does what the verb says.
 
     Args:
-        args: the command line without verb.
+        args: command line without the verb.
         verb: one of :data:`metaad_zoo.cli.train_parser.VERBS`, or None for fit and test.
     """
 
@@ -194,7 +194,7 @@ def _take_parents_shape(config: Any) -> str | None:
     compares the shapes.
 
     Args:
-        config: parsed; it is changed.
+        config: parsed config, changed in place.
 
     Returns:
         What was set, for the user; None where nothing was.
@@ -229,7 +229,7 @@ def run(argv: Sequence[str] | None = None) -> TrainingCLI:
     """Train, validate, test or predict as a command line says.
 
     Args:
-        argv: without the program's name; None takes ``sys.argv``.
+        argv: command line without the program's name; None takes ``sys.argv``.
     """
     # Lightning's own calls of functions that torch and jsonargparse have renamed; not ours to mend.
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")

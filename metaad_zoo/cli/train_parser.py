@@ -23,7 +23,7 @@ def arrange(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     """Find the verb wherever it stands, and put configs first, so that an override wins wherever it stands.
 
     Args:
-        argv: the command line without the program's name.
+        argv: command line without the program's name.
 
     Returns:
         The verb, None if there is none, and the other arguments.
@@ -52,7 +52,7 @@ def take_imports(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """Take ``--import MODULE`` out of a command line, because these modules are imported before the rest is parsed.
 
     Args:
-        argv: the command line without the program's name.
+        argv: command line without the program's name.
 
     Returns:
         The modules, and the other arguments.

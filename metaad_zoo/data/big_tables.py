@@ -62,7 +62,7 @@ class BigTable:
 
     Attributes:
         name: readable and stable; a domain's name.
-        folder: of the cache, with ``values.npy``, ``normal.npy`` and ``anomalous.npy``.
+        folder: cache folder with ``values.npy``, ``normal.npy`` and ``anomalous.npy``.
         columns: names of the columns.
         labelled: whether labels are known.
         skipped: what was left out, and why.
@@ -131,9 +131,9 @@ def read_big_table(path: Path, options: ColumnOptions = USUAL_OPTIONS, cache: st
     same. The cache may be deleted at any time.
 
     Args:
-        path: as for :func:`metaad_zoo.data.tables.read_table`.
-        options: likewise.
-        cache: folder; None takes :func:`cache_folder`'s own.
+        path: CSV, Parquet or npz file, see :func:`metaad_zoo.data.tables.read_table`.
+        options: what the user says of its columns.
+        cache: folder of the copies; None takes :func:`cache_folder`'s own.
 
     Raises:
         ValueError: as for ``read_table``; or the file changed while it was read.

@@ -15,8 +15,8 @@ class Chunk:
     """Some samples, one behind the other.
 
     Attributes:
-        names: of each.
-        samples: by modality, as :func:`metaad_zoo.modality.samples.as_samples` gives them.
+        names: name of each sample.
+        samples: tensors by modality, as :func:`metaad_zoo.modality.samples.as_samples` gives them.
         done: share of all that is read with these, from 0 to 1.
         labels: ``(n,)`` of 0 (normal), 1 (anomalous) and -1 (unknown); None where the source has none.
     """
@@ -38,8 +38,8 @@ def rebatched(blocks: Iterable[Chunk], size: int) -> Iterator[Chunk]:
     """The same samples in chunks of ``size``, the last one excepted, and the last before samples of another shape.
 
     Args:
-        blocks: of any number of samples.
-        size: of the chunks.
+        blocks: chunks of any number of samples.
+        size: number of samples in a chunk.
     """
     held: list[Chunk] = []
     for block in blocks:

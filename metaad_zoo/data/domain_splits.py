@@ -24,8 +24,8 @@ class DomainSplitter:
         episode: make-up of the training episodes.
         test_episode: make-up of the validation and test episodes.
         corrupt: makes synthetic anomalies, for the train split alone.
-        share: of the training episodes with synthetic anomalies, where a domain has its own.
-        seed: of a random assignment.
+        share: share of the training episodes with synthetic anomalies, where a domain has anomalies of its own.
+        seed: random seed of the assignment.
     """
 
     episode: EpisodeSpec
@@ -44,8 +44,8 @@ class DomainSplitter:
         """The pool of each split, and sentences on the domains that were left out.
 
         Args:
-            domains: with distinct names.
-            splits: for each split fnmatch patterns of domain names; or three counts over the domains that can be
+            domains: all domains; their names are distinct.
+            splits: fnmatch patterns of domain names by split; or three counts over the domains that can be
                 tested, while those that can't, but can be trained on with synthetic anomalies, join the train split;
                 None: :meth:`usual_counts`.
             by: what the counts count, see :func:`split_by_counts`.

@@ -27,12 +27,12 @@ class Law:
 
     Args:
         saw: a falling sawtooth as the first wave, in place of a sine.
-        period: in steps.
-        amplitude: of the first wave.
-        level: that the signal swings about.
-        overtones: ``(HARMONICS,)`` their sizes, in amplitudes.
-        phases: ``(HARMONICS,)`` of the overtones.
-        noise: standard deviation, in amplitudes.
+        period: period in steps.
+        amplitude: amplitude of the first wave.
+        level: mean of the signal.
+        overtones: ``(HARMONICS,)`` sizes of the overtones, in amplitudes.
+        phases: ``(HARMONICS,)`` phases of the overtones, in radians.
+        noise: standard deviation of the noise, in amplitudes.
 
     What is normal varies too: from stretch to stretch the level and the size of the swing differ a little
     (:data:`LEVEL_VARIES`, :data:`SWING_VARIES`), or a comparison of raw numbers would do.
@@ -129,7 +129,7 @@ class GeneratedOptions:
     """How many tasks there are, and which anomalies they have.
 
     Args:
-        tasks: of the train, val and test split.
+        tasks: number of tasks in the train, val and test split.
         train_anomalies: kinds in meta-training and validation, out of :data:`KINDS`.
         test_anomalies: kinds in meta-test.
 
@@ -177,10 +177,10 @@ class GeneratedSeries(TaskPool):
 
     Args:
         split: part of the seed, so that splits never share a law.
-        n_tasks: how many.
+        n_tasks: number of tasks.
         window: steps of a sample, at least 8.
         anomalies: kinds, out of :data:`KINDS`.
-        seed: the run's.
+        seed: random seed of the laws.
 
     Raises:
         ValueError: a kind is unknown, or a number is out of range.

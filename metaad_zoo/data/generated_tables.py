@@ -109,9 +109,9 @@ class TablePrior:
     """What generated tables are like.
 
     Args:
-        tables: how many there are in each split.
-        min_columns: of a table.
-        max_columns: of a table.
+        tables: number of tables in each split.
+        min_columns: smallest number of columns of a table.
+        max_columns: largest number of columns of a table.
         laws: kinds of distributions of the normal rows, out of ``mixture``, ``copula`` and ``causal``.
         anomalies: kinds of anomalies, out of ``local`` (wider noise around the same centres), ``global`` (uniform, in
             some columns, over a box wider than the data), ``dependency`` (each column as in normal rows, but drawn for
@@ -145,7 +145,7 @@ class GeneratedTable:
     """One random table: a law of its normal rows and one kind of anomaly, as easy or hard as comes.
 
     Args:
-        prior: what it is like.
+        prior: distribution of the tables.
         rng: draws the law.
     """
 
@@ -210,9 +210,9 @@ class GeneratedTables(TaskPool):
     Each episode draws new rows of its table. The tables of two splits are different draws from the same prior.
 
     Args:
-        prior: what the tables are like.
+        prior: distribution of the tables.
         split: ``"train"``, ``"val"`` or ``"test"``.
-        seed: of all tables.
+        seed: random seed of the tables.
 
     Source: structural causal models as a prior over tables: Hollmann et al., "TabPFN", ICLR 2023. The four kinds of
     anomalies: Han et al., "ADBench", NeurIPS 2022, section 3.

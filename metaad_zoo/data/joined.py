@@ -24,8 +24,8 @@ class Part:
 
     Args:
         reader: gives them under the modality's name; those of which it has none are NaN.
-        shape: of one sample.
-        labels: ``(n,)`` integers, the class of each.
+        shape: shape of one sample.
+        labels: ``(n,)`` integers, the class of each sample.
     """
 
     reader: Reader
@@ -86,7 +86,7 @@ class Modalities(ABC):
     Args:
         name: readable, stable name of the data set.
         class_names: readable, stable names of the classes or domains.
-        parts: by modality its samples.
+        parts: samples by modality.
         given: the modalities that are given out; None gives all. The others are still drawn, so that episodes do not
             depend on it.
         absent: share of samples of which one modality, chosen at random, is hidden (NaN). One that has nothing else is

@@ -19,10 +19,10 @@ class LabelledSeries:
     """One unseen series: normal windows of its training part, and its later part with a label at every point.
 
     Attributes:
-        name: of its domain.
+        name: name of the domain.
         reader: reads windows.
         support: positions of the normal windows of the training part; none of them shares a point with the later part.
-        values: ``(T, C)`` of the later part.
+        values: ``(T, C)`` values of the later part.
         labels: ``(T,)`` of 0 and 1.
         window: steps of a window.
         stride: steps from one scored window to the next.

@@ -12,9 +12,9 @@ class MixedTables(TaskPool):
     """Tasks of real tables, of which a share is replaced by generated tables, episode by episode.
 
     Args:
-        real: the tables that are there.
-        generated: the others.
-        share: of the episodes, above 0 and below 1, that come from a generated table, whatever task is drawn.
+        real: tasks of real tables.
+        generated: tasks of generated tables.
+        share: share of the episodes, above 0 and below 1, that come from a generated table, whatever task is drawn.
 
     Raises:
         ValueError: the share is out of range.

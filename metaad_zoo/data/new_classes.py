@@ -18,10 +18,10 @@ def as_new_classes(
     spectrum: another pitch). Rows of tables stay as they are.
 
     Args:
-        samples: by modality ``(n, ...)``; images must be square.
-        classes: by modality ``(n,)``: the class of each sample; of modalities too that ``samples`` lacks, which does
-            not change what is drawn.
-        rng: draws how.
+        samples: ``(n, ...)`` tensors by modality; images must be square.
+        classes: ``(n,)`` class of each sample by modality, including modalities that ``samples`` lacks, so that the
+            same changes are drawn.
+        rng: draws the changes.
 
     Source: Santoro et al., "Meta-Learning with Memory-Augmented Neural Networks", ICML 2016, for turned images.
 

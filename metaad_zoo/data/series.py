@@ -70,7 +70,7 @@ class SeriesSet:
 
     Args:
         name: readable, stable name of the data set.
-        series: with distinct names.
+        series: all series; their names are distinct.
         skipped: what was left out, and why: a sentence each.
     """
 

@@ -32,7 +32,7 @@ def usual_splits(
         seed: random seed of the assignment.
         fixed: splits of names that had one before.
         least: groups that each split needs; not asked where some are fixed, whose pools tell what they lack.
-        what: the groups are, for the error.
+        what: plural noun for the groups, for the error.
 
     Raises:
         ValueError: there are not enough for three splits.
@@ -62,9 +62,9 @@ def shares_to_counts(shares: Sequence[float], groups: int, least: int = 1) -> li
     """Groups for train, val and test: each share rounded to the nearest number, train takes the rest.
 
     Args:
-        shares: of train, val and test; together 1.
-        groups: how many there are.
-        least: for val and test, unless the share is 0.
+        shares: shares of train, val and test, which add up to 1.
+        groups: number of groups.
+        least: smallest number of groups for val and test, unless the share is 0.
 
     Example:
         >>> shares_to_counts([0.6, 0.2, 0.2], 4), shares_to_counts([0.8, 0.2, 0], 10)
@@ -79,7 +79,7 @@ def split_by_patterns(names: Sequence[str], patterns: Mapping[str, Sequence[str]
 
     Args:
         names: classes or domains.
-        patterns: for each of ``train``, ``val``, ``test`` the patterns of its names; a split may be left out.
+        patterns: fnmatch patterns of names by split (``train``, ``val``, ``test``); a split may be left out.
 
     Raises:
         ValueError: an unknown split, a pattern that matches nothing, or a name that two splits claim.
@@ -181,10 +181,10 @@ def _new_groups(
     """Split of each group that has none, see :func:`split_by_counts`.
 
     Args:
-        groups: all of the present data.
-        counts: that train, val and test should have.
+        groups: names of all groups of the present data.
+        counts: number of groups that train, val and test should have.
         seed: random seed of the order.
-        owner: split by group, of those that have one.
+        owner: split by group, for groups that have one.
     """
     present = [owner[g] for g in groups if g in owner]
     lacking: dict[Split, int] = {s: n - present.count(s) for s, n in zip(get_args(Split), counts, strict=True)}

@@ -23,7 +23,7 @@ class Table:
         columns: names of the features.
         values: ``(rows, len(columns))`` float32, or float64 where that is too coarse; NaN where a value is missing.
         labels: ``(rows,)`` of 0 (normal) and 1 (anomalous); with ``class_names`` integers into these; None: unknown.
-        class_names: of a set in which each class may serve as normal in turn.
+        class_names: names of the classes, where each class may serve as normal in turn.
         skipped: what was left out, and why.
     """
 
@@ -86,9 +86,9 @@ def known_labels(path: Path, labels: np.ndarray, numbers: np.ndarray) -> np.ndar
     """Labels of training rows as uint8.
 
     Args:
-        path: for messages.
+        path: file that errors name.
         labels: ``(rows,)`` of 0, 1 and -1 (the cell is empty).
-        numbers: of the rows in the file.
+        numbers: ``(rows,)`` row numbers in the file, for errors.
 
     Raises:
         ValueError: a label is missing.

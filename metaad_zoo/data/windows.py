@@ -146,7 +146,7 @@ def point_scores(
         window_scores: ``(n,)``; NaN for a window without a score, which counts for nothing.
         starts: ``(n,)`` first steps of the windows.
         window: steps of each.
-        length: of the series.
+        length: steps of the series.
         how: the ``"mean"`` or the ``"max"`` over a point's windows.
 
     Returns:

@@ -37,8 +37,8 @@ class SampleForm(ABC):
     Attributes:
         name: what users type.
         title: plural of a sample, for sentences.
-        chunk: samples of a stream's chunk, a multiple of :data:`SCORING_CHUNK`.
-        neighbours: by the name of a nearest-neighbour baseline, how it standardises samples; for tests of a training.
+        chunk: number of samples in a stream's chunk, a multiple of :data:`SCORING_CHUNK`.
+        neighbours: how each nearest-neighbour baseline of a training's test standardises samples, by its name.
         has_label_column: whether files hold a label for each sample.
         read_as: the modality whose backbones and baselines read these samples; None: its own.
     """
@@ -68,8 +68,8 @@ class SampleForm(ABC):
         """Whether the files at a path are taken for this form where nobody says what they are.
 
         Args:
-            path: of a file or folder.
-            columns: names of its columns, where it is a table.
+            path: file or folder.
+            columns: names of the columns, where it is a table.
         """
 
     @abstractmethod
@@ -101,8 +101,8 @@ class Modality(SampleForm):
     spectrograms look like images, it derives from that one's class, and overrides what differs.
 
     Attributes:
-        axes: what the axes of a sample are.
-        shape: of a sample where nothing else is asked for; -1 for an axis of any length.
+        axes: names of the axes of a sample.
+        shape: shape of a sample where nothing else is asked for; -1 for an axis of any length.
         scaling: how values are brought to common units by the support set where nothing else is asked for.
         encoder: the backbone in a fusion where none is named; None: the usual one for so many axes.
         missing: whether a sample may lack values (NaN); if not, it is there as a whole or not at all.
@@ -144,7 +144,7 @@ class Modality(SampleForm):
         """Options of a DataModule that make it give samples of this shape; by default those of :class:`ClassEpisodes`.
 
         Args:
-            shape: of one sample.
+            shape: shape of one sample.
             own: whether it reads a user's own files.
         """
         return {"sample_shape": list(shape)}
@@ -199,10 +199,10 @@ class Modality(SampleForm):
         """Draw a sample and its attributions: red raised the score, blue lowered it.
 
         Args:
-            figure: to draw in.
-            sample: raw.
-            attribution: in the sample's shape.
-            names: of the entries of its last axis; of no use where these have none.
+            figure: figure to draw in.
+            sample: sample in raw units.
+            attribution: attributions in the sample's shape.
+            names: names of the entries of its last axis; ignored where entries have no names.
         """
 
     def names(self, given: Sequence[str] | None, number: int) -> list[str]:

@@ -23,7 +23,7 @@ class ClassEpisodes(EpisodeDataModule):
     """Few-shot anomaly-detection tasks over samples of any modality: each class is normal in turn.
 
     Args:
-        modality: of the samples, as in :func:`metaad_zoo.modality.list_modalities`.
+        modality: modality of the samples, as in :func:`metaad_zoo.modality.list_modalities`.
         root: a folder of folders, at any depth; each that holds files of the modality is a class.
         dataset: ``"own"``: there are no data sets known by name.
         splits: which classes go where: for each of ``train``, ``val``, ``test`` a list of fnmatch patterns, or three
@@ -31,7 +31,7 @@ class ClassEpisodes(EpisodeDataModule):
         split_by: what the counts count: ``"class"``, or ``"parent"``: all before the last ``/`` of a class name.
         anomalies: ``"pair"``: the anomalies of a task come from one other class; ``"rest"``: from all others.
         sample_shape: shape of one sample; None takes the modality's usual one.
-        kwargs: of :class:`metaad_zoo.data.EpisodeDataModule`.
+        kwargs: arguments of :class:`metaad_zoo.data.EpisodeDataModule`.
 
     Raises:
         ValueError: the modality is unknown, files are missing or damaged, or a split is too small; before any training.

@@ -15,7 +15,7 @@ class Thumbnails:
 
     Attributes:
         support: ``(n, ...)``, what of each support sample is drawn.
-        query: likewise.
+        query: ``(m, ...)``, what of each query sample is drawn.
         draw: draws one sample.
         note: what is not drawn, to follow the title; empty where all is.
     """

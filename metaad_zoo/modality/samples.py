@@ -28,8 +28,8 @@ class Reading:
     """Samples that were read, and how.
 
     Attributes:
-        samples: by modality, each ``(n, ...)``.
-        names: of the samples, where they come from files: a file, a row (from 1), or a file and a window's start.
+        samples: ``(n, ...)`` tensors by modality.
+        names: names of samples that come from files: a file, a row (from 1), or a file and a window's start.
         labels: ``(n,)`` of 0 (normal), 1 (anomalous) and -1 (unknown); None where the data has none.
         schemas: what the columns are, by modality, where they have names.
         account: what is left out, guessed or changed.
@@ -78,15 +78,15 @@ def read_samples(
     """Samples by modality in the shape that a model was trained on.
 
     Args:
-        data: for a model of one modality: images as arrays, tensors, files, a folder or an ``.npz``; table rows as
+        data: samples. One modality: images as arrays, tensors, files, a folder or an ``.npz``; table rows as
             arrays, DataFrames, CSV, Parquet or ``.npz``; windows as arrays, or series as DataFrames and files, which
             are cut into windows. For a model of several, a manifest. For any model, a dict from modality to one of
             these; a tensor that has the model's own shape already is taken as it is. Of several modalities all but one
             may be missing (left out or None): the samples then lack them.
         input_shapes: shape of one sample by modality; -1 for an axis of any length.
         options: what the user says of the columns.
-        schemas: of the domain that the samples belong to, by modality.
-        reading_options: of images, see :class:`metaad_zoo.data.read.images.ImageReader`.
+        schemas: column roles of the domain that the samples belong to, by modality.
+        reading_options: options of images, see :class:`metaad_zoo.data.read.images.ImageReader`.
 
     Returns:
         Samples: images float32, others float32 or, where they come from files, float64.
@@ -185,9 +185,9 @@ def read_support(
     """A support set as samples of a model's shape, in memory of its own.
 
     Args:
-        support: as for :func:`read_samples`; of a category in the MVTec layout its normal images are taken.
-        input_shapes: likewise.
-        options: likewise; for arrays, ``columns`` are their columns' names.
+        support: data as for :func:`read_samples`; a category in the MVTec layout gives its normal images.
+        input_shapes: shape of one sample by modality; -1 for an axis of any length.
+        options: what the user says of the columns; ``columns`` are the names of an array's columns.
 
     Raises:
         ValueError: see :func:`read_samples`; a sample has no value at all, or not each column has a name of its own.
@@ -236,10 +236,10 @@ def read_query(
     """Samples that a model adapted to a support set can score: their columns in its order, as many, as long.
 
     Args:
-        support: the support's samples.
-        samples: as for :func:`read_samples`.
-        input_shapes: likewise.
-        schemas: of the support.
+        support: ``(n, ...)`` support samples by modality.
+        samples: data as for :func:`read_samples`.
+        input_shapes: shape of one sample by modality; -1 for an axis of any length.
+        schemas: column roles of the support, by modality.
 
     Raises:
         ValueError: see :func:`read_samples`; a sample has no value at all, has other columns, or is of another size

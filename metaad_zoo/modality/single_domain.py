@@ -36,7 +36,7 @@ class SingleDomainEpisodes(EpisodeDataModule):
             checkpoint.
         val_share: share of the samples that chooses.
         aspect: how images are brought to their size; see :class:`metaad_zoo.data.ImageEpisodes`.
-        kwargs: of :class:`metaad_zoo.data.EpisodeDataModule`.
+        kwargs: arguments of :class:`metaad_zoo.data.EpisodeDataModule`.
 
     Raises:
         ValueError: an option is missing or unknown, the files can't be used or hold labelled anomalies, or a part is

@@ -20,15 +20,15 @@ class SampleStream:
         source: a folder of images or an image; a table, or a folder of tables; a series, or a folder of them; lists of
             files; a DataFrame; for several modalities a manifest
             (:class:`metaad_zoo.data.read.manifest.ManifestReader`).
-        input_shapes: of the model.
+        input_shapes: shape of the model's samples by modality.
         options: what the user says of the columns of tables, series and manifests.
-        schemas: of the domain, by modality; what is not there is decided from the first file.
-        below: of a folder without images take those of the folders below; for scoring, where no class counts as normal.
+        schemas: column roles of the domain, by modality; a missing one is decided from the first file.
+        below: take images of the folders below where a folder has none; for scoring, where no class counts as normal.
         reading: further options of the kind of files, such as ``aspect`` of images.
 
     Attributes:
-        files: that are read, in order.
-        schemas: as given; else, from the first rows on, those of the first file that names its columns.
+        files: files that are read, in order.
+        schemas: column roles as given; else those of the first file that names its columns, once rows are read.
         account: what is left out, guessed or changed; complete when the stream has been gone through.
 
     Raises:

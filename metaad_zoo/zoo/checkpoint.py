@@ -35,7 +35,7 @@ class Checkpoint:
     """What a checkpoint folder holds.
 
     Attributes:
-        learner: with its weights, in eval mode.
+        learner: learner with its weights, in eval mode.
         trained_on: names of the classes or domains that meta-training and validation have seen.
         config: text of the training config, if there is one.
         aspect: how images are brought to the size that the learner reads; see

@@ -56,7 +56,7 @@ def check_detector_tensors(folder: Path, checkpoint: Checkpoint) -> None:
 
     Args:
         folder: named in errors.
-        checkpoint: as it was read.
+        checkpoint: checkpoint as it was read.
 
     Raises:
         CheckpointError: as said.

@@ -26,13 +26,13 @@ class FineTuned(Learner):
     Args:
         checkpoint: what :func:`metaad_zoo.zoo.locate` takes: a published name, a finished run, a folder, an address.
         train: ``"full"``, ``"head"`` or ``"low_rank"``; see :class:`metaad_zoo.learners.FineTuning`.
-        rank: of ``"low_rank"``.
+        rank: rank of the update that ``"low_rank"`` trains.
         head: another learner without inner loop, which takes the checkpoint's backbone in its own learner's place; see
             :func:`metaad_zoo.learners.with_head`. None: the checkpoint's own.
-        head_options: for that one, such as ``{"distance": "cosine"}``.
+        head_options: arguments of that learner, such as ``{"distance": "cosine"}``.
         optimizer: builds the outer optimiser.
-        schedule: of the outer learning rate, ``"constant"`` or ``"cosine"``.
-        input_shapes: of the new data; ``train.py`` takes it from there.
+        schedule: schedule of the outer learning rate, ``"constant"`` or ``"cosine"``.
+        input_shapes: shape of one sample of the new data by modality; ``train.py`` sets it.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it is damaged.

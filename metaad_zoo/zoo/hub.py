@@ -71,9 +71,9 @@ def push_to_hub(folder: Path, repository: str, private: bool = False) -> str:
     Who uploads is known to huggingface_hub, by ``hf auth login`` or the variable ``HF_TOKEN``.
 
     Args:
-        folder: of the checkpoint; it is verified first.
+        folder: checkpoint folder, verified before the upload.
         repository: ``owner/name``.
-        private: whether a new repository is.
+        private: create a new repository as private.
 
     Returns:
         The address under which it loads again, with the commit.

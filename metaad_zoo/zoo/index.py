@@ -28,14 +28,14 @@ class Entry:
     """One line of the index.
 
     Args:
-        name: of the checkpoint.
-        modality: what it reads.
-        backbone: name.
-        learner: name.
+        name: name of the checkpoint.
+        modality: name of the modality that it reads.
+        backbone: name of the backbone.
+        learner: name of the learner.
         data: names of the data sets.
-        licence: of the weights.
+        licence: licence of the weights.
         figures: ``auroc``, ``ci95``, ``tasks``, ``episodes`` and ``best_baseline``.
-        files: by name its sha256 and size in bytes.
+        files: sha256 and size in bytes by file name.
     """
 
     name: str
@@ -131,7 +131,7 @@ def read_index(folder: Path | None = None) -> dict[str, Entry]:
     """The index of a folder of published checkpoints, empty where there is none.
 
     Args:
-        folder: by default :func:`zoo_folder`.
+        folder: folder of published checkpoints; None takes :func:`zoo_folder`.
 
     Raises:
         CheckpointError: it is damaged or forged.
@@ -144,8 +144,8 @@ def list_checkpoints(pattern: str = "*", *, modality: str | None = None) -> list
     """Names of the published checkpoints, for :func:`metaad_zoo.load_detector`.
 
     Args:
-        pattern: of fnmatch, such as ``"*omniglot*"``.
-        modality: only those that read this; ``multimodal``: several.
+        pattern: fnmatch pattern, such as ``"*omniglot*"``.
+        modality: list only checkpoints that read this modality; ``multimodal``: several modalities.
 
     Raises:
         CheckpointError: the index is damaged.
@@ -161,8 +161,8 @@ def find_published(name: str, folder: Path | None = None) -> Path:
     """The folder of a published checkpoint, its files checked against the index.
 
     Args:
-        name: as in :func:`list_checkpoints`.
-        folder: by default :func:`zoo_folder`.
+        name: name that :func:`list_checkpoints` lists.
+        folder: folder of published checkpoints; None takes :func:`zoo_folder`.
 
     Raises:
         CheckpointError: a file is missing, damaged, changed or a link.

@@ -22,8 +22,8 @@ def zoo_table(entries: Mapping[str, Mapping[str, Any]], base: str = "checkpoints
     """A Markdown table, a row a checkpoint.
 
     Args:
-        entries: as in the index.
-        base: where the links to the cards start from.
+        entries: index entries by name.
+        base: folder that links to the cards start with.
     """
     lines = ["| checkpoint | data | AUROC | best baseline: its AUROC, ours minus it | size |", "|---|---|---|---|---|"]
     for name, entry in entries.items():

@@ -31,8 +31,8 @@ class Published:
 
     Args:
         name: ``<modality>-<backbone>-<learner>-<data>``.
-        manifest: how to rebuild it, and what it was trained and chosen on.
-        config: that trained it.
+        manifest: manifest: how to rebuild it, and what it was trained and chosen on.
+        config: training config.
         metrics: its protocol, figures beside the baselines, and environment.
         notes: what a person wrote on its limits.
     """

@@ -44,10 +44,10 @@ def publish(
         run: what ``python train.py`` wrote: ``model``, ``results.json``.
         name: ``<modality>-<backbone>-<learner>-<data>``.
         zoo: folder of published checkpoints.
-        notes: of a person, on limits, for the card.
-        data_licence: of the publisher's own data.
-        replace: what is published under this name already.
-        tell: is given a sentence on each path of this machine that is published as a name alone.
+        notes: limits in the words of a person, for the card.
+        data_licence: licence of the publisher's own data.
+        replace: overwrite an existing checkpoint of this name.
+        tell: called with a sentence on each path of this machine that is published as a name alone.
 
     Raises:
         CheckpointError: the run's model is damaged.
@@ -115,9 +115,9 @@ def portable_config(config: Any, name: str, tell: Callable[[str], object] = lamb
     """A training config without what is of one machine or one run: it trains the same again, anywhere.
 
     Args:
-        config: as the run resolved it.
-        name: that a training by it shall have.
-        tell: is given a sentence on each path of the user's own data, of which the name alone is kept.
+        config: training config as the run resolved it.
+        name: name of a training by this config.
+        tell: called with a sentence on each path of the user's own data, of which the name alone is kept.
 
     Example:
         >>> portable_config({"runs": "/tmp/x", "ckpt_path": "last", "next": None, "model": {}}, "mine")

@@ -55,7 +55,7 @@ def parse_json(content: bytes, where: str) -> Any:
     """Strict JSON: UTF-8, no key twice, no NaN or infinity, not nested too deep.
 
     Args:
-        content: of the file.
+        content: content of the file.
         where: its name, for errors.
 
     Raises:

@@ -39,7 +39,7 @@ def build_learner(where: str, manifest: Mapping[str, Any], tensors: Mapping[str,
 
     Args:
         where: the manifest's name, for errors.
-        manifest: with ``learner`` and ``arguments``.
+        manifest: manifest with ``learner`` and ``arguments``.
         tensors: its weights, ``learner/<name>``.
 
     Raises:

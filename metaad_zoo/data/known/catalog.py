@@ -15,8 +15,8 @@ def list_datasets(pattern: str = "*", modality: str | None = None) -> list[str]:
     """Names of the known data sets, for ``data.dataset``.
 
     Args:
-        pattern: of fnmatch.
-        modality: of their samples; None lists all.
+        pattern: fnmatch pattern.
+        modality: list only data sets of this modality; None lists all.
 
     Raises:
         ValueError: there are no data sets of this modality.
@@ -40,9 +40,9 @@ def read_dataset(
 
     Args:
         name: one of ``list_datasets(modality=modality)``.
-        modality: of its samples.
+        modality: modality of the samples.
         root: folder or file to read from; by default ``METAAD_DATA``.
-        options: of sets of several modalities, the images' size and the sequences' steps.
+        options: image size in pixels and sequence length in steps, for data sets of several modalities.
         others: further names that the caller takes, for the error.
 
     Returns:

@@ -160,8 +160,8 @@ def fetch_public(set_name: str, file: str, folder: str | Path, sha256: str | Non
     Args:
         set_name: one of :func:`public_sets`.
         file: one of :func:`public_files`.
-        folder: of all public data.
-        sha256: for a file of which none is known.
+        folder: folder of all public data.
+        sha256: 64 hexadecimal digits, for a file whose sha256 this package does not know.
 
     Raises:
         DownloadError: as :func:`fetch`.

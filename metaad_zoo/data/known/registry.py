@@ -24,7 +24,7 @@ def register_dataset(name: str, *, modality: str) -> Callable[[Reader], Reader]:
 
     Args:
         name: what users type.
-        modality: of its samples.
+        modality: modality of its samples.
 
     Raises:
         ValueError: the name is taken.
@@ -36,9 +36,9 @@ def read_archive_of(name: str, reader: Callable[..., Any], modality: str) -> Non
     """Register a data set that lies in ``<name>.npz``.
 
     Args:
-        name: of the data set.
+        name: name of the data set.
         reader: given the name, and the folder or file.
-        modality: of its samples.
+        modality: modality of its samples.
     """
 
     def read(root: str | Path | None = None) -> Any:

@@ -44,9 +44,9 @@ class EpisodeDataModule(pl.LightningDataModule):
         episode: make-up of the training episodes.
         test_episode: make-up of the validation and test episodes; None takes ``episode``.
         episodes_per_epoch: training episodes of one epoch, over all processes.
-        val_episodes: the same ones at each validation.
-        test_episodes: the same ones at each test.
-        calibration_episodes: of the val split, to calibrate decisions by; None takes ``val_episodes``. They are of
+        val_episodes: number of validation episodes, the same ones at each validation.
+        test_episodes: number of test episodes, the same ones at each test.
+        calibration_episodes: val episodes that calibrate decisions; None takes ``val_episodes``. They are of
             other tasks than those that choose the weights, as far as the split has more tasks than ``val_episodes``.
         calibration_shots: sizes of the support set that a checkpoint is calibrated for beside the test episodes' own,
             with at most 500 episodes each; those that the val split's tasks are too small for are left out. None:
@@ -54,7 +54,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         tasks_per_batch: training tasks of one outer step, in each process.
         repeat_episodes: take the same training episodes in every epoch, to see whether a model can overfit them.
         num_workers: loader processes; what is drawn does not depend on it.
-        seed: of splits and episodes.
+        seed: random seed of splits and episodes.
     """
 
     aspect: Aspect = "squash"

@@ -31,8 +31,8 @@ class ImageEpisodes(EpisodeDataModule):
 
     Args:
         dataset: a known name, as in :func:`metaad_zoo.list_datasets`, or ``"own"`` for the files at ``root``.
-        root: for ``"own"``: a folder of one folder a class, the MVTec layout (one or many categories), an ``.npz``, or
-            several plain folders of images, each a class. For a known name: where its files lie (default
+        root: your own files (``"own"``): a folder of one folder a class, the MVTec layout (one or many categories), an
+            ``.npz``, or several plain folders of images, each a class. For a known name: where its files lie (default
             ``METAAD_DATA``).
         splits: which classes or categories go where: for each of ``train``, ``val``, ``test`` a list of fnmatch
             patterns, or three counts, drawn at random by ``seed``. None, for own files alone: about 60, 20 and 20 %,
@@ -50,7 +50,7 @@ class ImageEpisodes(EpisodeDataModule):
             alone: in all episodes of categories without anomalies of their own, and in a share of the others'.
         synthetic_share: that share.
         finer_tasks: share of the training tasks made finer, see :class:`metaad_zoo.episodes.NeighbourhoodTaskPool`.
-        kwargs: of :class:`metaad_zoo.data.EpisodeDataModule`.
+        kwargs: arguments of :class:`metaad_zoo.data.EpisodeDataModule`.
 
     Raises:
         ValueError: a name is unknown, files are missing or damaged, or a split is too small; before any training.

@@ -35,8 +35,8 @@ class MultimodalEpisodes(EpisodeDataModule):
 
     Args:
         dataset: a known name, as in :func:`metaad_zoo.list_datasets`, or ``"own"`` for the manifest at ``root``.
-        root: for ``"own"``: a manifest, see :class:`metaad_zoo.data.read.manifest.ManifestReader`. For a known name:
-            where its files lie (default ``METAAD_DATA``).
+        root: your own manifest (``"own"``), see :class:`metaad_zoo.data.read.manifest.ManifestReader`. For a known
+            name: where its files lie (default ``METAAD_DATA``).
         splits: which classes or domains go where: for each of ``train``, ``val``, ``test`` a list of fnmatch patterns,
             or three counts, drawn at random by ``seed``. None: a fifth each to val and test, at least what a task
             needs, and the others to train.
@@ -45,12 +45,12 @@ class MultimodalEpisodes(EpisodeDataModule):
             (:class:`metaad_zoo.data.pairing.AgreementPool`); ``"pair"``: samples of one other class; ``"rest"``: of all
             other classes; ``"own"``: what the data itself says. None: ``"own"`` where there are labels, ``"mismatch"``
             where the modalities are separate sets, else ``"pair"``.
-        classes_per_task: for ``"mismatch"``: how many classes make a task.
-        pairing: for ``"mismatch"``, of the training tasks alone: ``"any"`` draws anew for each episode which classes
+        classes_per_task: number of classes in a task of ``"mismatch"``.
+        pairing: pairs of the training tasks of ``"mismatch"``: ``"any"`` draws anew for each episode which classes
             belong together, so that this must be read from the support set; ``"labelled"`` takes the same class.
-        new_classes: for ``"mismatch"``: share of the training episodes whose classes are made new ones, by turned
+        new_classes: share of the training episodes of ``"mismatch"`` whose classes are made new ones, by turned
             pictures and shifted channels (:func:`metaad_zoo.data.new_classes.as_new_classes`).
-        one_class: for ``"mismatch"``: share of the training episodes whose normal samples are all of one class, which a
+        one_class: share of the training episodes of ``"mismatch"`` whose normal samples are all of one class, which a
             network learns to tell before it can learn what agrees.
         modalities: what is given out; None gives all. The episodes are the same ones, so that a backbone of one
             modality can be compared with fusion.
@@ -61,8 +61,8 @@ class MultimodalEpisodes(EpisodeDataModule):
         length: steps of the sequences; None takes the data set's usual number, for ``"own"`` the longest.
         label: label column of the manifest; None looks for a usual name.
         ignore: columns of the manifest that are left out.
-        columns: its columns of data, where these alone are to be used.
-        kwargs: of :class:`metaad_zoo.data.EpisodeDataModule`.
+        columns: data columns of the manifest, where these alone are to be used.
+        kwargs: arguments of :class:`metaad_zoo.data.EpisodeDataModule`.
 
     Raises:
         ValueError: a name is unknown, files are missing or damaged, a setting does not fit the data, or a split is too

@@ -46,22 +46,22 @@ class SequenceEpisodes(EpisodeDataModule):
     Args:
         dataset: a known name such as ``smd`` or ``spoken_digits``; several names of sets of long series, whose domains
             are joined; ``"own"`` for the files at ``root``; or ``"generated"``.
-        root: for ``"own"``: a CSV or Parquet file, an ``.npz``, a folder of them, or the layout of the Numenta Anomaly
-            Benchmark, see :func:`metaad_zoo.data.read.series_folder.read_own_series`. For a known name: where its
-            files lie (default ``METAAD_DATA``).
+        root: your own files (``"own"``): a CSV or Parquet file, an ``.npz``, a folder of them, or the layout of the
+            Numenta Anomaly Benchmark, see :func:`metaad_zoo.data.read.series_folder.read_own_series`. For a known
+            name: where its files lie (default ``METAAD_DATA``).
         splits: which domains or classes go where: for each of ``train``, ``val``, ``test`` a list of fnmatch patterns,
             or three counts, drawn at random by ``seed`` from the domains that can be tested. None, for own series
             alone: about 60, 20 and 20 % of those.
         split_by: what the counts count: ``"class"``: domains or classes; ``"parent"``: all before a name's last
             ``/``.
-        anomalies: of class-as-normal tasks: ``"pair"``: from one other class; ``"rest"``: from all others.
+        anomalies: source of anomalies in class-as-normal tasks: ``"pair"``: one other class; ``"rest"``: all others.
         window: steps of a window.
         stride: steps from one window's start to the next one's.
         min_anomalous: share of a window's points that must be anomalous for the window to be; with fewer, but some, it
             is left out. 0: any point will do.
         support_share: the first share of a series that gives the support, where it has no training part of its own.
-        length: steps of class-as-normal sequences; None takes the longest one's.
-        fit: how they are brought to it: ``"pad"`` (NaN behind the end, or cut off) or ``"resample"``.
+        length: steps of class-as-normal sequences; None takes the longest sequence's.
+        fit: how sequences are brought to ``length``: ``"pad"`` (NaN behind the end, or cut off) or ``"resample"``.
         label: label column of own files; None looks for a usual name.
         time: time column of own files; None looks for one.
         ignore: columns of own files that are left out.
@@ -76,7 +76,7 @@ class SequenceEpisodes(EpisodeDataModule):
             their own, and in a share of the others'.
         synthetic_share: that share.
         generated: the tasks of ``dataset="generated"``.
-        kwargs: for :class:`EpisodeDataModule`.
+        kwargs: arguments of :class:`metaad_zoo.data.EpisodeDataModule`.
 
     Raises:
         ValueError: a name is unknown, files are missing or damaged, or a split is too small; before any training.

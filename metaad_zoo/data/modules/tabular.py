@@ -46,8 +46,9 @@ class TabularEpisodes(EpisodeDataModule):
     Args:
         dataset: a known name, as in ``metaad_zoo.list_datasets(modality="tabular")``; ``"own"`` for the files at
             ``root``; or ``"generated"``.
-        root: for ``"own"``: a CSV, Parquet or npz (``X``, ``y``) file, a folder of them, or several of these; each file
-            is a domain, named by its stem. For a known name: where its files lie (default ``METAAD_DATA``).
+        root: your own files (``"own"``): a CSV, Parquet or npz (``X``, ``y``) file, a folder of them, or several of
+            these; each file is a domain, named by its stem. For a known name: where its files lie (default
+            ``METAAD_DATA``).
         splits: which domains or classes (``<table>/<class>``) go where: for each of ``train``, ``val``, ``test`` a list
             of fnmatch patterns, or ``[generated]``; or three counts or shares, drawn at random by ``seed``. None is
             ``{train: [generated], val: [generated], test: ["*"]}``.
@@ -63,8 +64,8 @@ class TabularEpisodes(EpisodeDataModule):
             them on as NaN, which networks read as the support's centre.
         anomalies: where there are classes: ``"pair"``: the anomalies of a task come from one other class; ``"rest"``:
             from all others of its table and split.
-        max_columns: of wider tables, each episode draws this many columns, the same for support and query and for every
-            method; None keeps all.
+        max_columns: number of columns that each episode draws from a wider table, the same for support and query and
+            for every method; None keeps all.
         synthetic: names of synthetic anomalies, made of normal rows, for the data's own training domains: in every
             episode of one without anomalies of its own, and in a share of the others'.
         synthetic_share: that share.
@@ -72,7 +73,7 @@ class TabularEpisodes(EpisodeDataModule):
         prior: what generated tables are like.
         memory_limit: MiB; larger files are read row by row out of a mapped copy on disk.
         cache: folder for these copies; None takes ``metaad_zoo/tables`` in the user's cache folder.
-        kwargs: see :class:`metaad_zoo.data.modules.base.EpisodeDataModule`.
+        kwargs: arguments of :class:`metaad_zoo.data.EpisodeDataModule`.
 
     Raises:
         ValueError: a name is unknown, files are missing or damaged, or a table is too small; before any training.

@@ -67,13 +67,13 @@ def _pasted(
     """``image`` with a rectangle that is cut upright out of ``giver`` and pasted elsewhere.
 
     Args:
-        image: ``(C, H, W)``.
-        giver: ``(C, H, W)``.
-        area: of the rectangle, as a share of the image's.
-        aspect: its length over its width, at least 1; which way it lies is drawn at random.
-        degrees: turns it.
-        rng: draws both places and the shift of its colours.
-        smooth: blend its outer quarters in, and keep its colours.
+        image: ``(C, H, W)`` image that is changed.
+        giver: ``(C, H, W)`` image that the rectangle is cut from.
+        area: area of the rectangle, as a share of the image's.
+        aspect: length of the rectangle over its width, at least 1; which way it lies is drawn at random.
+        degrees: rotation of the rectangle.
+        rng: draws both places and the shift of the colours.
+        smooth: blend the outer quarters in, and keep the colours.
     """
     height, width = image.shape[-2:]
     long, short = math.sqrt(area * height * width * aspect), math.sqrt(area * height * width / aspect)

@@ -27,8 +27,8 @@ def register_synthetic(name: str, *, modality: str, axes: int = 0) -> Callable[[
 
     Args:
         name: what users type; unique over all modalities.
-        modality: what it corrupts.
-        axes: of a sample, where it corrupts other modalities of as many axes too; 0: it does not.
+        modality: modality that it corrupts.
+        axes: number of axes of a sample, where it corrupts other modalities of as many axes too; 0: it does not.
 
     Raises:
         ValueError: the name is taken.
@@ -62,7 +62,7 @@ def create_synthetic(names: Sequence[str]) -> Corruption:
     stay as they are.
 
     Args:
-        names: out of :func:`list_synthetic`.
+        names: names that :func:`list_synthetic` lists.
 
     Raises:
         ValueError: there is no name, one is named twice or unknown (the nearest names are given).

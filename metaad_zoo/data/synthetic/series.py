@@ -31,9 +31,9 @@ class Event:
     """What the channels of one sample share.
 
     Attributes:
-        start: where the window begins, as a share of the steps.
-        stop: where it ends.
-        strength: in [0, 1].
+        start: start of the window, as a share of the steps.
+        stop: end of the window, as a share of the steps.
+        strength: strength in [0, 1].
         faster: whether time runs faster rather than slower.
     """
 
