@@ -152,7 +152,7 @@ def _reading(learner: Learner, samples: Samples) -> Method:
         if all(fits(x.shape[1:], reads[m]) for m, x in samples.items()):
             return learner
         try:
-            _fitted({name: x[:0] for name, x in samples.items()}, reads)
+            _fitted({name: x[:1] for name, x in samples.items()}, reads)
         except ValueError:
             pass
         else:

@@ -39,6 +39,8 @@ class SampleStream:
     of any length, each as one sample.
 
     Example:
+        >>> import tempfile
+        >>> from pathlib import Path
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder, "rows.csv")
         ...     _ = path.write_text("a,b\\n" + "1,2\\n" * 5000)

@@ -30,7 +30,7 @@ from metaad_zoo.data.read.roles import (
     is_time_name,
     schema_of_names,
 )
-from metaad_zoo.data.read.table_sources import TABLE_SUFFIXES, CsvSource, open_table
+from metaad_zoo.data.read.table_sources import TABLE_SUFFIXES, CsvSource, open_table, refuse_doubled
 from metaad_zoo.data.read.times import as_seconds
 
 MOSTLY_NUMBERS = 0.5
@@ -244,9 +244,7 @@ class TableReader:
         return self._schema
 
     def _check_names(self, names: list[str]) -> None:
-        doubled = sorted({n for n in names if names.count(n) > 1})
-        if doubled:
-            raise ValueError(f"{self.path} has several columns named {doubled[:10]}: rename them")
+        refuse_doubled(self.path, names)
         if not names:
             raise ValueError(f"{self.path} has no columns: expected a header and at least one row")
         self._names = names

@@ -174,12 +174,25 @@ class _Parquet(TableSource):
         self._file.close()
 
 
+def refuse_doubled(path: Path, names: list[str]) -> None:
+    """Refuse two columns of one name.
+
+    Raises:
+        ValueError: as said.
+    """
+    doubled = sorted({n for n in names if names.count(n) > 1})
+    if doubled:
+        raise ValueError(f"{path} has several columns named {doubled[:10]}: rename them")
+
+
 class _Frame(TableSource):
     def __init__(self, frame: Any) -> None:
         super().__init__(Path("the DataFrame"))
         try:
             if hasattr(frame, "iloc"):  # pandas: an index with values of its own is a column, as in its CSV
-                frame = frame.set_axis([str(c) for c in frame.columns], axis=1)
+                names = [str(c) for c in frame.columns]
+                refuse_doubled(self.path, names)
+                frame = frame.set_axis(names, axis=1)
                 mixed = [
                     c
                     for c, kind in zip(frame.columns, frame.dtypes, strict=True)
