@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from metaad_zoo.cli.arguments import json_argument
-from metaad_zoo.cli.terminal import progress_bars, show
+from metaad_zoo.cli.terminal import note, progress_bars, show
 from metaad_zoo.modality import list_modalities
 
 HELP = "judge any number of methods on the same episodes"
@@ -91,6 +91,8 @@ def run(options: argparse.Namespace) -> None:
             results = evaluate_points(**arguments | shots, progress=progress)
         else:
             results = evaluate(**arguments, progress=progress)
+    for sentence in results["protocol"]["account"]:
+        note(sentence)
     table = points_table(results) if options.points else results_table(results)
     scores = "the score of every point" if options.points else "every score"
     show(options.json, results, table, f"Figures and {scores}: {options.out}")

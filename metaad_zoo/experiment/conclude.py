@@ -150,6 +150,7 @@ def test_results(
         figures = evaluate(methods, episodes, calibrators, end.alpha, tick, record_all(file, rates))
     protocol = {
         "data": data.description(),
+        "account": data.skipped,
         **({"changed_since_checkpoint": data.changes} if data.changes else {}),
         "split": "test",
         "trained_or_chosen_on": end.seen,

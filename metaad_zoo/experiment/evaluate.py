@@ -247,6 +247,7 @@ def _protocol(settings: _Settings, data: EpisodeDataModule, episodes: int, calib
     within = "leave-one-out conformal inside each support set"
     return {
         "data": data.description(),
+        "account": data.skipped,
         "split": "test",
         "episodes": episodes,
         "tasks": min(len(data.pools["test"]), episodes),

@@ -218,6 +218,7 @@ def _protocol(
     longest = "whole" if settings.longest is None else f"its first {settings.longest:,} points"
     return {
         "data": data.description(),
+        "account": data.skipped,
         "split": "test",
         "judged": "point by point, without point adjustment",
         "tasks": len(series),
