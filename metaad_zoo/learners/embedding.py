@@ -149,7 +149,7 @@ class EmbeddingLearner(Learner):
 
     def embed_batch(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
         """Embeddings of a batch's support and query samples, ``(tasks, n, d)`` and ``(tasks, m, d)``, all at once."""
-        batch = self.network.scaled(batch)
+        batch = self.network.scaled(batch, next(self.parameters(), torch.zeros(())).dtype)
         axis = TaskAxis(len(batch), prefers_sample_major(self.network))
         if not self._tasks_are_independent and len(batch) > 1:
             with torch.autocast(self.device.type, enabled=False):

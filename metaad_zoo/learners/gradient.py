@@ -183,7 +183,7 @@ class GradientLearner(Learner):
 
     def _by_engine(self, batch: EpisodeBatch, run: Callable[..., Result]) -> list[Result]:
         """Run one task after the other, or all at once with a task axis, as the inner loop's engine says."""
-        batch = self.network.scaled(batch)
+        batch = self.network.scaled(batch, next(self.parameters()).dtype)
         if self.inner_loop.config.engine == "higher":
             return [run(s, s_labels, q, q_labels, [task], None) for s, s_labels, q, q_labels, task in batch]
         axis = TaskAxis(len(batch), prefers_sample_major(self.network))
@@ -312,7 +312,9 @@ def look_inside(learner: GradientLearner, batch: EpisodeBatch) -> dict[str, floa
     sums: defaultdict[str, float] = defaultdict(float)
     devices = [learner.device] if learner.device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.autocast(learner.device.type, enabled=False):
-        for support, support_labels, query, query_labels, task in learner.network.scaled(batch):
+        for support, support_labels, query, query_labels, task in learner.network.scaled(
+            batch, next(learner.parameters()).dtype
+        ):
             figures = _one_task(learner, support, support_labels, query, query_labels, task)
             for name, value in figures.items():
                 sums[name] += value / len(batch)

@@ -95,10 +95,10 @@ class EmbeddingNetwork(nn.Module):
         """
         return {name: SupportScaling.fit(support[name], kind, axis) for name, kind in self.scaling.items()}
 
-    def scaled(self, batch: EpisodeBatch) -> EpisodeBatch:
-        """A batch with each task's samples scaled by its support set."""
-        by, like = self.scalings(batch.support, 1), next(self.parameters(), torch.zeros(()))
-        support, query = (scaled(x, by, like.dtype) for x in (batch.support, batch.query))
+    def scaled(self, batch: EpisodeBatch, dtype: torch.dtype) -> EpisodeBatch:
+        """A batch with each task's samples scaled by its support set, then in the learner's type."""
+        by = self.scalings(batch.support, 1)
+        support, query = (scaled(x, by, dtype) for x in (batch.support, batch.query))
         return replace(batch, support=support, query=query)
 
     def embed(self, support: Samples, query: Samples | None = None) -> Tensor:

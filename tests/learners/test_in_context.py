@@ -66,7 +66,7 @@ def test_neither_the_order_of_rows_and_columns_nor_absent_columns_change_scores(
 
 @both
 def test_tables_of_different_width_in_one_batch_are_read_as_alone(kind):
-    learner = learner_of(kind)
+    learner = learner_of(kind, scaling={"tabular": "none"})
     tables, labels = [table(7), table(3)], torch.zeros(6, dtype=torch.long)
     widths = [torch.nn.functional.pad(x, (0, 7 - x.shape[1]), value=torch.nan) for pair in tables for x in pair]
     support, query = torch.stack(widths[::2]), torch.stack(widths[1::2])
@@ -80,7 +80,7 @@ def test_tables_of_different_width_in_one_batch_are_read_as_alone(kind):
 @pytest.mark.parametrize("unit", ["standard", "log_standard", "raw"])
 def test_untrained_it_is_the_soft_nearest_neighbour(unit):
     """Against numpy and scipy: L1 distances in the unit, a soft minimum, relative to the support's own."""
-    learner = InContextDetector(units=[unit], input_shapes=SHAPES).double().eval()
+    learner = InContextDetector(units=[unit], input_shapes=SHAPES, scaling={"tabular": "none"}).double().eval()
     support, query = table()
     support[:, 1] = support[:, 2] / 2
     x, q = ((np.sign(y) * np.log1p(np.abs(y)) if "log" in unit else y) for y in (support.numpy(), query.numpy()))
