@@ -1,4 +1,4 @@
-"""How an episode is drawn out of a source of samples."""
+"""Draw an episode from a source of samples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metaad_zoo.episodes.spec import EpisodeSpec
 
 
 class Reader(Protocol):
-    """Samples read by position."""
+    """Access to samples by position."""
 
     def read(self, ids: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         """The samples at ``ids`` ``(n,)`` by modality, each ``(n, ...)``; all randomness comes from ``rng``."""
@@ -23,7 +23,7 @@ class Reader(Protocol):
 
 
 class Source(Reader, Protocol):
-    """Samples with a class each."""
+    """A data set in which each sample has a class."""
 
     @property
     def name(self) -> str:
@@ -42,21 +42,21 @@ class Source(Reader, Protocol):
 
 
 Corruption = Callable[[dict[str, Tensor], dict[str, Tensor], np.random.Generator], dict[str, Tensor]]
-"""Makes anomalies of normal samples: given those to corrupt and others of the same task to borrow from, each by
-modality with a leading sample axis, it returns the corrupted ones; all randomness comes from the generator."""
+"""Function that turns normal samples into anomalies. Arguments: the samples to corrupt, the rest of the task's samples,
+both by modality with a leading sample axis, and the generator for all randomness. It returns the corrupted samples."""
 
 
 @dataclass(frozen=True)
 class Domain:
-    """A task whose data itself says which samples are anomalous: a machine, an inspection line, a table.
+    """A task whose data contain labelled anomalies: a machine, an inspection line, a table.
 
     Args:
-        name: the task's name, readable and stable, such as ``smd/machine-1-6``.
-        reader: reads its samples.
-        normal: positions of normal samples, which may be query and, unless ``support`` is given, support.
+        name: readable and stable name of the task, such as ``smd/machine-1-6``.
+        reader: source of the samples.
+        normal: positions of normal samples for the query and, if ``support`` is None, for the support.
         anomalous: positions of anomalous samples; may be empty.
-        support: positions of the normal samples that alone may be support, such as the earlier part of a recording;
-            disjoint from ``normal``. None: any normal sample may.
+        support: positions of the normal samples for the support, such as the earlier part of a recording; disjoint from
+            ``normal``. None: the support is drawn from ``normal``.
     """
 
     name: str
@@ -66,14 +66,14 @@ class Domain:
     support: np.ndarray | None = None
 
     def check(self, spec: EpisodeSpec, synthetic: bool = False) -> None:
-        """Refuse a domain that is too small for an episode.
+        """Check that the domain is large enough for an episode.
 
         Args:
-            spec: the episode.
-            synthetic: anomalies are made of normal samples.
+            spec: composition of the episode.
+            synthetic: whether anomalies are made from normal samples.
 
         Raises:
-            ValueError: tells what is missing and what to lower.
+            ValueError: the domain has too few samples.
         """
         support = spec.normal_needed - spec.query_normal
         if self.support is not None and len(self.support) < support:
@@ -81,61 +81,47 @@ class Domain:
                 f"{self.name} has {len(self.support)} normal samples that may be support but an episode draws "
                 f"{support}: lower support_normal or support_unlabelled, or leave it out"
             )
-        wanted = spec.normal_needed if self.support is None else spec.query_normal
-        wanted += spec.anomalous_needed if synthetic else 0
-        _require(self.name, "normal", len(self.normal), wanted)
+        needed = spec.normal_needed if self.support is None else spec.query_normal
+        needed += spec.anomalous_needed if synthetic else 0
+        _require(self.name, "normal", len(self.normal), needed)
         if not synthetic:
             _require(self.name, "anomalous", len(self.anomalous), spec.anomalous_needed)
 
     def draw(self, spec: EpisodeSpec, rng: np.random.Generator, corrupt: Corruption | None = None) -> Episode:
-        """An episode, drawn without replacement; with ``corrupt``, its anomalies are made of normal samples."""
+        """Draw an episode without replacement; with ``corrupt``, its anomalies are made from normal samples."""
         self.check(spec, corrupt is not None)
-        made = spec.anomalous_needed if corrupt else 0
+        n_synthetic = spec.anomalous_needed if corrupt else 0
         if self.support is None:
-            normals = rng.choice(self.normal, spec.normal_needed + made, replace=False)
+            normals = rng.choice(self.normal, spec.normal_needed + n_synthetic, replace=False)
         else:
             support = rng.choice(self.support, spec.normal_needed - spec.query_normal, replace=False)
-            normals = np.concatenate([support, rng.choice(self.normal, spec.query_normal + made, replace=False)])
+            query = rng.choice(self.normal, spec.query_normal + n_synthetic, replace=False)
+            normals = np.concatenate([support, query])
         normals, anomalies = normals[: spec.normal_needed], normals[spec.normal_needed :]
         if corrupt is None:
             anomalies = rng.choice(self.anomalous, spec.anomalous_needed, replace=False)
         return assemble(self.reader, self.name, spec, normals, anomalies, rng, corrupt)
 
 
-def _require(where: str, kind: str, there: int, wanted: int) -> None:
-    if there < wanted:
+def _require(where: str, kind: str, available: int, needed: int) -> None:
+    if available < needed:
         lower = "support_normal, support_unlabelled or query_normal"
         if kind == "anomalous":
             lower = "support_anomalous, contamination or query_anomalous"
         raise ValueError(
-            f"{where} has {there} {kind} samples but an episode draws {wanted} (support and query together): lower "
+            f"{where} has {available} {kind} samples but an episode draws {needed} (support and query together): lower "
             f"{lower}, or leave it out"
         )
 
 
 def require_enough(where: str, spec: EpisodeSpec, normal: np.ndarray, anomalous: np.ndarray) -> None:
-    """Refuse a task that is too small for an episode.
+    """Check that a task is large enough for an episode.
 
     Raises:
-        ValueError: tells what is missing and what to lower.
+        ValueError: the task has too few samples.
     """
     _require(where, "normal", len(normal), spec.normal_needed)
     _require(where, "anomalous", len(anomalous), spec.anomalous_needed)
-
-
-def draw_episode(
-    source: Source,
-    task: str,
-    spec: EpisodeSpec,
-    normal: np.ndarray,
-    anomalous: np.ndarray,
-    rng: np.random.Generator,
-) -> Episode:
-    """An episode from all positions that may serve as normal and as anomalous, drawn without replacement."""
-    require_enough(f"task {task}", spec, normal, anomalous)
-    normals = rng.choice(normal, spec.normal_needed, replace=False)
-    anomalies = rng.choice(anomalous, spec.anomalous_needed, replace=False)
-    return assemble(source, task, spec, normals, anomalies, rng)
 
 
 def assemble(
@@ -147,21 +133,21 @@ def assemble(
     rng: np.random.Generator,
     corrupt: Corruption | None = None,
 ) -> Episode:
-    """An episode from the positions of its normal and anomalous samples.
+    """Build an episode from the positions of its normal and anomalous samples.
 
     Args:
-        reader: reads the samples.
-        task: the task's name.
-        spec: how many go where.
+        reader: source of the samples.
+        task: name of the task.
+        spec: composition of the episode.
         normals: ``(spec.normal_needed,)`` distinct positions.
         anomalies: ``(spec.anomalous_needed,)`` distinct positions, disjoint from ``normals``.
-        rng: shuffles and augments.
-        corrupt: makes the samples at ``anomalies`` anomalous, where they are normal ones.
+        rng: generator for shuffling and augmentation.
+        corrupt: function that makes the samples at ``anomalies`` anomalous, if they are normal.
     """
     hidden = spec.unlabelled_anomalous
     normal_parts = np.split(normals, np.cumsum([spec.support_normal, spec.support_unlabelled - hidden]))
     anomalous_parts = np.split(anomalies, np.cumsum([spec.support_anomalous, hidden]))
-    # Unlabelled samples are shuffled, so that their order does not tell which of them are anomalous.
+    # Unlabelled samples are shuffled, so that their order does not reveal which of them are anomalous.
     unlabelled = rng.permutation(np.concatenate([normal_parts[1], anomalous_parts[1]]))
     support_ids = np.concatenate([normal_parts[0], anomalous_parts[0], unlabelled])
     support_labels = np.repeat(
@@ -175,9 +161,9 @@ def assemble(
     ids = np.concatenate([support_ids, query_ids])
     samples = reader.read(ids, rng)
     if corrupt is not None:
-        chosen = torch.as_tensor(np.isin(ids, anomalies))
-        made = corrupt({m: x[chosen] for m, x in samples.items()}, {m: x[~chosen] for m, x in samples.items()}, rng)
-        samples = {m: x.index_put((chosen.nonzero().flatten(),), made[m]) for m, x in samples.items()}
+        mask = torch.as_tensor(np.isin(ids, anomalies))
+        corrupted = corrupt({m: x[mask] for m, x in samples.items()}, {m: x[~mask] for m, x in samples.items()}, rng)
+        samples = {m: x.index_put((mask.nonzero().flatten(),), corrupted[m]) for m, x in samples.items()}
     n = spec.n_support
     return Episode(
         support={name: x[:n] for name, x in samples.items()},

@@ -11,8 +11,8 @@ from torch import Tensor
 
 Samples = Mapping[str, Tensor]
 """Samples by modality, stacked on a leading axis: ``{"image": (n, C, H, W)}``, ``{"sequence": (n, T, C)}``,
-``{"tabular": (n, D)}``, or several of them. NaN stands for what is not there: a missing value, a step, channel or
-column that only pads, a modality that a sample lacks (all of it NaN)."""
+``{"tabular": (n, D)}``, or several of them. NaN marks absent values: a missing value, a padded step, channel or
+column, a modality that a sample lacks (all its values are NaN)."""
 
 NORMAL, ANOMALOUS, UNLABELLED = 0, 1, -1
 
@@ -21,7 +21,7 @@ def count(samples: Samples) -> int:
     """Number of samples on the leading axis, which every modality must share.
 
     Raises:
-        ValueError: there is no modality, or the modalities disagree.
+        ValueError: there is no modality, or the numbers of samples differ.
     """
     sizes = {name: len(values) for name, values in samples.items()}
     if len(set(sizes.values())) != 1:
@@ -30,7 +30,7 @@ def count(samples: Samples) -> int:
 
 
 def _stack(parts: Sequence[Tensor]) -> Tensor:
-    """Stack; what is smaller is padded with NaN at the end of each axis."""
+    """Stack tensors, padded with NaN at the end of each axis to the largest size."""
     if len({x.shape for x in parts}) == 1:
         return torch.stack(list(parts))
     largest = [max(sizes) for sizes in zip(*(x.shape for x in parts), strict=True)]
@@ -49,9 +49,9 @@ class Episode:
         support_labels: ``(n_support,)`` int64: 0 normal, 1 anomalous, -1 unlabelled.
         query: samples by modality, each ``(n_query, ...)``.
         query_labels: ``(n_query,)`` int64: 0 normal, 1 anomalous.
-        task: a readable, stable name such as ``omniglot/Greek/character05``.
+        task: readable, stable name, such as ``omniglot/Greek/character05``.
         support_ids: ``(n_support,)`` int64: position of each sample in its pool's source.
-        query_ids: ``(n_query,)`` int64, never shared with ``support_ids``.
+        query_ids: ``(n_query,)`` int64, disjoint from ``support_ids``.
     """
 
     support: dict[str, Tensor]
@@ -72,7 +72,7 @@ class EpisodeBatch:
         support_labels: ``(tasks, n_support)`` int64.
         query: samples by modality, each ``(tasks, n_query, ...)``.
         query_labels: ``(tasks, n_query)`` int64.
-        tasks: the tasks' names.
+        tasks: names of the tasks.
     """
 
     support: dict[str, Tensor]
@@ -85,11 +85,11 @@ class EpisodeBatch:
     def collate(cls, episodes: Sequence[Episode]) -> EpisodeBatch:
         """Stack episodes with equal numbers of samples.
 
-        Tasks may have samples of different size, such as tables of different width: all are padded at their ends to the
-        largest, with NaN, which stands for what is not there.
+        Samples of different size, such as rows of tables of different width, are padded with NaN at their ends to the
+        largest size.
 
         Raises:
-            ValueError: there are none, or their modalities, numbers of samples or of axes differ.
+            ValueError: there are no episodes, or their modalities, numbers of samples or of axes differ.
         """
         if not episodes:
             raise ValueError("expected at least one episode to collate, saw none")
@@ -130,8 +130,8 @@ class EpisodeBatch:
 
     def parts(self, tasks: int) -> list[EpisodeBatch]:
         """The same batch in parts of at most ``tasks`` episodes."""
-        places = [slice(i, i + tasks) for i in range(0, len(self), tasks)]
-        return [self._map(itemgetter(place), itemgetter(place)) for place in places]
+        choices = [itemgetter(slice(i, i + tasks)) for i in range(0, len(self), tasks)]
+        return [self._map(choose, choose) for choose in choices]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> EpisodeBatch:
         """The same batch on another device."""

@@ -1,4 +1,4 @@
-"""The two calls that every method of this package answers, meta-learned or classical."""
+"""Interface of every anomaly-detection method of this package, meta-learned or classical: ``adapt`` and ``score``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from metaad_zoo.episodes.episode import Samples
 
 
 class Adapted(Protocol):
-    """A method after it has read a support set: a scorer for one domain."""
+    """A method adapted to a support set: it scores samples of one domain."""
 
     def score(self, samples: Samples) -> Tensor:
         """Anomaly scores ``(n,)`` of samples with a leading axis n; higher is more anomalous."""

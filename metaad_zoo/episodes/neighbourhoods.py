@@ -1,4 +1,4 @@
-"""Finer tasks out of few classes, for meta-training alone."""
+"""Fine-grained training tasks from few classes, by nearest neighbours."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from metaad_zoo.episodes.spec import EpisodeSpec
 
 
 class NeighbourhoodTaskPool(TaskPool):
-    """Class-as-normal tasks of which a share is made finer: "normal" is a sample and its nearest neighbours.
+    """Class-as-normal tasks, a share of which is finer: "normal" is a sample and its nearest neighbours.
 
-    A network trained on four classes learns these four by heart. Within a class there are as many neighbourhoods as
-    samples, and telling one from another demands finer features, which carry over to unseen classes. In a finer task
-    the anomalies are the neighbourhood of another sample: half of the time from the same class, else from the task's
-    anomalous ones. After Hsu et al., "Unsupervised Learning via Meta-Learning", ICLR 2019, who cluster samples into
-    training tasks; here each neighbourhood is a cluster of its own.
+    A network trained on four classes overfits to these four. A class has as many neighbourhoods as samples, and their
+    separation needs finer features, which transfer to unseen classes. The anomalies of a finer task are the
+    neighbourhood of a second sample, with probability 0.5 from the same class, else from the task's anomalous samples.
+    After Hsu et al., "Unsupervised Learning via Meta-Learning", ICLR 2019, who cluster samples into training tasks.
 
     Args:
-        pool: the classes.
-        features: ``(n, d)`` of all samples of the pool's source; nearness is Euclidean.
-        share: chance that an episode is a finer one, in [0, 1].
+        pool: class-as-normal tasks.
+        features: ``(n, d)``, a row for each sample of the pool's source; distances are Euclidean.
+        share: probability of a finer episode, in [0, 1].
 
     Raises:
-        ValueError: the share is out of range, or the features do not belong to the source.
+        ValueError: the share is out of range, or the number of features is not that of the source's samples.
     """
 
     def __init__(self, pool: ClassTaskPool, features: np.ndarray, share: float) -> None:
@@ -52,26 +51,27 @@ class NeighbourhoodTaskPool(TaskPool):
         self.pool.check(spec)
         together = spec.normal_needed + spec.anomalous_needed
         for task in range(len(self.pool)):
-            there = len(self.pool.ids_of(task)[0])
-            if there < together:
+            available = len(self.pool.ids_of(task)[0])
+            if available < together:
                 raise ValueError(
-                    f"the normal class of {self.task_name(task)} has {there} samples but a finer task may draw normals "
-                    f"and anomalies, together {together}, from it: lower the episode's counts or set finer_tasks=0"
+                    f"the normal class of {self.task_name(task)} has {available} samples but a finer task may draw "
+                    f"normals and anomalies, together {together}, from it: lower the episode's counts or set "
+                    "finer_tasks=0"
                 )
 
     def draw(self, task: int, spec: EpisodeSpec, rng: np.random.Generator) -> Episode:
         if rng.random() >= self.share:
             return self.pool.draw(task, spec, rng)
-        same_class, other_class = self.pool.ids_of(task)
+        same_class, anomalous_class = self.pool.ids_of(task)
         normal_anchor, normals = self._neighbourhood(same_class, spec.normal_needed, rng)
-        others = np.setdiff1d(same_class, normals) if rng.random() < 0.5 else other_class
-        other_anchor, anomalies = self._neighbourhood(others, spec.anomalous_needed, rng)
-        name = f"{self.task_name(task)}/near-{normal_anchor}-vs-near-{other_anchor}"
+        candidates = np.setdiff1d(same_class, normals) if rng.random() < 0.5 else anomalous_class
+        anomalous_anchor, anomalies = self._neighbourhood(candidates, spec.anomalous_needed, rng)
+        name = f"{self.task_name(task)}/near-{normal_anchor}-vs-near-{anomalous_anchor}"
         return assemble(self.pool.source, name, spec, normals, anomalies, rng)
 
     def _neighbourhood(self, ids: np.ndarray, size: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
-        """A random sample out of ``ids`` and the ``size`` samples nearest to it (itself among them), shuffled."""
+        """A random sample of ``ids``, and the ``size`` samples nearest to it, itself included, shuffled."""
         anchor = int(rng.choice(ids))
-        here = self.features[ids].astype(np.float32)
-        distances = np.square(here - self.features[anchor].astype(np.float32)).sum(1)
+        features = self.features[ids].astype(np.float32)
+        distances = np.square(features - self.features[anchor].astype(np.float32)).sum(1)
         return anchor, rng.permutation(ids[np.argsort(distances, kind="stable")[:size]])

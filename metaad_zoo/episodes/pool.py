@@ -1,4 +1,4 @@
-"""Where tasks come from: pools of tasks that draw episodes."""
+"""Pools of tasks, from which episodes are drawn."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from metaad_zoo.episodes.draw import Corruption, Domain, Source, draw_episode, require_enough
+from metaad_zoo.episodes.draw import Corruption, Domain, Source, assemble, require_enough
 from metaad_zoo.episodes.episode import Episode
 from metaad_zoo.episodes.spec import EpisodeSpec
 
@@ -18,7 +18,7 @@ class TaskPool(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many tasks there are."""
+        """Number of tasks."""
 
     @abstractmethod
     def task_name(self, task: int) -> str:
@@ -27,11 +27,11 @@ class TaskPool(ABC):
     @property
     @abstractmethod
     def members(self) -> frozenset[str]:
-        """What this pool is made of (names of classes or domains), never to be shared with another split's pool."""
+        """Names of the pool's classes or domains, disjoint from those of the pools of other splits."""
 
     @property
     def recorded(self) -> frozenset[str]:
-        """The members whose split a checkpoint records; not those of generated tasks, whose names tell it."""
+        """The members whose split a checkpoint records; none for generated tasks, whose names contain the split."""
         return self.members
 
     @abstractmethod
@@ -40,10 +40,10 @@ class TaskPool(ABC):
 
     @abstractmethod
     def check(self, spec: EpisodeSpec) -> None:
-        """Raise a ValueError where some task can't fill ``spec``, before any work is lost."""
+        """Raise a ValueError if a task has too few samples for ``spec``."""
 
     def sizes(self) -> list[tuple[str, int, int]]:
-        """Name, normal and anomalous samples of each thing the tasks are made of; empty where there is no such list."""
+        """Name, number of normal and of anomalous samples of each class or domain; empty for generated tasks."""
         return []
 
 
@@ -51,22 +51,22 @@ class ClassTaskPool(TaskPool):
     """Class-as-normal tasks: one class is normal, the anomalies come from other classes of the same pool.
 
     Args:
-        source: the samples.
-        classes: names of the classes this pool owns, as in ``source.class_names``.
+        source: data set of the samples.
+        classes: names of the pool's classes, as in ``source.class_names``.
         anomalies: ``"pair"``: a task is an ordered pair of classes, normal and anomalous; ``"rest"``: a task is one
-            normal class, its anomalies are drawn from all other classes of the pool.
+            normal class, and its anomalies are drawn from all other classes of the pool.
 
     Raises:
-        ValueError: a class is unknown or named twice, there are fewer than two, or ``anomalies`` is neither.
+        ValueError: a class is unknown or named twice, there are fewer than two, or ``anomalies`` is invalid.
 
     The pair task ``a-vs-b`` is named ``<source>/<a>-vs-<b>``, the rest task ``<source>/<a>``.
     """
 
     def __init__(self, source: Source, classes: Sequence[str], anomalies: Literal["pair", "rest"] = "pair") -> None:
-        known = {name: i for i, name in enumerate(source.class_names)}
-        unknown = [c for c in classes if c not in known]
+        class_ids = {name: i for i, name in enumerate(source.class_names)}
+        unknown = [c for c in classes if c not in class_ids]
         if unknown:
-            raise ValueError(f"{source.name} has no class {unknown}; it has {list(known)[:30]}")
+            raise ValueError(f"{source.name} has no class {unknown}; it has {list(class_ids)[:30]}")
         if len(set(classes)) != len(classes):
             raise ValueError(f"a class is named twice in {list(classes)}")
         if len(classes) < 2:
@@ -77,7 +77,7 @@ class ClassTaskPool(TaskPool):
         if anomalies not in ("pair", "rest"):
             raise ValueError(f"anomalies is {anomalies!r}; expected 'pair' or 'rest'")
         self.source, self.classes, self.anomalies = source, list(classes), anomalies
-        self._ids = [np.flatnonzero(source.labels == known[c]) for c in classes]
+        self._ids = [np.flatnonzero(source.labels == class_ids[c]) for c in classes]
 
     def __len__(self) -> int:
         n = len(self.classes)
@@ -87,12 +87,12 @@ class ClassTaskPool(TaskPool):
         """Positions of the normal class and, for a pair, of the anomalous one."""
         if self.anomalies == "rest":
             return task, None
-        normal, other = divmod(task, len(self.classes) - 1)
-        return normal, other + (other >= normal)
+        normal, anomalous = divmod(task, len(self.classes) - 1)
+        return normal, anomalous + (anomalous >= normal)
 
     def task_name(self, task: int) -> str:
-        normal, other = self._classes_of(task)
-        suffix = "" if other is None else f"-vs-{self.classes[other]}"
+        normal, anomalous = self._classes_of(task)
+        suffix = "" if anomalous is None else f"-vs-{self.classes[anomalous]}"
         return f"{self.source.name}/{self.classes[normal]}{suffix}"
 
     @property
@@ -111,28 +111,32 @@ class ClassTaskPool(TaskPool):
         return [(f"{self.source.name}/{c}", len(ids), 0) for c, ids in zip(self.classes, self._ids, strict=True)]
 
     def ids_of(self, task: int) -> tuple[np.ndarray, np.ndarray]:
-        """Positions of a task's normal samples and of its anomalous ones."""
-        normal, other = self._classes_of(task)
-        if other is not None:
-            return self._ids[normal], self._ids[other]
+        """Positions of a task's normal samples and of its anomalous samples."""
+        normal, anomalous = self._classes_of(task)
+        if anomalous is not None:
+            return self._ids[normal], self._ids[anomalous]
         return self._ids[normal], np.concatenate([ids for i, ids in enumerate(self._ids) if i != normal])
 
     def draw(self, task: int, spec: EpisodeSpec, rng: np.random.Generator) -> Episode:
         normal, anomalous = self.ids_of(task)
-        return draw_episode(self.source, self.task_name(task), spec, normal, anomalous, rng)
+        name = self.task_name(task)
+        require_enough(f"task {name}", spec, normal, anomalous)
+        normals = rng.choice(normal, spec.normal_needed, replace=False)
+        anomalies = rng.choice(anomalous, spec.anomalous_needed, replace=False)
+        return assemble(self.source, name, spec, normals, anomalies, rng)
 
 
 class DomainTaskPool(TaskPool):
-    """One task a domain, where the data itself says which samples are anomalous: an inspection line, a machine.
+    """One task for each domain, with labelled anomalies: an inspection line, a machine.
 
     Args:
-        domains: with distinct names.
-        corrupt: for meta-training alone: makes anomalies of normal samples, in every episode of a domain that has no
-            anomalies of its own, and in a share of the others'.
-        share: that share, in [0, 1].
+        domains: domains with distinct names.
+        corrupt: function that makes anomalies from normal samples, for meta-training only. It applies to every episode
+            of a domain with too few anomalies, and to a share of the remaining episodes.
+        share: probability of synthetic anomalies in the remaining episodes, in [0, 1].
 
     Raises:
-        ValueError: there is no domain, two have one name, or the share is out of range.
+        ValueError: there is no domain, two have the same name, or the share is out of range.
     """
 
     def __init__(self, domains: Sequence[Domain], corrupt: Corruption | None = None, share: float = 0.0) -> None:
@@ -145,25 +149,24 @@ class DomainTaskPool(TaskPool):
 
     @classmethod
     def from_source(cls, source: Source, names: Sequence[str], anomalous: np.ndarray, **options: Any) -> DomainTaskPool:
-        """Domains out of a source whose classes they are.
+        """Make a domain of each named class of a source.
 
         Args:
-            source: the samples.
-            names: of the domains, as in ``source.class_names``.
+            source: data set of the samples.
+            names: names of the domains, as in ``source.class_names``.
             anomalous: ``(n,)`` booleans over the source's samples.
-            options: as for the class.
+            options: further arguments of the class.
 
         Raises:
             ValueError: a domain is unknown or named twice, or there is none.
         """
-        known = {name: i for i, name in enumerate(source.class_names)}
-        unknown = [n for n in names if n not in known]
-        if unknown or len(set(names)) != len(names) or not names:
-            raise ValueError(f"expected distinct domains out of {list(known)[:30]}, saw {list(names)}")
-        inside = [source.labels == known[n] for n in names]
+        class_ids = {name: i for i, name in enumerate(source.class_names)}
+        if not names or len(set(names)) != len(names) or not class_ids.keys() >= set(names):
+            raise ValueError(f"expected distinct domains out of {list(class_ids)[:30]}, saw {list(names)}")
+        masks = [source.labels == class_ids[n] for n in names]
         domains = [
-            Domain(f"{source.name}/{n}", source, np.flatnonzero(here & ~anomalous), np.flatnonzero(here & anomalous))
-            for n, here in zip(names, inside, strict=True)
+            Domain(f"{source.name}/{n}", source, np.flatnonzero(mask & ~anomalous), np.flatnonzero(mask & anomalous))
+            for n, mask in zip(names, masks, strict=True)
         ]
         return cls(domains, **options)
 
@@ -179,36 +182,36 @@ class DomainTaskPool(TaskPool):
 
     def check(self, spec: EpisodeSpec) -> None:
         for domain in self.domains:
-            own = self._has_own(domain, spec)
-            if own or self.corrupt is None:
+            enough = self._has_anomalies(domain, spec)
+            if enough or self.corrupt is None:
                 domain.check(spec)
-            if self.corrupt is not None and (self.share or not own):
+            if self.corrupt is not None and (self.share or not enough):
                 domain.check(spec, synthetic=True)
 
     def leave_out_small(self, spec: EpisodeSpec) -> list[str]:
-        """Leave out the domains that can't fill an episode, and say why of each.
+        """Drop the domains that are too small for an episode, and return the reason for each.
 
         Raises:
-            ValueError: none is left.
+            ValueError: all domains are too small.
         """
-        kept, reasons = [], []
+        large_enough, reasons = [], []
         for domain in self.domains:
             try:
                 DomainTaskPool([domain], self.corrupt, self.share).check(spec)
-                kept.append(domain)
+                large_enough.append(domain)
             except ValueError as error:
                 reasons.append(str(error))
-        if not kept:
+        if not large_enough:
             raise ValueError(reasons[0])
-        self.domains = kept
+        self.domains = large_enough
         return reasons
 
-    def _has_own(self, domain: Domain, spec: EpisodeSpec) -> bool:
+    def _has_anomalies(self, domain: Domain, spec: EpisodeSpec) -> bool:
         return len(domain.anomalous) >= spec.anomalous_needed
 
     def draw(self, task: int, spec: EpisodeSpec, rng: np.random.Generator) -> Episode:
         domain = self.domains[task]
-        synthetic = self.corrupt is not None and (not self._has_own(domain, spec) or rng.random() < self.share)
+        synthetic = self.corrupt is not None and (not self._has_anomalies(domain, spec) or rng.random() < self.share)
         return domain.draw(spec, rng, self.corrupt if synthetic else None)
 
     def sizes(self) -> list[tuple[str, int, int]]:
@@ -219,10 +222,10 @@ class DomainTaskPool(TaskPool):
 
 
 def require_disjoint(**pools: TaskPool) -> None:
-    """Refuse pools of different splits that share a class or a domain.
+    """Check that no two pools of different splits share a class or a domain.
 
     Raises:
-        ValueError: names the shared members and the two splits.
+        ValueError: two splits share a member.
     """
     splits = list(pools.items())
     for i, (a, first) in enumerate(splits):

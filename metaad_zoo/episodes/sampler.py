@@ -1,4 +1,4 @@
-"""Which episode comes when: a pure function of (seed, split, epoch, index)."""
+"""Deterministic sampling of episodes: a pure function of (seed, split, epoch, index)."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from metaad_zoo.episodes.spec import EpisodeSpec
 SPLITS = ("train", "val", "test")
 Split = Literal["train", "val", "test"]
 Key = tuple[int, int]
-"""An episode's address inside a split: (epoch, index)."""
+"""Address of an episode within a split: (epoch, index)."""
 
 
 class EpisodeSampler:
     """Episodes of one split, addressed by epoch and index.
 
-    Training draws its tasks at random; validation and test walk through all tasks in one shuffled order, again and
-    again, so that each task gets the same number of episodes (give or take one).
+    Training draws its tasks at random. Validation and test cycle through all tasks in one shuffled order, so that the
+    numbers of episodes per task differ by at most one.
 
     Args:
-        pool: the tasks.
-        spec: the episodes' make-up.
+        pool: tasks to draw from.
+        spec: composition of the episodes.
         split: ``"train"``, ``"val"`` or ``"test"``; part of the seed, so that splits never share their randomness.
-        seed: the run's seed.
+        seed: random seed of the run.
 
     Raises:
         ValueError: the split is unknown, or a class of the pool is too small for the spec.
 
     The generator of episode ``(epoch, index)`` is numpy's PCG64 seeded by ``SeedSequence([seed, split],
-    spawn_key=(epoch, index))``: nothing else enters, neither worker nor process nor what was drawn before.
+    spawn_key=(epoch, index))``. It depends neither on worker and process nor on earlier episodes.
     """
 
     def __init__(self, pool: TaskPool, spec: EpisodeSpec, split: Split, seed: int) -> None:
@@ -57,7 +57,7 @@ class EpisodeSampler:
 
 
 class _Episodes(Dataset[Episode]):
-    """The sampler as torch's loader wants it: an item for a key."""
+    """Map-style data set over a sampler."""
 
     def __init__(self, sampler: EpisodeSampler) -> None:
         self.sampler = sampler
@@ -66,33 +66,20 @@ class _Episodes(Dataset[Episode]):
         return self.sampler.episode(*key)
 
 
-class _Keys:
-    """The keys of the batches still to come in one epoch, for one process."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[Key]] = []
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
 class EpisodeLoader:
     """Batches of episodes for Lightning, resumable to the batch.
 
-    A plain iterable and not a ``DataLoader``, because Lightning rebuilds those with a sampler of its own under DDP.
-    Under DDP, process r of w takes the episodes i with i % w == r: batch b of all processes together is episodes
-    ``[b * w * batch_size, (b + 1) * w * batch_size)``, just what one process with a batch of ``w * batch_size`` takes.
+    It is a plain iterable, because Lightning replaces the sampler of a ``DataLoader`` under DDP. Under DDP, process r
+    of w takes the episodes i with i % w == r. Batch b of all processes together holds episodes
+    ``[b * w * batch_size, (b + 1) * w * batch_size)``, as in one process with a batch of ``w * batch_size``.
 
     Args:
-        sampler: the episodes.
-        n_episodes: episodes of one epoch, over all processes.
-        batch_size: tasks of one batch, in each process.
-        advance: move on to the next epoch's episodes at each pass (training) or repeat the same ones (evaluation).
-        num_workers: loader processes; the episodes do not depend on it.
-        pin_memory: page-locked memory for faster copies to a GPU.
+        sampler: source of the episodes.
+        n_episodes: number of episodes in an epoch, over all processes.
+        batch_size: number of tasks in a batch, in each process.
+        advance: whether each pass takes the next epoch's episodes (training) or the same ones (evaluation).
+        num_workers: number of loader processes; the episodes do not depend on it.
+        pin_memory: whether batches lie in page-locked memory, for faster copies to a GPU.
 
     Raises:
         ValueError: an epoch does not fill one batch in every process.
@@ -120,7 +107,7 @@ class EpisodeLoader:
             )
         self.epoch, self.batch = 0, 0
         self._begun = False
-        self._keys = _Keys()
+        self._keys: list[list[Key]] = []  # of the batches still to come in this epoch, for this process
         self._loader: DataLoader[Episode] = DataLoader(
             _Episodes(sampler),
             batch_sampler=self._keys,
@@ -128,7 +115,7 @@ class EpisodeLoader:
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=pin_memory,
-            generator=torch.Generator(),  # a loader draws a seed for its workers: not out of the training's own stream
+            generator=torch.Generator(),  # for the workers' seed, so that the global generator stays as it is
         )
 
     def __len__(self) -> int:
@@ -140,19 +127,19 @@ class EpisodeLoader:
         return [(epoch, first + i * self.world_size) for i in range(self.batch_size)]
 
     def __iter__(self) -> Iterator[EpisodeBatch]:
-        # A pass that was cut short (a sanity check, a limit) is not taken up again; a saved place is.
+        # An interrupted pass (a sanity check, a limit) is not resumed; a restored state is.
         if self._begun or self.batch >= self.n_batches:
             self.epoch, self.batch = self.epoch + int(self.advance), 0
         self._begun = True
-        self._keys.batches = [self.keys(self.epoch, b) for b in range(self.batch, self.n_batches)]
+        self._keys[:] = [self.keys(self.epoch, b) for b in range(self.batch, self.n_batches)]
         for episodes in self._loader:
             self.batch += 1  # before the yield: a checkpoint written during this batch counts it as done
             yield episodes
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the next batch will come from."""
+        """Epoch and index of the next batch."""
         return {"epoch": self.epoch, "batch": self.batch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved place."""
+        """Resume from a state of :meth:`state_dict`."""
         self.epoch, self.batch, self._begun = state["epoch"], state["batch"], False

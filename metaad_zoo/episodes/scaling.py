@@ -1,4 +1,4 @@
-"""Normalisation by the support set alone: what a detector knows of a new domain's units."""
+"""Normalisation of features by statistics of the support set."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from torch import Tensor
 
 Scaling = Literal["none", "standard", "robust"]
 LIMIT = 10.0
-"""Scaled values are cut off here, in spreads: a column that hardly varies in five samples must not drown the others."""
+"""Clipping limit of scaled values, in spreads: a column that hardly varies in the support set must not dominate."""
 
 ROUNDING = 64
-"""Steps of the type's rounding within which values count as equal: sums over a support set blur the last digits."""
+"""Machine epsilons within which values count as equal, for sums over a support set lose the last digits."""
 
 QUARTILES_OF_NORMAL = 1.349
-"""Distance of the quartiles of a normal distribution, in standard deviations."""
+"""Interquartile range of a normal distribution, in standard deviations."""
 
 
 @dataclass(frozen=True)
 class SupportScaling:
-    """Centre and spread of each column or channel, taken from a support set.
+    """Centre and spread of each column or channel of a support set.
 
-    Missing values (NaN) are passed over and stay missing; a column that is missing in the whole support set stays
-    missing in every sample, for nothing is known of it. A column that does not vary in the support set has no unit:
-    of its values counts only whether they are the support's (0), above (1) or below it (-1). So scaled values depend
-    neither on the units of columns nor on offsets, up to the rounding of the type in which the support is given.
+    Missing values (NaN) are ignored and stay missing. A column that is missing in the whole support set becomes missing
+    in every sample. A column that does not vary in the support set is reduced to a sign: 0 for the support's value, 1
+    above and -1 below it. So scaled values depend neither on units nor on offsets, up to floating-point rounding.
+
+    All attributes broadcast over samples.
 
     Attributes:
-        centre: broadcasts over samples.
-        spread: likewise, above 0; 1 for columns that do not vary.
-        rounding: likewise; differences to the centre that are none.
-        varies: likewise; whether the column varies in the support set.
+        centre: mean or median.
+        spread: standard deviation or quartile distance, above 0; 1 for columns that do not vary.
+        rounding: largest difference from the centre that counts as 0.
+        varies: whether the column varies in the support set.
     """
 
     centre: Tensor
@@ -43,14 +44,13 @@ class SupportScaling:
     @classmethod
     @torch.no_grad()
     def fit(cls, support: Tensor, kind: Scaling, axis: int = 0) -> SupportScaling:
-        """Measure a support set.
+        """Compute the statistics of a support set.
 
         Args:
-            support: ``(n, ..., columns)``; time steps between the axes count as further samples. With leading task
-                axes, ``axis`` says where the samples are.
-            kind: ``"standard"``: mean and standard deviation; ``"robust"``: median and quartile distance, the standard
-                deviation where that is 0; ``"none"``: 0 and 1.
-            axis: of the samples.
+            support: ``(n, ..., columns)``, or with leading task axes; time steps count as further samples.
+            kind: ``"standard"``: mean and standard deviation; ``"robust"``: median and quartile distance, or the
+                standard deviation where the distance is 0; ``"none"``: 0 and 1.
+            axis: position of the sample axis.
 
         Example:
             >>> rows = torch.tensor([[0.0, 5.0], [2.0, 5.0]])
@@ -58,21 +58,21 @@ class SupportScaling:
             tensor([[2., 1.]])
         """
         if kind == "none":
-            nothing = support.new_zeros(())
-            return cls(nothing, nothing + 1, nothing, nothing == 0)
+            zero = support.new_zeros(())
+            return cls(zero, zero + 1, zero, zero == 0)
         if support.ndim < axis + 2:
             raise ValueError(f"expected samples of columns to scale by, saw {tuple(support.shape)}")
         flat = support.flatten(axis, -2)  # (..., samples, columns)
-        here = ~flat.isnan()
-        count = here.sum(axis, keepdim=True)
-        mean = flat.nansum(axis, keepdim=True) / count  # NaN where nothing is known
-        square = torch.where(here, flat - mean, 0).square().sum(axis, keepdim=True) / count.clamp_min(1)
+        present = ~flat.isnan()
+        count = present.sum(axis, keepdim=True)
+        mean = flat.nansum(axis, keepdim=True) / count  # NaN where all values are missing
+        square = torch.where(present, flat - mean, 0).square().sum(axis, keepdim=True) / count.clamp_min(1)
         centre, spread = mean, square.sqrt()
         if kind == "robust":
             quartiles = flat.nanquantile(flat.new_tensor([0.25, 0.5, 0.75]), dim=axis, keepdim=True)
             centre, distance = quartiles[1], (quartiles[2] - quartiles[0]) / QUARTILES_OF_NORMAL
             spread = torch.where(distance > 0, distance, spread)
-        # Below the rounding of the values themselves, a spread is none.
+        # A spread below the rounding error of the values counts as 0.
         rounding = ROUNDING * torch.finfo(flat.dtype).eps * centre.abs()
         varies = spread > rounding
         spread = torch.where(varies, spread, torch.ones_like(spread))
@@ -81,7 +81,7 @@ class SupportScaling:
         return cls(*(x.view(shape) for x in (centre, spread, rounding, varies)))
 
     def apply(self, x: Tensor) -> Tensor:
-        """``(x - centre) / spread``, cut off at :data:`LIMIT`; of columns that do not vary, the side; NaN stays NaN."""
+        """``(x - centre) / spread``, clipped at :data:`LIMIT`; the sign for columns that do not vary; NaN stays NaN."""
         if self.centre.ndim == 0:
             return x
         difference = x - self.centre

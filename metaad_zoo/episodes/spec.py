@@ -1,4 +1,4 @@
-"""How large an episode is and what it is made of."""
+"""Composition of an episode: numbers of support and query samples, and contamination."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 
 @dataclass(frozen=True)
 class EpisodeSpec:
-    """The make-up of one few-shot anomaly-detection task.
+    """Composition of a few-shot anomaly-detection task.
 
     Args:
-        support_normal: support samples known to be normal (label 0): the "shots" K.
-        support_anomalous: support samples known to be anomalous (label 1).
-        support_unlabelled: support samples without a label (label -1).
-        contamination: share of the unlabelled support that is in truth anomalous, in [0, 1). The count is rounded to
-            the nearest whole sample; :attr:`realised_contamination` tells what that gave.
-        query_normal: normal samples to be scored.
-        query_anomalous: anomalous samples to be scored.
+        support_normal: number of normal support samples (label 0): the "shots" K.
+        support_anomalous: number of anomalous support samples (label 1).
+        support_unlabelled: number of unlabelled support samples (label -1).
+        contamination: share of anomalies among the unlabelled support samples, in [0, 1). The count is rounded to the
+            nearest whole sample; :attr:`realised_contamination` is the share after rounding.
+        query_normal: number of normal query samples.
+        query_anomalous: number of anomalous query samples.
 
     Raises:
         ValueError: a count is negative, the support or the query is empty, or the contamination is out of range or
-            stands without unlabelled samples.
+            given without unlabelled samples.
 
     Example:
         >>> spec = EpisodeSpec(support_normal=0, support_unlabelled=20, contamination=0.12)
@@ -54,16 +54,16 @@ class EpisodeSpec:
 
     @property
     def n_support(self) -> int:
-        """All support samples, labelled or not."""
+        """Number of support samples, labelled or not."""
         return self.support_normal + self.support_anomalous + self.support_unlabelled
 
     @property
     def shots(self) -> int:
-        """Normal support samples; where there are none, the unlabelled ones."""
+        """Number of normal support samples or, if that is 0, of unlabelled ones."""
         return self.support_normal or self.support_unlabelled
 
     def with_shots(self, n: int) -> EpisodeSpec:
-        """The same make-up with so many :attr:`shots`.
+        """The same composition with ``n`` :attr:`shots`.
 
         Example:
             >>> EpisodeSpec(support_normal=0, support_unlabelled=20).with_shots(5).support_unlabelled
@@ -73,12 +73,12 @@ class EpisodeSpec:
 
     @property
     def n_query(self) -> int:
-        """All query samples."""
+        """Number of query samples."""
         return self.query_normal + self.query_anomalous
 
     @property
     def unlabelled_anomalous(self) -> int:
-        """How many of the unlabelled support samples are in truth anomalous."""
+        """Number of anomalies among the unlabelled support samples."""
         return round(self.contamination * self.support_unlabelled)
 
     @property
@@ -88,14 +88,14 @@ class EpisodeSpec:
 
     @property
     def normal_needed(self) -> int:
-        """Distinct normal samples that one episode draws."""
+        """Number of distinct normal samples in an episode."""
         return self.support_normal + self.support_unlabelled - self.unlabelled_anomalous + self.query_normal
 
     @property
     def anomalous_needed(self) -> int:
-        """Distinct anomalous samples that one episode draws."""
+        """Number of distinct anomalous samples in an episode."""
         return self.support_anomalous + self.unlabelled_anomalous + self.query_anomalous
 
     def as_dict(self) -> dict[str, Any]:
-        """All that fixes an episode's make-up, for a results file."""
+        """Fields and realised contamination, for a results file."""
         return {**asdict(self), "realised_contamination": self.realised_contamination}

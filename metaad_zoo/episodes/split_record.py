@@ -1,4 +1,4 @@
-"""Split of each class and domain, and what each held: the part of a checkpoint that keeps later tests honest."""
+"""Record of the split and content of each class and domain in a checkpoint, against leakage into later tests."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ NAMES_SHOWN = 10
 
 
 def fingerprint(*arrays: np.ndarray | Tensor) -> str:
-    """Number of samples, shape of a sample and a hash of their content, such as ``"14:1x16x16:0f3c..."``.
+    """Number of samples, shape of a sample and hash of the content, such as ``"14:1x16x16:0f3c..."``.
 
     Args:
-        arrays: the first one is ``(n, ...)``; further ones, such as labels, enter the hash alone.
+        arrays: samples ``(n, ...)``; further arrays, such as labels, enter only the hash.
 
     Example:
         >>> fingerprint(np.zeros((14, 3))).rpartition(":")[0]
@@ -38,12 +38,12 @@ def fingerprints_by_class(names: Sequence[str], labels: np.ndarray, *arrays: np.
     """Fingerprint of each class.
 
     Args:
-        names: of the classes.
+        names: names of the classes.
         labels: ``(n,)`` integers into ``names``.
         arrays: each ``(n, ...)``, see :func:`fingerprint`.
     """
     ids = positions_by_class(labels, len(names))
-    return {name: fingerprint(*(a[of] for a in arrays)) for name, of in zip(names, ids, strict=True)}
+    return {name: fingerprint(*(a[rows] for a in arrays)) for name, rows in zip(names, ids, strict=True)}
 
 
 def positions_by_class(labels: np.ndarray, classes: int) -> list[np.ndarray]:
@@ -52,7 +52,7 @@ def positions_by_class(labels: np.ndarray, classes: int) -> list[np.ndarray]:
 
 
 def joint_fingerprint(parts: Iterable[str]) -> str:
-    """One fingerprint of several modalities' samples of one class.
+    """Combine the fingerprints of a class in several modalities.
 
     Example:
         >>> joint_fingerprint(["14:1x8x8:ab", "20:32x16:cd"])
@@ -63,14 +63,14 @@ def joint_fingerprint(parts: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class SplitRecord:
-    """Splits of the classes and domains that a checkpoint has met. A class never changes its split.
+    """Splits of the classes and domains of a checkpoint's data. A class never changes its split.
 
     Attributes:
-        splits: split by name of class or domain, also of those that the data no longer hold.
+        splits: split by name of class or domain, including those no longer in the data.
         contents: fingerprints by name, the newest last.
-        seen: names that training or validation has used, those of generated tasks included.
-        parent: name of the checkpoint that a fine-tuning starts from, where the record is that one's; None: the
-            training itself goes on or is tested.
+        seen: names used in training or validation, including generated tasks.
+        parent: name of the checkpoint from which fine-tuning starts, if this is its record; None: the same training is
+            resumed or tested.
     """
 
     splits: Mapping[str, Split] = field(default_factory=dict)
@@ -80,15 +80,15 @@ class SplitRecord:
 
     @classmethod
     def parse(cls, splits: Any, seen: Iterable[str], parent: str | None = None) -> SplitRecord:
-        """A record out of a file.
+        """Read a record from the content of a file.
 
         Args:
-            splits: what :meth:`as_dict` gave; None: the file is older than records, and tells ``seen`` alone.
-            seen: names that training or validation has used.
+            splits: result of :meth:`as_dict`; None: an older file without a record.
+            seen: names used in training or validation.
             parent: see the class.
 
         Raises:
-            ValueError: it is damaged.
+            ValueError: ``splits`` has another format.
         """
         by_split = {} if splits is None else splits
         owner: dict[str, Split] = {}
@@ -104,7 +104,7 @@ class SplitRecord:
 
     @classmethod
     def joined(cls, records: Mapping[str, SplitRecord]) -> SplitRecord:
-        """The records of several checkpoints, by name, as one: of a class's splits the nearest to training counts."""
+        """Merge the records of several checkpoints, by name; for each class, the split nearest to training counts."""
         splits: dict[str, Split] = {}
         contents: dict[str, tuple[str, ...]] = {}
         for record in records.values():
@@ -120,29 +120,28 @@ class SplitRecord:
         }
 
     def extended(self, splits: Mapping[str, Split], contents: Mapping[str, str], seen: Iterable[str]) -> SplitRecord:
-        """The record with what the present data add; nothing is taken away, and no class changes its split."""
-        of = {**splits, **self.splits}
-        prints = {n: self.contents.get(n, ()) for n in of}
+        """Add the present data to the record; recorded classes remain, and none changes its split."""
+        merged = {**splits, **self.splits}
+        prints = {n: self.contents.get(n, ()) for n in merged}
         for name in prints.keys() & contents.keys():
             prints[name] = (*(p for p in prints[name] if p != contents[name]), contents[name])
-        return SplitRecord(of, prints, self.seen | frozenset(seen))
+        return SplitRecord(merged, prints, self.seen | frozenset(seen))
 
     def fixed(self, contents: Mapping[str, str]) -> dict[str, Split]:
-        """Split by name of all that has one: recorded classes, and new names for the content of recorded ones.
+        """Split by name of recorded classes, and of new names for the content of recorded classes.
 
         Args:
             contents: fingerprint by name of the present data.
         """
-        of: dict[str, Split] = dict.fromkeys(self.seen, "train") if self.parent else {}
-        of |= self.splits
-        for name in contents.keys() - of.keys():
-            origins = self.origins(name, contents)
-            if origins:
-                of[name] = min((self.splits[o] for o in origins), key=SPLITS.index)
-        return of
+        splits: dict[str, Split] = dict.fromkeys(self.seen, "train") if self.parent else {}
+        splits |= self.splits
+        for name in contents.keys() - splits.keys():
+            if origins := self.origins(name, contents):
+                splits[name] = min((self.splits[o] for o in origins), key=SPLITS.index)
+        return splits
 
     def origins(self, name: str, contents: Mapping[str, str]) -> list[str]:
-        """Recorded classes whose content a class holds that was not recorded with it: it was renamed or copied."""
+        """Recorded classes of which ``name`` is a renamed or copied version, by content."""
         content = contents.get(name, "")
         if content in self.contents.get(name, ()):
             return []
@@ -157,20 +156,21 @@ class SplitRecord:
         return dict(names)
 
     def refuse_moves(self, now: Mapping[str, Split], contents: Mapping[str, str], parts: Iterable[str] = ()) -> None:
-        """Refuse present splits that move a class.
+        """Check that no class changes its split.
 
-        A fine-tuning may train on what its parent was tested on, or choose by it; nothing may move the other way.
+        Exception: fine-tuning may train or validate on classes that its parent was tested on.
 
         Args:
             now: split by name of the present data.
             contents: fingerprint by name of the present data.
-            parts: members that are some of the samples of one domain: where these change, so may the parts.
+            parts: members that hold a part of a domain's samples, which changes with the domain.
 
         Raises:
-            ValueError: names the classes, and the split of each before and now.
+            ValueError: a class changes its split.
         """
         whose = self.parent or "the checkpoint"
-        tested = sorted(n for n, split in now.items() if split == "test" and self._was_seen(n, contents))
+        tests = [n for n, split in now.items() if split == "test"]
+        tested = sorted(n for n in tests if self.seen & {n, *self.origins(n, contents)})
         if tested:
             copies = [f"{n} holds the samples of {self.origins(n, contents)[0]}" for n in tested if n not in self.seen]
             raise ValueError(
@@ -198,17 +198,14 @@ class SplitRecord:
                 "as in the config.yaml of the checkpoint's run, or start anew"
             )
 
-    def _was_seen(self, name: str, contents: Mapping[str, str]) -> bool:
-        return name in self.seen or any(o in self.seen for o in self.origins(name, contents))
-
     def _moves(self, before: Split, now: Split) -> bool:
         return before != now and not (self.parent and SPLITS.index(now) < SPLITS.index(before))
 
     def changes(self, present: Mapping[str, Split | None], contents: Mapping[str, str]) -> list[str]:
-        """Sentences on how the present data differ from those of the checkpoint; none where they are the same.
+        """Describe how the present data differ from the checkpoint's, one sentence a difference.
 
         Args:
-            present: split of each class of the present data; None for one in no split.
+            present: split by name of the present data; None: in no split.
             contents: fingerprint by name of the present data.
         """
         if not self.splits:
@@ -237,7 +234,7 @@ class SplitRecord:
 
 
 def listed(sentences: list[str]) -> str:
-    """The first of them, and how many more there are."""
+    """Join the first :data:`NAMES_SHOWN` sentences, and count the rest."""
     more = len(sentences) - NAMES_SHOWN
     return ", ".join(sentences[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
@@ -252,13 +249,13 @@ def _by_split(splits: Mapping[str, Split | None]) -> str:
 
 
 def _difference(before: str, now: str) -> str:
-    """What differs between two fingerprints.
+    """Describe the difference between two fingerprints.
 
     Example:
         >>> _difference("14:3:ab", "16:3:cd"), _difference("14:3:ab", "14:3:cd"), _difference("9:3:ab", "9:4:cd")
         ('14 -> 16 samples', 'other content', 'samples of shape 3 -> 4')
     """
-    (n, shape, _), (m, other, _) = before.split(":"), now.split(":")
-    if shape != other:
-        return f"samples of shape {shape} -> {other}"
-    return f"{n} -> {m} samples" if n != m else "other content"
+    (n_before, shape_before, _), (n_now, shape_now, _) = before.split(":"), now.split(":")
+    if shape_before != shape_now:
+        return f"samples of shape {shape_before} -> {shape_now}"
+    return f"{n_before} -> {n_now} samples" if n_before != n_now else "other content"
