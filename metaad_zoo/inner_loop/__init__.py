@@ -1,4 +1,4 @@
-"""The differentiable inner loop: what is adapted, by which rule, for how many steps, to which order."""
+"""Differentiable inner loop: adapted parameters, update rule, number of steps, order of the meta-gradient."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def adapt_parameters(
     """Run the inner loop of one task, or of several at once.
 
     Args:
-        network: whose parameters are the start; it is not changed, but other parameters are swapped into it for each
-            call: threads need one each (:func:`metaad_zoo.learners.network.with_own_modules`).
-        loop: what is adapted and how.
+        network: network with the initial parameters. It is not changed, but each call swaps parameters into it, so each
+            thread needs its own (:func:`metaad_zoo.learners.network.with_own_modules`).
+        loop: adapted parameters, rates and rule.
         support_loss: the task's loss ``()`` on its support set, given a network to call; with ``tasks``, ``(tasks,)``.
-        meta_gradient: keep what the outer loop needs to differentiate through the adaptation; False where the adapted
-            network only has to score.
-        order: of the meta-gradient, where it is not that of ``loop.config``.
-        start: parameters that start elsewhere than the network's, by name; the meta-gradient flows into them.
-        tasks: how many tasks the network is called on at once; the adapted parameters get a leading task axis.
-        at_step: context that tells the network which inner step it is in.
-        visit: called with the number of steps taken, the parameters, and their support loss (None behind the last).
+        meta_gradient: whether the outer loop differentiates through the adaptation; False if the adapted network only
+            scores.
+        order: order of the meta-gradient; None: that of ``loop.config``.
+        start: initial parameters that replace the network's, by name; the meta-gradient flows into them.
+        tasks: number of tasks in each call of the network; the adapted parameters get a leading task axis.
+        at_step: context that passes the current inner step to the network.
+        visit: callback with the number of steps taken, the parameters, and their support loss (None after the last).
 
     Returns:
         All parameters by name, the adapted ones replaced, for :func:`torch.func.functional_call`.
@@ -67,7 +67,7 @@ def adapt_parameters(
         -1.0
     """
     begin: dict[str, Tensor] = {**dict(network.named_parameters()), **(start or {})}
-    # Views, so that an inner gradient stops at the start, also where one parameter's start was computed from another.
+    # Views, so that an inner gradient stops at the start even if one parameter's start was computed from another.
     begin.update({name: begin[name].view_as(begin[name]) for name in loop.names})
     if tasks is not None:
         begin = spread_over_tasks(network, loop.names, begin, tasks)

@@ -1,7 +1,7 @@
-"""The inner loop as plain functions of parameters: every route but the one through ``higher``.
+"""Gradient descent in the inner loop as plain functions of parameters, without ``higher``.
 
-It takes first-order meta-gradients, adapts where no meta-gradient is wanted, and, with a task axis, runs all tasks of a
-batch at once (see :mod:`metaad_zoo.inner_loop.vectorized_engine`).
+It serves first-order meta-gradients, adaptation without a meta-gradient and, with a task axis, all tasks of a batch at
+once (see :mod:`metaad_zoo.inner_loop.vectorized_engine`).
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ def descend(
 ) -> dict[str, Tensor]:
     """Take the inner loop's steps.
 
-    Without ``create_graph`` the inner gradient is taken at a detached copy of the current parameters. What is returned
-    hangs on the start by the identity, so that its meta-gradient is the query's gradient at the adapted point (Finn et
-    al., 2017, section 5.2), and on learned rates by ``-direction``. ``higher`` without tracking gives no meta-gradient
-    at all, and with tracking it would build the second-order graph only to throw it away.
+    Without ``create_graph`` the inner gradient is taken at a detached copy of the current parameters. The result
+    depends on the start through the identity, so its meta-gradient is the query's gradient at the adapted point (Finn
+    et al., 2017, section 5.2), and on learned rates through ``-direction``. ``higher`` gives no meta-gradient without
+    tracking, and with tracking it would build an unused second-order graph.
 
     Args:
-        network: to be called with the parameters.
+        network: network to call with the parameters.
         loop: names, rates and rule.
-        support_loss: the task's loss ``()``, or ``(tasks,)`` where parameters carry a task axis.
+        support_loss: the task's loss ``()``, or ``(tasks,)`` if the parameters carry a task axis.
         start: all parameters by name.
-        create_graph: let the meta-gradient flow through the inner gradients (second order).
-        at_step: context that tells the network which step it is in.
-        visit: called with the number of steps taken, the parameters and, but for the last, their support loss.
+        create_graph: whether the meta-gradient flows through the inner gradients (second order).
+        at_step: context that passes the current inner step to the network.
+        visit: callback with the number of steps taken, the parameters, and their support loss (None after the last).
 
     Returns:
         All parameters by name, the adapted ones replaced.
@@ -54,12 +54,12 @@ def descend(
     parameters, state = dict(start), RuleState()
     losses: list[Tensor] = []
     for step in range(loop.config.steps):
-        one = _step_function(network, loop, support_loss, start, step, create_graph=create_graph, at_step=at_step)
+        take = _step_function(network, loop, support_loss, start, step, create_graph=create_graph, at_step=at_step)
         before = parameters
         if create_graph and loop.config.checkpoint_steps:
-            parameters, state, loss = checkpoint(_in_this_context(one), parameters, state, use_reentrant=False)
+            parameters, state, loss = checkpoint(_in_this_context(take), parameters, state, use_reentrant=False)
         else:
-            parameters, state, loss = one(parameters, state)
+            parameters, state, loss = take(parameters, state)
         losses.append(loss)
         if visit is not None:
             visit(step, before, loss)
@@ -82,61 +82,61 @@ def _step_function(
     create_graph: bool,
     at_step: StepContext,
 ) -> Step:
-    """One step as a function without memory, so that it can be run again instead of being stored."""
+    """One inner step as a pure function, so that checkpointing can recompute it."""
     proximal = loop.config.proximal
 
-    def one(parameters: dict[str, Tensor], state: RuleState) -> tuple[dict[str, Tensor], RuleState, Tensor]:
-        here = parameters
+    def take(parameters: dict[str, Tensor], state: RuleState) -> tuple[dict[str, Tensor], RuleState, Tensor]:
+        point = parameters
         if not create_graph:
-            here = {name: p.detach() for name, p in parameters.items()}
+            point = {name: p.detach() for name, p in parameters.items()}
             for name in loop.names:
-                here[name].requires_grad_()
+                point[name].requires_grad_()
 
         def forward(*args: object, **kwargs: object) -> Tensor:
-            out: Tensor = functional_call(network, here, args, kwargs)
+            out: Tensor = functional_call(network, point, args, kwargs)
             return out
 
         with at_step(step):
             loss = support_loss(forward)
-        leaves = [here[name] for name in loop.names]
-        gradients = inner_gradients(loss.sum(), leaves, create_graph=create_graph)
-        found = {name: g for name, g in zip(loop.names, gradients, strict=True) if g is not None}
+        leaves = [point[name] for name in loop.names]
+        values = inner_gradients(loss.sum(), leaves, create_graph=create_graph)
+        gradients = {name: g for name, g in zip(loop.names, values, strict=True) if g is not None}
         if proximal:
-            pulls = {name: proximal * (parameters[name] - start[name]) for name in found}
-            found = {name: g + (pulls[name] if create_graph else pulls[name].detach()) for name, g in found.items()}
+            pulls = {name: proximal * (parameters[name] - start[name]) for name in gradients}
+            gradients = {n: g + (pulls[n] if create_graph else pulls[n].detach()) for n, g in gradients.items()}
         after = state.copy()
-        taken = take_step(parameters, found, loop.rates_at(step), loop.direction(), after)
-        return taken, after, loss.detach()
+        stepped = take_step(parameters, gradients, loop.rates_at(step), loop.direction(), after)
+        return stepped, after, loss.detach()
 
-    return one
+    return take
 
 
-def _in_this_context(one: Step) -> Step:
-    """The same, also when it is run again in the backward pass, where the task axis and the rest are long gone."""
+def _in_this_context(take: Step) -> Step:
+    """Bind a step to the present context variables, which have changed when the backward pass recomputes it."""
     context = copy_context()
 
     def run(parameters: dict[str, Tensor], state: RuleState) -> tuple[dict[str, Tensor], RuleState, Tensor]:
         with twice_differentiable():
-            return context.copy().run(one, parameters, state)
+            return context.copy().run(take, parameters, state)
 
     return run
 
 
 def require_finite(losses: list[Tensor]) -> None:
-    """Stop where the inner loop has diverged; the losses are looked at together, for each look waits for a GPU.
+    """Check that the inner loop has not diverged; all losses at once, because each check waits for the GPU.
 
     Args:
-        losses: of each step, ``()`` or ``(tasks,)``.
+        losses: support loss of each step, ``()`` or ``(tasks,)``.
 
     Raises:
-        DivergenceError: names the first bad step, what to change and, with a task axis, the tasks.
+        DivergenceError: a loss is not finite.
     """
     if not losses:
         return
     table = torch.stack(losses).flatten(1) if losses[0].ndim else torch.stack(losses).unsqueeze(1)
-    good = torch.isfinite(table)
-    if good.all():
+    diverged = ~torch.isfinite(table)
+    if not diverged.any():
         return
-    step = int((~good).any(1).nonzero()[0])
-    tasks = (~good[step]).nonzero().flatten().tolist()
+    step = int(diverged.any(1).nonzero()[0])
+    tasks = diverged[step].nonzero().flatten().tolist()
     raise DivergenceError(step, float(table[step, tasks[0]]), tasks)

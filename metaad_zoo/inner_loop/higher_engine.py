@@ -1,4 +1,4 @@
-"""The reference engine: second-order inner loops through the library ``higher``, one task after the other.
+"""Reference engine: second-order inner loops by the library ``higher``, one task after the other.
 
 Source: Grefenstette et al., "Generalized Inner Loop Meta-Learning", 2019, https://github.com/facebookresearch/higher.
 """
@@ -26,21 +26,9 @@ def adapt_through_higher(
     at_step: StepContext,
     visit: Visit | None = None,
 ) -> dict[str, Tensor]:
-    """Adapt to one task and keep the graph, so that a gradient flows back through every inner step.
+    """Adapt to one task, with the graph for a gradient through every inner step.
 
-    Args:
-        network: to be called with the parameters.
-        loop: names, rates and rule.
-        support_loss: the task's loss ``()``.
-        start: all parameters by name.
-        at_step: context that tells the network which step it is in.
-        visit: see :func:`metaad_zoo.inner_loop.descent.descend`.
-
-    Returns:
-        All parameters by name, the adapted ones replaced.
-
-    Raises:
-        DivergenceError: the support loss is not finite.
+    Args, Returns and Raises are those of :func:`metaad_zoo.inner_loop.descent.descend`, for one task.
     """
     initial = dict(network.named_parameters())
     optimiser = _optimiser(loop, initial)
@@ -71,7 +59,7 @@ def adapt_through_higher(
 
 
 def _optimiser(loop: InnerLoop, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimiser that ``higher`` takes its rule from; one group a parameter, so that each may have its own rate."""
+    """Optimiser for ``higher``, with one group for each parameter, so that each may have its own rate."""
     groups = [{"params": [parameters[name]]} for name in loop.names]
     if loop.config.rule == "adam":
         return torch.optim.Adam(groups, lr=loop.config.lr, betas=ADAM_BETAS, eps=ADAM_EPS)

@@ -1,4 +1,4 @@
-"""Implicit meta-gradients: those of the inner loop's optimum, whatever way led there.
+"""Implicit meta-gradients: the gradients of the inner loop's optimum, independent of the optimiser's path.
 
 Source: Rajeswaran et al., "Meta-Learning with Implicit Gradients", NeurIPS 2019.
 """
@@ -31,33 +31,22 @@ def adapt_to_optimum(
 ) -> dict[str, Tensor]:
     """Adapt without a graph, and attach the optimum's meta-gradient.
 
-    The adapted weights ``w`` minimise ``L(w) + proximal / 2 * |w - start|^2``: there, ``dL/dw + proximal * (w -
-    start)`` is 0. With a gradient ``g`` coming in at ``w``, and ``v`` from ``(H + proximal) v = g`` by conjugate
-    gradients (equation 6 of the paper, times ``proximal``), the start gets ``proximal * v``, and a parameter ``u`` that
-    is not adapted gets ``-d(v . dL/dw)/du``. One graph of the support loss is kept, however many steps led to ``w``.
+    The adapted weights ``w`` minimise ``L(w) + proximal / 2 * |w - start|^2``, so ``dL/dw + proximal * (w - start)`` is
+    0 there. Let ``g`` be the outer gradient at ``w``, and ``v`` the solution of ``(H + proximal) v = g`` by conjugate
+    gradients (equation 6 of the paper, times ``proximal``). The start's gradient is ``proximal * v``, and that of a
+    parameter ``u`` that is not adapted is ``-d(v . dL/dw)/du``. Memory does not grow with the number of steps.
 
-    Args:
-        network: to be called with the parameters.
-        loop: names, rates and rule; its ``proximal`` above 0.
-        support_loss: ``()``, or ``(tasks,)`` where parameters carry a task axis.
-        start: all parameters by name.
-        at_step: context that tells the network which step it is in.
-        visit: see :func:`metaad_zoo.inner_loop.descent.descend`.
-
-    Returns:
-        All parameters by name, the adapted ones replaced.
-
-    Raises:
-        DivergenceError: the support loss is not finite.
+    Args, Returns and Raises are those of :func:`metaad_zoo.inner_loop.descent.descend`; ``loop.config.proximal`` is
+    above 0.
     """
-    detached = {name: p.detach() for name, p in start.items()}  # the way to the optimum leaves nothing behind
+    detached = {name: p.detach() for name, p in start.items()}
 
-    def on_the_way(step: int, parameters: Mapping[str, Tensor], loss: Tensor | None) -> None:
+    def visit_before(step: int, parameters: Mapping[str, Tensor], loss: Tensor | None) -> None:
         if visit is not None and loss is not None:
             visit(step, parameters, loss)
 
-    found = descend(network, loop, support_loss, detached, create_graph=False, at_step=at_step, visit=on_the_way)
-    optimum = {name: found[name].detach().requires_grad_() for name in loop.names}
+    solution = descend(network, loop, support_loss, detached, create_graph=False, at_step=at_step, visit=visit_before)
+    optimum = {name: solution[name].detach().requires_grad_() for name in loop.names}
 
     def forward(*args: object, **kwargs: object) -> Tensor:
         out: Tensor = functional_call(network, {**start, **optimum}, args, kwargs)
@@ -87,7 +76,7 @@ def adapt_to_optimum(
 
 
 class _Optimum(Function):
-    """Weights at which the residuals are 0; an incoming gradient goes on to the residuals through the solver."""
+    """Weights at which the residuals are 0; their gradient flows to the residuals through the solver."""
 
     @staticmethod
     def forward(ctx: Any, solve: Product, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -103,14 +92,15 @@ class _Optimum(Function):
 def conjugate_gradients(product: Product, b: Vectors, steps: int, *, per_task: bool = False) -> list[Tensor]:
     """Solve ``A x = b`` for symmetric positive definite ``A``.
 
-    Source: Hestenes and Stiefel, "Methods of Conjugate Gradients for Solving Linear Systems", 1952. It stops early, as
-    it must, at the solution and at a direction of negative curvature, of which a network has some.
+    It stops early at the solution, and at a direction of negative curvature, which networks can have.
+
+    Source: Hestenes and Stiefel, "Methods of Conjugate Gradients for Solving Linear Systems", 1952.
 
     Args:
-        product: ``A`` times a vector, which is given in parts.
-        b: the right side, in parts.
-        steps: at most this many.
-        per_task: each part has a leading task axis, and each task a system of its own.
+        product: function of a vector ``v``, as a list of tensors, that returns ``A v``.
+        b: right-hand side, as a list of tensors.
+        steps: maximum number of iterations.
+        per_task: whether the tensors have a leading task axis, with an independent system for each task.
 
     Example:
         >>> a = torch.tensor([[2.0, 0.0], [0.0, 4.0]])

@@ -1,4 +1,4 @@
-"""What the inner loop adapts, by which rule, for how many steps and to which order."""
+"""Configuration of the inner loop, the parameters that it adapts, and their learning rates."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ Precision = Literal["auto", "full", "mixed"]
 ENGINES: tuple[str, ...] = get_args(EngineName)
 
 SupportLoss = Callable[[Callable[..., Tensor]], Tensor]
-"""The task's loss on its support set, given a network to call: the one definition that every engine uses."""
+"""Loss of a task on its support set, given a network to call; all engines share it."""
 StepContext = Callable[[int], AbstractContextManager[None]]
-"""A context that tells a network which inner step it is called in."""
+"""Context that passes the current inner step to a network."""
 Visit = Callable[[int, Mapping[str, Tensor], Tensor | None], None]
-"""Called with the number of steps taken, the parameters, and their support loss (None behind the last step)."""
+"""Callback with the number of steps taken, the parameters, and their support loss (None after the last step)."""
 
 
 class DivergenceError(FloatingPointError):
     """The support loss is not finite.
 
     Attributes:
-        step: the first inner step, from 0, where it is not.
-        tasks: positions in the batch of the tasks that it happened to.
+        step: first inner step with such a loss, counted from 0.
+        tasks: positions of the diverged tasks in the batch.
     """
 
     def __init__(self, step: int, loss: float, tasks: list[int]) -> None:
@@ -46,41 +46,40 @@ class DivergenceError(FloatingPointError):
 
 @dataclass(frozen=True)
 class InnerLoopConfig:
-    """The inner loop's settings.
+    """Settings of the inner loop.
 
     Args:
-        steps: gradient steps on the support set; 0 leaves the network as it is.
-        lr: inner learning rate, or where it is learned, its start.
+        steps: number of gradient steps on the support set; 0: no adaptation.
+        lr: inner learning rate, or the initial value of learned rates.
         learn_lr: ``"none"``: fixed; ``"parameter"``: one learned rate for each adapted parameter tensor;
             ``"parameter_and_step"``: for each tensor and step (Antoniou et al., "How to train your MAML", ICLR 2019);
             ``"element"``: for each single weight (Li et al., "Meta-SGD", 2017).
-        lr_range: learned rates are brought back into this range after each outer step.
+        lr_range: range to which learned rates are clipped after each outer step.
         rule: ``"sgd"`` or ``"adam"``.
-        momentum: of SGD.
-        proximal: strength of the pull back to the start, ``proximal / 2 * |adapted - start|^2`` beside the support loss
-            (Rajeswaran et al., "Meta-Learning with Implicit Gradients", NeurIPS 2019, equation 3).
-        adapt: fnmatch patterns of the parameters that are adapted, such as ``["head.*"]``; the others stay as they are
-            in the inner loop and are meta-learned all the same.
-        order: 2 for the exact meta-gradient (Finn et al., "Model-Agnostic Meta-Learning", ICML 2017); 1 to leave out
-            second derivatives (section 5.2 there); ``"implicit"`` for that of the inner loop's optimum, whose memory
+        momentum: momentum of SGD.
+        proximal: weight of the penalty ``proximal / 2 * |adapted - start|^2`` on the support loss (Rajeswaran et al.,
+            "Meta-Learning with Implicit Gradients", NeurIPS 2019, equation 3).
+        adapt: fnmatch patterns of the adapted parameters, such as ``["head.*"]``; the inner loop does not change the
+            rest, but they are meta-learned too.
+        order: 2: exact meta-gradient (Finn et al., "Model-Agnostic Meta-Learning", ICML 2017); 1: without second
+            derivatives (section 5.2 there); ``"implicit"``: meta-gradient of the inner loop's optimum, in memory that
             does not grow with the steps (Rajeswaran et al., 2019, equation 6); it needs ``proximal``.
-        cg_steps: of conjugate gradients, for ``order="implicit"``.
-        batch_norm: where the statistics of batch normalisation come from; see
+        cg_steps: number of conjugate-gradient iterations, for ``order="implicit"``.
+        batch_norm: source of the statistics of batch normalisation; see
             :class:`metaad_zoo.backbones.EpisodicBatchNorm`.
-        engine: ``"higher"``: one task after the other through the library ``higher``, the reference;
-            ``"vectorized"``: all tasks of a batch at once, faster, for networks of layers that can carry a task axis.
-        tasks_at_once: tasks whose graphs are in memory together; their meta-gradients are summed up one such part of
-            the batch after the other. None: one for ``higher``, all for ``vectorized`` (on a CPU as many as the
-            backbone's ``cpu_tasks``, which is faster there).
-        checkpoint_steps: compute each inner step again in the backward pass instead of storing it: less memory, more
+        engine: ``"higher"``: the reference, one task after the other by the library ``higher``; ``"vectorized"``:
+            faster, all tasks of a batch at once, for networks whose layers can carry a task axis.
+        tasks_at_once: number of tasks whose graphs are in memory together; the meta-gradients of such parts of a batch
+            are summed. None: 1 for ``higher``, all for ``vectorized`` (on a CPU the backbone's ``cpu_tasks``, which is
+            faster there).
+        checkpoint_steps: whether the backward pass recomputes each inner step instead of storing it: less memory, more
             time. For ``engine="vectorized"`` at order 2.
-        precision: what the inner loop and the query pass behind it compute in where the trainer's precision is
-            ``bf16-mixed`` or ``16-mixed``: ``"full"``: the parameters' own type; ``"mixed"``: the trainer's;
-            ``"auto"``: ``"full"`` for networks with batch normalisation, whose meta-gradient half precision bends, else
-            ``"mixed"``.
+        precision: type of the inner loop and of the query pass if the trainer's precision is ``bf16-mixed`` or
+            ``16-mixed``: ``"full"``: the parameters' type; ``"mixed"``: the trainer's; ``"auto"``: ``"full"`` for
+            networks with batch normalisation, whose meta-gradient is inaccurate in half precision, else ``"mixed"``.
 
     Raises:
-        ValueError: a setting is out of its range, or does not go with another.
+        ValueError: a setting is out of range, or incompatible with another.
     """
 
     steps: int = 5
@@ -104,16 +103,16 @@ class InnerLoopConfig:
         if self.lr_range is not None:
             object.__setattr__(self, "lr_range", tuple(self.lr_range))
         names = {"rule": RULES, "engine": ENGINES, "learn_lr": get_args(LearnLr), "precision": get_args(Precision)}
-        for name, known in names.items():
-            if getattr(self, name) not in known:
-                raise unknown_name(f"inner_loop.{name}", getattr(self, name), known)
+        for name, allowed in names.items():
+            if getattr(self, name) not in allowed:
+                raise unknown_name(f"inner_loop.{name}", getattr(self, name), allowed)
         if self.order not in get_args(Order):
             raise ValueError(f"inner_loop.order is {self.order!r}; expected 1, 2 or 'implicit'")
         if complaint := next((text for bad, text in self._complaints() if bad), None):
             raise ValueError(complaint)
 
     def _complaints(self) -> list[tuple[bool, str]]:
-        """What can be wrong with the numbers, each with what to say then."""
+        """Conditions under which the settings are invalid, each with its message."""
         low, high = self.lr_range or (0.0, self.lr)
         return [
             (
@@ -155,17 +154,17 @@ class InnerLoopConfig:
 
 
 class InnerLoop(nn.Module):
-    """The inner loop of one network: its settings, the names it adapts and its (perhaps learned) rates.
+    """The inner loop of a network: settings, names of the adapted parameters, and fixed or learned rates.
 
     Args:
-        config: the settings.
-        network: whose parameters are adapted.
+        config: settings.
+        network: network whose parameters are adapted.
 
     Attributes:
-        names: adapted parameters, in the network's order.
+        names: names of the adapted parameters, in the network's order.
         precision: ``"full"`` or ``"mixed"``.
-        rates: ``(len(names), steps)``, or ``(len(names), 1)`` where all steps share them, a parameter where learned;
-            for ``learn_lr="element"`` a list of parameters of the adapted ones' shapes.
+        rates: ``(len(names), steps)``, or ``(len(names), 1)`` if all steps share them; a parameter if they are learned.
+            For ``learn_lr="element"`` a list with a parameter of each adapted parameter's shape.
 
     Raises:
         ValueError: a pattern of ``config.adapt`` matches no trainable parameter; frozen ones are not adapted.
@@ -176,15 +175,15 @@ class InnerLoop(nn.Module):
     def __init__(self, config: InnerLoopConfig, network: nn.Module) -> None:
         super().__init__()
         self.config = config
-        known = [name for name, p in network.named_parameters() if p.requires_grad]
+        trainable = [name for name, p in network.named_parameters() if p.requires_grad]
         for pattern in config.adapt:
-            if not any(fnmatchcase(name, pattern) for name in known):
+            if not any(fnmatchcase(name, pattern) for name in trainable):
                 raise ValueError(
-                    f"inner_loop.adapt={pattern!r} matches no trainable parameter; there are {', '.join(known)}"
+                    f"inner_loop.adapt={pattern!r} matches no trainable parameter; there are {', '.join(trainable)}"
                 )
-        bends = any(getattr(layer, "needs_full_precision", False) for layer in network.modules())
-        self.precision = config.precision if config.precision != "auto" else ("full" if bends else "mixed")
-        self.names = [n for n in known if any(fnmatchcase(n, pattern) for pattern in config.adapt)]
+        full = any(getattr(layer, "needs_full_precision", False) for layer in network.modules())
+        self.precision = config.precision if config.precision != "auto" else ("full" if full else "mixed")
+        self.names = [n for n in trainable if any(fnmatchcase(n, pattern) for pattern in config.adapt)]
         columns = max(config.steps, 1) if config.learn_lr == "parameter_and_step" else 1
         rates = torch.full((len(self.names), columns), config.lr)
         if config.learn_lr == "none":
@@ -196,7 +195,7 @@ class InnerLoop(nn.Module):
             self.rates = nn.Parameter(rates)
 
     def rates_at(self, step: int) -> dict[str, Tensor]:
-        """Each adapted parameter's learning rate at a step, counted from 0: ``()``, or of the parameter's shape."""
+        """Learning rate of each adapted parameter at a step, counted from 0: ``()``, or of the parameter's shape."""
         if isinstance(self.rates, nn.ParameterList):
             return dict(zip(self.names, self.rates, strict=True))
         column = self.rates[:, step if self.rates.shape[1] > 1 else 0]
@@ -204,11 +203,11 @@ class InnerLoop(nn.Module):
 
     @torch.no_grad()
     def bound_rates(self) -> None:
-        """Bring learned rates back into ``config.lr_range``."""
+        """Clip learned rates to ``config.lr_range``."""
         if self.config.lr_range is not None:
             for rate in self.parameters():
                 rate.clamp_(*self.config.lr_range)
 
     def direction(self) -> Direction:
-        """The rule as a function of a gradient."""
+        """Update direction of the rule, as a function of a gradient."""
         return adam if self.config.rule == "adam" else sgd(self.config.momentum)

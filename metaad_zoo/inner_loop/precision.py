@@ -1,4 +1,4 @@
-"""In which numbers and by which kernels the inner loop computes."""
+"""Floating-point precision and attention kernels of the inner loop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HIGHEST_SCALE = 2.0**16
 
 @contextmanager
 def inner_precision(precision: str, device: torch.device) -> Iterator[None]:
-    """``"full"`` switches autocast off; ``"mixed"`` leaves it as the trainer has set it."""
+    """Context in which ``"full"`` switches autocast off and ``"mixed"`` keeps the trainer's setting."""
     if precision == "mixed":
         yield
     else:
@@ -23,38 +23,38 @@ def inner_precision(precision: str, device: torch.device) -> Iterator[None]:
 
 
 def safe_scale(loss: Tensor, at: Sequence[Tensor]) -> float:
-    """A factor for the support loss at which float16 gradients neither underflow nor overflow; else 1.
+    """Factor for the support loss with which float16 gradients neither underflow nor overflow; 1 outside float16.
 
-    A gradient in float16 is 0 below 6e-8 and infinite above 65504, and a factor that lifts one network's gradients
-    overflows another's. So 2^16 is tried, then a quarter of it again and again, until all gradients are finite. Nothing
-    is remembered from step to step: a resumed run does the same.
+    A float16 gradient is 0 below 6e-8 and infinite above 65504, and the right factor differs between networks. So 2^16
+    is tried first, then a quarter of it, and so on, until all gradients are finite. The factor has no state between
+    steps, so a resumed run gives the same gradients.
 
     Args:
-        loss: ``()``.
-        at: what it is differentiated by.
+        loss: support loss ``()``.
+        at: tensors to differentiate by.
     """
     kind = loss.device.type
     if not (torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16):
         return 1.0
     scale = HIGHEST_SCALE
     while scale > 1:
-        tried = torch.autograd.grad(loss * scale, at, retain_graph=True, allow_unused=True)
-        if all(g is None or torch.isfinite(g).all() for g in tried):
+        gradients = torch.autograd.grad(loss * scale, at, retain_graph=True, allow_unused=True)
+        if all(g is None or torch.isfinite(g).all() for g in gradients):
             break
         scale /= 4
     return scale
 
 
 def inner_gradients(loss: Tensor, at: Sequence[Tensor], *, create_graph: bool) -> tuple[Tensor | None, ...]:
-    """Gradients of the support loss, in float16 computed at a :func:`safe_scale`.
+    """Gradients of the support loss, with a :func:`safe_scale` in float16.
 
     Args:
-        loss: ``()``.
-        at: what to differentiate by.
-        create_graph: keep the graph for second derivatives.
+        loss: support loss ``()``.
+        at: tensors to differentiate by.
+        create_graph: whether the graph is kept for second derivatives.
 
     Returns:
-        Gradients; None where the loss does not depend on a tensor.
+        Gradients; None for a tensor on which the loss does not depend.
     """
     scale = safe_scale(loss, at)
     gradients = torch.autograd.grad(loss * scale, at, create_graph=create_graph, allow_unused=True)
@@ -62,10 +62,10 @@ def inner_gradients(loss: Tensor, at: Sequence[Tensor], *, create_graph: bool) -
 
 
 def twice_differentiable() -> AbstractContextManager[None]:
-    """Plain attention, for the fused kernels have no second derivative."""
+    """Context with unfused attention, because the fused kernels have no second derivative."""
     return sdpa_kernel(SDPBackend.MATH)
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """No autocast within; nothing at all while a graph is traced, which would keep the context as an operation."""
+    """Context without autocast; a null context while a graph is traced, which would record it as an operation."""
     return nullcontext() if torch.compiler.is_compiling() else torch.autocast(device.type, enabled=False)

@@ -1,4 +1,4 @@
-"""The inner loop's update rules, written out on plain tensors so that a gradient flows through them."""
+"""Update rules of the inner loop, as differentiable operations on tensors."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ ADAM_EPS = 1e-8
 
 @dataclass
 class RuleState:
-    """What a rule remembers between steps: the step's number and, by parameter name, its moving averages."""
+    """State of a rule between steps: number of the step and, by parameter name, moving averages."""
 
     step: int = 0
     first: dict[str, Tensor] = field(default_factory=dict)
     second: dict[str, Tensor] = field(default_factory=dict)
 
     def copy(self) -> RuleState:
-        """An equal state that can move on by itself."""
+        """Independent copy of the state."""
         return RuleState(self.step, dict(self.first), dict(self.second))
 
 
@@ -32,7 +32,7 @@ Direction = Callable[[str, Tensor, RuleState], Tensor]
 
 
 def sgd(momentum: float) -> Direction:
-    """``torch.optim.SGD``'s direction: the gradient, or its running sum (momentum without dampening)."""
+    """Direction of ``torch.optim.SGD``: the gradient, or its running sum (momentum without dampening)."""
 
     def direction(name: str, gradient: Tensor, state: RuleState) -> Tensor:
         if momentum:
@@ -45,7 +45,7 @@ def sgd(momentum: float) -> Direction:
 
 
 def adam(name: str, gradient: Tensor, state: RuleState) -> Tensor:
-    """Adam's direction (Kingma and Ba, ICLR 2015, section 2, the efficient order of computation, as in ``higher``)."""
+    """Direction of Adam (Kingma and Ba, ICLR 2015, section 2, the efficient order of computation, as in ``higher``)."""
     (b1, b2), t = ADAM_BETAS, state.step
     zero = torch.zeros_like(gradient)
     first = state.first[name] = b1 * state.first.get(name, zero) + (1 - b1) * gradient
@@ -66,10 +66,10 @@ def take_step(
 
     Args:
         parameters: all parameters by name.
-        gradients: those of the adapted parameters, each of its parameter's shape.
+        gradients: gradient of each adapted parameter.
         rates: learning rate of each adapted parameter, ``()`` or of its shape.
-        direction: the rule.
-        state: the rule's memory, moved on by one step.
+        direction: update rule.
+        state: state of the rule, updated in place.
 
     Returns:
         All parameters, the adapted ones replaced.

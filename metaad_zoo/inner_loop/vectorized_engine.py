@@ -1,9 +1,9 @@
-"""The fast engine: the inner loops of all tasks of a batch at once.
+"""Vectorised engine: the inner loops of all tasks of a batch at once.
 
 Each adapted weight gets a leading task axis, and the layers of :mod:`metaad_zoo.backbones.task_axis` run all tasks in
-one call of :func:`metaad_zoo.inner_loop.descent.descend`. The tasks do not meet, so the gradient of the sum of their
-losses is each task's own gradient: plain autograd, and no ``vmap``, under which norms with affine parameters have wrong
-second derivatives.
+one call of :func:`metaad_zoo.inner_loop.descent.descend`. The tasks are independent, so the gradient of the sum of
+their losses gives each task's own gradient. It uses plain autograd instead of ``vmap``, under which norms with affine
+parameters have wrong second derivatives.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ def spread_over_tasks(
     """Give adapted parameters a leading task axis.
 
     Args:
-        network: tells a parameter's usual rank.
-        names: the adapted ones.
-        start: all parameters by name; those above their usual rank have their task axis already.
-        tasks: length of the axis.
+        network: network that defines the rank of each parameter.
+        names: names of the adapted parameters.
+        start: all parameters by name; those above their rank in the network have a task axis already.
+        tasks: length of the task axis.
 
     Returns:
-        All parameters, the adapted ones ``(tasks, *shape)``; the gradient of the shared start is the tasks' sum.
+        All parameters, the adapted ones ``(tasks, *shape)``; the gradient of the shared start is the sum over tasks.
     """
     usual = dict(network.named_parameters())
     spread = {
