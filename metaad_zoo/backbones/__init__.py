@@ -1,4 +1,4 @@
-"""Backbones: pure modules from a sample to an embedding. They know nothing of episodes or learners."""
+"""Backbones: networks that map samples to embeddings, independent of episodes and learners."""
 
 from metaad_zoo.backbones import cnn as cnn  # each of these registers its backbones
 from metaad_zoo.backbones import columns as columns

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 import torch
@@ -16,10 +16,10 @@ Norm = Literal["batch", "group", "none"]
 
 
 def check_images(x: Tensor, channels: int, size: int | None = None) -> None:
-    """Refuse a batch that is not ``(n, channels, size, size)``.
+    """Check that a batch has the shape ``(n, channels, size, size)``.
 
     Raises:
-        ValueError: tells what was seen and what was expected.
+        ValueError: the batch has another shape.
     """
     expected = f"(n, {channels}, {size or 'H'}, {size or 'W'})"
     if x.ndim != 4 or x.shape[1] != channels or (size and tuple(x.shape[2:]) != (size, size)):
@@ -30,7 +30,7 @@ def check_images(x: Tensor, channels: int, size: int | None = None) -> None:
 
 
 class ImageBackbone(Backbone):
-    """A backbone of images ``(n, C, H, W)`` that shows its intermediate features on request."""
+    """Base of image backbones ``(n, C, H, W)``, with optional intermediate feature maps."""
 
     modality = "image"
     axes = ("channels", "height", "width")
@@ -43,16 +43,16 @@ class ImageBackbone(Backbone):
         return {"in_channels": channels, "image_size": height}
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
-        """Features of an image's places, from fine to coarse; where resolutions are equal, from shallow to deep.
+        """Intermediate feature maps, from fine to coarse; at equal resolution, from shallow to deep.
 
         Args:
-            x: as for ``forward``.
+            x: images, as for ``forward``.
 
         Returns:
-            Maps ``(n, C_i, H_i, W_i)``. They keep the graph, and within an inner loop follow the adapted weights.
+            Maps ``(n, C_i, H_i, W_i)``. They are differentiable, and in an inner loop depend on the adapted weights.
 
         Raises:
-            ValueError: the backbone has none, or the batch has another shape.
+            ValueError: the backbone has no feature maps, or the batch has another shape.
         """
         raise ValueError(f"{type(self).__name__} has no intermediate feature maps: take another image backbone")
 
@@ -67,35 +67,48 @@ def _norm(kind: Norm, channels: int) -> nn.Module:
     raise ValueError(f"norm is {kind!r}; expected 'batch', 'group' or 'none'")
 
 
+class _FourBlocks(ImageBackbone):
+    """Backbone of four blocks, each of which halves height and width."""
+
+    cpu_tasks = 8
+    blocks: nn.Sequential
+
+    def __init__(self, name: str, in_channels: int, image_size: int) -> None:
+        super().__init__()
+        if image_size < 16:
+            raise ValueError(f"{name} halves its input four times: image_size must be at least 16, saw {image_size}")
+        self.in_channels, self.image_size = in_channels, image_size
+
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
+        """The output of each block; the embedding comes from the last one."""
+        check_images(x, self.in_channels, self.image_size)
+        return list(accumulate(self.blocks, lambda features, block: block(features), initial=x))[1:]
+
+
 @register_backbone("conv4", modality="image")
-class Conv4(ImageBackbone):
+class Conv4(_FourBlocks):
     """Four blocks of 3x3 convolution, normalisation, 2x2 max-pooling and ReLU.
 
-    Published with ReLU in front of the pooling, which gives the same for four times the work.
+    The published order, ReLU before pooling, gives the same result with four times as many ReLU operations.
 
     Source: Vinyals et al., "Matching Networks for One Shot Learning", NeurIPS 2016; as in Finn et al., "Model-Agnostic
     Meta-Learning", ICML 2017.
 
     Args:
-        in_channels: of the images.
-        image_size: height and width in pixels, at least 16: each block halves it.
-        width: channels of each block (64 in Vinyals et al., 32 in Finn et al.'s miniImageNet runs).
-        norm: ``"batch"`` as published; ``"group"`` (4 groups) depends on no other sample; ``"none"``.
+        in_channels: number of image channels.
+        image_size: height and width in pixels, at least 16.
+        width: number of channels of each block (64 in Vinyals et al., 32 in Finn et al.'s miniImageNet runs).
+        norm: ``"batch"`` as published; ``"group"`` (4 groups), independent of other samples; or ``"none"``.
 
     Shape:
         ``(n, in_channels, image_size, image_size)`` to ``(n, width * (image_size // 16) ** 2)``.
 
     Raises:
-        ValueError: the size is too small, or later a batch has another shape.
+        ValueError: the size is too small, or a batch has another shape.
     """
 
-    cpu_tasks = 8
-
     def __init__(self, in_channels: int = 3, image_size: int = 28, width: int = 64, norm: Norm = "batch") -> None:
-        super().__init__()
-        if image_size < 16:
-            raise ValueError(f"conv4 halves its input four times: image_size must be at least 16, saw {image_size}")
-        self.in_channels, self.image_size = in_channels, image_size
+        super().__init__("conv4", in_channels, image_size)
         channels = [in_channels, width, width, width, width]
         self.blocks = nn.Sequential(
             *(
@@ -110,14 +123,9 @@ class Conv4(ImageBackbone):
         embedding: Tensor = self.blocks(x).flatten(1)
         return embedding
 
-    def feature_maps(self, x: Tensor) -> list[Tensor]:
-        """The output of each block; the last, flattened, is the embedding."""
-        check_images(x, self.in_channels, self.image_size)
-        return _one_by_one(self.blocks, x)
-
 
 class _ResidualBlock(nn.Module):
-    """Three 3x3 convolutions beside a 1x1 shortcut, then 2x2 max-pooling."""
+    """Three 3x3 convolutions with a 1x1 shortcut, then 2x2 max-pooling."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -133,24 +141,22 @@ class _ResidualBlock(nn.Module):
 
 
 @register_backbone("resnet12", modality="image")
-class ResNet12(ImageBackbone):
-    """Four residual blocks of three convolutions each, averaged over space; without DropBlock.
+class ResNet12(_FourBlocks):
+    """Four residual blocks of three convolutions, then global average pooling; without DropBlock.
 
     Source: Lee et al., "Meta-Learning with Differentiable Convex Optimization", CVPR 2019 (widths 64, 160, 320, 640).
 
     Args:
-        in_channels: of the images.
-        image_size: height and width in pixels, at least 16: each block halves it.
-        widths: channels of the four blocks.
+        in_channels: number of image channels.
+        image_size: height and width in pixels, at least 16.
+        widths: number of channels of each block.
 
     Shape:
         ``(n, in_channels, image_size, image_size)`` to ``(n, widths[-1])``.
 
     Raises:
-        ValueError: the size is too small, there are not four widths, or later a batch has another shape.
+        ValueError: the size is too small, there are not four widths, or a batch has another shape.
     """
-
-    cpu_tasks = 8
 
     def __init__(
         self,
@@ -158,12 +164,9 @@ class ResNet12(ImageBackbone):
         image_size: int = 84,
         widths: tuple[int, int, int, int] = (64, 160, 320, 640),
     ) -> None:
-        super().__init__()
-        if image_size < 16:
-            raise ValueError(f"resnet12 halves its input four times: image_size must be at least 16, saw {image_size}")
+        super().__init__("resnet12", in_channels, image_size)
         if len(widths) != 4:
             raise ValueError(f"resnet12 has four blocks: give four widths, saw {widths}")
-        self.in_channels, self.image_size = in_channels, image_size
         self.blocks = nn.Sequential(
             *(_ResidualBlock(a, b) for a, b in zip((in_channels, *widths[:-1]), widths, strict=True))
         )
@@ -172,16 +175,3 @@ class ResNet12(ImageBackbone):
     def forward(self, x: Tensor) -> Tensor:
         check_images(x, self.in_channels, self.image_size)
         return torch.mean(self.blocks(x), dim=(2, 3))
-
-    def feature_maps(self, x: Tensor) -> list[Tensor]:
-        """The output of each block; the last one's mean over space is the embedding."""
-        check_images(x, self.in_channels, self.image_size)
-        return _one_by_one(self.blocks, x)
-
-
-def _one_by_one(blocks: nn.Sequential, x: Tensor) -> list[Tensor]:
-    outputs = []
-    for block in blocks:
-        x = block(x)
-        outputs.append(x)
-    return outputs

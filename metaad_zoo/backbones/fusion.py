@@ -1,4 +1,4 @@
-"""Backbones of several modalities, by how the modalities' embeddings meet."""
+"""Multimodal backbones: fusion by concatenation, gates or cross-attention."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from metaad_zoo.backbones.multimodal import Encoder, Fusion
 from metaad_zoo.backbones.registry import MULTIMODAL, register_backbone
 
 MASKED = -1e4
-"""Added to an attention score that must not count: its weight is 0, and yet a row of them alone stays finite."""
+"""Added to masked attention scores: their weight is 0, and a row with only masked scores stays finite."""
 
 
 @register_backbone("fusion_concat", modality=MULTIMODAL)
 class ConcatFusion(Fusion):
-    """Late fusion: the embeddings meet in the joint part alone.
+    """Late fusion: only the joint part combines the embeddings.
 
     Source: the concatenation baseline of Arevalo et al., "Gated Multimodal Units for Information Fusion", 2017, with
     products and differences of pairs as in Conneau et al., "Supervised Learning of Universal Sentence Representations
@@ -33,17 +33,17 @@ class ConcatFusion(Fusion):
         torch.Size([2, 64])
     """
 
-    def meet(self, common: Tensor, there: Tensor) -> Tensor:
+    def meet(self, common: Tensor, present: Tensor) -> Tensor:
         return common
 
 
 @register_backbone("fusion_gated", modality=MULTIMODAL)
 class GatedFusion(Fusion):
-    """Every unit of each modality is gated by all modalities.
+    """Gated fusion: gates computed from all modalities scale every unit of each modality.
 
-    The gates of a unit are a softmax over the modalities present, times their number: equal gates change nothing. For
-    two modalities that softmax is the published sigmoid; the published sum of the gated embeddings is left to the joint
-    part, which sees them apart.
+    The gates of a unit are a softmax over the present modalities, times their number, so that equal gates are 1. For
+    two modalities the softmax is the published sigmoid. In place of the published sum of the gated embeddings, the
+    joint part reads them separately.
 
     Source: Arevalo et al., "Gated Multimodal Units for Information Fusion", ICLR 2017 workshop.
 
@@ -60,30 +60,29 @@ class GatedFusion(Fusion):
         modalities = len(self.modalities)
         self.gates = nn.Linear(modalities * (width + 1), modalities * width)
 
-    def meet(self, common: Tensor, there: Tensor) -> Tensor:
-        seen = torch.cat([common.flatten(1), there.to(common.dtype)], 1)
-        scores = self.gates(seen).view_as(common).masked_fill(~there.unsqueeze(-1), -torch.inf)
-        return common * scores.softmax(1) * there.sum(1).view(-1, 1, 1)
+    def meet(self, common: Tensor, present: Tensor) -> Tensor:
+        features = torch.cat([common.flatten(1), present.to(common.dtype)], 1)
+        scores = self.gates(features).view_as(common).masked_fill(~present.unsqueeze(-1), -torch.inf)
+        return common * scores.softmax(1) * present.sum(1).view(-1, 1, 1)
 
 
 @register_backbone("fusion_attention", modality=MULTIMODAL)
 class AttentionFusion(Fusion):
-    """Each modality attends to the tokens of the others.
+    """Cross-attention between modalities.
 
-    An encoder gives one embedding, and a softmax over a single token has no choice: so several tokens are made of each.
-    All directed pairs of modalities share one attention block (pre-norm, beside an identity); the projections into the
-    common space tell them apart. A modality's embedding is the mean of its tokens. A modality that is alone in its
-    sample attends to nothing.
+    Each encoder's embedding becomes several tokens, because attention to a single token is trivial. All directed pairs
+    of modalities share one residual attention block (pre-norm); only the projections into the common space differ. A
+    modality's embedding is the mean of its tokens. The only modality of a sample attends to nothing.
 
     Source: Tsai et al., "Multimodal Transformer for Unaligned Multimodal Language Sequences", ACL 2019, whose tokens
     are time steps.
 
     Args:
         input_shapes: see :class:`Fusion`, also for Shape and Raises.
-        encoders: likewise.
-        width: likewise; a multiple of ``heads``.
-        tokens: of each modality.
-        heads: of the attention.
+        encoders: see :class:`Fusion`.
+        width: length of the embedding; a multiple of ``heads``.
+        tokens: number of tokens of each modality.
+        heads: number of attention heads.
     """
 
     def __init__(
@@ -104,13 +103,13 @@ class AttentionFusion(Fusion):
         self.norm, self.into, self.out = nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.last_norm = nn.LayerNorm(width)
 
-    def meet(self, common: Tensor, there: Tensor) -> Tensor:
+    def meet(self, common: Tensor, present: Tensor) -> Tensor:
         tokens = self.spread(common).unflatten(-1, (self.tokens, -1)).flatten(1, 2)
-        of = torch.arange(common.shape[1], device=common.device).repeat_interleave(self.tokens)
-        others = (of.unsqueeze(1) != of) & there.repeat_interleave(self.tokens, 1).unsqueeze(1)  # (n, from, to)
+        modality = torch.arange(common.shape[1], device=common.device).repeat_interleave(self.tokens)
+        attended = (modality.unsqueeze(1) != modality) & present.repeat_interleave(self.tokens, 1).unsqueeze(1)
         q, k, v = self.into(self.norm(tokens)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mask = torch.zeros_like(others, dtype=q.dtype).masked_fill(~others, MASKED).unsqueeze(1)
+        mask = torch.zeros_like(attended, dtype=q.dtype).masked_fill(~attended, MASKED).unsqueeze(1)
         mixed = self.out(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
-        tokens = tokens + torch.where(others.any(2, keepdim=True), mixed, 0)
+        tokens = tokens + torch.where(attended.any(2, keepdim=True), mixed, 0)
         embeddings: Tensor = self.last_norm(tokens).unflatten(1, (-1, self.tokens)).mean(2)
         return embeddings

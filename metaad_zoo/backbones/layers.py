@@ -1,6 +1,6 @@
-"""Layers that know of a support set: batch normalisation whose statistics come from a stated place.
+"""Batch normalisation for episodes, with a policy for the source of its statistics.
 
-A network adapted to an episode must not look at the queries' own statistics: they tell how many anomalies there are.
+By default queries do not contribute to the statistics, because these would reveal the share of anomalies.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _inner_step: ContextVar[int] = ContextVar("inner_step", default=-1)
 
 @contextmanager
 def statistics_from_first(rows: int) -> Iterator[None]:
-    """Within this context, batches start with ``rows`` support samples, and these alone give the statistics."""
+    """Context in which only the first ``rows`` samples of a batch, the support, contribute to the statistics."""
     token = _reference_rows.set(rows)
     try:
         yield
@@ -38,7 +38,7 @@ def statistics_from_first(rows: int) -> Iterator[None]:
 
 @contextmanager
 def at_inner_step(step: int) -> Iterator[None]:
-    """Within this context, weights are those before inner step ``step``; outside, those after the last one."""
+    """Context in which weights are those before inner step ``step``; outside, those after the last step."""
     token = _inner_step.set(step)
     try:
         yield
@@ -47,23 +47,21 @@ def at_inner_step(step: int) -> Iterator[None]:
 
 
 class EpisodicBatchNorm(nn.Module):
-    """Batch normalisation with statistics of a stated origin; takes the place of a ``torch.nn.BatchNorm``.
+    """Replacement for ``torch.nn.BatchNorm`` with a policy for the source of the statistics.
 
-    Under ``torch.vmap`` it refuses to run: there, ``F.batch_norm`` with affine parameters has wrong second derivatives.
+    It raises an error under ``torch.vmap``, where ``F.batch_norm`` with affine parameters has wrong second derivatives.
 
     Args:
-        layer: the layer to take over: its parameters, running statistics, eps and, for timm's layers, activation.
-        policy: ``"support"``: statistics of the support set, also when queries are scored (see
-            :func:`statistics_from_first`); ``"transductive"``: statistics of whatever batch passes, so that a score
-            depends on the other queries; ``"running"``: the layer's stored statistics, never changed (pretrained);
-            ``"per_step"``: statistics of the support set in training, and of each inner step a running average, which
-            replaces them in evaluation (Antoniou et al., "How to train your MAML", ICLR 2019, section 4; there the
-            batch's own statistics are averaged, here the support's).
-        steps: inner steps, for ``"per_step"``: there is one average for each, and one for the queries.
+        layer: layer to replace; its parameters, running statistics, eps and, for timm's layers, activation are used.
+        policy: ``"support"``: statistics of the support set, also for queries (see :func:`statistics_from_first`);
+            ``"transductive"``: statistics of the whole batch, so that a score depends on the other queries;
+            ``"running"``: the layer's stored statistics, constant; ``"per_step"``: statistics of the support set in
+            training, and their running average for each inner step in evaluation (Antoniou et al., "How to train your
+            MAML", ICLR 2019, section 4, where the statistics of the whole batch are averaged).
+        steps: number of inner steps, for ``"per_step"``: there is one average for each step, and one for the queries.
 
     Attributes:
-        observed: under ``"per_step"`` in training, the (step, mean, variance) that have passed since the last
-            :meth:`keep_observed`.
+        observed: the (step, mean, variance) since the last :meth:`keep_observed`, under ``"per_step"`` in training.
 
     Shape:
         ``(n, C, ...)`` to the same.
@@ -94,7 +92,7 @@ class EpisodicBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         axis = current_task_axis()
         if axis is not None:
-            x = axis.to_channels(x)  # the tasks are channels apart
+            x = axis.to_channels(x)  # separate channels for each task
         scale, shift = self._affine(x, axis)
         shape = (-1,) + (1,) * (x.ndim - 2)
         stored, rows = self._stored(axis), self._rows(x)
@@ -113,7 +111,7 @@ class EpisodicBatchNorm(nn.Module):
         return activated
 
     def _affine(self, x: Tensor, axis: TaskAxis | None) -> tuple[Tensor, Tensor]:
-        """What to multiply and to add by, for each channel (of each task)."""
+        """Factor and offset of each channel (of each task)."""
         if self.weight is None:
             return x.new_ones(1), x.new_zeros(1)
         if axis is None:
@@ -121,7 +119,7 @@ class EpisodicBatchNorm(nn.Module):
         return axis.per_task(self.weight, 1).flatten(), axis.per_task(self.bias, 1).flatten()
 
     def _stored(self, axis: TaskAxis | None) -> tuple[Tensor, Tensor] | None:
-        """Variance and mean from the layer's own memory, or None where they come from the batch."""
+        """Stored variance and mean, or None if they come from the batch."""
         if self.policy == "running":
             variance, mean = self.running_var, self.running_mean
         elif self.policy == "per_step" and not self.training:
@@ -132,7 +130,7 @@ class EpisodicBatchNorm(nn.Module):
         return variance.repeat(repeats), mean.repeat(repeats)
 
     def _rows(self, x: Tensor) -> int:
-        """How many of the first rows give the statistics."""
+        """Number of leading rows that contribute to the statistics."""
         rows = _reference_rows.get()
         return len(x) if rows is None or self.policy == "transductive" else rows
 
@@ -145,17 +143,17 @@ class EpisodicBatchNorm(nn.Module):
 
     @torch.no_grad()
     def hold_statistics(self, x: Tensor) -> None:
-        """From now on normalise by the statistics of the support rows of ``x``, whatever batch passes.
+        """Fix the statistics to those of the support rows of ``x``.
 
         Args:
-            x: what passes this layer in a batch that starts with the support set.
+            x: input of this layer for a batch that starts with the support set.
         """
         variance, mean = _statistics(x[: self._rows(x)])
         self.running_var, self.running_mean, self.policy = variance, mean, "running"
 
     @torch.no_grad()
     def keep_observed(self) -> None:
-        """Move each step's running average towards the mean over the tasks observed, and forget these."""
+        """Update each step's running average by the mean over the observed tasks, and clear ``observed``."""
         for step in {step for step, *_ in self.observed}:
             for average, i in ((self.step_mean, 1), (self.step_var, 2)):
                 new = torch.cat([seen[i] for seen in self.observed if seen[0] == step]).mean(0)  # type: ignore[misc]
@@ -164,11 +162,6 @@ class EpisodicBatchNorm(nn.Module):
 
 
 def _refuse_vmap(x: Tensor) -> None:
-    """Raise where a vmap is going on.
-
-    Raises:
-        ValueError: as said.
-    """
     if is_batchedtensor(x):
         raise ValueError(
             "batch normalisation under torch.vmap has wrong second derivatives, without any error of torch's: run many "
@@ -177,22 +170,22 @@ def _refuse_vmap(x: Tensor) -> None:
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Variance and mean of each channel; in half precision the mean of many values would lose its digits."""
+    """Variance and mean of each channel, at least in float32 for accuracy."""
     wide, axes = x.to(torch.promote_types(x.dtype, torch.float32)), [0, *range(2, x.ndim)]
     mean = wide.mean(axes, keepdim=True)
-    return (wide - mean).square().mean(axes), mean.flatten()  # torch.var_mean goes value by value: slow on a CPU
+    return (wide - mean).square().mean(axes), mean.flatten()  # torch.var_mean is slow on a CPU
 
 
 def episodic_batch_norm(module: nn.Module, policy: BatchNormPolicy, steps: int = 0) -> nn.Module:
-    """Replace, in place, every batch normalisation below ``module`` by one whose statistics follow ``policy``.
+    """Replace every batch normalisation in ``module`` by :class:`EpisodicBatchNorm`, in place.
 
     Args:
-        module: whose layers are replaced.
+        module: network whose layers are replaced.
         policy: see :class:`EpisodicBatchNorm`.
-        steps: inner steps, for ``"per_step"``.
+        steps: number of inner steps, for ``"per_step"``.
 
     Raises:
-        ValueError: the policy is unknown, or ``"running"`` meets a layer without stored statistics.
+        ValueError: the policy is unknown, or ``"running"`` applies to a layer without stored statistics.
     """
     if policy not in BATCH_NORM_POLICIES:
         raise ValueError(f"batch_norm is {policy!r}; expected one of {', '.join(BATCH_NORM_POLICIES)}")

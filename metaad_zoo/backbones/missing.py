@@ -1,21 +1,40 @@
-"""What is not there: NaN stands for a missing value, a padded step, an absent channel, column or modality."""
+"""Missing data as NaN: a missing value, a padded step, an absent channel, column or modality."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
 ANY = -1
-"""In a shape: this axis may have any length."""
+"""Size of an axis that may have any length."""
 
 
 def split_missing(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Values with 0 for what is missing, and where they are there (booleans of the same shape).
+    """Values with 0 in place of NaN, and the mask of present values (booleans of the same shape).
 
     Example:
-        >>> values, there = split_missing(torch.tensor([1.0, float("nan")]))
-        >>> values, there
+        >>> split_missing(torch.tensor([1.0, float("nan")]))
         (tensor([1., 0.]), tensor([ True, False]))
     """
-    there = ~x.isnan()
-    return torch.where(there, x, torch.zeros_like(x)), there
+    present = ~x.isnan()
+    return torch.where(present, x, torch.zeros_like(x)), present
+
+
+def pool_present(x: Tensor, present: Tensor) -> Tensor:
+    """Mean and maximum over the present items of a set, concatenated; 0 if none is present.
+
+    Args:
+        x: ``(n, items, width)``.
+        present: ``(n, items)`` booleans.
+
+    Returns:
+        ``(n, 2 * width)``.
+    """
+    mask = present.unsqueeze(-1)
+    count = mask.sum(1)
+    mean = torch.where(mask, x, 0).sum(1) / count.clamp_min(1)
+    # Ties share amax's gradient, so that it does not depend on the items' order either.
+    largest = torch.where(mask, x, -math.inf).amax(1)
+    return torch.cat([mean, torch.where(count > 0, largest, 0)], -1)

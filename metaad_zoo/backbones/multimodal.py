@@ -1,7 +1,7 @@
-"""What backbones of several modalities share: encoders, a common space, masks, and a part that sees all jointly.
+"""Base of multimodal backbones: encoders, common space, masks and joint part.
 
-Whether two modalities agree can't be told from either alone, nor by a linear head from both side by side. So each
-fusion ends in a :class:`JointPart`, which sees products and differences of the modalities' embeddings.
+A linear head on concatenated embeddings can't detect whether two modalities agree. So each fusion ends in a
+:class:`JointPart`, which reads products and differences of the modalities' embeddings.
 """
 
 from __future__ import annotations
@@ -13,30 +13,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metaad_zoo.backbones.registry import (
-    MULTIMODAL,
-    Backbone,
-    backbone_class,
-    create_backbone,
-    modality_of,
-)
+from metaad_zoo.backbones.registry import MULTIMODAL, Backbone, backbone_class, create_backbone, modality_of
 from metaad_zoo.registry import unknown_name
 
 DEFAULT_ENCODERS: Mapping[int, str] = {3: "conv4", 2: "gru", 1: "mlp"}
-"""By the number of a sample's axes the encoder where none is asked for."""
+"""Default encoder by the number of axes of a sample."""
 
 Encoder = str | Mapping[str, Any]
-"""A backbone's name, or a dict of its ``name`` (the default one where it is left out) and its options."""
+"""Name of a backbone, or a dict of its ``name`` (optional) and its options."""
 
 
 class JointPart(nn.Module):
-    """A two-layer network on all embeddings, their products and absolute differences pair by pair, and who is there.
+    """Two-layer network on all embeddings, products and absolute differences of each pair, and the presence mask.
 
-    What belongs to an absent modality, or to a pair that lacks one, is 0.
+    Features of absent modalities, and of pairs with an absent modality, are 0.
 
     Args:
-        modalities: their number.
-        width: of each embedding, and of the result.
+        modalities: number of modalities.
+        width: length of each embedding and of the result.
 
     Shape:
         embeddings ``(n, modalities, width)`` and presence ``(n, modalities)`` to ``(n, width)``.
@@ -48,35 +42,35 @@ class JointPart(nn.Module):
         features = (modalities + 2 * pairs) * width + modalities
         self.layers = nn.Sequential(nn.Linear(features, 2 * width), nn.ReLU(), nn.Linear(2 * width, width), nn.ReLU())
 
-    def forward(self, embeddings: Tensor, there: Tensor) -> Tensor:
-        shown = there.unsqueeze(-1)
-        parts = [torch.where(shown, embeddings, 0).flatten(1)]
-        for (a, here), (b, beside) in combinations(zip(embeddings.unbind(1), shown.unbind(1), strict=True), 2):
-            parts.append(torch.where(here & beside, torch.cat([a * b, (a - b).abs()], -1), 0))
-        joint: Tensor = self.layers(torch.cat([*parts, there.to(embeddings.dtype)], 1))
+    def forward(self, embeddings: Tensor, present: Tensor) -> Tensor:
+        mask = present.unsqueeze(-1)
+        parts = [torch.where(mask, embeddings, 0).flatten(1)]
+        for (a, mask_a), (b, mask_b) in combinations(zip(embeddings.unbind(1), mask.unbind(1), strict=True), 2):
+            parts.append(torch.where(mask_a & mask_b, torch.cat([a * b, (a - b).abs()], -1), 0))
+        joint: Tensor = self.layers(torch.cat([*parts, present.to(embeddings.dtype)], 1))
         return joint
 
 
 class Fusion(Backbone):
-    """What all fusions share: encoders, the common space, the masks and the joint part; subclasses let embeddings meet.
+    """Base of fusions: encoders, common space, masks and joint part; a subclass implements :meth:`meet`.
 
-    A modality is absent in a sample where all its values are NaN. Zeros then go through its encoder, and what comes out
-    is masked: it has no influence on the embedding, but for an encoder whose batch normalisation counts those zeros in
-    its statistics. Single missing values are the encoder's matter.
+    A modality is absent from a sample if all its values are NaN. Its encoder then reads zeros, and its output is
+    masked. It has no influence on the embedding, except through batch normalisation in the encoder, whose statistics
+    include the zeros. The encoder handles single missing values.
 
     Args:
-        input_shapes: shape of one sample by modality; there are two modalities or more.
-        encoders: by modality a backbone's name, or a dict of its name and options, such as
-            ``{"image": {"name": "conv4", "width": 32}}``; what is left out is as in :data:`DEFAULT_ENCODERS`.
-        width: of the common space, and of the embedding.
+        input_shapes: shape of one sample by modality, for two modalities or more.
+        encoders: name of a backbone by modality, or a dict of its name and options, such as
+            ``{"image": {"name": "conv4", "width": 32}}``; default: :data:`DEFAULT_ENCODERS`.
+        width: length of the embedding, and of each modality's vector in the common space.
 
     Shape:
         A dict from modality to ``(n, ...)`` to ``(n, width)``.
 
     Raises:
-        ValueError: there are fewer than two modalities, an encoder is unknown, reads another modality or refuses an
-            option; or later a modality is missing from the dict, unknown, of another number of samples or another
-            shape, or a sample has none at all.
+        ValueError: there are fewer than two modalities, an encoder is unknown, reads another modality or rejects an
+            option; or a modality of the samples is missing or unknown, has another number of samples or another shape,
+            or a sample has no modality.
     """
 
     modality = MULTIMODAL
@@ -92,7 +86,7 @@ class Fusion(Backbone):
         width: int = 64,
     ) -> None:
         super().__init__()
-        self.modalities = sorted(input_shapes)  # so that weights fit whatever the order of the data
+        self.modalities = sorted(input_shapes)  # so that weights do not depend on the order of the data
         if len(self.modalities) < 2:
             raise ValueError(
                 f"a fusion backbone reads two modalities or more, saw input_shapes of {self.modalities}: choose a "
@@ -110,34 +104,34 @@ class Fusion(Backbone):
 
     def forward(self, samples: Mapping[str, Tensor]) -> Tensor:
         _check_samples(samples, self.modalities)
-        projected, there = [], []
+        projected, masks = [], []
         for name in self.modalities:
             x = samples[name]
-            here = ~x.isnan().unsqueeze(-1).flatten(1).all(1)
-            x = torch.where(here.view(-1, *(1,) * (x.ndim - 1)), x, 0)
+            mask = ~x.isnan().unsqueeze(-1).flatten(1).all(1)
+            x = torch.where(mask.view(-1, *(1,) * (x.ndim - 1)), x, 0)
             common = torch.tanh(self.projections[name](self.encoders[name](x)))
-            projected.append(torch.where(here.unsqueeze(-1), common, 0))
-            there.append(here)
-        presence = torch.stack(there, 1)
-        # A traced graph can't refuse a sample: see metaad_zoo.export.
-        nothing = 0 if torch.compiler.is_compiling() else int((~presence.any(1)).sum())
-        if nothing:
+            projected.append(torch.where(mask.unsqueeze(-1), common, 0))
+            masks.append(mask)
+        present = torch.stack(masks, 1)
+        # A traced graph can't raise an error for a sample: see metaad_zoo.export.
+        empty = 0 if torch.compiler.is_compiling() else int((~present.any(1)).sum())
+        if empty:
             raise ValueError(
-                f"a sample must have at least one of {self.modalities}, but in {nothing} of {len(presence)} samples "
+                f"a sample must have at least one of {self.modalities}, but in {empty} of {len(present)} samples "
                 "all values are missing (NaN), or unknown to the support set: leave such samples out"
             )
-        joint: Tensor = self.joint(self.meet(torch.stack(projected, 1), presence), presence)
+        joint: Tensor = self.joint(self.meet(torch.stack(projected, 1), present), present)
         return joint
 
-    def meet(self, common: Tensor, there: Tensor) -> Tensor:
-        """Let the modalities act on each other.
+    def meet(self, common: Tensor, present: Tensor) -> Tensor:
+        """Exchange information between modalities.
 
         Args:
-            common: ``(n, modalities, width)``, 0 for those absent.
-            there: ``(n, modalities)``, true for those present.
+            common: ``(n, modalities, width)``, 0 for absent modalities.
+            present: ``(n, modalities)`` booleans.
 
         Returns:
-            ``(n, modalities, width)``; what it gives those absent is masked later.
+            ``(n, modalities, width)``; values of absent modalities are masked later.
         """
         raise NotImplementedError
 

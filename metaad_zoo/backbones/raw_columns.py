@@ -1,4 +1,4 @@
-"""A table row as its own embedding: for learners that read a table's columns themselves."""
+"""Identity backbone for table rows, for learners that read columns directly."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from metaad_zoo.backbones.tabular import RowBackbone, check_rows, require_width
 
 @register_backbone("raw_columns", modality="tabular")
 class RawColumns(RowBackbone):
-    """Hands each row on as it is, missing values (NaN) included; it has no weights.
+    """Returns each row unchanged, with missing values (NaN); it has no weights.
 
-    ``embedding_dim`` is the table's number of columns, or -1 where tables differ: learners with a layer of a fixed
-    width on top refuse that, those that read tables of any width (``in_context``, ``cnp``) do not.
+    ``embedding_dim`` is the number of columns, or -1 if tables differ in width. Only learners that read tables of any
+    width (``in_context``, ``cnp``) accept -1.
 
     Args:
-        in_features: number of columns, or -1 for any.
+        in_features: number of columns; -1: any number.
 
     Shape:
         ``(n, D)`` to ``(n, D)``.

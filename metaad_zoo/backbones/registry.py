@@ -12,21 +12,19 @@ from metaad_zoo.registry import Registry
 Builder = TypeVar("Builder", bound=Callable[..., "Backbone"])
 
 MULTIMODAL = "multimodal"
-"""Modality of a backbone that reads several: it is given a dict of them."""
+"""Modality of a backbone that reads several modalities, as a dict."""
 
 BACKBONES: Registry[Callable[..., Backbone]] = Registry("backbone")
 
 
 class Backbone(nn.Module):
-    """A sample in, an embedding out: ``forward(x (n, ...)) -> (n, embedding_dim)``.
+    """Base of backbones, which map samples to embeddings: ``forward(x (n, ...)) -> (n, embedding_dim)``.
 
     Attributes:
-        modality: the modality it reads: ``"image"``, ``"sequence"``, ``"tabular"``; ``"multimodal"`` reads
-            several, as a dict by modality.
-        axes: what the axes of one sample are, such as ``("channels", "height", "width")``.
+        modality: ``"image"``, ``"sequence"``, ``"tabular"``, or ``"multimodal"`` for a dict of several modalities.
+        axes: names of the axes of one sample, such as ``("channels", "height", "width")``.
         embedding_dim: length of the embedding.
-        cpu_tasks: how many tasks of a batch it best runs at once on a CPU, where larger activations overflow caches and
-            are paged in anew by each operation; None: any number.
+        cpu_tasks: number of tasks to run at once on a CPU for the best speed, limited by its caches; None: any number.
     """
 
     modality: str
@@ -36,19 +34,19 @@ class Backbone(nn.Module):
 
     @classmethod
     def options_from_shape(cls, shape: Sequence[int]) -> dict[str, Any]:
-        """Constructor arguments that follow from the shape of one sample; it has as many sizes as :attr:`axes`.
+        """Constructor arguments for samples of a shape, with one size for each of :attr:`axes`.
 
         Raises:
-            ValueError: the backbone can't read such samples.
+            ValueError: the backbone does not support the shape.
         """
         return {}
 
     @classmethod
     def options_from_shapes(cls, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-        """As :meth:`options_from_shape`, of the one modality that the backbone is given.
+        """Like :meth:`options_from_shape`, for the shape by modality.
 
         Raises:
-            ValueError: its samples have other axes.
+            ValueError: the samples have other axes.
         """
         ((name, shape),) = shapes.items()
         if cls.axes and len(shape) != len(cls.axes):
@@ -60,14 +58,13 @@ class Backbone(nn.Module):
 
 
 def register_backbone(name: str, *, modality: str) -> Callable[[Builder], Builder]:
-    """Register a builder: a function or class that returns a :class:`Backbone`.
+    """Register a builder: a :class:`Backbone` class, or a function whose return annotation names one.
 
-    The class says what it is built with for samples of some shape (:meth:`Backbone.options_from_shape`); of a function
-    it is the one that the return annotation names.
+    The class defines the options for samples of a shape (:meth:`Backbone.options_from_shape`).
 
     Args:
-        name: what users type.
-        modality: what the backbone reads.
+        name: name of the backbone.
+        modality: modality that the backbone reads.
 
     Raises:
         ValueError: the name is taken.
@@ -79,8 +76,8 @@ def list_backbones(pattern: str = "*", *, modality: str | None = None) -> list[s
     """Names of the registered backbones, in natural order; patterns that start with ``timm/`` list timm's models.
 
     Args:
-        pattern: fnmatch pattern.
-        modality: only those that read this modality.
+        pattern: fnmatch pattern of names.
+        modality: modality that the backbones read; None: any.
 
     Example:
         >>> list_backbones("*net*", modality="image")
@@ -106,10 +103,10 @@ def create_backbone(name: str, **options: Any) -> Backbone:
 
     Args:
         name: one of :func:`list_backbones`, or ``timm/<model>`` for any of timm's models.
-        options: the builder's own arguments, such as ``in_channels`` and ``image_size``.
+        options: arguments of the builder, such as ``in_channels`` and ``image_size``.
 
     Raises:
-        ValueError: the name is unknown (the nearest names are given), or the builder refuses an option.
+        ValueError: the name is unknown (the nearest names are given), or an option is invalid.
 
     Example:
         >>> import torch
@@ -133,14 +130,14 @@ def backbone_class(name: str) -> type[Backbone]:
 
 
 def options_from_shapes(name: str, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """The arguments of a backbone that follow from the shape of the samples that it is to read.
+    """Constructor arguments of a backbone for samples of given shapes.
 
     Args:
-        name: of the backbone.
-        shapes: shape of one sample by modality; of one modality, unless the backbone reads several.
+        name: name of the backbone.
+        shapes: shape of one sample by modality; several modalities only for a multimodal backbone.
 
     Raises:
-        ValueError: the name is unknown, or the backbone can't read such samples.
+        ValueError: the name is unknown, or the backbone does not support the shapes.
 
     Example:
         >>> options_from_shapes("conv4", {"image": (1, 28, 28)})

@@ -1,4 +1,4 @@
-"""What all backbones for sequences share: variable length, missing values, any number of channels."""
+"""Base of sequence backbones: variable length, missing values, any number of channels."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metaad_zoo.backbones.missing import ANY, split_missing
+from metaad_zoo.backbones.missing import ANY, pool_present, split_missing
 from metaad_zoo.backbones.registry import Backbone
 from metaad_zoo.backbones.task_axis import current_task_axis
 
 
 def check_sequences(x: Tensor, channels: int) -> None:
-    """Refuse a batch that is not ``(n, T, channels)`` with at least one step and one channel.
+    """Check that a batch has the shape ``(n, T, channels)``, with at least one step and one channel.
 
     Args:
-        x: the batch.
-        channels: that are expected; :data:`ANY` number of them.
+        x: batch of sequences.
+        channels: expected number of channels, or :data:`ANY`.
 
     Raises:
-        ValueError: tells what was seen and what was expected.
+        ValueError: the batch has another shape.
     """
     if x.ndim != 3 or 0 in x.shape[1:] or channels not in (ANY, x.shape[2]):
         expected = "any number of channels" if channels == ANY else channels
@@ -32,10 +32,23 @@ def check_sequences(x: Tensor, channels: int) -> None:
 
 
 class ReadsSequences(Backbone):
-    """A backbone of sequences ``(n, T, C)``."""
+    """Base of backbones that read sequences ``(n, T, C)``.
+
+    Args:
+        in_channels: number of channels; -1: any number.
+
+    Raises:
+        ValueError: the number of channels is out of range.
+    """
 
     modality = "sequence"
     axes = ("steps", "channels")
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        if in_channels < 1 and in_channels != ANY:
+            raise ValueError(f"expected in_channels of 1 or more, or {ANY} for any number, saw {in_channels}")
+        self.in_channels = in_channels
 
     @classmethod
     def options_from_shape(cls, shape: Sequence[int]) -> dict[str, Any]:
@@ -43,32 +56,29 @@ class ReadsSequences(Backbone):
 
 
 class SequenceBackbone(ReadsSequences):
-    """A backbone for sequences of any length, some of whose values may be missing (NaN).
+    """Base of backbones for sequences of any length with missing values (NaN).
 
-    A step is padding where all its channels are missing and no later step has a value: what is appended so changes no
-    embedding. Any other missing value counts as 0, which is the support set's mean where sequences are scaled by it. A
-    sequence that is missing as a whole counts as one step of zeros.
+    A step is padding if it and all later steps are missing in all channels; padding does not change the embedding. Any
+    other missing value counts as 0, which is the support set's mean for scaled sequences. A sequence without any value
+    counts as one step of zeros.
 
-    With ``in_channels=-1`` any number of channels is read: each by itself, by the same weights (channel independence:
-    Nie et al., "A Time Series is Worth 64 Words", ICLR 2023), and the channels' embeddings are pooled by mean and by
-    maximum, side by side. Order of the channels and absent ones (missing in all steps) do not matter then.
+    With ``in_channels=-1`` the number of channels is arbitrary. The same weights embed each channel separately (channel
+    independence: Nie et al., "A Time Series is Worth 64 Words", ICLR 2023), and the embedding is the mean and maximum
+    over channels. It depends neither on the order of channels nor on absent channels (missing in all steps).
 
     Args:
-        in_channels: of the sequences; -1: any number.
-        width: of the embedding that :meth:`encode` gives; with ``in_channels=-1`` the pooled one is twice as long.
+        in_channels: number of channels; -1: any number.
+        width: length of the embedding of :meth:`encode`; with ``in_channels=-1`` the pooled one is twice as long.
 
     Attributes:
-        channels: that :meth:`encode` is given.
+        channels: number of channels of the input of :meth:`encode`.
 
     Raises:
-        ValueError: the number of channels can't be, or later a batch has another shape.
+        ValueError: the number of channels is out of range, or a batch has another shape.
     """
 
     def __init__(self, in_channels: int, width: int) -> None:
-        super().__init__()
-        if in_channels < 1 and in_channels != ANY:
-            raise ValueError(f"expected in_channels of 1 or more, or {ANY} for any number, saw {in_channels}")
-        self.in_channels = in_channels
+        super().__init__(in_channels)
         self.channels = 1 if in_channels == ANY else in_channels
         self.embedding_dim = 2 * width if in_channels == ANY else width
 
@@ -77,7 +87,7 @@ class SequenceBackbone(ReadsSequences):
 
         Args:
             x: ``(n, T, channels)``.
-            lengths: ``(n,)``, at least 1: the steps behind are padding; None where all steps are there.
+            lengths: number of steps before padding ``(n,)``, at least 1; None: no padding.
 
         Returns:
             ``(n, width)``.
@@ -87,11 +97,11 @@ class SequenceBackbone(ReadsSequences):
     def forward(self, x: Tensor) -> Tensor:
         check_sequences(x, self.in_channels)
         lengths = present = None
-        # Masks are built only where they are needed; a traced graph can't choose.
+        # Masks are built only if needed; a traced graph has no data-dependent branch.
         if torch.compiler.is_compiling() or torch.isnan(x).any():
-            values, there = split_missing(x)
-            x, lengths = without_padding(values, there)
-            present = there.any(1)
+            values, mask = split_missing(x)
+            x, lengths = without_padding(values, mask)
+            present = mask.any(1)
         return self.encode(x, lengths) if self.in_channels != ANY else self._by_channel(x, lengths, present)
 
     def _by_channel(self, x: Tensor, lengths: Tensor | None, present: Tensor | None) -> Tensor:
@@ -101,23 +111,23 @@ class SequenceBackbone(ReadsSequences):
         return pool_channels(split_channels(self.encode(fold_channels(x), lengths), channels), present)
 
 
-def without_padding(values: Tensor, there: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Cut off the steps that are padding in all sequences, and give the lengths if they still differ.
+def without_padding(values: Tensor, present: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Remove the steps that are padding in all sequences, and return the lengths if they still differ.
 
-    While a graph is traced nothing is cut off, for it has one shape for all batches.
+    In a traced graph, which has one shape for all batches, no step is removed.
 
     Args:
         values: ``(n, T, C)``.
-        there: where they are not missing.
+        present: ``(n, T, C)`` booleans, False for missing values.
 
     Example:
-        >>> there = torch.tensor([[1, 0, 0, 0], [0, 1, 1, 0]]).bool().unsqueeze(2)
-        >>> values, lengths = without_padding(torch.ones(2, 4, 1), there)
+        >>> present = torch.tensor([[1, 0, 0, 0], [0, 1, 1, 0]]).bool().unsqueeze(2)
+        >>> values, lengths = without_padding(torch.ones(2, 4, 1), present)
         >>> values.shape, lengths
         (torch.Size([2, 3, 1]), tensor([1, 3]))
     """
     steps = torch.arange(1, values.shape[1] + 1, device=values.device)
-    lengths = torch.where(there.any(2), steps, 1).amax(1)
+    lengths = torch.where(present.any(2), steps, 1).amax(1)
     if torch.compiler.is_compiling():
         return values, lengths
     shortest, longest = torch.stack(lengths.aminmax()).tolist()
@@ -125,20 +135,20 @@ def without_padding(values: Tensor, there: Tensor) -> tuple[Tensor, Tensor | Non
 
 
 def step_mask(lengths: Tensor, length: int) -> Tensor:
-    """Which of ``length`` steps are no padding, ``(n, length)`` of lengths ``(n,)``."""
+    """Mask of the steps before padding, ``(n, length)``, from lengths ``(n,)``."""
     return torch.arange(length, device=lengths.device) < lengths.unsqueeze(1)
 
 
 def mean_over_steps(h: Tensor, lengths: Tensor | None) -> Tensor:
-    """``(n, T, d)`` to ``(n, d)``; padding does not count."""
+    """Mean over the steps before padding, ``(n, T, d)`` to ``(n, d)``."""
     if lengths is None:
         return h.mean(1)
-    here = step_mask(lengths, h.shape[1]).unsqueeze(2)
-    return torch.where(here, h, 0).sum(1) / lengths.unsqueeze(1).to(h.dtype)
+    mask = step_mask(lengths, h.shape[1]).unsqueeze(2)
+    return torch.where(mask, h, 0).sum(1) / lengths.unsqueeze(1).to(h.dtype)
 
 
 def fold_channels(x: Tensor) -> Tensor:
-    """``(n, T, C)`` to ``(n * C, T, 1)``, where each task keeps to itself (see :class:`TaskAxis`)."""
+    """``(n, T, C)`` to ``(n * C, T, 1)``, separately for each task (see :class:`TaskAxis`)."""
     axis = current_task_axis()
     if axis is None:
         return x.transpose(1, 2).flatten(0, 1).unsqueeze(2)
@@ -146,7 +156,7 @@ def fold_channels(x: Tensor) -> Tensor:
 
 
 def split_channels(y: Tensor, channels: int) -> Tensor:
-    """``(n * C, d)`` to ``(n, C, d)``, the way back from :func:`fold_channels`."""
+    """``(n * C, d)`` to ``(n, C, d)``, the inverse of :func:`fold_channels`."""
     axis = current_task_axis()
     if axis is None:
         return y.unflatten(0, (-1, channels))
@@ -154,15 +164,10 @@ def split_channels(y: Tensor, channels: int) -> Tensor:
 
 
 def pool_channels(y: Tensor, present: Tensor | None) -> Tensor:
-    """Mean and maximum over the channels that are there, ``(n, C, d)`` to ``(n, 2 * d)``; zeros where none is.
+    """Mean and maximum over the present channels, ``(n, C, d)`` to ``(n, 2 * d)``; 0 if none is present.
 
     Args:
         y: embeddings of the channels.
-        present: ``(n, C)``; None: all are there.
+        present: ``(n, C)`` booleans; None: all channels are present.
     """
-    if present is None:
-        return torch.cat([y.mean(1), y.amax(1)], 1)
-    here = present.unsqueeze(2)
-    mean = torch.where(here, y, 0).sum(1) / here.sum(1).clamp_min(1).to(y.dtype)
-    highest = y.masked_fill(~here, -torch.inf).amax(1).masked_fill(~here.any(1), 0)
-    return torch.cat([mean, highest], 1)
+    return torch.cat([y.mean(1), y.amax(1)], 1) if present is None else pool_present(y, present)

@@ -1,4 +1,4 @@
-"""Backbones for rows of a table with a fixed number of columns: fully connected networks."""
+"""Fully connected backbones for table rows with a fixed number of columns."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ ACTIVATIONS: Mapping[str, type[nn.Module]] = {
 }
 
 READ_ANY_WIDTH = ("columns", "raw_columns")
-"""Tabular backbones that need not know the number of columns."""
+"""Tabular backbones for any number of columns."""
 
 
 def require_width(name: str, in_features: int) -> None:
-    """Refuse to build a backbone that needs the number of columns without it.
+    """Check that the number of columns is given.
 
     Raises:
-        ValueError: names the backbones that can do without.
+        ValueError: the number is unknown or below 1.
     """
     if in_features == ANY:
         raise ValueError(
@@ -41,10 +41,10 @@ def require_width(name: str, in_features: int) -> None:
 
 
 def check_rows(x: Tensor, features: int) -> None:
-    """Refuse a batch that is not ``(n, features)``; with ``features=ANY``, one that is not ``(n, at least 1)``.
+    """Check that a batch has the shape ``(n, features)``; with ``features=ANY``, at least one column.
 
     Raises:
-        ValueError: tells what was seen and what was expected.
+        ValueError: the batch has another shape.
     """
     if features == ANY and (x.ndim != 2 or x.shape[1] == 0):
         raise ValueError(
@@ -59,12 +59,12 @@ def check_rows(x: Tensor, features: int) -> None:
 
 
 def centre_missing(x: Tensor) -> Tensor:
-    """Rows with 0 for missing values: the centre of the support set, once it has scaled them."""
-    return x.masked_fill(x.isnan(), 0.0)  # half the operations of split_missing, and no wait for a GPU
+    """Replace missing values by 0, which is the centre of the support set for scaled rows."""
+    return x.masked_fill(x.isnan(), 0.0)  # half the operations of split_missing
 
 
 class RowBackbone(Backbone):
-    """A backbone of table rows ``(n, D)``."""
+    """Base of backbones that read table rows ``(n, D)``."""
 
     modality = "tabular"
     axes = ("columns",)
@@ -76,22 +76,21 @@ class RowBackbone(Backbone):
 
 @register_backbone("mlp", modality="tabular")
 class MLP(RowBackbone):
-    """Fully connected layers with an activation between them and behind the last; a missing value counts as 0.
+    """Fully connected layers, each followed by an activation; a missing value counts as 0.
 
-    The head that every learner puts on an embedding is one more linear layer, to one logit, whose sigmoid lies in the
-    loss. So the classic network of 128, 64 and 1 sigmoid units is ``widths=(128, 64), activation="sigmoid"``.
+    A learner adds a linear layer to one logit, and the loss includes its sigmoid. So the classic network of 128, 64 and
+    1 sigmoid units is ``widths=(128, 64), activation="sigmoid"``.
 
     Args:
-        in_features: columns of the table.
-        widths: units of each layer; the last is the embedding.
+        in_features: number of columns.
+        widths: number of units of each layer; the last is the length of the embedding.
         activation: ``"relu"``, ``"gelu"``, ``"tanh"`` or ``"sigmoid"``.
 
     Shape:
         ``(n, in_features)`` to ``(n, widths[-1])``.
 
     Raises:
-        ValueError: there is no layer, the number of columns or the activation is unknown, or later a batch has another
-            shape.
+        ValueError: there is no layer, the number of columns or the activation is unknown, or a batch has another shape.
 
     Example:
         >>> MLP(in_features=9, widths=(128, 64), activation="sigmoid").embedding_dim
@@ -125,7 +124,7 @@ NORMS: Mapping[str, type[nn.Module]] = {"layer": nn.LayerNorm, "batch": nn.Batch
 
 
 class ResidualBlock(nn.Module):
-    """A norm and a two-layer network beside an identity.
+    """Residual block: a norm and a two-layer network.
 
     Shape:
         ``(n, width)`` to the same.
@@ -149,17 +148,17 @@ class ResNetMLP(RowBackbone):
     Differences: layer normalisation unless ``norm="batch"``, because a support set has few rows; and no dropout.
 
     Args:
-        in_features: columns of the table.
-        width: of the blocks.
-        layers: residual blocks.
-        expansion: hidden units of a block, in widths.
+        in_features: number of columns.
+        width: number of units between blocks.
+        layers: number of residual blocks.
+        expansion: number of hidden units of a block, as a multiple of ``width``.
         norm: ``"layer"``, or ``"batch"`` as in the paper.
 
     Shape:
         ``(n, in_features)`` to ``(n, width)``.
 
     Raises:
-        ValueError: the number of columns or the norm is unknown, or later a batch has another shape.
+        ValueError: the number of columns or the norm is unknown, or a batch has another shape.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""Layers that can carry a leading task axis, so that one call runs many tasks, each with weights of its own.
+"""Layers with a leading task axis, so that one call runs many tasks, each with its own weights.
 
-An adapted weight has one axis more than usual, ``(tasks, *shape)``; samples of all tasks are folded into the batch axis
-``(tasks * n, ...)``, so that activations, pooling and attention need not know. A layer whose weights are of the usual
-rank works on the folded batch as it always does.
+An adapted weight has an additional leading axis, ``(tasks, *shape)``. Samples of all tasks are folded into the batch
+axis, ``(tasks * n, ...)``, so that activations, pooling and attention need no change. A layer whose weights have no
+task axis processes the folded batch as usual.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from metaad_zoo.backbones.convolution import grouped_convolution
 
 @dataclass(frozen=True)
 class TaskAxis:
-    """How many tasks a batch holds and how they lie in its first axis.
+    """Number of tasks in a batch, and their order along its first axis.
 
     Args:
-        tasks: their number.
-        sample_major: sample 0 of all tasks comes first, then sample 1, ...: free of copies for convolutions, which
-            see the tasks as groups of channels. Otherwise task after task: free of copies for matrix products.
+        tasks: number of tasks.
+        sample_major: True: sample 0 of all tasks, then sample 1, and so on, without copies for convolutions, which read
+            tasks as groups of channels. False: task after task, without copies for matrix products.
     """
 
     tasks: int
@@ -51,7 +51,7 @@ class TaskAxis:
         return self.fold(x.unflatten(1, (self.tasks, -1)).transpose(0, 1))
 
     def per_task(self, weight: Tensor, rank: int) -> Tensor:
-        """A weight with its task axis; one of the usual ``rank`` is the same for all tasks."""
+        """A weight with a task axis; a weight of ``rank`` is repeated for all tasks."""
         return weight if weight.ndim == rank + 1 else weight.expand(self.tasks, *weight.shape)
 
 
@@ -60,7 +60,7 @@ _current: ContextVar[TaskAxis | None] = ContextVar("task_axis", default=None)
 
 @contextmanager
 def task_axis(axis: TaskAxis) -> Iterator[None]:
-    """Within this context, batches are folded and adapted weights carry a task axis."""
+    """Context in which batches are folded and adapted weights have a task axis."""
     token = _current.set(axis)
     try:
         yield
@@ -69,12 +69,12 @@ def task_axis(axis: TaskAxis) -> Iterator[None]:
 
 
 def current_task_axis() -> TaskAxis | None:
-    """The task axis of the batch that is passing, if there is one."""
+    """The task axis of the current batch, or None."""
     return _current.get()
 
 
 def carried_task_axis(*weights: tuple[Tensor | None, int]) -> TaskAxis | None:
-    """The task axis, where one of the weights (each beside its usual rank) is above that rank."""
+    """The current task axis if one of the (weight, rank) pairs has a task axis, else None."""
     axis = _current.get()
     if axis is None or all(w is None or w.ndim == rank for w, rank in weights):
         return None
@@ -130,8 +130,7 @@ class TaskConv2d(_TaskConv, nn.Conv2d):
 class TaskLayerNorm(nn.LayerNorm):
     """``nn.LayerNorm`` for weights ``(tasks, *shape)``: normalises, then multiplies and adds.
 
-    ``F.layer_norm`` with affine parameters gives wrong second-order gradients under ``vmap``; so it is not called with
-    any here.
+    ``F.layer_norm`` runs without affine parameters, with which its second-order gradients are wrong under ``vmap``.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -167,13 +166,13 @@ TASK_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.LayerNorm: TaskLayerNorm,
     nn.GroupNorm: TaskGroupNorm,
 }
-"""By torch's own layer, the one that can carry a task axis; task_recurrent.py adds the recurrent ones."""
+"""Layer with a task axis for each torch layer; task_recurrent.py adds the recurrent layers."""
 
 
 def carry_task_axis(module: nn.Module) -> nn.Module:
-    """Let every layer of :data:`TASK_LAYERS` in ``module`` carry a task axis, in place; weights and names stay.
+    """Enable a task axis in every layer of :data:`TASK_LAYERS`, in place; weights and names do not change.
 
-    Without a task axis each still runs torch's own code.
+    Without a task axis each layer still runs torch's code.
     """
     for layer in module.modules():
         if type(layer) in TASK_LAYERS:
@@ -182,20 +181,20 @@ def carry_task_axis(module: nn.Module) -> nn.Module:
 
 
 def prefers_sample_major(module: nn.Module) -> bool:
-    """Whether samples are best folded sample by sample: there are more convolutions than matrix products."""
+    """Whether sample-major order is faster, that is, convolutions outnumber matrix products."""
     layers = list(module.modules())
     return sum(isinstance(m, _TaskConv) for m in layers) > sum(isinstance(m, TaskLinear) for m in layers)
 
 
 def require_task_axis(module: nn.Module, names: Iterable[str]) -> None:
-    """Refuse parameters whose layers can't carry a task axis.
+    """Check that the layers of the adapted parameters support a task axis.
 
     Args:
-        module: after :func:`carry_task_axis`.
-        names: of its parameters that are to be adapted.
+        module: network after :func:`carry_task_axis`.
+        names: names of the adapted parameters.
 
     Raises:
-        ValueError: names the parameters, their layers, and the engine that can run them.
+        ValueError: a layer does not support a task axis.
     """
     layers = dict(module.named_modules())
     owners = {name: layers[name.rpartition(".")[0]] for name in names}

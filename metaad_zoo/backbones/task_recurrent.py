@@ -1,5 +1,7 @@
-"""Recurrent layers that can carry a leading task axis (see :mod:`metaad_zoo.backbones.task_axis`), and that can do
-without cuDNN: its layers have no second derivative, nor a first in evaluation mode."""
+"""Recurrent layers with a leading task axis (see :mod:`metaad_zoo.backbones.task_axis`) that do not need cuDNN.
+
+cuDNN's recurrent layers have no second derivative, and in evaluation mode no first one.
+"""
 
 from __future__ import annotations
 
@@ -21,29 +23,29 @@ _differentiable: ContextVar[bool] = ContextVar("differentiable_recurrence", defa
 
 @contextmanager
 def differentiable_recurrence(network: nn.Module) -> Iterator[None]:
-    """Within this context, a network's recurrent layers can be differentiated twice, in any mode, also on a GPU.
+    """Context in which a network's recurrent layers are twice differentiable, in any mode, also on a GPU.
 
-    Layers of this module are run cell by cell in its place, for this thread alone. Where others are on a GPU, cuDNN is
-    off for the whole process (:func:`cudnn_off`).
+    Layers of this module run cell by cell, for this thread only. If further recurrent layers are on a GPU, cuDNN is off
+    for the whole process (:func:`cudnn_off`).
     """
-    others = [m for m in network.modules() if isinstance(m, nn.RNNBase) and not isinstance(m, _TaskRecurrence)]
+    foreign = [m for m in network.modules() if isinstance(m, nn.RNNBase) and not isinstance(m, _TaskRecurrence)]
     token = _differentiable.set(True)
     try:
-        with cudnn_off() if any(p.is_cuda for m in others for p in m.parameters()) else nullcontext():
+        with cudnn_off() if any(p.is_cuda for m in foreign for p in m.parameters()) else nullcontext():
             yield
     finally:
         _differentiable.reset(token)
 
 
 class _Switch:
-    """How many need cuDNN off now, and what it was before the first of them."""
+    """Number of active :func:`cudnn_off` contexts, and cuDNN's flag before the first of them."""
 
     lock, users, before = Lock(), 0, True
 
 
 @contextmanager
 def cudnn_off() -> Iterator[None]:
-    """cuDNN off while any thread is within: its flag is the process's own, and goes back with the last of them."""
+    """Context without cuDNN, for the whole process; the last thread to leave it restores the flag."""
     with _Switch.lock:
         if _Switch.users == 0:
             _Switch.before, torch.backends.cudnn.enabled = torch.backends.cudnn.enabled, False
@@ -58,14 +60,14 @@ def cudnn_off() -> Iterator[None]:
 
 
 def runs_in_cudnn(x: Any) -> bool:
-    """Whether torch would give a recurrent layer's input to cuDNN."""
+    """Whether torch would run a recurrent layer on this input by cuDNN."""
     return bool(x.is_cuda)
 
 
 class _TaskRecurrence(nn.RNNBase):
-    """Cells that step through time for all tasks at once, for weights ``(tasks, gates * hidden, in)``.
+    """Recurrence over time for all tasks at once, for weights ``(tasks, gates * hidden, in)``.
 
-    Batch first, one direction, without dropout and initial state.
+    It supports batch first, one direction, no dropout and no initial state.
     """
 
     def forward(self, x: Any, hx: Any = None) -> Any:
@@ -93,7 +95,7 @@ class _TaskRecurrence(nn.RNNBase):
         return axis.fold(rows), memories[0] if len(memories) == 1 else memories
 
     def _layer(self, axis: TaskAxis, rows: Tensor, layer: int) -> tuple[Tensor, ...]:
-        """``(tasks, n, T, in)`` to ``(tasks, n, T, hidden)``, the last state and whatever else the cells remember."""
+        """``(tasks, n, T, in)`` to ``(tasks, n, T, hidden)``, the last hidden state and any further states."""
         raise NotImplementedError
 
     def _weights(self, axis: TaskAxis, layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -109,16 +111,16 @@ class _TaskRecurrence(nn.RNNBase):
 
 
 def _drives(rows: Tensor, parts: Iterable[tuple[Tensor, Tensor]]) -> list[Sequence[Tensor]]:
-    """What the input adds to each part of the gates, by time step.
+    """Contribution of the input to each part of the gates, by time step.
 
     Args:
         rows: ``(tasks, n, T, in)``.
-        parts: weights ``(tasks, in, gates)`` and bias ``(tasks, gates)`` of each.
+        parts: weights ``(tasks, in, gates)`` and bias ``(tasks, gates)`` of each part.
 
     Returns:
         For each part ``T`` tensors ``(tasks, n, gates)``.
     """
-    by_time = rows.transpose(1, 2).flatten(1, 2)  # a step's samples lie together
+    by_time = rows.transpose(1, 2).flatten(1, 2)  # samples of a step are contiguous
     return [
         torch.baddbmm(bias.unsqueeze(1), by_time, weight).unflatten(1, (rows.shape[2], rows.shape[1])).unbind(1)
         for weight, bias in parts
@@ -129,12 +131,12 @@ class TaskGRU(_TaskRecurrence, nn.GRU):
     """``nn.GRU`` for weights ``(tasks, 3 * hidden, in)``.
 
     Source: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP 2014, in the variant of
-    ``torch.nn.GRU`` (the reset gate acts behind the matrix product).
+    ``torch.nn.GRU`` (the reset gate acts after the matrix product).
     """
 
     def _layer(self, axis: TaskAxis, rows: Tensor, layer: int) -> tuple[Tensor, ...]:
         w_in, w_state, b_in, b_state = self._weights(axis, layer)
-        # Gates and candidate apart: slicing them out of one product costs more, and twice so in its derivatives.
+        # Separate products for gates and candidate are faster than slices of one product, also in the derivatives.
         parts = [2 * self.hidden_size, self.hidden_size]
         gates_from_state, new_from_state = w_state.split(parts, 2)
         (gates_bias, new_bias_in), (gates_bias_state, new_bias) = b_in.split(parts, 1), b_state.split(parts, 1)
@@ -154,14 +156,14 @@ class TaskGRU(_TaskRecurrence, nn.GRU):
 
 @cache
 def runs_lstm(dtype: torch.dtype) -> bool:
-    """Whether ``nn.LSTM`` can be trained under autocast to ``dtype`` on this CPU, found out by trying it once.
+    """Whether ``nn.LSTM`` can be trained under autocast to ``dtype`` on this CPU, by a trial run.
 
-    oneDNN has an LSTM in bfloat16 for CPUs with AVX-512, and in float16 for hardly any.
+    oneDNN has an LSTM in bfloat16 only for CPUs with AVX-512, and in float16 for very few.
     """
     try:
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", dtype):
             x = state = torch.zeros(1, 1, 1)
-            # Not nn.LSTM itself, which would draw random numbers for its weights.
+            # nn.LSTM itself would draw random numbers for its weights.
             weights = [torch.zeros(4, *shape, requires_grad=True) for shape in ((1,), (1,), (), ())]
             states = torch.lstm(x, [state, state], weights, True, 1, 0.0, True, False, True)[0]
             torch.autograd.grad(states.sum(), weights)
@@ -181,7 +183,7 @@ class TaskLSTM(_TaskRecurrence, nn.LSTM):
     Source: Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural Computation 1997, with the forget gate of
     ``torch.nn.LSTM``.
 
-    Under autocast on a CPU it stays in the type of its weights where :func:`runs_lstm` says no.
+    Under autocast on a CPU it computes in the type of its weights unless :func:`runs_lstm`.
     """
 
     def forward(self, x: Any, hx: Any = None) -> Any:

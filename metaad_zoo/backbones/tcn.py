@@ -1,4 +1,4 @@
-"""Temporal convolutions for sequences."""
+"""Temporal convolutional network for sequences."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from metaad_zoo.backbones.sequences import SequenceBackbone, mean_over_steps
 
 
 class CausalConvolution(nn.Module):
-    """A convolution that sees this step and earlier ones, a layer norm over each step's channels, and a ReLU.
+    """Causal convolution, layer norm over each step's channels, and ReLU.
 
     Shape:
         ``(n, T, in_channels)`` to ``(n, T, width)``.
@@ -25,12 +25,12 @@ class CausalConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.convolution(F.pad(x.transpose(1, 2), (self.before, 0))).transpose(1, 2)
-        h = h.to(torch.promote_types(h.dtype, torch.float32))  # a half-precision norm bends the second derivative
+        h = h.to(torch.promote_types(h.dtype, torch.float32))  # the second derivative needs a norm in float32
         return F.relu(self.norm(h))
 
 
 class TemporalBlock(nn.Module):
-    """Two causal convolutions beside an identity, or beside a linear map where the widths differ."""
+    """Two causal convolutions with a residual connection, linear if the widths differ."""
 
     def __init__(self, in_channels: int, width: int, kernel: int, dilation: int) -> None:
         super().__init__()
@@ -52,16 +52,16 @@ class TCN(SequenceBackbone):
     norm is replaced by a layer norm over each step's channels, which is causal too, and dropout is left out.
 
     Args:
-        in_channels: of the sequences; -1: any number, each read by itself (:class:`SequenceBackbone`).
-        width: channels of each block.
-        layers: blocks; a step sees ``1 + 2 * (kernel - 1) * (2**layers - 1)`` steps.
-        kernel: steps of one convolution.
+        in_channels: number of channels; -1: any number, each embedded separately (see :class:`SequenceBackbone`).
+        width: number of channels of each block.
+        layers: number of blocks; the receptive field is ``1 + 2 * (kernel - 1) * (2**layers - 1)`` steps.
+        kernel: kernel size in steps.
 
     Shape:
         ``(n, T, in_channels)`` to ``(n, width)``, or ``(n, 2 * width)`` with ``in_channels=-1``.
 
     Raises:
-        ValueError: there is no block, or later a batch has another shape.
+        ValueError: there is no block, or a batch has another shape.
     """
 
     def __init__(self, in_channels: int = 1, width: int = 64, layers: int = 4, kernel: int = 3) -> None:
@@ -72,4 +72,4 @@ class TCN(SequenceBackbone):
         self.blocks = nn.Sequential(*(TemporalBlock(widths[i], width, kernel, 2**i) for i in range(layers)))
 
     def encode(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        return mean_over_steps(self.blocks(x), lengths)  # padding lies behind, where no earlier step looks
+        return mean_over_steps(self.blocks(x), lengths)  # causal: padding at the end does not affect earlier steps

@@ -1,4 +1,4 @@
-"""Transformer backbones whose attention can be differentiated twice."""
+"""Transformer backbone for sequences, with twice differentiable attention."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from metaad_zoo.backbones.sequences import SequenceBackbone, mean_over_steps, st
 
 
 class SelfAttention(nn.Module):
-    """Every position attends to every other.
+    """Multi-head self-attention.
 
-    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, section 3.2. A second derivative needs the plain
-    attention kernel: the inner loop sees to that.
+    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, section 3.2. A second derivative needs the
+    unfused attention kernel, which the inner loop selects.
 
     Args:
-        width: of the positions.
-        heads: that share it.
+        width: length of a position's vector.
+        heads: number of heads.
 
     Shape:
-        ``(n, T, width)`` to the same; ``attended``, which positions are looked at: booleans ``(n, 1, 1, T)``, or None
-        for all.
+        ``(n, T, width)`` to the same; ``attended``: booleans ``(n, 1, 1, T)`` of the attended positions, or None for
+        all.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -41,7 +41,7 @@ class SelfAttention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention and a two-layer network, each behind a layer norm and beside an identity (pre-norm)."""
+    """Attention and a two-layer network, both residual with a preceding layer norm (pre-norm)."""
 
     def __init__(self, width: int, heads: int, expansion: int) -> None:
         super().__init__()
@@ -65,25 +65,25 @@ def positions(length: int, width: int, like: Tensor) -> Tensor:
 
 @register_backbone("transformer", modality="sequence")
 class Transformer(SequenceBackbone):
-    """A transformer encoder over the steps of a sequence, or over patches of them; the embedding is the mean over them.
+    """Transformer encoder over steps or patches of steps; the embedding is the mean over them.
 
-    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, with layer norm in front of each part (Xiong et
-    al., "On Layer Normalization in the Transformer Architecture", ICML 2020). Patches: Nie et al., "A Time Series is
-    Worth 64 Words", ICLR 2023, here without overlap.
+    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, with a layer norm before each part (Xiong et al.,
+    "On Layer Normalization in the Transformer Architecture", ICML 2020). Patches: Nie et al., "A Time Series is Worth
+    64 Words", ICLR 2023, without overlap.
 
     Args:
-        in_channels: of the sequences; -1: any number, each read by itself (:class:`SequenceBackbone`).
-        width: of the positions; a multiple of ``heads``.
-        layers: blocks of attention and network.
-        heads: of the attention.
-        expansion: hidden units of the network inside a block, in widths.
-        patch: steps of one token; a last one that is not full is filled with zeros.
+        in_channels: number of channels; -1: any number, each embedded separately (see :class:`SequenceBackbone`).
+        width: length of a token; a multiple of ``heads``.
+        layers: number of transformer blocks.
+        heads: number of attention heads.
+        expansion: number of hidden units of a block's network, as a multiple of ``width``.
+        patch: number of steps of a token; the last token is padded with zeros.
 
     Shape:
         ``(n, T, in_channels)`` to ``(n, width)``, or ``(n, 2 * width)`` with ``in_channels=-1``.
 
     Raises:
-        ValueError: the heads do not divide the width, the patch has no step, or later a batch has another shape.
+        ValueError: the heads do not divide the width, the patch has no step, or a batch has another shape.
     """
 
     cpu_tasks = 4

@@ -1,4 +1,4 @@
-"""A small vision transformer whose attention can be differentiated twice."""
+"""Vision transformer with twice differentiable attention."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ def grid_positions(side: int, width: int) -> Tensor:
 
 @register_backbone("vit", modality="image")
 class VisionTransformer(ImageBackbone):
-    """A transformer encoder over square patches of an image; the embedding is the mean over patches.
+    """Transformer encoder over square patches of an image; the embedding is the mean over patches.
 
     Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021; with fixed positions on the grid and the
     mean in place of a class token as in Beyer et al., "Better plain ViT baselines for ImageNet-1k", 2022.
 
     Args:
-        in_channels: of the images.
+        in_channels: number of image channels.
         image_size: height and width in pixels; a multiple of ``patch``.
         patch: height and width of a patch in pixels.
-        width: of the tokens; a multiple of 4 and of ``heads``.
-        layers: blocks of attention and network.
-        heads: of the attention.
-        expansion: hidden units of the network inside a block, in widths.
+        width: length of a token; a multiple of 4 and of ``heads``.
+        layers: number of transformer blocks.
+        heads: number of attention heads.
+        expansion: number of hidden units of a block's network, as a multiple of ``width``.
 
     Shape:
         ``(n, in_channels, image_size, image_size)`` to ``(n, width)``.
 
     Raises:
         ValueError: the patch does not divide the size, the heads or 4 do not divide the width, there are no layers, or
-            later a batch has another shape.
+            a batch has another shape.
     """
 
     cpu_tasks = 4
@@ -73,7 +73,7 @@ class VisionTransformer(ImageBackbone):
             raise ValueError(f"vit: width={width} must be a multiple of 4 (for the positions) and of heads={heads}")
         self.in_channels, self.image_size, self.patch = in_channels, image_size, patch
         self.into = nn.Linear(in_channels * patch**2, width)
-        # Fixed, and not in the state dict: a parameter outside the layers could not carry a task axis.
+        # Fixed: a parameter outside the layers could not have a task axis. They are not part of the state dict.
         positions = grid_positions(image_size // patch, width).to(torch.get_default_dtype())
         self.positions: Tensor
         self.register_buffer("positions", positions, persistent=False)
@@ -82,7 +82,7 @@ class VisionTransformer(ImageBackbone):
         self.embedding_dim = width
 
     def _tokens(self, x: Tensor) -> list[Tensor]:
-        """Behind each block ``(n, patches, width)``, the last ones normalised."""
+        """Tokens after each block ``(n, patches, width)``, the last ones normalised."""
         check_images(x, self.in_channels, self.image_size)
         patches = x.unfold(2, self.patch, self.patch).unfold(3, self.patch, self.patch)  # (n, C, rows, columns, p, p)
         tokens = [self.into(patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)) + self.positions]
@@ -94,6 +94,6 @@ class VisionTransformer(ImageBackbone):
         return self._tokens(x)[-1].mean(1)
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
-        """Behind each block the tokens on their grid, the last ones normalised; all of one resolution."""
+        """Tokens after each block on the grid of patches, the last ones normalised; all maps have one resolution."""
         side = self.image_size // self.patch
         return [tokens.transpose(1, 2).unflatten(2, (side, side)) for tokens in self._tokens(x)]

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from metaad_zoo.backbones import TaskAxis, create_backbone, list_backbones, task_axis
-from metaad_zoo.backbones.columns import pool_columns
 from metaad_zoo.backbones.ft_transformer import FeatureTokenizer
+from metaad_zoo.backbones.missing import pool_present
 from metaad_zoo.learners.network import EpisodeNetwork
 from tests.tiny import TINY, WEIGHTLESS, meta_gradient, reads_any, relative_difference, tiny_batch, tiny_learner
 
@@ -150,7 +150,7 @@ class TestColumns:
         there = np.array([[True] * 6, [True, False, True, False, False, True], [False] * 5 + [True]])
         known = np.where(there[..., None], tokens, NAN)
         expected = np.concatenate([np.nanmean(known, 1), np.nanmax(known, 1)], 1)
-        found = pool_columns(torch.from_numpy(tokens), torch.from_numpy(there)).numpy()
+        found = pool_present(torch.from_numpy(tokens), torch.from_numpy(there)).numpy()
         np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
