@@ -1,6 +1,6 @@
-"""Which cells of a sample made its score: attributions by any function that scores, and a test that they are true.
+"""Attributions: how much each cell of a sample contributed to its score, and a deletion test of them.
 
-A cell is one number of a sample: a pixel, a channel at a step, a column. What is not there (NaN) has none: NaN.
+A cell is one number of a sample: a pixel, a channel at a step, a column. The attribution of a missing cell is NaN.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ RELATIVE_GAP, ABSOLUTE_GAP = 0.01, 1e-4
 
 
 def usual_sample(support: Samples) -> dict[str, Tensor]:
-    """The sample to which others are compared, by modality (:meth:`metaad_zoo.modality.Modality.usual`).
+    """Reference sample for attributions, by modality (:meth:`metaad_zoo.modality.Modality.usual`).
 
     Args:
-        support: by modality ``(n, ...)``, the samples that count as normal.
+        support: normal samples, by modality ``(n, ...)``.
 
     Returns:
-        By modality a tensor that broadcasts over samples; NaN where the whole support has nothing.
+        By modality a tensor that broadcasts over samples; NaN where the whole support has no value.
 
     Example:
         >>> usual_sample({"tabular": torch.tensor([[0.0, 1.0], [2.0, float("nan")], [9.0, 3.0]])})
@@ -39,44 +39,44 @@ def usual_sample(support: Samples) -> dict[str, Tensor]:
 
 
 def baseline_for(samples: Samples, usual: Samples) -> dict[str, Tensor]:
-    """The usual sample in the shape of each of these; a cell of which the support knows nothing keeps its own value.
+    """The usual sample expanded to these samples; a cell without a usual value keeps the sample's own.
 
     Args:
-        samples: by modality ``(n, ...)``.
-        usual: what :func:`usual_sample` found.
+        samples: samples by modality ``(n, ...)``.
+        usual: result of :func:`usual_sample`.
 
     Returns:
         By modality ``(n, ...)``; NaN where the sample has NaN.
     """
-    found = {}
+    baseline = {}
     for name, x in samples.items():
-        known = usual[name].expand_as(x)
-        found[name] = torch.where(x.isnan() | known.isnan(), x, known)
-    return found
+        reference = usual[name].expand_as(x)
+        baseline[name] = torch.where(x.isnan() | reference.isnan(), x, reference)
+    return baseline
 
 
 def integrated_gradients(score: Score, samples: Samples, baseline: Samples) -> tuple[dict[str, Tensor], Tensor]:
     """Integrated gradients along the straight line from a baseline.
 
-    A sample's attributions sum to its score minus its baseline's (completeness). The line has 32 points at first (of a
-    Gauss-Legendre rule), and twice as many, up to 512, for samples whose sum is off by more than a hundredth.
+    A sample's attributions sum to its score minus its baseline's (completeness). The integral starts with 32 points of
+    a Gauss-Legendre rule; their number doubles, up to 512, for samples whose sum is off by more than 1 %.
 
     Source: Sundararajan, Taly and Yan, "Axiomatic Attribution for Deep Networks", ICML 2017; computed by captum.
 
     Args:
-        score: differentiable by its samples.
-        samples: by modality ``(n, ...)``.
-        baseline: likewise, see :func:`baseline_for`.
+        score: scoring function, differentiable with respect to the samples.
+        samples: samples by modality ``(n, ...)``.
+        baseline: reference values in the samples' shapes, see :func:`baseline_for`.
 
     Returns:
-        Attributions in the samples' shapes, and by how much each sample's sum is off, ``(n,)``.
+        Attributions in the samples' shapes, and the absolute error of each sample's sum, ``(n,)``.
     """
     names = sorted(samples)
     with torch.no_grad():
         rise = score_in_chunks(score, samples)
         rise, size = rise - score_in_chunks(score, baseline), rise.abs()
     allowed = RELATIVE_GAP * rise.abs() + ABSOLUTE_GAP * (1 + size)
-    found = {name: torch.zeros_like(samples[name]) for name in names}
+    attributions = {name: torch.zeros_like(samples[name]) for name in names}
     gaps = torch.full_like(rise, torch.inf)
 
     def forward(*tensors: Tensor) -> Tensor:
@@ -88,50 +88,50 @@ def integrated_gradients(score: Score, samples: Samples, baseline: Samples) -> t
     from captum.attr import IntegratedGradients  # takes a second to import
 
     method, steps = IntegratedGradients(forward), FIRST_STEPS
-    left = torch.arange(len(rise), device=rise.device)
-    while len(left) and steps <= MOST_STEPS:
-        for some in left.split(max(1, ROWS_AT_ONCE // steps)):
-            inputs = tuple(samples[name][some] for name in names)
-            starts = tuple(baseline[name][some] for name in names)
-            parts = method.attribute(inputs, starts, n_steps=steps, internal_batch_size=max(ROWS_AT_ONCE, len(some)))
+    pending = torch.arange(len(rise), device=rise.device)
+    while len(pending) and steps <= MOST_STEPS:
+        for rows in pending.split(max(1, ROWS_AT_ONCE // steps)):
+            inputs = tuple(samples[name][rows] for name in names)
+            starts = tuple(baseline[name][rows] for name in names)
+            parts = method.attribute(inputs, starts, n_steps=steps, internal_batch_size=max(ROWS_AT_ONCE, len(rows)))
             for name, part in zip(names, parts, strict=True):
-                found[name][some] = part.detach().to(found[name].dtype)
-            gaps[some] = (sum(p.detach().flatten(1).nansum(1) for p in parts) - rise[some]).abs().to(gaps.dtype)
-        left, steps = left[~(gaps[left] <= allowed[left])], 2 * steps
-    return found, gaps
+                attributions[name][rows] = part.detach().to(attributions[name].dtype)
+            gaps[rows] = (sum(p.detach().flatten(1).nansum(1) for p in parts) - rise[rows]).abs().to(gaps.dtype)
+        pending, steps = pending[~(gaps[pending] <= allowed[pending])], 2 * steps
+    return attributions, gaps
 
 
 def occlusion(score: Score, samples: Samples, baseline: Samples) -> dict[str, Tensor]:
-    """By how much the score falls when a patch is replaced by the baseline; every cell of the patch has that figure.
+    """Drop of the score when a patch is replaced by the baseline, assigned to every cell of the patch.
 
-    Patches are those of :meth:`metaad_zoo.modality.Modality.patches`. Needs no gradient.
+    Patches are those of :meth:`metaad_zoo.modality.Modality.patches`. No gradient is needed.
 
     Source: Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, section 4.2; computed
     by captum.
 
     Args:
-        score: of samples.
-        samples: by modality ``(n, ...)``.
-        baseline: likewise, see :func:`baseline_for`.
+        score: scoring function.
+        samples: samples by modality ``(n, ...)``.
+        baseline: reference values in the samples' shapes, see :func:`baseline_for`.
     """
     names, masks, used = sorted(samples), [], 0
     for name in names:
         mask = get_modality(name).patches(samples[name].shape[1:]).to(samples[name].device) + used
         used = int(mask.max()) + 1
         masks.append(mask.unsqueeze(0))
-    found: dict[str, list[Tensor]] = {name: [] for name in names}
+    attributions: dict[str, list[Tensor]] = {name: [] for name in names}
     from captum.attr import FeatureAblation
 
     method = FeatureAblation(lambda *tensors: score(dict(zip(names, tensors, strict=True))))
     with torch.no_grad():
-        for some in torch.arange(count(samples)).split(ROWS_AT_ONCE):
-            inputs = tuple(samples[name][some] for name in names)
-            starts = tuple(baseline[name][some] for name in names)
-            at_once = max(1, ROWS_AT_ONCE // len(some))
+        for rows in torch.arange(count(samples)).split(ROWS_AT_ONCE):
+            inputs = tuple(samples[name][rows] for name in names)
+            starts = tuple(baseline[name][rows] for name in names)
+            at_once = max(1, ROWS_AT_ONCE // len(rows))
             parts = method.attribute(inputs, starts, feature_mask=tuple(masks), perturbations_per_eval=at_once)
             for name, part, x in zip(names, parts, inputs, strict=True):
-                found[name].append(torch.where(x.isnan(), torch.nan, part.to(x.dtype)))
-    return {name: torch.cat(parts) for name, parts in found.items()}
+                attributions[name].append(torch.where(x.isnan(), torch.nan, part.to(x.dtype)))
+    return {name: torch.cat(parts) for name, parts in attributions.items()}
 
 
 def deletion_test(
@@ -143,22 +143,22 @@ def deletion_test(
     rng: np.random.Generator | None = None,
     repeats: int = 10,
 ) -> tuple[float, float]:
-    """Does deleting what is named most important change the score more than deleting at random?
+    """Deletion test: change of the score when the most important cells are deleted, against random cells.
 
-    Deleted are cells that are there, replaced by the baseline: those whose attributions are largest in the direction
-    of their sum (for a map whose sign tells nothing of the score, give its absolute value), against as many drawn
-    without regard to it. Of several modalities, the cells are ranked together.
+    Deleted cells are replaced by the baseline; missing cells are never deleted. The most important cells have the
+    largest attributions in the direction of their sum (pass absolute values for a map whose sign does not refer to the
+    score). Cells of several modalities are ranked together.
 
     Source: cf. the deletion metric of Petsiuk et al., "RISE", BMVC 2018, at one share.
 
     Args:
-        score: of samples.
-        samples: by modality ``(n, ...)``.
-        attribution: likewise.
-        baseline: likewise.
-        share: of the cells that are deleted, at least one of each sample.
-        rng: draws the random cells; None: seeded with 0.
-        repeats: random draws.
+        score: scoring function.
+        samples: samples by modality ``(n, ...)``.
+        attribution: attributions in the samples' shapes.
+        baseline: reference values in the samples' shapes.
+        share: share of the cells that are deleted, in (0, 1); at least one cell of each sample.
+        rng: generator that draws the random cells; None: seeded with 0.
+        repeats: number of random draws.
 
     Returns:
         Mean absolute changes of the score: by attribution, at random.
@@ -170,14 +170,14 @@ def deletion_test(
         raise ValueError(f"share is {share}; expected a part of the cells between 0 and 1, such as 0.1")
     rng = np.random.default_rng(0) if rng is None else rng
     values = torch.cat([attribution[name].flatten(1) for name in samples], 1)
-    there = ~values.isnan()
-    number = (share * there.sum(1, keepdim=True)).round().clamp_min(1)
+    present = ~values.isnan()
+    number = (share * present.sum(1, keepdim=True)).round().clamp_min(1)
     with torch.no_grad():
         before = score_in_chunks(score, samples)
 
         def change(importance: Tensor) -> float:
-            ranks = torch.where(there, importance, -torch.inf).argsort(1, descending=True).argsort(1)
-            changed = _replaced(samples, baseline, (ranks < number) & there)
+            ranks = torch.where(present, importance, -torch.inf).argsort(1, descending=True).argsort(1)
+            changed = _replaced(samples, baseline, (ranks < number) & present)
             return float((score_in_chunks(score, changed) - before).abs().mean())
 
         by_attribution = change(values * values.nansum(1, keepdim=True).sign())

@@ -1,4 +1,4 @@
-"""Decisions without test labels: how unusual a score is among those of normal samples in other tasks.
+"""Conformal calibration: p-values and thresholds from scores of normal samples in other tasks.
 
 Split conformal prediction (Vovk et al., "Algorithmic Learning in a Random World", 2005; for outliers Bates et al.,
 "Testing for outliers with conformal p-values", Annals of Statistics 2023). The calibration scores are those of normal
@@ -18,11 +18,11 @@ from metaad_zoo.episodes import NORMAL, Episode, Method
 
 
 def normal_scores(method: Method, episodes: Iterable[Episode]) -> Tensor:
-    """Scores of the normal queries of some episodes, all together ``(n,)``, float64, ascending.
+    """Scores of all normal queries of some episodes, ``(n,)``, float64, ascending.
 
     Args:
         method: adapts to each episode's support.
-        episodes: of tasks that are not tested.
+        episodes: episodes of tasks that are not tested.
     """
     parts = []
     for episode in episodes:
@@ -55,7 +55,7 @@ ROUNDING = 1e-9
 
 
 def can_hold(alpha: float, scores: int) -> bool:
-    """Whether so many calibration scores can promise a false-alarm rate: at least one over one more than these.
+    """Whether this number of calibration scores can guarantee a false-alarm rate: ``alpha >= 1 / (scores + 1)``.
 
     Example:
         >>> can_hold(0.1, 9), can_hold(0.1, 8)
@@ -72,8 +72,8 @@ def threshold(calibration: Tensor, alpha: float) -> float:
         alpha: false-alarm rate to hold, in (0, 1).
 
     Returns:
-        A calibration score; samples strictly above it are flagged. Infinity where ``alpha < 1 / (m + 1)``: so few
-        calibration scores can't promise so low a rate.
+        A calibration score; samples strictly above it are flagged. Infinity where ``alpha < 1 / (m + 1)``, which ``m``
+        calibration scores can't guarantee.
 
     Raises:
         ValueError: alpha is out of range.

@@ -1,4 +1,4 @@
-"""Which method to take for a support set: what other data sets say, moved by cross-validation inside the support."""
+"""Choice of a method for a support set: a prior from other data sets, updated by cross-validation in the support."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from metaad_zoo.evaluation.cross_validation import Trial, standard_error, try_me
 
 PRIOR = Path(__file__).with_name("choosing_prior.json")
 WITHIN = 0.01
-"""AUROC by which two methods may differ and still count as equally good."""
+"""Difference in AUROC up to which two methods count as equally good."""
 ENOUGH = 200
-"""Normal samples from which on a method that is fitted to them alone is expected to do without meta-learning."""
+"""Number of normal samples from which on a method without meta-learning is expected to suffice."""
 CLEAR = 2.0
-"""Standard errors by which a method of which no other data set tells must be ahead."""
+"""Standard errors by which a method that the prior does not cover must be ahead."""
 
 
 @dataclass(frozen=True)
 class Prior:
-    """What data sets with known anomalies say of methods, before one's own support set is looked at.
+    """Performance of methods on data sets with known anomalies, before the user's support set is seen.
 
     Learned by ``benchmarks/recommendation.py``, in the spirit of Zhao et al., "Automatic Unsupervised Outlier Model
-    Selection", NeurIPS 2021. The weights tell by how much AUROC on real anomalies differs per difference inside the
-    support; they are small where cross-validation against guessed anomalies tells little.
+    Selection", NeurIPS 2021. A weight is the difference in AUROC on real anomalies per difference in
+    cross-validation; it is small where cross-validation against synthetic anomalies is not informative.
 
     Attributes:
-        advantage: by method its mean AUROC over these data sets, less that of all methods.
-        weights: of what cross-validation says, by ``"labels"`` or ``"synthetic"``.
-        datasets: how many there are.
+        advantage: mean AUROC of each method over these data sets, minus the mean over all methods.
+        weights: weight of cross-validation against ``"labels"`` and against ``"synthetic"`` anomalies.
+        datasets: number of data sets.
     """
 
     advantage: Mapping[str, float]
@@ -43,15 +43,15 @@ class Prior:
     datasets: int
 
     def expected(self, trials: Sequence[Trial], by: str) -> dict[str, float]:
-        """Expected AUROC of each method that the prior knows, less the mean of these methods.
+        """Expected AUROC of each method that the prior covers, minus the mean of these methods.
 
         Args:
-            trials: what came of cross-validation.
-            by: ``"labels"`` or ``"synthetic"``.
+            trials: results of cross-validation.
+            by: anomalies of the trials, ``"labels"`` or ``"synthetic"``.
         """
-        known = [t for t in trials if t.name in self.advantage]
-        mean = float(np.mean([t.auroc for t in known])) if known else 0.0
-        return {t.name: self.advantage[t.name] + self.weights[by] * (t.auroc - mean) for t in known}
+        compared = [t for t in trials if t.name in self.advantage]
+        mean = float(np.mean([t.auroc for t in compared])) if compared else 0.0
+        return {t.name: self.advantage[t.name] + self.weights[by] * (t.auroc - mean) for t in compared}
 
 
 @cache
@@ -61,15 +61,15 @@ def _published(path: Path) -> dict[str, Any]:
 
 
 def read_prior(modality: str, n: int, path: Path = PRIOR) -> Prior | None:
-    """The prior that is published with this package, for supports of n normal samples; None where there is none.
+    """The prior published with this package for supports of n normal samples; None if it does not cover the modality.
 
-    Which method is best depends on n. Between the sizes that were measured it is interpolated by the logarithm of n,
-    beyond them the nearest one counts.
+    Which method is best depends on n. The advantage is interpolated over log(n) between the measured sizes and constant
+    beyond them.
 
     Args:
-        modality: of the samples.
-        n: how many normal ones there are.
-        path: of the file.
+        modality: modality of the samples.
+        n: number of normal samples.
+        path: JSON file of priors.
     """
     entry = _published(path).get(modality)
     if entry is None:
@@ -83,15 +83,15 @@ def read_prior(modality: str, n: int, path: Path = PRIOR) -> Prior | None:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A method and how it did.
+    """A method and its result.
 
     Attributes:
-        name: of the method.
-        auroc: by cross-validation inside the support set: mean over folds and kinds of anomalies.
+        name: name of the method.
+        auroc: AUROC by cross-validation inside the support set, the mean over folds and kinds of anomalies.
         spread: standard error of that mean.
-        expected: AUROC expected on real anomalies, less the mean of all methods that other data sets tell of; None
-            for a method of which they do not.
-        reason: why it could not be tried; the figures are then NaN.
+        expected: expected AUROC on real anomalies, minus the mean of all methods that the prior covers; None for a
+            method that it does not cover.
+        reason: reason why the method failed; its figures are then NaN.
     """
 
     name: str
@@ -103,14 +103,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What to take, and why.
+    """The recommended method, with reasons.
 
     Attributes:
-        choice: the method's name.
-        why: in plain words.
-        candidates: all that were tried, the most promising first; then those that could not be.
-        use: a command or lines of Python that use the choice, where the samples' path is known.
-        account: what was left out, guessed or changed when the samples were read.
+        choice: name of the recommended method.
+        why: reason for the choice, a sentence.
+        candidates: the methods that were tried, the most promising first, then those that failed.
+        use: command or lines of Python that use the choice; empty where the samples' path is unknown.
+        account: values left out, guessed or changed when the samples were read.
     """
 
     choice: str
@@ -129,39 +129,39 @@ def recommend(
     simple: str = "iforest",
     seed: int = 0,
 ) -> Recommendation:
-    """Choose by what other data sets say of the methods, moved by cross-validation inside the support set.
+    """Recommend a method by a prior from other data sets, updated by cross-validation inside the support set.
 
-    A method that the prior does not know, such as a model of one's own, is taken where it is clearly ahead of the
-    prior's choice in the support set itself; without a prior cross-validation decides alone.
+    A method that the prior does not cover, such as a user's own model, is chosen where cross-validation puts it clearly
+    ahead of the prior's choice; without a prior cross-validation alone decides.
 
     Args:
-        methods: by name, in the order in which equals are preferred where there is no prior.
-        support: by modality ``(n, ...)``.
+        methods: methods by name; without a prior, the first of equally good ones is preferred.
+        support: samples by modality ``(n, ...)``.
         labels: ``(n,)`` of 0, 1 and -1 (taken as normal).
-        corruptions: by name kinds of synthetic anomalies, for supports without labelled ones.
-        prior: of the support's modality.
-        simple: of the methods, the one to prefer among equals where there is enough data.
-        seed: of the folds and the synthetic anomalies.
+        corruptions: kinds of synthetic anomalies by name, for supports without labelled anomalies.
+        prior: prior of the support's modality.
+        simple: name of the method that is preferred among equally good ones if there is enough data.
+        seed: random seed of the folds and the synthetic anomalies.
 
     Raises:
         ValueError: there are fewer than four normal samples, no anomalies of either kind, or no method could be tried.
     """
     n = int((labels != ANOMALOUS).sum())
     by = "labels" if bool((labels == ANOMALOUS).any()) else "synthetic"
-    every = try_methods(methods, support, labels, corruptions, seed)
-    trials = [t for t in every if t.reason is None]
+    results = try_methods(methods, support, labels, corruptions, seed)
+    trials = [t for t in results if t.reason is None]
     if not trials:
-        raise ValueError(f"no method could be tried: {'; '.join(f'{t.name}: {t.reason}' for t in every)}")
+        raise ValueError(f"no method could be tried: {'; '.join(f'{t.name}: {t.reason}' for t in results)}")
     expected = prior.expected(trials, by) if prior else {}
     choice, why = _choose(trials, expected, prior, by)
     by_name = {t.name: t for t in trials}
     if n >= ENOUGH and simple in by_name and by_name[simple].auroc >= by_name[choice].auroc - WITHIN:
-        seen = f"by cross-validation it is within {WITHIN} AUROC of {choice}" if choice != simple else why
-        choice, why = simple, f"you have enough data ({n} normal samples) to do without meta-learning, and {seen}"
+        clause = f"by cross-validation it is within {WITHIN} AUROC of {choice}" if choice != simple else why
+        choice, why = simple, f"you have enough data ({n} normal samples) to do without meta-learning, and {clause}"
     ranked = sorted(trials, key=lambda t: (t.name != choice, -expected.get(t.name, -np.inf), -t.auroc))
-    found = [Candidate(t.name, t.auroc, t.spread, expected.get(t.name)) for t in ranked]
-    failed = [Candidate(t.name, float("nan"), float("nan"), None, t.reason) for t in every if t.reason is not None]
-    return Recommendation(choice, why, [*found, *failed])
+    ranked_candidates = [Candidate(t.name, t.auroc, t.spread, expected.get(t.name)) for t in ranked]
+    failed = [Candidate(t.name, float("nan"), float("nan"), None, t.reason) for t in results if t.reason is not None]
+    return Recommendation(choice, why, [*ranked_candidates, *failed])
 
 
 def _choose(trials: Sequence[Trial], expected: Mapping[str, float], prior: Prior | None, by: str) -> tuple[str, str]:
@@ -176,11 +176,11 @@ def _choose(trials: Sequence[Trial], expected: Mapping[str, float], prior: Prior
         return equals[0], f"within {WITHIN} of {best.name}, the best of {len(trials)} ({figure}), and simpler"
     usual = max((t for t in trials if t.name in expected), key=lambda t: prior.advantage[t.name])
     chosen = max((t for t in trials if t.name in expected), key=lambda t: expected[t.name])
-    other = max((t for t in trials if t.name not in expected), key=lambda t: t.auroc, default=None)
-    if other is not None:
-        ahead = other.folds - chosen.folds
+    newcomer = max((t for t in trials if t.name not in expected), key=lambda t: t.auroc, default=None)
+    if newcomer is not None:
+        ahead = newcomer.folds - chosen.folds
         if ahead.mean() > max(WITHIN, CLEAR * standard_error(ahead)):
-            return other.name, (
+            return newcomer.name, (
                 f"it is {100 * ahead.mean():.1f} points of AUROC ahead of {chosen.name}, the best of the others, by "
                 f"cross-validation with {against} (standard error {100 * standard_error(ahead):.1f})"
             )

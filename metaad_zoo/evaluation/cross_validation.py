@@ -16,19 +16,19 @@ from metaad_zoo.evaluation.metrics import auroc
 
 FOLDS = 5
 SCORED = 20
-"""Normal samples that are scored at the least: of smaller supports the folds are dealt anew."""
+"""Minimum number of scored normal samples: smaller supports are split into folds repeatedly."""
 LABELS = "labels"
-"""Stands for the support's own anomalies where kinds of synthetic ones are named."""
+"""Name of the support's labelled anomalies among the kinds of anomalies."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A method and how it did inside the support set.
+    """Cross-validation result of one method.
 
     Attributes:
-        name: of the method.
+        name: name of the method.
         by_kind: AUROC of each fold against each kind of synthetic anomalies, or against :data:`LABELS`.
-        reason: why it could not be tried; there are then no figures.
+        reason: reason why the method failed; there are then no figures.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Trial:
 
     @property
     def auroc(self) -> float:
-        """Mean over folds and kinds; NaN where the method could not be tried."""
+        """Mean over folds and kinds; NaN where the method failed."""
         return float(self.folds.mean()) if self.by_kind else float("nan")
 
     @property
@@ -60,15 +60,15 @@ def try_methods(
 ) -> list[Trial]:
     """Cross-validate methods inside a support set.
 
-    The normal samples are dealt out to folds. A method adapts to all other folds and scores the left one beside
-    anomalies: the labelled ones, or where there are none, synthetic ones made of the left fold.
+    The normal samples are split into folds. A method adapts to all folds but one and scores that one together with
+    anomalies: the labelled ones or, where there are none, synthetic ones made from that fold.
 
     Args:
-        methods: by name.
-        support: by modality ``(n, ...)``.
+        methods: methods by name.
+        support: samples by modality ``(n, ...)``.
         labels: ``(n,)`` of 0, 1 and -1 (taken as normal).
-        corruptions: by name kinds of synthetic anomalies, each tried; for supports without labelled anomalies.
-        seed: of the folds and the synthetic anomalies.
+        corruptions: kinds of synthetic anomalies by name, all used; for supports without labelled anomalies.
+        seed: random seed of the folds and the synthetic anomalies.
 
     Raises:
         ValueError: there are fewer than four normal samples, or no anomalies of either kind.
@@ -81,38 +81,38 @@ def try_methods(
     if not labelled and not corruptions:
         raise ValueError("there are no labelled anomalies and no synthetic ones: label some, or name synthetic kinds")
     splits = _splits(normal, np.random.default_rng(seed))
-    made: list[tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Samples]]] = []
-    for i, (rest, left) in enumerate(splits):
-        there, query = _rows(support, rest), _rows(support, left)
+    tests: list[tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Samples]]] = []
+    for i, (training_rows, test_rows) in enumerate(splits):
+        training, query = _rows(support, training_rows), _rows(support, test_rows)
         if labelled:
             against: dict[str, Samples] = {LABELS: anomalies}
         else:
             rngs = [np.random.default_rng([seed, i, k]) for k in range(len(corruptions))]
-            against = {kind: c(query, there, rng) for (kind, c), rng in zip(corruptions.items(), rngs, strict=True)}
-        made.append((there, query, against))
-    return [_try(name, method, made) for name, method in methods.items()]
+            against = {kind: c(query, training, rng) for (kind, c), rng in zip(corruptions.items(), rngs, strict=True)}
+        tests.append((training, query, against))
+    return [_try(name, method, tests) for name, method in methods.items()]
 
 
 def _splits(normal: np.ndarray, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Positions of the samples to adapt to and of those left out, for each fold of each repeat."""
+    """Indices of the training and test samples, for each fold of each repeat."""
     repeats = math.ceil(SCORED / len(normal))
     splits = []
     for _ in range(repeats):
         folds = np.array_split(rng.permutation(normal), min(FOLDS, len(normal) // 2))
-        splits += [(np.concatenate([f for j, f in enumerate(folds) if j != i]), left) for i, left in enumerate(folds)]
+        splits += [(np.concatenate([f for j, f in enumerate(folds) if j != i]), fold) for i, fold in enumerate(folds)]
     return splits
 
 
 def _try(name: str, method: Method, splits: Sequence[tuple[Samples, Samples, Mapping[str, Samples]]]) -> Trial:
     values: dict[str, list[float]] = defaultdict(list)
     try:
-        for rest, query, against in splits:
-            adapted = method.adapt(rest, torch.full((count(rest),), NORMAL))
+        for training, query, against in splits:
+            adapted = method.adapt(training, torch.full((count(training),), NORMAL))
             parts = [query, *against.values()]
             # Scored in one go, which is many times as fast for some methods.
             together = {m: torch.cat([part[m] for part in parts]) for m in query}
-            of_normal, *others = adapted.score(together).double().cpu().split([count(part) for part in parts])
-            for kind, scores in zip(against, others, strict=True):
+            of_normal, *anomaly_scores = adapted.score(together).double().cpu().split([count(part) for part in parts])
+            for kind, scores in zip(against, anomaly_scores, strict=True):
                 truth = torch.tensor([0] * len(of_normal) + [1] * len(scores))
                 values[kind].append(auroc(torch.cat([of_normal, scores]), truth))
     except (ValueError, RuntimeError, FloatingPointError) as error:

@@ -1,17 +1,16 @@
-"""From scores to p-values without a test label: across tasks, within one, or by expected contamination.
+"""Calibrators: from scores to p-values without test labels, across tasks, within a task, or by contamination.
 
-What each promises, and where its promise ends:
+Guarantees and their limits:
 
 - :class:`AcrossTasks` holds a false-alarm rate on average over tasks that are exchangeable with the validation tasks.
-  It does not hold for one task by itself; for domains unlike those of validation (other machines, real tables after
-  generated ones); for supports of another size than the scores come from, because scores change with it; nor
-  precisely where there were few validation tasks: their number counts, not that of the scores.
-- :class:`WithinTask` holds it in the task itself, about, and never below ``1 / (K + 1)``.
-- :class:`ExpectedContamination` promises nothing: it is a rank among the support's own scores, each by the method
-  without it.
+  It does not hold for a single task; for domains unlike those of validation (different machines, real tables after
+  generated ones); or for supports of another size than the scores come from, because scores depend on it. With few
+  validation tasks it is imprecise: the number of tasks counts, not the number of scores.
+- :class:`WithinTask` holds it approximately in the task itself, and never below ``1 / (K + 1)``.
+- :class:`ExpectedContamination` has no guarantee: its p-value is a rank among the support's leave-one-out scores.
 
-All take normal samples as exchangeable. Windows of a series with memory are not: neighbours resemble each other, and
-what comes later drifts away from the support, so that the rate is off whenever the series has changed since.
+All assume that normal samples are exchangeable. Windows of an autocorrelated series are not: neighbours resemble each
+other, and later windows drift away from the support, so that the rate is off once the series has changed.
 """
 
 from __future__ import annotations
@@ -38,19 +37,19 @@ ROUNDING = 1e-12
 
 
 class Calibrator(Protocol):
-    """Says how unusual scores are for normal samples of a task."""
+    """Turns the scores of a task into p-values under the hypothesis that a sample is normal."""
 
     def p_values(self, adapted: Adapted, support: Samples, support_labels: Tensor, scores: Tensor) -> Tensor:
-        """p-values ``(n,)`` of scores that ``adapted``, adapted to this support set, gave."""
+        """p-values ``(n,)`` of ``scores`` ``(n,)``, which ``adapted`` gave after adaptation to this support set."""
         ...
 
 
 @dataclass(frozen=True)
 class AcrossTasks:
-    """Conformal over the normal queries of other tasks.
+    """Conformal calibration by the normal queries of other tasks.
 
-    From as little as one support sample it can promise any rate down to ``1 / (m + 1)``, on average over tasks that are
-    exchangeable with those the scores come from, and for supports of the same size.
+    Even with one support sample it holds any rate down to ``1 / (m + 1)``, on average over tasks that are exchangeable
+    with the calibration tasks, and for supports of the same size.
 
     Args:
         normal: ``(m,)`` scores of normal samples, ascending (:func:`metaad_zoo.evaluation.calibration.normal_scores`).
@@ -65,14 +64,14 @@ class AcrossTasks:
 
 @dataclass(frozen=True)
 class WithinTask:
-    """Leave-one-out conformal over the support set itself: it needs no other task.
+    """Leave-one-out conformal calibration by the support set itself, without other tasks.
 
-    Each normal support sample is scored by the method adapted to all others. No p-value is below ``1 / (K + 1)``: of
-    five normal samples no alarm rate under 17 % can be promised. The promise is approximate, because the scores of the
-    left out come from one sample less than those of the query (jackknife; Vovk, "Cross-conformal predictors", 2015).
+    Each normal support sample is scored by the method adapted to all others. No p-value is below ``1 / (K + 1)``: five
+    normal samples can't hold a rate under 17 %. The rate is approximate, because a left-out sample is scored with one
+    support sample less than the query (jackknife; Vovk, "Cross-conformal predictors", 2015).
 
     Args:
-        method: as it adapts.
+        method: the method, before adaptation.
     """
 
     method: Method
@@ -81,7 +80,7 @@ class WithinTask:
         """See :class:`Calibrator`.
 
         Raises:
-            ValueError: the support set is too small for it.
+            ValueError: the support set is too small for leave-one-out.
         """
         return p_values(scores, leave_one_out_scores(self.method, support, support_labels))
 
@@ -96,17 +95,16 @@ class Always:
 
 @dataclass(frozen=True)
 class ExpectedContamination:
-    """Ranks among the support set's own scores, of which a share is expected to be anomalous (as in PyOD).
+    """Ranks among the support set's leave-one-out scores, of which a share is expected to be anomalous (as in PyOD).
 
     For supports of unlabelled samples, each scored by the method adapted to the others
-    (:func:`metaad_zoo.evaluation.leave_one_out.own_scores`). The highest share of these scores is left out,
-    as that of the anomalies; the p-value of a score is its conformal one among the ``m`` others, so that at
-    ``1 / (m + 1)`` what lies above all of them is flagged. There is no guarantee, because nobody has said which of them
-    are normal.
+    (:func:`metaad_zoo.evaluation.leave_one_out.own_scores`). The top ``contamination`` share of these scores is removed
+    as anomalous; the p-value of a score is its conformal one among the remaining ``m``, so that at ``1 / (m + 1)``
+    every score above all of them is flagged. There is no guarantee, because it is unknown which samples are normal.
 
     Args:
-        method: as it adapts.
-        contamination: share of anomalies that is expected in the support set, in [0, 1).
+        method: the method, before adaptation.
+        contamination: expected share of anomalies in the support set, in [0, 1).
 
     Raises:
         ValueError: the share is out of range.
@@ -123,23 +121,23 @@ class ExpectedContamination:
         """See :class:`Calibrator`."""
         return p_values(scores, self.normal(own_scores(self.method, support, support_labels)[1]))
 
-    def normal(self, own: Tensor) -> Tensor:
-        """The support's own scores without the highest share, ascending."""
-        return own.sort().values[: max(1, len(own) - round(self.contamination * len(own)))]
+    def normal(self, scores: Tensor) -> Tensor:
+        """The support's leave-one-out scores without the top ``contamination`` share, ascending."""
+        return scores.sort().values[: max(1, len(scores) - round(self.contamination * len(scores)))]
 
 
 def scores_for_shots(by_shots: Mapping[int, Tensor], n: int) -> Tensor:
     """The calibration scores that fit a support set of ``n`` normal samples.
 
-    Those of the largest size that is not larger: scores of normal samples fall as the support grows, so that between
-    two sizes the smaller one errs to the side of fewer false alarms.
+    The largest calibrated size that is at most ``n`` is used: scores of normal samples fall as the support grows, so
+    that the smaller of two sizes errs towards fewer false alarms.
 
     Args:
-        by_shots: ascending scores by the size of the support set.
-        n: normal samples of the support set at hand; where it has none, unlabelled ones.
+        by_shots: ascending scores ``(m,)`` by the size of the support set.
+        n: number of normal samples in the support set; if there are none, of unlabelled samples.
 
     Raises:
-        RuntimeError: there are no scores, or only some of larger supports.
+        RuntimeError: there are no scores, or only those of larger supports.
 
     Example:
         >>> scores_for_shots({5: torch.zeros(3), 10: torch.ones(3)}, 7)
@@ -160,18 +158,18 @@ def scores_for_shots(by_shots: Mapping[int, Tensor], n: int) -> Tensor:
 
 
 def shots_of(labels: Tensor) -> int:
-    """Normal samples among a support set's labels; where there are none, unlabelled ones."""
+    """Number of normal samples among a support set's labels; if there are none, of unlabelled samples."""
     return int((labels == NORMAL).sum()) or int((labels == UNLABELLED).sum())
 
 
 class SupportDecisions:
-    """p-values and decisions of one adapted method, in any of the three ways.
+    """p-values and decisions of one adapted method, by any of the three ways to calibrate.
 
-    What a way compares with is computed when it is first asked for, by one thread, and kept: leaving one out adapts
-    once a sample.
+    The calibration scores of a way are computed at its first use, by one thread, and cached: leave-one-out adapts once
+    a sample.
 
     Args:
-        method: as it adapts.
+        method: the method, before adaptation.
         support: the support set.
         labels: its labels.
         across: ascending scores of normal samples in the validation tasks, by the size of the support set.
@@ -180,32 +178,33 @@ class SupportDecisions:
     def __init__(self, method: Method, support: Samples, labels: Tensor, across: Mapping[int, Tensor]) -> None:
         self._method, self._support, self._labels = method, support, labels
         self._across = across
-        self._kept: dict[tuple[str, float | None], Tensor] = {}
-        self._own: tuple[list[bytes], Tensor] | None = None
+        self._by_way: dict[tuple[str, float | None], Tensor] = {}
+        self._own_scores: tuple[list[bytes], Tensor] | None = None
         self._computing = RLock()
 
     def _leave_out(self) -> tuple[list[bytes], Tensor]:
         with self._computing:
-            if self._own is None:
-                self._own = own_scores(self._method, self._support, self._labels)
-            return self._own
+            if self._own_scores is None:
+                self._own_scores = own_scores(self._method, self._support, self._labels)
+            return self._own_scores
 
     def without_themselves(self, samples: Samples, scores: Tensor) -> Tensor:
-        """Scores ``(n,)`` of samples, where those that are in the support set have that of the method without them.
+        """Scores ``(n,)`` in which samples of the support set have their leave-one-out score.
 
         Raises:
-            ValueError: of the support's samples fewer than three are no known anomalies.
+            ValueError: fewer than three support samples are not known anomalies.
         """
-        keys, own = self._leave_out()
-        known = dict(zip(keys, own.tolist(), strict=True))
-        found = [known.get(key, score) for key, score in zip(sample_keys(samples), scores.tolist(), strict=True)]
-        return torch.tensor(found, dtype=scores.dtype)
+        keys, leave_one_out = self._leave_out()
+        by_key = dict(zip(keys, leave_one_out.tolist(), strict=True))
+        values = [by_key.get(key, score) for key, score in zip(sample_keys(samples), scores.tolist(), strict=True)]
+        return torch.tensor(values, dtype=scores.dtype)
 
     def compared_with(self, calibrate: Calibrate, contamination: float | None) -> Tensor:
         """The ascending scores that stand for normal samples.
 
         Raises:
-            ValueError: the way is unknown or does not fit ``contamination``, or the support set is too small for it.
+            ValueError: ``calibrate`` is unknown or inconsistent with ``contamination``, or the support set is too
+                small.
             RuntimeError: there are no scores of validation tasks with supports as small as this one.
         """
         if calibrate not in WAYS:
@@ -219,22 +218,23 @@ class SupportDecisions:
             return scores_for_shots(self._across, shots_of(self._labels))
         way = (calibrate, contamination)
         with self._computing:
-            if way not in self._kept:
+            if way not in self._by_way:
                 if contamination is None:
-                    self._kept[way] = leave_one_out_scores(self._method, self._support, self._labels)
+                    self._by_way[way] = leave_one_out_scores(self._method, self._support, self._labels)
                 else:
-                    self._kept[way] = ExpectedContamination(self._method, contamination).normal(self._leave_out()[1])
-            return self._kept[way]
+                    self._by_way[way] = ExpectedContamination(self._method, contamination).normal(self._leave_out()[1])
+            return self._by_way[way]
 
     def p_values(self, scores: Tensor, calibrate: Calibrate, contamination: float | None) -> Tensor:
         """p-values ``(n,)``, float64; errors as in :meth:`compared_with`."""
         return p_values(scores, self.compared_with(calibrate, contamination))
 
     def rate_to_hold(self, alpha: float | None, calibrate: Calibrate, contamination: float | None) -> float:
-        """The false-alarm rate to decide by; where none is named, 0.1, or for contamination the least that there is.
+        """The false-alarm rate to decide by: ``alpha``, by default 0.1, or ``1 / (n + 1)`` with contamination.
 
         Raises:
-            ValueError: it is out of (0, 1), or lower than so few scores can promise; see also :meth:`compared_with`.
+            ValueError: ``alpha`` is outside (0, 1), or below what ``n`` scores can hold; see also
+                :meth:`compared_with`.
         """
         if alpha is not None and not 0 < alpha < 1:
             raise ValueError(f"alpha is {alpha}; expected a false-alarm rate between 0 and 1, such as 0.1")

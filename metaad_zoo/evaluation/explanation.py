@@ -1,4 +1,4 @@
-"""Why an adapted detector scores a sample as it does."""
+"""Explanations of an adapted detector's scores: attributions and nearest support samples."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Transparent(Adapted, Protocol):
     """A scorer that can be differentiated and has embeddings."""
 
     def units(self, samples: Samples) -> dict[str, Tensor]:
-        """Raw samples in the units that it reads."""
+        """Raw samples in the units that the scorer reads."""
         ...
 
     def logits(self, samples: Samples) -> Tensor:
@@ -42,29 +42,25 @@ class Transparent(Adapted, Protocol):
 
 @runtime_checkable
 class Mapped(Transparent, Protocol):
-    """A scorer of images that tells by itself where an anomaly is.
-
-    Attributes:
-        mapped: the modality of these images.
-    """
+    """A scorer of images that localises anomalies by a heat map."""
 
     @property
     def mapped(self) -> str:
-        """Name of the modality that :meth:`heat_map` maps."""
+        """Name of the image modality that :meth:`heat_map` reads."""
         ...
 
     def heat_map(self, samples: Samples) -> Tensor:
-        """How strange each pixel is ``(n, H, W)``, of samples in its units."""
+        """Anomaly score of each pixel ``(n, H, W)``, for samples in its units."""
         ...
 
 
 @dataclass(frozen=True)
 class NearestSupport:
-    """The support samples that lie nearest to some samples in the embedding.
+    """The nearest support sample of each sample in the embedding.
 
     Attributes:
-        indices: ``(n,)`` into the support set.
-        distances: ``(n,)``, Euclidean, between embeddings.
+        indices: ``(n,)`` indices into the support set.
+        distances: ``(n,)`` Euclidean distances between embeddings.
     """
 
     indices: Tensor
@@ -74,13 +70,13 @@ class NearestSupport:
 class Explainer:
     """Attributions of an adapted detector's scores, without adapting again.
 
-    Its functions compute in the units that the detector reads (:meth:`units`): values far out are cut off there, where
-    the way from a baseline would be flat for its most part.
+    All methods compute in the units that the detector reads (:meth:`units`), in which outliers are clipped: along a
+    path from a baseline in raw units most gradients would be zero.
 
     Args:
-        adapted: what ``adapt`` gave.
-        support: the raw samples it was adapted to.
-        support_labels: ``(n,)``; known anomalies do not count as usual.
+        adapted: the adapted detector.
+        support: raw support samples, by modality ``(n, ...)``.
+        support_labels: ``(n,)`` of 0, 1 and -1; samples labelled 1 are excluded.
     """
 
     def __init__(self, adapted: Adapted, support: Samples, support_labels: Tensor) -> None:
@@ -91,7 +87,7 @@ class Explainer:
         self._usual = usual_sample(self._support)
 
     def units(self, samples: Samples) -> dict[str, Tensor]:
-        """Raw samples in the detector's units; as they are where it has none of its own."""
+        """Raw samples in the detector's units; unchanged if it has none of its own."""
         return self._adapted.units(samples) if isinstance(self._adapted, Transparent) else dict(samples)
 
     def score(self, samples: Samples) -> Tensor:
@@ -99,44 +95,44 @@ class Explainer:
         return self._adapted.logits(samples) if isinstance(self._adapted, Transparent) else self._adapted.score(samples)
 
     def baseline(self, samples: Samples) -> dict[str, Tensor]:
-        """What samples in the detector's units are compared with: the support's usual sample."""
+        """The support's usual sample in the shape of samples in the detector's units."""
         return baseline_for(samples, self._usual)
 
     def attribute(self, samples: Samples, method: Explanation = "auto") -> dict[str, Tensor]:
         """Attributions in the samples' own shapes; NaN where a sample has NaN, 0 where the detector reads nothing.
 
         Args:
-            samples: raw, by modality ``(n, ...)``.
+            samples: raw samples by modality ``(n, ...)``.
             method: ``"integrated_gradients"`` (:func:`metaad_zoo.evaluation.attribution.integrated_gradients`),
                 ``"occlusion"`` (:func:`metaad_zoo.evaluation.attribution.occlusion`); ``"nearest"``: the difference to
-                the nearest support sample, in the detector's units, NaN where that one has no value; ``"patches"``: how
-                much stranger a pixel is than half of its image's, of a detector that compares patches; ``"auto"``: this
-                one where there is it, else the first, or the second for a detector without gradients.
+                the nearest support sample, in the detector's units, NaN where that sample has no value; ``"patches"``:
+                the heat map of a detector that compares patches, minus the image's median; ``"auto"``: ``"patches"`` if
+                available, else ``"integrated_gradients"``, or ``"occlusion"`` for a detector without gradients.
 
         Raises:
-            ValueError: the method is unknown or not to be had of this detector, or scores depend on the batch.
+            ValueError: the method is unknown or not supported by this detector, or scores depend on the batch.
         """
         if method not in get_args(Explanation):
             raise unknown_name("method of explaining", method, get_args(Explanation))
-        here = self.units(samples)
+        inputs = self.units(samples)
         if method == "auto":
             method = self._usual_method()
         if method == "nearest":
-            return self._difference(here)
+            return self._difference(inputs)
         if method == "patches":
-            return self._heat(here)
-        baseline = self.baseline(here)
-        self._require_own_scores(here, baseline)
+            return self._heat(inputs)
+        baseline = self.baseline(inputs)
+        self._require_own_scores(inputs, baseline)
         if method == "occlusion":
-            found = occlusion(self.score, here, baseline)
+            attributions = occlusion(self.score, inputs, baseline)
         else:
             self._transparent(method)
-            found, gaps = integrated_gradients(self.score, here, baseline)
-            self._report(found, gaps)
+            attributions, gaps = integrated_gradients(self.score, inputs, baseline)
+            self._report(attributions, gaps)
         # A column that is missing in the whole support set is not read.
         return {
-            name: torch.where(here[name].isnan() & ~samples[name].to(x.device).isnan(), 0, x)
-            for name, x in found.items()
+            name: torch.where(inputs[name].isnan() & ~samples[name].to(x.device).isnan(), 0, x)
+            for name, x in attributions.items()
         }
 
     def _usual_method(self) -> Explanation:
@@ -145,7 +141,7 @@ class Explainer:
         return "integrated_gradients" if isinstance(self._adapted, Transparent) else "occlusion"
 
     def _heat(self, samples: Samples) -> dict[str, Tensor]:
-        """A heat map, dealt out to the channels."""
+        """The heat map, divided equally among the channels."""
         if not isinstance(self._adapted, Mapped):
             raise ValueError(
                 f"method='patches' is for the learner patch_memory, not for {type(self._adapted).__name__}: take "
@@ -160,10 +156,10 @@ class Explainer:
 
     @torch.no_grad()
     def nearest(self, samples: Samples) -> NearestSupport:
-        """Which support sample, of those that count as normal, lies nearest in the embedding.
+        """The nearest support sample in the embedding, known anomalies excluded.
 
         Args:
-            samples: in the detector's units.
+            samples: samples in the detector's units.
 
         Raises:
             ValueError: the detector has no embedding.
@@ -191,17 +187,17 @@ class Explainer:
 
     @torch.no_grad()
     def _require_own_scores(self, samples: Samples, baseline: Samples) -> None:
-        alone = self.score({name: x[:1] for name, x in samples.items()})
+        single = self.score({name: x[:1] for name, x in samples.items()})
         beside = self.score({name: torch.cat([x[:1], baseline[name][:1]]) for name, x in samples.items()})[:1]
-        if float((alone - beside).abs()) > 1e-2 * (1 + float(alone.abs())):
+        if float((single - beside).abs()) > 1e-2 * (1 + float(single.abs())):
             raise ValueError(
-                f"a sample's score is {float(alone):.4g} alone and {float(beside):.4g} beside another, so it can't be "
+                f"a sample's score is {float(single):.4g} alone and {float(beside):.4g} beside another, so it can't be "
                 "explained by the sample itself: this model was trained with inner_loop.batch_norm=transductive; take "
                 "method='nearest', or a model with inner_loop.batch_norm=support"
             )
 
-    def _report(self, found: Samples, gaps: Tensor) -> None:
-        totals = torch.stack([x.flatten(1).nansum(1) for x in found.values()]).sum(0).abs()
+    def _report(self, attributions: Samples, gaps: Tensor) -> None:
+        totals = torch.stack([x.flatten(1).nansum(1) for x in attributions.values()]).sum(0).abs()
         bad = (~(gaps <= 5 * RELATIVE_GAP * totals + 0.01)).nonzero().flatten().tolist()
         if bad:
             warnings.warn(

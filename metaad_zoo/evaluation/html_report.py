@@ -1,4 +1,4 @@
-"""The results of an evaluation as one HTML page that needs nothing but itself."""
+"""Self-contained HTML report of an evaluation."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`write_report` has written.
+    """Files written by :func:`write_report`.
 
     Attributes:
         page: the HTML file.
         figures: the pictures beside it, PNG and SVG.
-        missing: sentences on what the folder did not hold.
+        missing: sentences that name the content that the folder lacks.
     """
 
     page: Path
@@ -56,10 +56,10 @@ def write_report(folder: Path) -> Report:
     """Write ``report.html`` and ``figures/`` into the folder of an evaluation or of a finished run.
 
     Args:
-        folder: with ``results.json`` and, for curves, histograms and calibration, ``scores.parquet``.
+        folder: folder with ``results.json`` and, for curves, histograms and calibration, ``scores.parquet``.
 
     Raises:
-        ValueError: there is no ``results.json``, or a file isn't what an evaluation writes.
+        ValueError: there is no ``results.json``, or a file was not written by an evaluation.
     """
     results = read_results(folder)
     scores = read_scores(folder, list(results["methods"]))
@@ -87,15 +87,15 @@ def _save(folder: Path, drawn: list[Drawn]) -> list[Path]:
 
 def _pictures(folder: Path) -> list[dict[str, str]]:
     """The folder's pictures as data: addresses; an SVG inside ``<img>`` can neither run scripts nor fetch anything."""
-    found = []
+    pictures = []
     for name, caption in PICTURES.items():
         for suffix, kind in KINDS.items():
             path = folder / f"{name}{suffix}"
             if path.is_file():
                 data = base64.b64encode(path.read_bytes()).decode("ascii")
-                found.append({"name": name, "caption": caption, "source": f"data:{kind};base64,{data}"})
+                pictures.append({"name": name, "caption": caption, "source": f"data:{kind};base64,{data}"})
                 break
-    return found
+    return pictures
 
 
 def _render(
@@ -149,14 +149,14 @@ def _inline(drawn: Drawn) -> Markup:
 
 
 def floor(methods: Mapping[str, Any], scores: Mapping[str, ScoreTable] | None) -> dict[str, Any] | None:
-    """What flagging every sample would give: the row of a method that does, or else F1 by the labels alone.
+    """F1 of flagging every sample: that of a method that does so, or else computed from the labels.
 
     Args:
-        methods: of ``results.json``.
-        scores: by method, if there are any.
+        methods: ``methods`` of ``results.json``.
+        scores: scores by method; None without ``scores.parquet``.
 
     Returns:
-        ``name`` (None without such a row) and ``f1``; None where nothing tells.
+        ``name`` (None without such a method) and ``f1``; None where it can't be computed.
     """
     for name, figures in methods.items():
         mean = figures["mean"]
@@ -172,7 +172,7 @@ def floor(methods: Mapping[str, Any], scores: Mapping[str, ScoreTable] | None) -
 
 
 def percent(value: float | None) -> str:
-    """A share in per cent, with a dash for what is not there.
+    """A share in per cent; a dash for None.
 
     Example:
         >>> percent(0.9234), percent(-0.021), percent(None)
@@ -182,17 +182,17 @@ def percent(value: float | None) -> str:
 
 
 def between(ends: list[float] | None) -> str:
-    """An interval of shares in per cent; nothing where there is none."""
+    """An interval of shares in per cent; empty for None."""
     return "" if not ends else f"{percent(ends[0])} to {percent(ends[1])}"
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number in few digits, with a dash for what is not there."""
+    """A number with few digits; a dash for None."""
     return "–" if value is None else f"{value:.{digits}g}".replace("-", "−")  # noqa: RUF001
 
 
 def p_value(value: float | None) -> str:
-    """A p-value with its sign of relation.
+    """A p-value with ``=`` or ``<``; empty for None.
 
     Example:
         >>> p_value(0.0321), p_value(1e-7)

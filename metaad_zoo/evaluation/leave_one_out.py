@@ -1,7 +1,7 @@
-"""Scores of a support set's own samples, each by the method adapted without it.
+"""Leave-one-out scores of support samples, each by the method adapted without it.
 
-A method that has read a sample scores it too low; one that keeps its samples, as nearest neighbours and memories do,
-next to nothing. A threshold from such scores calls most new samples anomalous.
+A method scores the samples that it was adapted to too low, near 0 if it stores them as nearest neighbours do. A
+threshold from such scores would flag most new samples.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ __all__ = ["leave_one_out_scores", "own_scores", "sample_keys"]
 
 PARTS = 10
 LEAST = 3
-"""Samples below which leaving one out says nothing: of two, each is scored by a model of one, which knows no spread."""
+"""Minimum number of samples: with two, each is scored by a model of one, which can't estimate a spread."""
 
 
 def leave_one_out_scores(method: Method, support: Samples, support_labels: Tensor) -> Tensor:
     """Score of each normal support sample by the method adapted to all others, ``(K,)`` float64, ascending.
 
     Raises:
-        ValueError: there are fewer than two normal support samples, or fewer than three that are no known anomalies.
+        ValueError: there are fewer than two normal support samples, or fewer than three that are not known anomalies.
     """
     normal = (support_labels == NORMAL).nonzero().flatten()
     if len(normal) < 2:
@@ -35,10 +35,10 @@ def leave_one_out_scores(method: Method, support: Samples, support_labels: Tenso
 
 
 def own_scores(method: Method, support: Samples, support_labels: Tensor) -> tuple[list[bytes], Tensor]:
-    """Keys (:func:`sample_keys`) of the support samples that are no known anomalies, and the score of each by the
-    method adapted without it, ``(m,)`` float64.
+    """Keys (:func:`sample_keys`) and leave-one-out scores ``(m,)`` float64 of the support samples that are not known
+    anomalies.
 
-    Up to ten samples are left out one by one, more in ten parts. Equal samples have the mean of their scores.
+    Up to ten samples are left out one by one, more samples in ten parts. Equal samples share the mean of their scores.
 
     Raises:
         ValueError: there are fewer than three such samples.
@@ -63,28 +63,28 @@ def _require_least(support_labels: Tensor) -> None:
 
 
 def sample_keys(samples: Samples) -> list[bytes]:
-    """Of each sample its values in float32; equal for equal samples, whatever the sign of a zero.
+    """Values of each sample in float32 as bytes; 0.0 and -0.0 have the same key.
 
     Example:
-        >>> one, other, again = sample_keys({"tabular": torch.tensor([[0.0], [1.0], [-0.0]])})
-        >>> one == again != other
+        >>> zero, one, minus_zero = sample_keys({"tabular": torch.tensor([[0.0], [1.0], [-0.0]])})
+        >>> zero == minus_zero != one
         True
     """
     rows = [(samples[name].float().cpu() + 0.0).flatten(1).numpy() for name in sorted(samples)]
     return [row.tobytes() for row in np.concatenate(rows, axis=1)]
 
 
-def _leave_out(method: Method, support: Samples, labels: Tensor, which: Tensor, parts: int) -> Tensor:
-    """Scores ``(len(which),)`` float64, in that order."""
-    scores = torch.empty(len(which), dtype=torch.float64)
+def _leave_out(method: Method, support: Samples, labels: Tensor, rows: Tensor, parts: int) -> Tensor:
+    """Scores ``(len(rows),)`` float64 of the samples at ``rows``, left out in ``parts`` parts."""
+    scores = torch.empty(len(rows), dtype=torch.float64)
     for part in range(parts):
-        out = which[part::parts]
-        rest = torch.ones(count(support), dtype=torch.bool)
-        rest[out] = False
-        adapted = method.adapt(_part(support, rest), labels[rest.to(labels.device)])
-        scores[part::parts] = adapted.score(_part(support, out)).double().cpu()
+        left_out = rows[part::parts]
+        mask = torch.ones(count(support), dtype=torch.bool)
+        mask[left_out] = False
+        adapted = method.adapt(_part(support, mask), labels[mask.to(labels.device)])
+        scores[part::parts] = adapted.score(_part(support, left_out)).double().cpu()
     return scores
 
 
-def _part(samples: Samples, which: Tensor) -> dict[str, Tensor]:
-    return {name: x[which.to(x.device)] for name, x in samples.items()}
+def _part(samples: Samples, rows: Tensor) -> dict[str, Tensor]:
+    return {name: x[rows.to(x.device)] for name, x in samples.items()}

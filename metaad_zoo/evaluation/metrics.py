@@ -1,4 +1,4 @@
-"""Figures of merit on torchmetrics, for scores on any scale.
+"""Metrics of scores on any scale and of decisions, computed by torchmetrics.
 
 torchmetrics squashes scores outside [0, 1] through a sigmoid, which ties large ones and so gives a wrong AUROC. All
 curves here are therefore taken over the scores' ranks, on which AUROC and average precision depend alone.
@@ -28,7 +28,7 @@ def ranks(scores: Tensor) -> Tensor:
 
 
 def check(scores: Tensor, labels: Tensor) -> None:
-    """Refuse what no figure can be taken from.
+    """Refuse scores and labels from which no metric can be computed.
 
     Raises:
         ValueError: shapes differ, a score is NaN, a label is neither 0 nor 1, or one kind of label is missing.
@@ -68,15 +68,15 @@ def average_precision(scores: Tensor, labels: Tensor) -> float:
 def partial_auroc(scores: Tensor, labels: Tensor) -> float:
     """Area under the ROC curve up to a false-alarm rate of 0.1, standardised: 1 at best, 0.5 by chance.
 
-    Between two points of the curve, and so within ties, it is a straight line, as in scikit-learn's
-    ``roc_auc_score(max_fpr=0.1)``. With fewer than ten normal samples the line from no false alarm to the first one
-    is cut, so that the figure says little; it is below 0.5, and no lower than about 0.47, for worse than chance.
+    Points of the curve are joined by straight lines, also within ties, as in scikit-learn's
+    ``roc_auc_score(max_fpr=0.1)``. With fewer than ten normal samples the area ends before the first false
+    alarm, and the figure is not informative. For scores worse than chance it lies between about 0.47 and 0.5.
 
     Source: McClish, "Analyzing a Portion of the ROC Curve", Medical Decision Making 1989.
 
     Args:
-        scores: as for :func:`auroc`.
-        labels: as for :func:`auroc`.
+        scores: ``(n,)`` on any scale, higher is more anomalous; infinities are allowed, NaN is not.
+        labels: ``(n,)`` of 0 and 1.
 
     Example:
         >>> partial_auroc(torch.tensor([900.0, 1000.0, 950.0]), torch.tensor([0, 1, 0]))

@@ -1,4 +1,4 @@
-"""Run any number of methods on the same episodes and say what came out, with intervals over tasks."""
+"""Evaluation protocol: any number of methods on the same episodes, with intervals over tasks."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ from metaad_zoo.evaluation.scores import Record, Scored
 CONFIDENCE = 0.95
 BOOTSTRAP_RESAMPLES = 9999
 LEAST_TASKS = 5
-"""Fewer tasks say nothing of others: a bootstrap over them draws the same few again and again."""
+"""Minimum number of tasks for an interval: a bootstrap over fewer draws the same few repeatedly."""
 
 
 def across_tasks(
     methods: Mapping[str, Method], episodes: Sequence[Episode], tick: Callable[[], None] = lambda: None
 ) -> dict[str, Calibrator]:
-    """A calibrator for each method, made alike for all: by the normal queries of tasks that are not tested.
+    """A calibrator for each method by the normal queries of the same validation tasks.
 
     Args:
-        methods: by name; one that flags everything keeps to that.
-        episodes: of the meta-validation tasks.
+        methods: methods by name; a method that flags everything gets :class:`Always`.
+        episodes: episodes of the meta-validation tasks.
         tick: called after each method.
     """
-    found: dict[str, Calibrator] = {}
+    calibrators: dict[str, Calibrator] = {}
     for name, method in methods.items():
-        found[name] = Always() if flags_everything(method) else AcrossTasks(normal_scores(method, episodes))
+        calibrators[name] = Always() if flags_everything(method) else AcrossTasks(normal_scores(method, episodes))
         tick()
-    return found
+    return calibrators
 
 
 def within_tasks(methods: Mapping[str, Method]) -> dict[str, Calibrator]:
-    """A calibrator for each method by each support set's own samples, made alike for all; likewise."""
+    """A calibrator for each method by leave-one-out over each support set; see :func:`across_tasks`."""
     return {name: Always() if flags_everything(m) else WithinTask(m) for name, m in methods.items()}
 
 
 def flags_everything(method: Method) -> bool:
-    """Whether a method calls each sample anomalous, whatever it scores."""
+    """Whether a method flags every sample, regardless of its score."""
     return getattr(method, "fixed_threshold", None) == -math.inf
 
 
@@ -64,17 +64,17 @@ def evaluate(
     """Score the same episodes by every method.
 
     Args:
-        methods: by name.
+        methods: methods by name.
         episodes: the test episodes; each is drawn once and given to all methods.
-        calibrators: by method; a sample is flagged where its p-value is at most ``alpha``.
+        calibrators: calibrator of each method; a sample is flagged where its p-value is at most ``alpha``.
         alpha: false-alarm rate to aim at.
         tick: called after each episode.
-        record: given every method's scores of every episode.
+        record: called with every method's scores of every episode.
 
     Returns:
         The ``methods`` part of ``results.json``: for each method the mean over tasks, a 95 % interval over tasks
-        (bootstrap), the threshold where it is one number, each task's figures (means over its episodes), the seconds
-        one task takes, and by how much its AUROC is behind that of the first method, task by task.
+        (bootstrap), the threshold if it is the same for all tasks, each task's figures (means over its episodes), the
+        seconds per task, and the paired difference in AUROC to the first method.
     """
     figures: dict[str, dict[str, list[dict[str, float]]]] = {name: defaultdict(list) for name in methods}
     seconds = dict.fromkeys(methods, 0.0)
@@ -105,14 +105,14 @@ def evaluate(
 
 
 def threshold_of(calibrator: Calibrator, alpha: float) -> float | None:
-    """The score above which samples are flagged, where that is the same for all tasks."""
+    """The score above which samples are flagged, if it is the same for all tasks, else None."""
     if isinstance(calibrator, Always):
         return -math.inf
     return threshold(calibrator.normal, alpha) if isinstance(calibrator, AcrossTasks) else None
 
 
 def with_differences(results: dict[str, Any], metrics: Sequence[str] = ("auroc",)) -> dict[str, Any]:
-    """The same with, for each method, by how much its AUROC (or each of ``metrics``) is behind that of the first."""
+    """Add to each method's results by how much each of ``metrics`` is behind that of the first method."""
     first = next(iter(results.values()))
     for result in results.values():
         for m in metrics:
@@ -124,7 +124,7 @@ def summarise(by_task: Mapping[str, Sequence[Mapping[str, float]]], metrics: Seq
     """Means and intervals over tasks.
 
     Args:
-        by_task: for each task the figures of its episodes.
+        by_task: figures of each task's episodes.
         metrics: names of the figures.
     """
     tasks: list[dict[str, Any]] = [
@@ -144,15 +144,15 @@ def summarise(by_task: Mapping[str, Sequence[Mapping[str, float]]], metrics: Seq
 
 
 def paired_difference(
-    first: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]], metric: str = "auroc"
+    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], metric: str = "auroc"
 ) -> dict[str, Any]:
-    """Mean AUROC, or another figure, of one method minus that of another over the same tasks.
+    """Mean of a metric over tasks of the first method minus that of the second on the same tasks.
 
     Returns:
-        ``mean``, ``ci95`` (paired, over tasks) and ``wilcoxon_p``: of the two-sided signed-rank test (Wilcoxon, 1945);
-        None where all tasks agree, or there is one alone.
+        ``mean``, ``ci95`` (paired, over tasks) and ``wilcoxon_p``, the p-value of the two-sided signed-rank test
+        (Wilcoxon, 1945); None if all differences are 0 or there is a single task.
     """
-    differences = np.array([a[metric] - b[metric] for a, b in zip(first, other, strict=True)])
+    differences = np.array([a[metric] - b[metric] for a, b in zip(first, second, strict=True)])
     tellable = len(differences) > 1 and bool(np.any(differences != 0))
     p = float(stats.wilcoxon(differences).pvalue) if tellable else None
     return {"mean": float(differences.mean()), "ci95": interval(differences), "wilcoxon_p": p}
@@ -162,24 +162,24 @@ def interval(values: np.ndarray) -> list[float] | None:
     """95 % interval of a mean over tasks: BCa bootstrap (Efron, JASA 1987), 9,999 resamples, seeded.
 
     Returns:
-        ``[low, high]``; both the mean where all values agree; None for fewer tasks than :data:`LEAST_TASKS`.
+        ``[low, high]``; both the mean if all values are equal; None for fewer tasks than :data:`LEAST_TASKS`.
     """
     if len(values) < LEAST_TASKS:
         return None
     if np.ptp(values) == 0:
         return [float(values[0]), float(values[0])]
-    found = stats.bootstrap(
+    result = stats.bootstrap(
         (values,),
         np.mean,
         confidence_level=CONFIDENCE,
         n_resamples=BOOTSTRAP_RESAMPLES,
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return [float(found.low), float(found.high)]
+    return [float(result.low), float(result.high)]
 
 
 def environment(device: str) -> dict[str, str]:
-    """Versions and device, for a results file.
+    """Versions of packages and the device, for a results file.
 
     Args:
         device: where the methods ran, as torch names it.

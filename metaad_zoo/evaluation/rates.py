@@ -1,4 +1,4 @@
-"""Realised rates of decisions: what share of normal samples is flagged, and of anomalies, at each rate aimed at."""
+"""Realised rates of decisions: shares of normal and of anomalous samples that are flagged, at each nominal rate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ALPHAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
 
 
 class RealisedRates:
-    """Collects p-values, as a :data:`metaad_zoo.evaluation.scores.Record`, into the rates that decisions have.
+    """A :data:`metaad_zoo.evaluation.scores.Record` that computes realised rates from p-values.
 
     Args:
         alphas: false-alarm rates to aim at.
@@ -24,7 +24,7 @@ class RealisedRates:
 
     def __init__(self, alphas: tuple[float, ...] = ALPHAS) -> None:
         self.alphas = alphas
-        self._found: dict[str, dict[str, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
+        self._rates: dict[str, dict[str, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
 
     def __call__(self, row: Scored) -> None:
         if row.p is None:
@@ -32,37 +32,37 @@ class RealisedRates:
         flagged = row.p.numpy()[:, None] <= np.array(self.alphas) + ROUNDING
         labels = row.labels.cpu().numpy()
         rates = np.stack([flagged[labels == label].mean(0) for label in (0, 1)])
-        self._found[row.method][row.task].append(rates)
+        self._rates[row.method][row.task].append(rates)
 
     def table(self, calibrators: Mapping[str, Calibrator], shots: int) -> dict[str, Any] | None:
         """The ``calibration`` part of ``results.json``.
 
         Args:
-            calibrators: by method; methods whose calibrator promises nothing are left out, and so are the rates that
-                one of the others can't promise.
-            shots: normal support samples.
+            calibrators: calibrator of each method; methods whose calibrator has no guarantee are left out, and so are
+                rates below what any of the remaining calibrators can hold.
+            shots: number of normal support samples.
 
         Returns:
-            ``alphas``, and by method ``fpr`` and ``power`` at each: means over tasks of the means over their episodes,
-            of the share of normal and of anomalous queries that are flagged. None where nothing can be promised.
+            ``alphas``, and by method ``fpr`` and ``power`` at each: share of normal and of anomalous queries that are
+            flagged, the mean over tasks of the mean over episodes. None where no rate can be held.
         """
         least = {name: promised for name, c in calibrators.items() if (promised := least_rate(c, shots)) is not None}
-        kept = [i for i, alpha in enumerate(self.alphas) if least and alpha + ROUNDING >= max(least.values())]
-        if not kept:
+        indices = [i for i, alpha in enumerate(self.alphas) if least and alpha + ROUNDING >= max(least.values())]
+        if not indices:
             return None
         lines = {}
         for name in least:
-            fpr, power = np.mean([np.mean(rates, 0) for rates in self._found[name].values()], 0)
-            lines[name] = {"fpr": fpr[kept].tolist(), "power": power[kept].tolist()}
-        return {"alphas": [self.alphas[i] for i in kept], "methods": lines}
+            fpr, power = np.mean([np.mean(rates, 0) for rates in self._rates[name].values()], 0)
+            lines[name] = {"fpr": fpr[indices].tolist(), "power": power[indices].tolist()}
+        return {"alphas": [self.alphas[i] for i in indices], "methods": lines}
 
 
 def least_rate(calibrator: Calibrator, shots: int) -> float | None:
-    """The lowest false-alarm rate that a calibrator can promise: one over one more than its calibration scores.
+    """The lowest false-alarm rate that a calibrator can hold: ``1 / (m + 1)`` for m calibration scores.
 
     Args:
-        calibrator: any; None is returned for one that promises nothing.
-        shots: normal support samples, by which one within the task is calibrated.
+        calibrator: any calibrator; the result is None if it has no guarantee.
+        shots: number of normal support samples, the calibration scores within a task.
     """
     if isinstance(calibrator, AcrossTasks):
         return 1 / (len(calibrator.normal) + 1)

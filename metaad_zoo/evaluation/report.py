@@ -32,7 +32,7 @@ def results_table(results: dict[str, Any]) -> Table:
     """One row a method: mean over tasks and its 95 % interval, in per cent.
 
     Args:
-        results: with ``methods`` and ``protocol`` as in ``results.json``.
+        results: ``methods`` and ``protocol`` as in ``results.json``.
     """
     protocol = results["protocol"]
     enough = protocol["tasks"] >= LEAST_TASKS
@@ -58,7 +58,7 @@ def points_table(results: dict[str, Any]) -> Table:
     """One row a method of an evaluation point by point: mean over series and its 95 % interval, in per cent.
 
     Args:
-        results: with ``methods`` and ``protocol`` as in ``results.json``.
+        results: ``methods`` and ``protocol`` as in ``results.json``.
     """
     protocol = results["protocol"]
     decided = "alpha" in protocol
@@ -70,15 +70,15 @@ def points_table(results: dict[str, Any]) -> Table:
         caption=f"Point by point, without point adjustment; {cut}.",
     )
     table.add_column("method", overflow="fold", min_width=NAME_WIDTH)  # a name that is cut may stand for two
-    shown = dict(POINT_TITLES)
+    titles = dict(POINT_TITLES)
     if decided:  # one more column would not fit
-        del shown["vus_roc"]
-        shown |= {"range_f1": "range F1", "fpr": "false alarms"}
-    for title in [*shown.values(), "AUROC behind", "VUS-PR behind"]:
+        del titles["vus_roc"]
+        titles |= {"range_f1": "range F1", "fpr": "false alarms"}
+    for title in [*titles.values(), "AUROC behind", "VUS-PR behind"]:
         table.add_column(title, justify="right", no_wrap=True)
     for name, figures in results["methods"].items():
         behind = [figures["auroc_behind_first"], figures["vus_pr_behind_first"]]
-        cells = [_cell(figures["mean"][m], figures["ci95"][m]) for m in shown]
+        cells = [_cell(figures["mean"][m], figures["ci95"][m]) for m in titles]
         table.add_row(name, *cells, *(_cell(b["mean"], b["ci95"]) for b in behind))
     return table
 

@@ -1,4 +1,4 @@
-"""Which figures a report has, and what is said below each."""
+"""Figures of a report, with their captions."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Drawn:
     """A figure of a report.
 
     Attributes:
-        name: of its files, without suffix.
-        group: heading below which it stands.
-        title: one line.
-        caption: how to read it.
+        name: file name without suffix.
+        group: heading of the section.
+        title: title, one line.
+        caption: explanation of the figure.
         figure: the drawing.
     """
 
@@ -39,14 +39,14 @@ class Drawn:
 
 
 def figures_of(results: dict[str, Any], scores: dict[str, ScoreTable] | None) -> tuple[list[Drawn], list[str]]:
-    """All figures that results and scores allow for.
+    """All figures that can be drawn from results and scores.
 
     Args:
-        results: of ``results.json``.
-        scores: by method; None without ``scores.parquet``.
+        results: content of ``results.json``.
+        scores: scores by method; None without ``scores.parquet``.
 
     Returns:
-        The figures, and sentences on what is missing.
+        The figures, and sentences that name the missing ones.
     """
     curves = results.get("curves") or {}
     in_curves = [name for curve in curves.values() for name in curve["methods"]]
@@ -112,7 +112,7 @@ def _histograms(methods: Mapping[str, Any], scores: Mapping[str, ScoreTable]) ->
 
 
 def threshold_words(figures: Mapping[str, Any]) -> str:
-    """What there is to say of a threshold that isn't one number.
+    """Description of a threshold that is not a single number.
 
     Example:
         >>> threshold_words({"threshold": None, "mean": {"recall": 0.8, "fpr": 0.1}})
@@ -167,8 +167,8 @@ def _calibration(
 
 def _cost(methods: Mapping[str, Any], styles: Mapping[str, plots.Style]) -> list[Drawn]:
     seconds = {name: figures.get("seconds_per_task") for name, figures in methods.items()}
-    known = {name: float(s) for name, s in seconds.items() if s}
-    if not known:
+    measured = {name: float(s) for name, s in seconds.items() if s}
+    if not measured:
         return []
     caption = "To adapt to one task and score its queries, on the device named below."
-    return [Drawn("seconds", "Cost", "Seconds per task", caption, plots.seconds_figure(known, styles))]
+    return [Drawn("seconds", "Cost", "Seconds per task", caption, plots.seconds_figure(measured, styles))]

@@ -1,4 +1,4 @@
-"""Read back what an evaluation has written: ``results.json`` and, where there is one, ``scores.parquet``."""
+"""Read the files of an evaluation: ``results.json`` and ``scores.parquet``."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     """The content of ``results.json``.
 
     Raises:
-        ValueError: there is none, or it isn't one that an evaluation wrote.
+        ValueError: the file does not exist, or was not written by an evaluation.
     """
     path = folder / "results.json"
     if not path.is_file():
@@ -76,9 +76,9 @@ def read_results(folder: Path) -> dict[str, Any]:
             raise ValueError(f"{path}: method {name!r} has no {' and no '.join(lacking)}")
     tasks = {name: [task["task"] for task in figures["tasks"]] for name, figures in methods.items()}
     first = next(iter(tasks))
-    other = [name for name in tasks if tasks[name] != tasks[first]]
-    if other:
-        raise ValueError(f"{path}: {other} have other tasks than {first!r}: methods are compared on the same ones")
+    deviating = [name for name in tasks if tasks[name] != tasks[first]]
+    if deviating:
+        raise ValueError(f"{path}: {deviating} have other tasks than {first!r}: methods are compared on the same ones")
     return results
 
 
@@ -106,10 +106,10 @@ def read_scores(folder: Path, methods: list[str]) -> dict[str, ScoreTable] | Non
             f"{path} has scores of {unknown}, which results.json does not know: they are of two evaluations"
         )
     everything = ScoreTable(task.astype(str), episode, label, score.astype(float), p.astype(float))
-    found = {name: everything.take(np.flatnonzero(method == name)) for name in methods if (method == name).any()}
-    for name, scores in found.items():
+    by_method = {name: everything.take(np.flatnonzero(method == name)) for name in methods if (method == name).any()}
+    for name, scores in by_method.items():
         _check(path, name, scores)
-    return found
+    return by_method
 
 
 def _check(path: Path, name: str, scores: ScoreTable) -> None:

@@ -1,4 +1,4 @@
-"""Every single score of an evaluation as a Parquet file, from which all figures can be computed again."""
+"""Scores of an evaluation as a Parquet file, from which all metrics can be recomputed."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Scored:
     """One method's scores of one episode.
 
     Attributes:
-        method: its name.
-        task: the episode's.
-        episode: its number, from 0.
-        labels: ``(n,)`` of the query.
-        scores: ``(n,)``.
-        p: ``(n,)`` p-values; None where none were asked for.
+        method: name of the method.
+        task: name of the episode's task.
+        episode: number of the episode, from 0.
+        labels: ``(n,)`` labels of the query.
+        scores: ``(n,)`` anomaly scores.
+        p: ``(n,)`` p-values; None without a calibrator.
         flagged: ``(n,)`` booleans; None without p-values.
     """
 
@@ -59,11 +59,11 @@ Record = Callable[[Scored], None]
 
 
 def record_all(*records: Record) -> Record:
-    """One record that hands each row to several."""
+    """Combine several records into one."""
 
     def record(row: Scored) -> None:
-        for one in records:
-            one(row)
+        for each_record in records:
+            each_record(row)
 
     return record
 
@@ -72,7 +72,7 @@ class ScoreFile:
     """Writes ``scores.parquet``, a row a score; a context manager, and itself a :data:`Record`.
 
     Args:
-        path: of the file; it is written beside and renamed when the context ends without an error.
+        path: file to write; it appears when the context ends without an error.
     """
 
     def __init__(self, path: Path) -> None:
@@ -117,9 +117,9 @@ class ScoreFile:
 
 
 def figures_from_scores(path: Path) -> dict[str, dict[str, list[dict[str, float]]]]:
-    """The figures of each episode, by method and task, computed again from ``scores.parquet``.
+    """Metrics of each episode, by method and task, recomputed from ``scores.parquet``.
 
-    Those of decisions are there where decisions are: points of a series may have scores alone.
+    Metrics of decisions are included where there are decisions; points of a series may have only scores.
     """
     table = parquet.read_table(path)
     rows = {name: table.column(name).to_numpy() for name in ("episode", "label", "score", "decision")}
@@ -128,9 +128,9 @@ def figures_from_scores(path: Path) -> dict[str, dict[str, list[dict[str, float]
     for i, (method, task) in enumerate(names):
         groups[method, task, int(rows["episode"][i])].append(i)
     figures: dict[str, dict[str, list[dict[str, float]]]] = defaultdict(lambda: defaultdict(list))
-    for (method, task, _), here in groups.items():
-        scores, labels, flagged = (torch.as_tensor(rows[name][here]) for name in ("score", "label", "decision"))
+    for (method, task, _), group in groups.items():
+        scores, labels, flagged = (torch.as_tensor(rows[name][group]) for name in ("score", "label", "decision"))
         undecided = bool(flagged.isnan().any())
-        found = rank_metrics(scores, labels) if undecided else all_metrics(scores, labels, flagged.bool())
-        figures[method][task].append(found)
+        metrics = rank_metrics(scores, labels) if undecided else all_metrics(scores, labels, flagged.bool())
+        figures[method][task].append(metrics)
     return figures

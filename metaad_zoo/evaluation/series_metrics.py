@@ -1,10 +1,10 @@
-"""Figures of merit for a whole series scored point by point, whose anomalies are ranges of points.
+"""Metrics of a whole series scored point by point, whose anomalies are ranges of points.
 
-None adjusts points. Point adjustment counts a whole range as found once one of its points is, and so lifts random
+No metric uses point adjustment, which counts a whole range as detected once one of its points is, and so raises random
 scores to the level of published methods: Kim et al., "Towards a Rigorous Evaluation of Time-Series Anomaly Detection",
-AAAI 2022. What is given here for a near miss or for part of a range is given by stated weights instead.
+AAAI 2022. Near misses and partly detected ranges count by explicit weights instead.
 
-All figures want numpy arrays ``(n,)``, a point a place, in the order of time.
+All metrics take numpy arrays ``(n,)``, one entry a time point, in the order of time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Positives = Literal["all", "flagged"]
 
 
 def ranges(marked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First and last places of the runs of True, in order.
+    """First and last indices of the runs of True, in order.
 
     Example:
         >>> ranges(np.array([1, 1, 0, 0, 1]) == 1)
@@ -53,7 +53,7 @@ def buffered(labels: np.ndarray, window: int) -> np.ndarray:
 class _Curves:
     """Recall, false-alarm rate and precision of a series at all thresholds, for any window.
 
-    Points are sorted by score once; what a threshold catches is then a cumulative sum, so that a window costs O(n).
+    Points are sorted by score once; the weight above a threshold is then a cumulative sum, so that a window costs O(n).
     """
 
     def __init__(self, scores: np.ndarray, labels: np.ndarray, thresholds: int | None, positives: Positives) -> None:
@@ -123,7 +123,7 @@ def range_auc_pr(
     Source: Paparrizos et al., "Volume Under the Surface", VLDB 2022.
 
     Args:
-        scores: on any scale, higher is more anomalous; infinities are allowed, NaN is not.
+        scores: ``(n,)`` on any scale, higher is more anomalous; infinities are allowed, NaN is not.
         labels: 0 and 1, both of them.
         window: buffer length in points, usually the period of the series or the usual length of an anomaly.
         thresholds: take that many, evenly spaced among the sorted scores, as the package does (250); few of them lie
@@ -191,7 +191,7 @@ def range_recall(flagged: np.ndarray, labels: np.ndarray, existence: float = 0.0
     Args:
         flagged: booleans, or 0 and 1.
         labels: 0 and 1, both of them.
-        existence: weight (the paper's alpha) of being found at all, against that of the share covered.
+        existence: weight (the paper's alpha) of detecting a range at all, against that of the share covered.
         split: divide the share covered by the number of flagged ranges it is pieced together from (the paper's
             cardinality factor 1/x); without it the factor is 1.
 
@@ -232,13 +232,13 @@ def _decision(flagged: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _coverage(of: np.ndarray, by: np.ndarray, existence: float, split: bool) -> float:
-    """Mean over the ranges of one marking of the reward for what the other marks of them."""
+    """Mean reward over the ranges of ``of`` for their coverage by ``by``."""
     first, last = ranges(of)
     if len(first) == 0:
         return 0.0
     marked = np.concatenate([[0], np.cumsum(by)])
     share = (marked[last + 1] - marked[first]) / (last - first + 1)
-    other_first, other_last = ranges(by)
-    pieces = np.searchsorted(other_first, last, side="right") - np.searchsorted(other_last, first, side="left")
+    by_first, by_last = ranges(by)
+    pieces = np.searchsorted(by_first, last, side="right") - np.searchsorted(by_last, first, side="left")
     reward = share / np.maximum(pieces, 1) if split else share
     return float(np.mean(existence * (pieces > 0) + (1 - existence) * reward))

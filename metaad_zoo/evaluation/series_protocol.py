@@ -1,4 +1,4 @@
-"""Score whole series point by point by any number of methods, and say what came out, with intervals over series."""
+"""Evaluation protocol of whole series point by point, with intervals over series."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ RANGE_METRICS = ("range_precision", "range_recall", "range_f1")
 
 
 class PointSeries(Protocol):
-    """A series whose later part is scored point by point."""
+    """A series whose test part is scored point by point."""
 
     @property
     def name(self) -> str:
-        """Of the task."""
+        """Name of the task."""
         ...
 
     @property
@@ -36,7 +36,7 @@ class PointSeries(Protocol):
         ...
 
     def draw_support(self, shots: int, rng: np.random.Generator) -> Samples:
-        """Normal windows of the earlier part."""
+        """Draw ``shots`` normal windows of the training part."""
         ...
 
     def score_points(self, scorer: Callable[[dict[str, Tensor]], Tensor]) -> np.ndarray:
@@ -56,21 +56,21 @@ def evaluate_points(
     tick: Callable[[], None] = lambda: None,
     record: Record = lambda row: None,
 ) -> dict[str, Any]:
-    """Adapt every method to the same windows of each series and score all points of its later part.
+    """Adapt every method to the same windows of each series and score all points of its test part.
 
-    No score and no decision is adjusted. Without ``calibrators`` no threshold is set: all figures are over ranks.
+    Neither scores nor decisions are point-adjusted. Without ``calibrators`` there are no decisions, only rank metrics.
 
     Args:
-        methods: by name.
+        methods: methods by name.
         series: the tasks.
-        shots: support windows of a series.
-        draws: of the support; a series' figures are their means.
+        shots: number of support windows of each series.
+        draws: number of draws of the support; a series' figures are their means.
         buffer: longest buffer of the volumes (VUS), in points.
-        seed: of the draws; each draw is the same for all methods.
-        calibrators: by method; a point is flagged where its p-value is at most ``alpha``.
+        seed: random seed of the draws; each draw is the same for all methods.
+        calibrators: calibrator of each method; a point is flagged where its p-value is at most ``alpha``.
         alpha: false-alarm rate to aim at.
         tick: called after each draw of each series.
-        record: given every method's scores of every draw; its episodes are counted over all series.
+        record: called with every method's scores of every draw; episodes are numbered over all series.
 
     Returns:
         The ``methods`` part of ``results.json``, as :func:`metaad_zoo.evaluation.protocol.evaluate` gives it, with the
@@ -78,29 +78,29 @@ def evaluate_points(
         ``calibrators`` also those of decisions, point by point and range by range (:data:`RANGE_METRICS`).
 
     Raises:
-        ValueError: there is no series, or one has labels of one kind alone.
+        ValueError: there is no series, or a series has only one kind of label.
     """
     if not series or draws < 1:
         raise ValueError(f"expected series and at least one draw, saw {len(series)} series and {draws} draws")
     figures: dict[str, dict[str, list[dict[str, float]]]] = {name: defaultdict(list) for name in methods}
     seconds = dict.fromkeys(methods, 0.0)
-    for i, one in enumerate(series):
+    for i, task in enumerate(series):
         for draw in range(draws):
-            support = one.draw_support(shots, np.random.default_rng([seed, i, draw]))
+            support = task.draw_support(shots, np.random.default_rng([seed, i, draw]))
             labels = torch.full((shots,), NORMAL)
             for name, method in methods.items():
                 start = time.perf_counter()
                 adapted = method.adapt(support, labels)
-                scores = one.score_points(_scorer(adapted))
+                scores = task.score_points(_scorer(adapted))
                 seconds[name] += time.perf_counter() - start
-                found, p, flagged = point_metrics(scores, one.labels, buffer), None, None
+                metric_values, p, flagged = point_metrics(scores, task.labels, buffer), None, None
                 if calibrators is not None:
                     p = calibrators[name].p_values(adapted, support, labels, torch.as_tensor(scores))
                     flagged = p <= alpha + ROUNDING
-                    found |= decided_metrics(flagged.numpy(), one.labels)
-                figures[name][one.name].append(found)
-                truth = torch.as_tensor(one.labels)
-                record(Scored(name, one.name, i * draws + draw, truth, torch.as_tensor(scores), p, flagged))
+                    metric_values |= decided_metrics(flagged.numpy(), task.labels)
+                figures[name][task.name].append(metric_values)
+                truth = torch.as_tensor(task.labels)
+                record(Scored(name, task.name, i * draws + draw, truth, torch.as_tensor(scores), p, flagged))
             tick()
     metrics = POINT_METRICS if calibrators is None else (*POINT_METRICS, *DECISION_METRICS, *RANGE_METRICS)
     results = {
@@ -119,7 +119,7 @@ def point_metrics(scores: np.ndarray, labels: np.ndarray, buffer: int) -> dict[s
     """Every figure of :data:`POINT_METRICS` for one series.
 
     Args:
-        scores: ``(T,)``.
+        scores: ``(T,)`` anomaly scores.
         labels: ``(T,)`` of 0 and 1, both of them.
         buffer: longest buffer of the volumes, in points.
     """

@@ -44,11 +44,11 @@ def false_alarms_at(episode: ScoreTable) -> np.ndarray:
 
 
 def over_tasks(scores: ScoreTable, curve: Callable[[ScoreTable], np.ndarray]) -> Band:
-    """Mean over tasks of a curve, a task's being the mean over its episodes, with a bootstrap band over tasks.
+    """Mean over tasks of a curve, each the mean over the task's episodes, with a bootstrap band over tasks.
 
     Args:
-        scores: of one method.
-        curve: of one episode.
+        scores: scores of one method.
+        curve: function from the scores of one episode to its curve.
     """
     tasks = np.stack([np.mean([curve(e) for e in episodes], axis=0) for episodes in scores.episodes_by_task()])
     n = len(tasks)
@@ -60,5 +60,5 @@ def over_tasks(scores: ScoreTable, curve: Callable[[ScoreTable], np.ndarray]) ->
 
 
 def _ranks(scores: np.ndarray) -> np.ndarray:
-    """Infinite scores have a rank, and scikit-learn refuses infinity."""
+    """Ranks of scores, because scikit-learn refuses infinite scores."""
     return np.unique(scores, return_inverse=True)[1]

@@ -19,9 +19,9 @@ class OneClassBoundary(FeatureMethod):
     scikit-learn's ``OneClassSVM``.
 
     Args:
-        nu: share of the support that may lie outside. 0.1 suits 5 to 50 normal samples: below 10 samples it allows
-            none to be left out, and scikit-learn's own 0.5 would give up half of a clean support.
-        gamma: of the kernel; ``"scale"`` is 1 / (features x variance), which fits any number of features.
+        nu: upper bound on the share of the support outside the boundary. 0.1 suits 5 to 50 normal samples: below 10
+            samples none may lie outside, whereas scikit-learn's default of 0.5 gives up half of a clean support.
+        gamma: coefficient of the kernel; ``"scale"`` is 1 / (features x variance), which suits any number of features.
         standardise: see :class:`metaad_zoo.evaluation.baselines.SupportFeatures`.
     """
 
@@ -42,15 +42,15 @@ class OneClassBoundary(FeatureMethod):
 
 @register_baseline("iforest")
 class Forest(FeatureMethod):
-    """Isolation forest: the fewer random cuts set a sample apart, the more anomalous it is.
+    """Isolation forest: the fewer random cuts isolate a sample, the more anomalous it is.
 
     Source: Liu et al., "Isolation Forest", ICDM 2008; scikit-learn's ``IsolationForest``.
 
     Args:
         trees: 100, the paper's; its subsamples of 256 are the whole support where there are 5 to 50 samples.
-        seed: of the cuts.
-        standardise: see :class:`metaad_zoo.evaluation.baselines.SupportFeatures`; cuts are the same in any units, so
-            that this only says what a missing value counts as.
+        seed: random seed of the cuts.
+        standardise: see :class:`metaad_zoo.evaluation.baselines.SupportFeatures`; cuts do not
+            depend on the units, so this only decides the value of a missing feature.
 
     With 2 samples, or with a support that does not vary, all paths have one length and all scores are equal.
     """

@@ -17,12 +17,12 @@ Embed = Callable[[Samples], Tensor]
 
 
 class EmbedsEpisodes(Protocol):
-    """A network that embeds samples in the light of a support set, such as a learner's ``EpisodeNetwork``."""
+    """A network that embeds samples given a support set, such as a learner's ``EpisodeNetwork``."""
 
     training: bool
 
     def scalings(self, support: Samples) -> Mapping[str, SupportScaling]:
-        """By modality, what brings this support's domain to common units."""
+        """Scaling of each modality from this support's units to common ones."""
         ...
 
     def embed(self, support: Samples, query: Samples | None = None) -> Tensor:
@@ -30,7 +30,7 @@ class EmbedsEpisodes(Protocol):
         ...
 
     def parameters(self) -> Iterator[Tensor]:
-        """Its weights: they tell the device."""
+        """Weights of the network, on its device."""
         ...
 
 
@@ -48,12 +48,12 @@ class Embedded:
 
 @dataclass(frozen=True)
 class OnEmbedding:
-    """Any method, given the embeddings of samples in place of the samples.
+    """Any method, applied to the embeddings of samples instead of the samples.
 
     Args:
-        method: reads tables, as all do but those for sequences.
-        embed: embeddings ``(n, features)`` of samples; the same for any support. For one that knows the support, see
-            :class:`OnNetwork`.
+        method: method that reads tables, as all do except those for sequences.
+        embed: function from samples to embeddings ``(n, features)``, independent of the support. For a network that
+            depends on the support, see :class:`OnNetwork`.
 
     Example:
         >>> from metaad_zoo.evaluation.baselines import create_baseline
@@ -81,8 +81,8 @@ class OnNetwork:
     """Any method on the embedding of a network, which scales samples by the support set.
 
     Args:
-        method: as for :class:`OnEmbedding`.
-        network: in evaluation mode; ``learner.network`` of any learner that has one.
+        method: baseline that reads tables, as for :class:`OnEmbedding`.
+        network: network in evaluation mode; ``learner.network`` of any learner that has one.
     """
 
     method: Method
@@ -100,8 +100,8 @@ class OnNetwork:
 def embedding_of(network: EmbedsEpisodes, support: Samples) -> Embed:
     """How a network embeds samples of one support set's domain.
 
-    Samples are scaled by the support, and the support comes along each time, because batch normalisation may take its
-    statistics from it.
+    Samples are scaled by the support. Each call passes the support to the network again, because batch normalisation
+    may take its statistics from it.
 
     Raises:
         ValueError: the network is in training mode.

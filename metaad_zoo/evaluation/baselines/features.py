@@ -1,4 +1,4 @@
-"""What classical methods see of a sample: a vector of numbers in the support's units, without holes."""
+"""Feature vectors for classical methods: one vector a sample, in the support's units, without missing values."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def flatten(samples: Samples) -> Tensor:
 
 
 def tensors(samples: Samples) -> Samples:
-    """The samples, if they are tensors by modality; what else a user may give does not get past here.
+    """Return the samples if they are tensors by modality; refuse anything else.
 
     Raises:
-        TypeError: they are something else.
+        TypeError: the samples are something else.
     """
     wrong = [x for x in samples.values() if not isinstance(x, Tensor)] if isinstance(samples, Mapping) else [samples]
     if wrong:
@@ -43,32 +43,32 @@ def tensors(samples: Samples) -> Samples:
 
 
 def usual(support: Samples, support_labels: Tensor, least: int, name: str) -> dict[str, Tensor]:
-    """The support samples that are normal or unlabelled, which classical methods take as the usual.
+    """The support samples that are normal or unlabelled, which classical methods are fitted to.
 
     Args:
-        support: all of it.
+        support: all support samples, by modality ``(n, ...)``.
         support_labels: ``(n,)`` of 0, 1 and -1.
         least: number of samples that the method needs.
-        name: of the method, for the error.
+        name: name of the method, for the error.
 
     Raises:
-        TypeError: the support is no tensors by modality.
-        ValueError: there are fewer.
+        TypeError: the support is not tensors by modality.
+        ValueError: there are fewer than ``least`` such samples, or not one label for each sample.
     """
     tensors(support)
     labels = torch.as_tensor(support_labels).cpu()
     if count(support) != len(labels):
         raise ValueError(f"expected one label for each support sample, saw {len(labels)} for {count(support)}")
-    here = labels != ANOMALOUS
-    kept = int(here.sum())
-    if kept < least:
+    usable = labels != ANOMALOUS
+    n = int(usable.sum())
+    if n < least:
         wanted = "a support sample that is" if least == 1 else f"at least {least} support samples that are"
-        other = "" if least == 1 else ", or take a method that needs one, such as knn"
+        remedy = "" if least == 1 else ", or take a method that needs one, such as knn"
         raise ValueError(
-            f"{name} needs {wanted} normal or unlabelled, saw {kept or 'anomalies only'}: set "
-            f"support_normal={least} or more{other}"
+            f"{name} needs {wanted} normal or unlabelled, saw {n or 'anomalies only'}: set "
+            f"support_normal={least} or more{remedy}"
         )
-    return {modality: x.cpu()[here] for modality, x in support.items()}
+    return {modality: x.cpu()[usable] for modality, x in support.items()}
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class SupportFeatures:
     """Samples as vectors, in the units of a support set.
 
     Attributes:
-        scalings: by modality; what is not in it stays in its own units.
+        scalings: scaling of each modality; a modality without one stays in its own units.
         standardise: ``"sample"``: bring each sample to mean 0 and standard deviation 1 over its own features first,
             which takes out brightness and contrast; ``"support"``: scale each column or channel as our own learners do
             (:class:`metaad_zoo.episodes.SupportScaling`), images by all support pixels together, and let each modality
@@ -90,15 +90,15 @@ class SupportFeatures:
 
     @classmethod
     def fit(cls, support: Samples, standardise: Standardise = "support") -> SupportFeatures:
-        """Measure the usual samples of a support set."""
+        """Estimate the scaling from the normal samples of a support set."""
         scaled = support if standardise == "support" else {}
         return cls({m: get_modality(m).feature_scaling(x) for m, x in scaled.items()}, standardise)
 
     def __call__(self, samples: Samples) -> Tensor:
         """Vectors ``(n, features)`` in double precision."""
-        here = {m: x.cpu() for m, x in samples.items()}
+        on_cpu = {m: x.cpu() for m, x in samples.items()}
         x = flatten(
-            {m: _equally_weighted(self.scalings[m].apply(x)) if m in self.scalings else x for m, x in here.items()}
+            {m: _equally_weighted(self.scalings[m].apply(x)) if m in self.scalings else x for m, x in on_cpu.items()}
         )
         if self.standardise == "sample":
             spread, mean = torch.std_mean(x, dim=1, correction=0, keepdim=True)
@@ -118,8 +118,8 @@ class FeatureMethod(ABC):
         standardise: see :class:`SupportFeatures`.
 
     Attributes:
-        least: support samples that the method needs at least.
-        title: what errors call it.
+        least: minimum number of support samples.
+        title: name of the method in errors.
     """
 
     least = 2
@@ -132,27 +132,27 @@ class FeatureMethod(ABC):
 
     @abstractmethod
     def fit(self, x: Tensor) -> ScoreVectors:
-        """Learn from the usual support vectors ``(K, features)``."""
+        """Fit to the normal support vectors ``(K, features)``."""
 
     def adapt(self, support: Samples, support_labels: Tensor) -> FeatureScorer:
-        """Learn from the support samples whose label is 0 or -1.
+        """Fit to the support samples whose label is 0 or -1.
 
         Raises:
             ValueError: there are too few.
         """
-        kept = usual(support, support_labels, self.least, self.title)
-        features = SupportFeatures.fit(kept, self.standardise)
-        return FeatureScorer(features, self.fit(features(kept)), _shapes(support))
+        normal = usual(support, support_labels, self.least, self.title)
+        features = SupportFeatures.fit(normal, self.standardise)
+        return FeatureScorer(features, self.fit(features(normal)), _shapes(support))
 
 
 @dataclass(frozen=True)
 class FeatureScorer:
-    """A classical method after its support set.
+    """A classical method fitted to a support set.
 
     Attributes:
-        features: makes samples into vectors.
-        score_vectors: scores those.
-        shapes: of one sample by modality, as in the support.
+        features: turns samples into vectors.
+        score_vectors: scores the vectors.
+        shapes: shape of one sample of the support, by modality.
     """
 
     features: SupportFeatures
@@ -163,11 +163,11 @@ class FeatureScorer:
         """Anomaly scores ``(n,)``, each of its sample alone; higher is more anomalous.
 
         Raises:
-            TypeError: they are no tensors by modality.
+            TypeError: the samples are not tensors by modality.
             ValueError: the samples have other modalities or sizes than the support's.
         """
-        if (seen := _shapes(tensors(samples))) != self.shapes:
-            raise ValueError(f"expected samples of the support's shapes {self.shapes}, saw {seen}")
+        if (shapes := _shapes(tensors(samples))) != self.shapes:
+            raise ValueError(f"expected samples of the support's shapes {self.shapes}, saw {shapes}")
         x = self.features(samples)
         return self.score_vectors(x) if len(x) else x.new_zeros(0)
 

@@ -1,4 +1,4 @@
-"""What knows nothing: the floors that figures have to be read against."""
+"""Trivial baselines, which learn nothing: the floors to compare figures with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metaad_zoo.evaluation.baselines.registry import register_baseline
 
 @register_baseline("flag_everything")
 class FlagEverything:
-    """Calls every sample anomalous: the floor that an F1 has to be read against."""
+    """Calls every sample anomalous: the floor of the F1 score."""
 
     fixed_threshold = -math.inf
 
@@ -29,12 +29,12 @@ class FlagEverything:
 
 @register_baseline("random")
 class RandomScores:
-    """Scores between 0 and 1 by a hash of the sample: what luck alone gives.
+    """Scores between 0 and 1 by a hash of the sample: performance by chance.
 
     The same sample has the same score in any batch, any episode and on any machine.
 
     Args:
-        seed: of the hash.
+        seed: seed of the hash.
     """
 
     def __init__(self, seed: int = 0) -> None:

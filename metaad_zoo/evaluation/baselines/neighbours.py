@@ -17,7 +17,7 @@ class NearestNeighbour(FeatureMethod):
 
     Args:
         standardise: see :class:`metaad_zoo.evaluation.baselines.SupportFeatures`.
-        k: which neighbour; where the support is smaller, its farthest sample.
+        k: rank of the neighbour, capped at the size of the support.
 
     Raises:
         ValueError: k is not at least 1; or later the support has anomalies only.
@@ -42,7 +42,7 @@ class NearestNeighbour(FeatureMethod):
 def knn(k: int = 1, standardise: Standardise = "support") -> NearestNeighbour:
     """Distance to the k-th nearest support sample, in the support's units; see :class:`NearestNeighbour`.
 
-    For 5 to 50 samples k=1 is the sensible setting: a farther neighbour would smooth, and there is little to smooth.
+    k=1 suits 5 to 50 samples: a larger k smooths over more neighbours than so few samples allow.
     """
     return NearestNeighbour(standardise, k)
 
@@ -55,8 +55,8 @@ class LocalOutlier(FeatureMethod):
     ``LocalOutlierFactor(novelty=True)``.
 
     Args:
-        neighbours: at most; capped at K - 1. For 5 to 50 samples 10 is the lower end of what the paper advises (10 to
-            20); with fewer, all others are neighbours.
+        neighbours: number of neighbours, capped at K - 1. 10 is the lower end of the range that the paper advises (10
+            to 20) and suits 5 to 50 samples.
         standardise: see :class:`metaad_zoo.evaluation.baselines.SupportFeatures`.
     """
 

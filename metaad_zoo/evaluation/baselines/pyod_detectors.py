@@ -1,4 +1,4 @@
-"""Any detector of PyOD as a baseline; PyOD is imported only where one is asked for."""
+"""Any detector of PyOD as a baseline; PyOD is imported only when one is created."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from metaad_zoo.registry import unknown_name
 
 MEND = "pip install 'metaad_zoo[pyod]'"
 NOT_ON_VECTORS = ("ts_", "pyg_", "audio_", "embedding")
-"""Modules of detectors that take rows for time steps, graphs, recordings or texts."""
+"""Prefixes of modules whose detectors read time steps, graphs, recordings or texts instead of vectors."""
 
 AMONG_SUPPORT = frozenset({"CD", "COF", "LMDD", "ROD", "SOD", "SOS"})
-"""Detectors that keep nothing of the support, and compare the samples that they are asked with one another."""
+"""Detectors that store nothing of the support, and compare the samples to be scored with one another."""
 
 DETECTOR = re.compile(r"^class ([A-Za-z]\w*)\(Base\w*Detector\):", re.MULTILINE)
 
@@ -38,25 +38,24 @@ def detectors() -> dict[str, str]:
     spec = find_spec("pyod")
     if spec is None:
         return {}
-    found: dict[str, str] = {}
+    modules: dict[str, str] = {}
     for folder in spec.submodule_search_locations or []:
         for path in sorted((Path(folder) / "models").glob("*.py")):
             if path.stem.startswith(NOT_ON_VECTORS):
                 continue
             for name in DETECTOR.findall(path.read_text(encoding="utf-8")):
                 if not name.startswith("Base"):
-                    found.setdefault(name, f"pyod.models.{path.stem}")
-    return found
+                    modules.setdefault(name, f"pyod.models.{path.stem}")
+    return modules
 
 
 class PyODDetector(FeatureMethod):
     """A detector of PyOD on the support's vectors.
 
-    Its own settings stand, but for three that few samples ask for: ``n_neighbors`` is capped at K - 1, as scikit-learn
-    asks; ``random_state`` is 0; and each sample is scored alone, because some detectors (ECOD, COPOD) let samples that
-    are scored together tell on each other (those of :data:`AMONG_SUPPORT` see it beside the support). That takes its
-    time: compare seconds with care. Some detectors need more samples than a support has, or tell little of it: their
-    errors come through.
+    Its settings are PyOD's, with three exceptions: ``n_neighbors`` is capped at K - 1, as scikit-learn requires;
+    ``random_state`` is 0; and each sample is scored alone, because in some detectors (ECOD, COPOD) the score of a
+    sample depends on the others scored with it. Detectors of :data:`AMONG_SUPPORT` score it together with the support.
+    Scoring one by one is slow: compare seconds with care. Errors of detectors that need more samples are passed on.
 
     Source: Zhao et al., "PyOD: A Python Toolbox for Scalable Outlier Detection", JMLR 2019.
 
@@ -72,13 +71,13 @@ class PyODDetector(FeatureMethod):
 
     def __init__(self, detector: str, standardise: Standardise = "support", **options: Any) -> None:
         super().__init__(standardise)
-        known = detectors()
-        if not known:
+        modules = detectors()
+        if not modules:
             raise ValueError(f"pyod/{detector} needs the package pyod, which is not installed: {MEND}")
-        if detector not in known:
-            raise unknown_name("detector of PyOD", detector, known)
+        if detector not in modules:
+            raise unknown_name("detector of PyOD", detector, modules)
         try:
-            self._class = getattr(import_module(known[detector]), detector)
+            self._class = getattr(import_module(modules[detector]), detector)
         except ImportError as error:
             raise ValueError(f"pyod/{detector} needs a library that {MEND} does not bring: {error}") from error
         self.title = f"pyod/{detector}"
@@ -111,10 +110,10 @@ class PyODDetector(FeatureMethod):
         def score(query: Tensor) -> Tensor:
             beside = x.numpy() if self._class.__name__ in AMONG_SUPPORT else x[:0].numpy()
             try:
-                found = [np.ravel(model.decision_function(np.vstack([beside, row])))[-1] for row in query.numpy()]
+                values = [np.ravel(model.decision_function(np.vstack([beside, row])))[-1] for row in query.numpy()]
             except Exception as error:
                 raise ValueError(f"{self.title} fitted {len(x)} support samples but can't score: {error}") from error
-            scores = torch.tensor(np.array(found, dtype=np.float64).ravel())
+            scores = torch.tensor(np.array(values, dtype=np.float64).ravel())
             if not scores.isfinite().all():
                 raise ValueError(f"{self.title} gave scores that are not finite, after {len(x)} support samples")
             return scores

@@ -1,4 +1,4 @@
-"""Methods for sequences that look at a few steps at a time."""
+"""Methods on short overlapping pieces of sequences."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from metaad_zoo.modality import SequenceModality, get_modality, read_as
 from metaad_zoo.registry import unknown_name
 
 ScorePieces = Callable[[Tensor, Tensor], Tensor]
-"""Scores ``(n,)`` of pieces ``(n, m, C, length)`` and of where they have values."""
+"""Scores ``(n,)`` from pieces and the mask of their values, both ``(n, m, C, length)``."""
 Pool = Literal["mean", "max"]
 
 
 class PieceMethod(ABC):
-    """A method on the overlapping pieces of sequences; in the units of the support, a channel at a time.
+    """A method on the overlapping pieces of sequences, each channel in the units of the support.
 
     Args:
         length: steps of a piece.
-        option: what sets them, for the error.
+        option: name of the option that sets ``length``, for the error.
 
-    A missing value counts as the support's centre, and pieces that have none are passed over.
+    A missing value counts as the support's centre; pieces without any value are skipped.
     """
 
     title: str
@@ -39,24 +39,24 @@ class PieceMethod(ABC):
         self.length, self._option = length, option
 
     @abstractmethod
-    def fit(self, pieces: Tensor, here: Tensor) -> ScorePieces:
-        """Learn from the support's pieces ``(K, m, C, length)`` and where they have values."""
+    def fit(self, pieces: Tensor, present: Tensor) -> ScorePieces:
+        """Fit to the support's ``pieces`` and the mask ``present`` of their values, both ``(K, m, C, length)``."""
 
     def adapt(self, support: Samples, support_labels: Tensor) -> PieceScorer:
-        """Learn from the support windows whose label is 0 or -1; one is enough.
+        """Fit to the support windows whose label is 0 or -1; one is enough.
 
         Raises:
-            ValueError: there is none, there are no sequences, or they are too short or empty.
+            ValueError: no such window is given, there are no sequences, or they are too short or empty.
         """
         name, values = self._sequences(support)
-        kept = usual({name: values}, support_labels, 1, self.title)[name]
-        pieces = SequencePieces(get_modality(name).feature_scaling(kept), self.length, self.refuse)
-        cut, here = pieces(kept)
-        if not here[..., -1].any():
+        windows = usual({name: values}, support_labels, 1, self.title)[name]
+        pieces = SequencePieces(get_modality(name).feature_scaling(windows), self.length, self.refuse)
+        support_pieces, present = pieces(windows)
+        if not present[..., -1].any():
             raise ValueError(
                 f"{self.title} found no value in the support's sequences past their first {self.length - 1} steps"
             )
-        return PieceScorer(self, pieces, self.fit(cut, here))
+        return PieceScorer(self, pieces, self.fit(support_pieces, present))
 
     def _sequences(self, samples: Samples) -> tuple[str, Tensor]:
         names = read_as(list(tensors(samples)), SequenceModality.name)
@@ -84,7 +84,7 @@ class SequencePieces:
     refuse: Callable[[int], ValueError]
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Pieces ``(n, m, C, length)`` of ``(n, T, C)``, one from each step on, and where they have values."""
+        """Pieces of sequences ``(n, T, C)`` and the mask of their values, both ``(n, m, C, length)``."""
         if x.shape[1] < self.length:
             raise self.refuse(x.shape[1])
         scaled = self.scaling.apply(x).double()
@@ -93,7 +93,7 @@ class SequencePieces:
 
 @dataclass(frozen=True)
 class PieceScorer:
-    """A method on pieces after its support set."""
+    """A method on pieces, fitted to a support set."""
 
     method: PieceMethod
     pieces: SequencePieces
@@ -110,14 +110,14 @@ class PieceScorer:
 
 @register_baseline("linear_ar", modalities=(SequenceModality.name,))
 class LinearAutoregression(PieceMethod):
-    """How badly a linear model foretells each step from the steps before it: mean squared residual.
+    """Mean squared residual of a linear model that predicts each step from the steps before it.
 
-    One ridge regression over all support windows, in which the last ``order`` steps of all channels foretell the next
-    step of each.
+    One ridge regression over all support windows predicts the next step of each channel from the last ``order`` steps
+    of all channels.
 
     Args:
-        order: steps looked back. 5 leaves 59 equations a window of 64 steps, so that 5 windows carry it.
-        alpha: ridge penalty, against that number of equations: 1 matters only where channels are many.
+        order: number of preceding steps. 5 leaves 59 equations in a window of 64 steps, so that 5 windows suffice.
+        alpha: ridge penalty; 1 matters only where channels are many in proportion to the equations.
     """
 
     title = "linear_ar"
@@ -130,29 +130,29 @@ class LinearAutoregression(PieceMethod):
         super().__init__(order + 1, "order")
         self.alpha = alpha
 
-    def fit(self, pieces: Tensor, here: Tensor) -> ScorePieces:
+    def fit(self, pieces: Tensor, present: Tensor) -> ScorePieces:
         """The regression, on steps that have a value in any channel."""
-        rows = here[..., -1].any(-1)
+        rows = present[..., -1].any(-1)
         model = Ridge(alpha=self.alpha).fit(_past(pieces)[rows].numpy(), pieces[..., -1][rows].numpy())
         # scikit-learn leaves out the axis of a single output in some of its versions
         slope = torch.as_tensor(model.coef_).reshape(pieces.shape[2], -1)
         intercept = torch.as_tensor(model.intercept_).reshape(-1)
 
-        def score(pieces: Tensor, here: Tensor) -> Tensor:
+        def score(pieces: Tensor, present: Tensor) -> Tensor:
             squared = (pieces[..., -1] - (_past(pieces) @ slope.T + intercept)).square()
-            return _mean_where(squared.flatten(1), here[..., -1].flatten(1))
+            return _mean_where(squared.flatten(1), present[..., -1].flatten(1))
 
         return score
 
 
 @register_baseline("pca_subwindows", modalities=(SequenceModality.name,))
 class SubwindowReconstruction(PieceMethod):
-    """What the principal directions of short sub-windows leave of a sequence's own sub-windows.
+    """Reconstruction error of a sequence's sub-windows by principal directions of the support's sub-windows.
 
     Args:
-        window: steps of a sub-window. 16 gives 49 of them in a window of 64 steps, so that few windows give many.
+        window: steps of a sub-window. 16 gives 49 sub-windows in a window of 64 steps.
         explained: share of the sub-windows' variance that the directions explain.
-        pool: ``"max"``: the worst sub-window counts, for anomalies of some steps; ``"mean"``: all, for whole windows.
+        pool: ``"max"`` takes the largest error, for anomalies of a few steps; ``"mean"`` the mean, for whole windows.
     """
 
     title = "pca_subwindows"
@@ -166,16 +166,16 @@ class SubwindowReconstruction(PieceMethod):
         super().__init__(window, "window")
         self.explained, self.pool = explained, pool
 
-    def fit(self, pieces: Tensor, here: Tensor) -> ScorePieces:
+    def fit(self, pieces: Tensor, present: Tensor) -> ScorePieces:
         """The directions of all sub-windows of the support."""
-        known = Directions.of(pieces.flatten(2)[_any(here)]).explaining(self.explained)
+        directions = Directions.of(pieces.flatten(2)[_any(present)]).explaining(self.explained)
 
-        def score(pieces: Tensor, here: Tensor) -> Tensor:
+        def score(pieces: Tensor, present: Tensor) -> Tensor:
             rows = pieces.flatten(2)
-            errors = (known.residual(rows.flatten(0, 1)) / rows.shape[-1]).sqrt().view(rows.shape[:2])
+            errors = (directions.residual(rows.flatten(0, 1)) / rows.shape[-1]).sqrt().view(rows.shape[:2])
             if self.pool == "mean":
-                return _mean_where(errors, _any(here))
-            return torch.where(_any(here), errors, 0.0).amax(1)
+                return _mean_where(errors, _any(present))
+            return torch.where(_any(present), errors, 0.0).amax(1)
 
         return score
 
@@ -185,10 +185,10 @@ def _past(pieces: Tensor) -> Tensor:
     return pieces[..., :-1].flatten(2)
 
 
-def _any(here: Tensor) -> Tensor:
+def _any(present: Tensor) -> Tensor:
     """Which pieces have a value at all, ``(n, m)``."""
-    return here.flatten(2).any(-1)
+    return present.flatten(2).any(-1)
 
 
-def _mean_where(values: Tensor, here: Tensor) -> Tensor:
-    return torch.where(here, values, 0.0).sum(1) / here.sum(1).clamp_min(1)
+def _mean_where(values: Tensor, present: Tensor) -> Tensor:
+    return torch.where(present, values, 0.0).sum(1) / present.sum(1).clamp_min(1)

@@ -1,4 +1,4 @@
-"""Methods on the directions in which the support varies."""
+"""Methods on the principal directions of the support."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Directions:
         return cls(centre, directions[:r], singular[:r].square() / len(x))
 
     def explaining(self, share: float) -> Directions:
-        """The fewest first ones that explain a share of the variance; none where nothing varies."""
+        """The first directions that together explain a share of the variance; none where nothing varies."""
         total = self.variances.sum()
         if total <= torch.finfo(total.dtype).eps * self.centre.square().sum():
             return Directions(self.centre, self.directions[:0], self.variances[:0])
@@ -49,7 +49,7 @@ class Directions:
         return Directions(self.centre, self.directions[:r], self.variances[:r])
 
     def residual(self, x: Tensor) -> Tensor:
-        """What of each vector the directions do not tell: squared length ``(n,)``."""
+        """Squared length ``(n,)`` of each vector's residual outside the directions."""
         rows = x - self.centre
         return (rows - (rows @ self.directions.T) @ self.directions).square().sum(1)
 
@@ -79,8 +79,9 @@ def ledoit_wolf(x: Tensor) -> tuple[float, float]:
 class Mahalanobis(FeatureMethod):
     """Mahalanobis distance to the support's mean, under a covariance shrunk as Ledoit and Wolf do.
 
-    Nothing to tune: the shrinkage is estimated, and is strong for 5 to 50 samples of many features. Two samples tell
-    nothing of noise and are not shrunk: what counts then is the distance from the line through them.
+    Nothing to tune: the shrinkage is estimated, and is strong for 5 to 50 samples of many features. With two samples
+    the noise can't be estimated and nothing is shrunk: the score is then dominated by the distance from the line
+    through them.
 
     Source: Ledoit & Wolf, "A Well-Conditioned Estimator for Large-Dimensional Covariance Matrices", JMVA 2004; agrees
     with scikit-learn's ``LedoitWolf`` and takes memory in proportion to the samples.
@@ -94,27 +95,27 @@ class Mahalanobis(FeatureMethod):
     def fit(self, x: Tensor) -> ScoreVectors:
         """Mean, directions and shrinkage."""
         shrinkage, variance = ledoit_wolf(x - x.mean(0))
-        known = Directions.of(x)
-        elsewhere = shrinkage * variance + FLOOR / x.shape[1]
-        along = (1 - shrinkage) * known.variances + elsewhere
+        support = Directions.of(x)
+        residual_variance = shrinkage * variance + FLOOR / x.shape[1]
+        variances = (1 - shrinkage) * support.variances + residual_variance
 
         def score(query: Tensor) -> Tensor:
-            places = (query - known.centre) @ known.directions.T
-            return ((places.square() / along).sum(1) + known.residual(query) / elsewhere).sqrt()
+            coordinates = (query - support.centre) @ support.directions.T
+            return ((coordinates.square() / variances).sum(1) + support.residual(query) / residual_variance).sqrt()
 
         return score
 
 
 @register_baseline("pca")
 class Reconstruction(FeatureMethod):
-    """Length of what the support's principal directions leave of a sample.
+    """Reconstruction error: length of a sample's residual outside the support's principal directions.
 
     Source: Shyu et al., "A Novel Anomaly Detection Scheme Based on Principal Component Classifier", ICDM Workshops
     2003; the reconstruction error is its minor components taken together.
 
     Args:
-        explained: share of the support's variance that the directions explain: 0.9, for 5 to 50 samples leave a few
-            directions that one sample alone spans. There are at most K - 1, and none where nothing varies.
+        explained: share of the support's variance that the directions explain; 0.9 leaves out directions that one
+            sample of 5 to 50 spans by itself. There are at most K - 1 directions, and none where nothing varies.
         standardise: see :class:`metaad_zoo.evaluation.baselines.SupportFeatures`.
     """
 
@@ -127,15 +128,15 @@ class Reconstruction(FeatureMethod):
 
     def fit(self, x: Tensor) -> ScoreVectors:
         """The directions."""
-        known = Directions.of(x).explaining(self.explained)
-        return lambda query: known.residual(query).sqrt()
+        directions = Directions.of(x).explaining(self.explained)
+        return lambda query: directions.residual(query).sqrt()
 
 
 def check_share(explained: float) -> None:
     """Refuse a share of variance out of range.
 
     Raises:
-        ValueError: as said.
+        ValueError: ``explained`` is outside (0, 1].
     """
     if not 0 < explained <= 1:
         raise ValueError(f"explained is {explained}; expected a share of the variance above 0 and at most 1")

@@ -18,14 +18,14 @@ class Tails(FeatureMethod):
     A feature's score is -log of the share of support samples, the scored one among them, that are as small or as
     large, whichever is rarer; a sample's is their sum. Nothing to tune. As in the authors' own code in PyOD, the rarer
     tail is taken feature by feature, where the paper's algorithm compares the sums. PyOD puts all samples to be scored
-    into the distribution; here each is scored alone, for a score must not depend on what else is asked.
+    into the distribution; here each is scored alone, so that a score does not depend on the others.
 
     Source: Li et al., "ECOD: Unsupervised Outlier Detection Using Empirical Cumulative Distribution Functions", TKDE
     2022.
 
     Args:
-        standardise: see :class:`metaad_zoo.evaluation.baselines.SupportFeatures`; ranks are the same in any units, so
-            that this only says what a missing value counts as.
+        standardise: see :class:`metaad_zoo.evaluation.baselines.SupportFeatures`; ranks do not
+            depend on the units, so this only decides the value of a missing feature.
     """
 
     title = "ecod"

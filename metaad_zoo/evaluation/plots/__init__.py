@@ -1,4 +1,4 @@
-"""Pictures of what a model does, how it learned, and how methods compare."""
+"""Figures of episodes, learning curves and comparisons of methods."""
 
 from metaad_zoo.evaluation.plots.comparison import (
     auroc_figure,

@@ -16,7 +16,7 @@ from metaad_zoo.evaluation.plots.style import FAINT, INK, Style
 from metaad_zoo.evaluation.saved import ScoreTable
 from metaad_zoo.evaluation.task_curves import ALPHAS, GRID, Band
 
-WIDTH = 4.2  # inches: on a telephone's screen the text is then about as large as that around it
+WIDTH = 4.2  # inches: the text is then about as large as that around it on a phone's screen
 NORMAL, ANOMALOUS = FAINT, "#d55e00"
 LONG_TAIL = 10
 """Scores whose full range is this many times that of their middle 98 % are shown by rank."""
@@ -26,8 +26,8 @@ def roc_figure(bands: Mapping[str, Band], styles: Mapping[str, Style]) -> Figure
     """Receiver operating characteristic: mean over tasks, with bands.
 
     Args:
-        bands: by method, over :data:`GRID` of false-alarm rates.
-        styles: by method.
+        bands: curve of each method over :data:`GRID` of false-alarm rates.
+        styles: style of each method.
     """
     figure, axes = _figure(len(bands))
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, zorder=1)
@@ -43,9 +43,9 @@ def precision_recall_figure(bands: Mapping[str, Band], styles: Mapping[str, Styl
     """Precision against recall: mean over tasks, with bands.
 
     Args:
-        bands: by method, over :data:`GRID` of recalls.
-        styles: by method.
-        prevalence: share of anomalies, the precision of a coin.
+        bands: curve of each method over :data:`GRID` of recalls.
+        styles: style of each method.
+        prevalence: share of anomalies, the precision by chance.
     """
     figure, axes = _figure(len(bands))
     axes.axhline(prevalence, color=FAINT, linewidth=1, zorder=1)
@@ -58,17 +58,17 @@ def precision_recall_figure(bands: Mapping[str, Band], styles: Mapping[str, Styl
 
 
 def calibration_figure(bands: Mapping[str, tuple[Sequence[float], Band]], styles: Mapping[str, Style]) -> Figure:
-    """False-alarm rate that was reached against the one aimed at.
+    """Realised against nominal false-alarm rate.
 
     Args:
-        bands: by method the rates aimed at and those reached.
-        styles: by method.
+        bands: nominal and realised rates of each method.
+        styles: style of each method.
     """
     figure, axes = _figure(len(bands))
     end = max([max(x) for x, _ in bands.values()], default=float(ALPHAS[-1]))
     axes.plot([0, end], [0, end], color=FAINT, linewidth=1, zorder=1)
     for name, (x, band) in bands.items():
-        _draw_band(axes, np.asarray(x), band, styles[name], every=1)
+        _draw_band(axes, np.asarray(x), band, styles[name], marker_step=1)
     axes.set(xlabel="false-alarm rate aimed at", ylabel="false-alarm rate reached")
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, 0))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, 0))
@@ -81,8 +81,8 @@ def auroc_figure(curve: Mapping[str, Any], styles: Mapping[str, Style], xlabel: 
 
     Args:
         curve: ``values`` and, for each of the ``methods``, ``mean`` and ``ci95``, as in ``results.json``.
-        styles: by method.
-        xlabel: what the values are.
+        styles: style of each method.
+        xlabel: name of the values.
     """
     figure, axes = _figure(len(curve["methods"]))
     positions = np.arange(len(curve["values"]))
@@ -92,7 +92,7 @@ def auroc_figure(curve: Mapping[str, Any], styles: Mapping[str, Style], xlabel: 
         ends = line.get("ci95") or [None] * len(means)
         low, high = np.array([(np.nan, np.nan) if e is None else e for e in ends], dtype=float).T
         band = Band(means, low, high) if np.isfinite(low).any() else Band(means, None, None)
-        _draw_band(axes, positions, band, styles[name], every=1)
+        _draw_band(axes, positions, band, styles[name], marker_step=1)
     # Evenly spaced, as shots usually double.
     axes.set_xticks(positions, [str(v) for v in curve["values"]])
     axes.set(xlabel=xlabel, ylabel="AUROC")
@@ -104,8 +104,8 @@ def scores_figure(scores: ScoreTable, threshold: float | None) -> Figure:
     """Scores of normal and anomalous samples of all tasks, and the threshold between them.
 
     Args:
-        scores: of one method. Where some are infinite or far out they are shown by rank.
-        threshold: None where there is none to draw.
+        scores: scores of one method, drawn by rank if some are infinite or far out.
+        threshold: threshold to draw, or None.
     """
     figure, axes = _figure(0, height=2.7)
     values, cut, label = scores.scores, threshold, "score"
@@ -145,8 +145,8 @@ def seconds_figure(seconds: Mapping[str, float], styles: Mapping[str, Style]) ->
     """Time to adapt to one task and score its queries, on a logarithmic axis.
 
     Args:
-        seconds: by method, positive.
-        styles: by method.
+        seconds: positive seconds per task of each method.
+        styles: style of each method.
     """
     figure = Figure(figsize=(WIDTH, 0.9 + 0.3 * len(seconds)), layout="constrained")
     axes = figure.subplots()
@@ -169,8 +169,8 @@ def _figure(entries: int, height: float = 3.0) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _draw_band(axes: Axes, x: np.ndarray, band: Band, style: Style, every: int = 25) -> None:
-    axes.plot(x, band.mean, **style.line(), markevery=every, linewidth=1.6)
+def _draw_band(axes: Axes, x: np.ndarray, band: Band, style: Style, marker_step: int = 25) -> None:
+    axes.plot(x, band.mean, **style.line(), markevery=marker_step, linewidth=1.6)
     if band.low is not None and band.high is not None:
         axes.fill_between(x, band.low, band.high, color=style.color, alpha=0.13, linewidth=0)
 

@@ -1,4 +1,4 @@
-"""Pictures of what a model does: one episode, and how it learned."""
+"""Figures of one episode and of the learning curve."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from metaad_zoo.modality import get_modality
 KINDS = {0: "normal", 1: "anomalous", -1: "unlabelled"}
 COLUMNS_SHOWN = 40
 FAR = 4.0
-"""Colours of a table end so many usual deviations of the support away from its median."""
+"""Limit of a table's colour scale, in deviations of the support from its median."""
 
 
 def episode_figure(
@@ -29,12 +29,12 @@ def episode_figure(
     colours beside their scores. Of several modalities the one with most axes is drawn that the support has.
 
     Args:
-        episode: with images ``(n, C, H, W)``, sequences ``(n, T, C)`` or tables ``(n, D)``.
-        scores: ``(n_query,)``, of the episode's queries.
-        threshold: above it a query is flagged; flagged normals and passed anomalies are marked red as mistakes. None
-            where no one number tells: then ``flagged`` does.
-        flagged: ``(n_query,)`` booleans.
-        columns: pictures in a row.
+        episode: episode of images ``(n, C, H, W)``, sequences ``(n, T, C)`` or tables ``(n, D)``.
+        scores: ``(n_query,)`` scores of the episode's queries.
+        threshold: score above which a query is flagged; false alarms and missed anomalies are marked red. None if
+            ``flagged`` is given instead.
+        flagged: ``(n_query,)`` booleans, True for a flagged query; None: ``scores > threshold``.
+        columns: number of pictures in a row.
 
     Raises:
         ValueError: neither ``threshold`` nor ``flagged`` is given.
@@ -92,10 +92,10 @@ def _table_figure(
     """Left the rows as colours, support first, then queries by score; right the scores, a point a row."""
     order = scores.argsort().cpu().numpy()
     ranked, labels = scores.double().cpu().numpy()[order], episode.query_labels.cpu().numpy()[order]
-    rows = np.concatenate([support, query[order]])[:, :COLUMNS_SHOWN]
-    figure = Figure(figsize=(9, 1.6 + 0.14 * len(rows)), layout="constrained")
+    table = np.concatenate([support, query[order]])[:, :COLUMNS_SHOWN]
+    figure = Figure(figsize=(9, 1.6 + 0.14 * len(table)), layout="constrained")
     cells, points = figure.subplots(1, 2, sharey=True, width_ratios=[2, 1])
-    drawn = cells.imshow(rows, cmap="coolwarm", vmin=-FAR, vmax=FAR, aspect="auto", interpolation="nearest")
+    drawn = cells.imshow(table, cmap="coolwarm", vmin=-FAR, vmax=FAR, aspect="auto", interpolation="nearest")
     cells.axhline(len(support) - 0.5, color="black", linewidth=1.5)
     figure.colorbar(drawn, ax=cells, location="left", label="in units of the support's spread, white: missing")
     of = f", the first {COLUMNS_SHOWN} of {support.shape[1]} columns" if support.shape[1] > COLUMNS_SHOWN else ""
@@ -103,9 +103,9 @@ def _table_figure(
     places = len(support) + np.arange(len(ranked))
     wrong = flagged.cpu().numpy()[order] != (labels == 1)
     for label, marker in ((0, "o"), (1, "X")):
-        here = labels == label
-        colours = np.where(wrong[here], "red", "0.3")
-        points.scatter(ranked[here], places[here], c=colours.tolist(), marker=marker, s=22, label=KINDS[label])
+        rows = labels == label
+        colours = np.where(wrong[rows], "red", "0.3").tolist()
+        points.scatter(ranked[rows], places[rows], c=colours, marker=marker, s=22, label=KINDS[label])
     if threshold is not None and np.isfinite(threshold):
         points.axvline(threshold, color="black", linestyle="--", linewidth=1)
     points.set(xlabel="score", title="red: mistakes")
@@ -128,8 +128,8 @@ def learning_curve(metrics_files: Sequence[Path]) -> Figure:
                     if row.get(name):
                         curve[int(row["step"])] = float(row[name])
     figure = Figure(figsize=(9, 3.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for axes, (name, curve) in zip((left, right), curves.items(), strict=True):
+    loss_axes, auroc_axes = figure.subplots(1, 2)
+    for axes, (name, curve) in zip((loss_axes, auroc_axes), curves.items(), strict=True):
         steps = sorted(curve)
         values = np.array([curve[s] for s in steps])
         axes.plot(steps, values, color="C0", alpha=0.3 if name == "train/loss" else 1.0)

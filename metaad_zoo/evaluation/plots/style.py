@@ -1,4 +1,4 @@
-"""One look for all figures that compare methods: readable on light and dark ground, in colour and without."""
+"""Style of the figures that compare methods: legible on light and dark backgrounds, in colour and in grey."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 @dataclass(frozen=True)
 class Style:
-    """How one method is drawn; told apart by line and marker too, not by colour alone."""
+    """Line style of one method: colour, line and marker differ between methods."""
 
     color: str
     linestyle: str

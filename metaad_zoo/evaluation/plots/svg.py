@@ -1,4 +1,4 @@
-"""Figures as SVG that follows the page: its text colour, its width, its fonts; and that refers to nothing outside."""
+"""Figures as self-contained SVG that takes text colour, width and fonts from the page."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def inline_svg(figure: Figure, name: str, label: str) -> str:
 
     Args:
         figure: drawn within :func:`drawing`.
-        name: unlike that of any other figure on the page; ids start with it.
-        label: what a screen reader says of the picture.
+        name: prefix of the ids, unique on the page.
+        label: text for screen readers.
     """
     root = _tree(figure, name)
     root.set("role", "img")
