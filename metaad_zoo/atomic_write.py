@@ -1,4 +1,4 @@
-"""Files that are either there as a whole or not at all: written beside their place, then renamed."""
+"""Atomic writes: a file is written under a temporary name, then renamed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to; it replaces ``path`` when the block ends, and is removed where it fails.
+    """Temporary path in the same folder; it replaces ``path`` when the block ends, or is removed if the block fails.
 
     Example:
         >>> import tempfile
@@ -29,6 +29,6 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Write bytes, or text in UTF-8, as :func:`replacing` does."""
+    """Write bytes, or text in UTF-8, atomically (:func:`replacing`)."""
     with replacing(path) as beside:
         beside.write_bytes(content.encode() if isinstance(content, str) else content)

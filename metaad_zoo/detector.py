@@ -1,8 +1,9 @@
-"""The face a user meets: load a model, fit it on a few samples, score."""
+"""Detector: load a model, fit it on a few samples, score and decide."""
 
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,21 +20,16 @@ from metaad_zoo.data.read.roles import ColumnOptions, Schema
 from metaad_zoo.data.read.rows import series_of
 from metaad_zoo.data.windows import Pooling, score_series
 from metaad_zoo.episodes import NORMAL, Adapted, count
-from metaad_zoo.evaluation.decisions import SupportDecisions, shots_of
+from metaad_zoo.evaluation.calibration import threshold
+from metaad_zoo.evaluation.decisions import ROUNDING, USUAL_ALPHA, Calibrate, SupportDecisions, shots_of
 from metaad_zoo.evaluation.explanation import Explainer, Explanation
-from metaad_zoo.judging import Judge
 from metaad_zoo.modality import SCORING_CHUNK, get_modality
 from metaad_zoo.modality.samples import Reading, as_labels, have_values, read_query, read_support
-from metaad_zoo.zoo import (
+from metaad_zoo.zoo import Checkpoint, checkpoint_files, files_in_a_folder, load_checkpoint, locate, save_checkpoint
+from metaad_zoo.zoo.detector_tensors import (
     RATIO,
-    Checkpoint,
     calibration_by_shots,
     check_detector_tensors,
-    checkpoint_files,
-    files_in_a_folder,
-    load_checkpoint,
-    locate,
-    save_checkpoint,
     schema_tensors,
     schemas_of,
 )
@@ -41,7 +37,7 @@ from metaad_zoo.zoo import (
 
 @dataclass(frozen=True)
 class _State:
-    """What a detector is at one time. It is replaced as a whole: a thread that scores sees one fit, old or new."""
+    """Immutable state of a detector. It is replaced as a whole: a thread that scores sees one fit, old or new."""
 
     checkpoint: Checkpoint
     adapted: Adapted | None = None
@@ -60,18 +56,18 @@ class _State:
         return {name: self.checkpoint.tensors[f"support/{name}"] for name in shapes}
 
 
-class Detector(Judge):
+class Detector:
     """A meta-trained model that a few samples of a new domain turn into an anomaly detector.
 
     Any number of threads may use one detector, also while another one fits it: they see the old fit or the new one.
 
     Args:
-        checkpoint: the model, as :func:`load_detector` reads it.
+        checkpoint: model with its metadata, as :func:`load_detector` reads it.
 
     Attributes:
         input_shapes: shape of one sample by modality.
-        aspect: how images are brought to that shape; see :data:`metaad_zoo.data.read.pixels.Aspect`.
-        account: what the last :meth:`fit` left out of the support's files, guessed and converted.
+        aspect: how images are resized to that shape; see :data:`metaad_zoo.data.read.pixels.Aspect`.
+        account: notes on what the last :meth:`fit` left out, guessed or converted in the support's files.
 
     Example:
         >>> from metaad_zoo.learners import GradientLearner
@@ -84,7 +80,7 @@ class Detector(Judge):
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._state = _State(checkpoint)
-        self._changing = Lock()  # held by who fits or moves the detector, never to score
+        self._changing = Lock()  # held while fitting or moving, never while scoring
         self.input_shapes = checkpoint.learner.arguments()["input_shapes"]
         self.aspect = checkpoint.aspect
         self.account = Account()
@@ -95,7 +91,7 @@ class Detector(Judge):
 
     @property
     def trained_on(self) -> list[str]:
-        """Classes or domains that meta-training and validation have seen: a figure on these is not honest."""
+        """Classes or domains of meta-training and validation: evaluating on these leaks."""
         return self._checkpoint.trained_on
 
     def __repr__(self) -> str:
@@ -131,18 +127,17 @@ class Detector(Judge):
 
         Args:
             support: a few samples: see :func:`metaad_zoo.modality.samples.read_samples` for the forms they may have.
-            labels: ``(n,)`` of 0 normal, 1 anomalous, -1 unlabelled; None: those of the column ``label``, else all are
-                normal.
-            columns: of a file or DataFrame, the columns to use as features; of an array, the names of its columns.
+            labels: ``(n,)`` of 0 normal, 1 anomalous, -1 unlabelled; None: the column ``label``, else all normal.
+            columns: columns of a file or DataFrame to use as features; for an array, the names of its columns.
             label: column of labels of a file or DataFrame.
-            time: column of times.
-            ignore: columns to leave out.
+            time: column of time stamps of a file or DataFrame.
+            ignore: columns of a file or DataFrame to leave out.
 
         Returns:
             The detector itself; its :attr:`account` says what was left out or guessed.
 
         Raises:
-            ValueError: samples or labels can't be used, no sample is normal or unlabelled, or labelled anomalies would
+            ValueError: samples or labels can't be used, no sample is normal or unlabelled, or known anomalies would
                 count as normal.
             FloatingPointError: the inner loop diverged; the detector then stays as it was.
         """
@@ -153,15 +148,14 @@ class Detector(Judge):
         return self.fit_reading(reading, labels)
 
     def fit_reading(self, reading: Reading, labels: Any = None) -> Detector:
-        """Adapt to a support set that was read already.
+        """Adapt to a support set that is already read.
 
         Args:
-            reading: as :func:`metaad_zoo.modality.samples.read_support` returns it.
-            labels: as for :meth:`fit`; None takes the reading's own, else all are normal.
+            reading: support set as :func:`metaad_zoo.modality.samples.read_support` returns it.
+            labels: ``(n,)`` as for :meth:`fit`; None: the reading's labels, or all normal without them.
 
         Raises:
-            ValueError: as for :meth:`fit`.
-            FloatingPointError: likewise.
+            ValueError, FloatingPointError: as for :meth:`fit`.
         """
         n = count(reading.samples)
         labels = reading.labels if labels is None else labels
@@ -178,12 +172,12 @@ class Detector(Judge):
 
     @property
     def support_options(self) -> dict[str, Any]:
-        """How the images of a support are read: as :attr:`image_options`, of any aspect ratio."""
+        """Options for reading a support: :attr:`image_options`, with any aspect ratio allowed."""
         return self.image_options | {"usual_ratio": None}
 
     @property
     def image_options(self) -> dict[str, Any]:
-        """How images are read: arguments of :class:`metaad_zoo.data.read.images.ImageReader`."""
+        """Options for reading images: arguments of :class:`metaad_zoo.data.read.images.ImageReader`."""
         if not any(get_modality(name).reads_arrays for name in self.input_shapes):
             return {}
         ratio = self._checkpoint.tensors.get(RATIO)
@@ -196,9 +190,8 @@ class Detector(Judge):
         """Anomaly scores ``(n,)`` float64, in the model's own units: higher is more anomalous.
 
         Args:
-            samples: what to score.
-            leave_one_out: score samples of the support set, recognised by their values, as new ones: by the model
-                adapted to the others alone.
+            samples: samples, in any of the forms that :meth:`fit` reads.
+            leave_one_out: give samples of the support set, recognised by their values, their leave-one-out score.
             left_out: former name of ``leave_one_out``.
 
         Raises:
@@ -240,7 +233,7 @@ class Detector(Judge):
 
     @property
     def schemas(self) -> dict[str, Schema]:
-        """What the columns of the support are, by modality, where they have names: others are read likewise."""
+        """Roles of the support's named columns, by modality; samples to score are read by the same roles."""
         return schemas_of(self._checkpoint.tensors)
 
     @property
@@ -253,7 +246,7 @@ class Detector(Judge):
         """Refuse samples that :meth:`score` could not read.
 
         Raises:
-            ValueError: tells why.
+            ValueError: samples can't be used.
         """
         self._as_fitted()._readable(samples)
 
@@ -261,23 +254,21 @@ class Detector(Judge):
         return read_query(self._support(), samples, self.input_shapes, self.schemas, **self.image_options).samples
 
     def score_known(self, samples: dict[str, Tensor], leave_one_out: bool = False) -> np.ndarray:
-        """As :meth:`score`, of tensors by modality, but NaN for samples without any value, which that refuses."""
-        known = have_values(samples)
-        scores = np.full(len(known), np.nan)
-        if known.any():
-            found = self.score({name: x[known] for name, x in samples.items()}, leave_one_out)
-            scores[known.numpy()] = np.where(np.isnan(found), np.inf, found)  # what is no number counts as high
+        """As :meth:`score`, for tensors by modality; samples without any value get NaN instead of an error."""
+        readable = have_values(samples)
+        scores = np.full(len(readable), np.nan)
+        if readable.any():
+            values = self.score({name: x[readable] for name, x in samples.items()}, leave_one_out)
+            scores[readable.numpy()] = np.where(np.isnan(values), np.inf, values)  # a score that is NaN counts as high
         return scores
 
     def score_series(self, series: Any, stride: int = 1, how: Pooling = "mean") -> np.ndarray:
         """Anomaly scores of every time point of a series, ``(T,)`` float64.
 
-        A point's score is the mean (or the largest) of those of the windows that cover it.
-
         Args:
             series: ``(T,)`` or ``(T, C)``, a DataFrame or a file; NaN where a value is missing.
-            stride: steps from one window to the next, at most the window.
-            how: ``"mean"`` or ``"max"``.
+            stride: steps from one window to the next, 1 to the length of the window.
+            how: pooling of a point's score over the windows that cover it, ``"mean"`` or ``"max"``.
 
         Returns:
             Scores; NaN where no window that covers the point has a value.
@@ -292,9 +283,8 @@ class Detector(Judge):
         return score_series(fit.score_windows, values, window, stride, how, breaks)
 
     def score_windows(self, windows: Mapping[str, Tensor], leave_one_out: bool = False) -> np.ndarray:
-        """As :meth:`score_known`, of windows ``(n, window, C)`` of a series, whatever the model calls its modality."""
-        (values,) = windows.values()
-        return self.score_known({self._windowed: values}, leave_one_out)
+        """As :meth:`score_known`, for windows ``(n, window, C)`` of a series under any modality name."""
+        return self.score_known({self._windowed: next(iter(windows.values()))}, leave_one_out)
 
     @property
     def reads_windows(self) -> bool:
@@ -303,18 +293,14 @@ class Detector(Judge):
 
     @property
     def _windowed(self) -> str:
-        """The modality of a model that reads windows of series.
-
-        Raises:
-            ValueError: it reads something else.
-        """
+        """Modality of a model that reads windows of series; ValueError for other models."""
         if not self.reads_windows:
             raise ValueError(f"score_series is for models of series; this one reads {sorted(self.input_shapes)}")
         return next(iter(self.input_shapes))
 
     @property
     def window(self) -> int:
-        """Steps of the windows in which a series is scored: the model's, or where it reads any, the support's.
+        """Length of the windows in steps: the model's, or the support's if the model reads any length.
 
         Raises:
             RuntimeError: the detector is not fitted.
@@ -326,82 +312,164 @@ class Detector(Judge):
 
     def _decisions(self) -> SupportDecisions:
         self._fitted()
-        decisions = self._state.decisions
-        assert decisions is not None
-        return decisions
+        assert self._state.decisions is not None
+        return self._state.decisions
 
     @property
     def calibration(self) -> Tensor:
         """Scores of normal samples of the validation tasks with supports of this size, ``(m,)``, ascending.
 
         Raises:
-            RuntimeError: the detector is not fitted, or its checkpoint holds none for supports as small.
+            RuntimeError: the detector is not fitted, or its checkpoint holds no scores for supports of this size.
         """
         return self._decisions().compared_with("across", None)
 
     @property
     def shots(self) -> int:
-        """Normal samples of the support set; where there are none, unlabelled ones.
+        """Number of normal samples in the support set; if there are none, of unlabelled samples.
 
         Raises:
             RuntimeError: the detector is not fitted.
         """
-        fit = self._as_fitted()
-        fit._fitted()
-        return shots_of(fit._checkpoint.tensors["support_labels"])
+        return shots_of(self._as_fitted().support_labels)
 
     @property
     def calibrated_for(self) -> list[int]:
-        """Sizes of the support set that the checkpoint holds calibration scores for; others take the next smaller."""
+        """Sizes of the support set with calibration scores in the checkpoint; other sizes use the next smaller."""
         return list(calibration_by_shots(self._checkpoint.tensors))
 
+    def p_value(self, samples: Any, calibrate: Calibrate = "across", contamination: float | None = None) -> np.ndarray:
+        """Conformal p-values ``(n,)``: small is anomalous.
+
+        Args:
+            samples: samples, in any of the forms that :meth:`fit` reads.
+            calibrate: calibration scores; :mod:`metaad_zoo.evaluation.decisions` states their guarantees. ``"across"``:
+                those of the validation tasks, which hold the rate on average over similar tasks and for the calibrated
+                sizes of the support; ``"within"``: leave-one-out scores of the support, with p-values of at least
+                ``1 / (K + 1)``; ``"contamination"``: leave-one-out scores of the support without the top
+                ``contamination`` share, which also score support samples among ``samples``.
+            contamination: expected share of anomalies in the support; only with ``calibrate="contamination"``.
+
+        Raises:
+            RuntimeError: the detector is not fitted, or its checkpoint holds no calibration.
+            ValueError: samples can't be used, or the way to calibrate does not suit the support set.
+        """
+        fit = self._as_fitted()
+        decisions = fit._decisions()
+        decisions.compared_with(calibrate, contamination)
+        scores = fit.score(samples, calibrate == "contamination")
+        return decisions.p_values(torch.as_tensor(scores), calibrate, contamination).numpy()
+
+    def predict(
+        self,
+        samples: Any,
+        alpha: float | None = None,
+        calibrate: Calibrate = "across",
+        contamination: float | None = None,
+    ) -> np.ndarray:
+        """Decisions ``(n,)``: 1, anomalous, where the p-value is at most ``alpha``, else 0.
+
+        Args:
+            samples: samples, in any of the forms that :meth:`fit` reads.
+            alpha: false-alarm rate to hold, see :meth:`p_value`; None: 0.1, or with ``"contamination"`` the rate that
+                flags every score above the remaining support scores, as in PyOD.
+            calibrate: see :meth:`p_value`.
+            contamination: see :meth:`p_value`.
+
+        Raises:
+            RuntimeError: the detector is not fitted, or its checkpoint holds no calibration.
+            ValueError: ``alpha`` is outside (0, 1) or below what the calibration scores can hold; see :meth:`p_value`.
+        """
+        return self.judge(samples, alpha, calibrate, contamination)[2]
+
+    def judge(
+        self,
+        samples: Any,
+        alpha: float | None = None,
+        calibrate: Calibrate = "across",
+        contamination: float | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scores, p-values and decisions in one pass; arguments and errors as for :meth:`predict`."""
+        fit = self._as_fitted()
+        fit._decisions().rate_to_hold(alpha, calibrate, contamination)
+        scores = fit.score(samples, calibrate == "contamination")
+        return scores, *fit.decide(scores, alpha, calibrate, contamination)
+
+    def decide(
+        self,
+        scores: np.ndarray,
+        alpha: float | None = None,
+        calibrate: Calibrate = "across",
+        contamination: float | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """p-values and decisions of scores ``(n,)`` of :meth:`score`; the rest as for :meth:`predict`."""
+        decisions = self._decisions()
+        rate = decisions.rate_to_hold(alpha, calibrate, contamination)
+        p = decisions.p_values(torch.as_tensor(scores), calibrate, contamination).numpy()
+        return p, (p <= rate + ROUNDING).astype(np.int64)
+
+    def normal_scores(self, calibrate: Calibrate = "across", contamination: float | None = None) -> Tensor:
+        """Calibration scores ``(m,)``, ascending, of :meth:`p_value`; arguments and errors as there."""
+        return self._decisions().compared_with(calibrate, contamination)
+
+    def threshold(self, alpha: float = USUAL_ALPHA, calibrate: Calibrate = "across") -> float:
+        """Score above which :meth:`predict` flags a sample.
+
+        Raises:
+            RuntimeError: the detector is not fitted, or its checkpoint holds no calibration.
+            ValueError: as for :meth:`predict`.
+        """
+        compared = self.normal_scores(calibrate)
+        n, limit = len(compared), threshold(compared, alpha)
+        if math.isinf(limit):
+            raise ValueError(f"{n} calibration scores can't promise {alpha} false alarms: take alpha >= 1/{n + 1}")
+        return limit
+
     def explain(self, samples: Any, method: Explanation = "auto") -> np.ndarray | dict[str, np.ndarray]:
-        """What in the samples made their scores: positive where a value raised it over that of the usual sample.
+        """Attributions of the samples' scores: positive where a value raised the score over that of the usual sample.
 
         The usual sample is the support's mean image, each channel's mean or each column's median.
 
         Args:
-            samples: what to explain.
-            method: ``"integrated_gradients"``, ``"occlusion"``, ``"nearest"`` (the difference to the nearest support
-                sample), ``"patches"`` (the heat map of ``patch_memory``) or ``"auto"``; see
+            samples: samples, in any of the forms that :meth:`fit` reads.
+            method: ``"integrated_gradients"``, ``"occlusion"``, ``"nearest"``, ``"patches"`` or ``"auto"``; see
                 :meth:`metaad_zoo.evaluation.explanation.Explainer.attribute`.
 
         Returns:
-            float32 in the samples' own shape ``(n, ...)``, NaN where they have NaN; of several modalities a dict.
+            float32 ``(n, ...)`` in the samples' shape, NaN where they have NaN; a dict for several modalities.
 
         Raises:
             RuntimeError: the detector is not fitted.
             ValueError: samples can't be used, or the method is unknown or does not suit the model.
         """
         fit = self._as_fitted()
-        explainer, here = fit._explainer(), fit._readable(samples)
-        found = {name: x.float().cpu().numpy() for name, x in explainer.attribute(here, method).items()}
-        return found if len(found) > 1 else next(iter(found.values()))
+        explainer, readable = fit._explainer(), fit._readable(samples)
+        attributions = {name: x.float().cpu().numpy() for name, x in explainer.attribute(readable, method).items()}
+        return attributions if len(attributions) > 1 else next(iter(attributions.values()))
 
     def nearest_support(self, samples: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Which support sample is nearest in the embedding: indices ``(n,)`` into the support set, and distances.
+        """Nearest support sample in the embedding: indices ``(n,)`` into the support set, and distances ``(n,)``.
 
-        Known anomalies of the support set do not count.
+        Known anomalies of the support set are excluded.
 
         Raises:
             RuntimeError: the detector is not fitted.
             ValueError: samples can't be used.
         """
         fit = self._as_fitted()
-        explainer, here = fit._explainer(), fit._readable(samples)
-        found = explainer.nearest(explainer.units(here))
-        return found.indices.cpu().numpy(), found.distances.double().cpu().numpy()
+        explainer, readable = fit._explainer(), fit._readable(samples)
+        nearest = explainer.nearest(explainer.units(readable))
+        return nearest.indices.cpu().numpy(), nearest.distances.double().cpu().numpy()
 
     def _explainer(self) -> Explainer:
-        fit = self._as_fitted()
-        return Explainer(fit._fitted(), fit._support(), fit._checkpoint.tensors["support_labels"])
+        return Explainer(self._fitted(), self._support(), self._checkpoint.tensors["support_labels"])
 
     def save(self, folder: str | Path) -> None:
-        """Keep the detector, with its support set if it is fitted, in a folder for :func:`load_detector`."""
+        """Write the detector, with its support set if it is fitted, to a folder for :func:`load_detector`."""
         save_checkpoint(Path(folder), self._checkpoint)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Copies and pickles go the way of save and load: adapted weights are computed, not kept.
+        # Copies and pickles use save and load: adapted weights are recomputed, not stored.
         checkpoint = self._checkpoint
         reference = next(checkpoint.learner.parameters(), torch.zeros(()))
         return _from_files, (checkpoint_files(checkpoint), reference.dtype, reference.device)
@@ -413,16 +481,15 @@ def _from_files(files: dict[str, bytes], dtype: torch.dtype, device: torch.devic
 
 
 def load_detector(name: str | Path) -> Detector:
-    """A detector by a published name, from a folder, an address or a Hugging Face repository; always verified.
+    """Load a detector from a published name, folder, address or Hugging Face repository; always verified.
 
     Args:
-        name: a published name, as in :func:`metaad_zoo.list_checkpoints`; a finished run, a run's ``model`` folder, or
-            what :meth:`Detector.save` wrote; a ``file://`` or ``https://`` address of such a folder
-            (``#sha256=...`` pins its manifest) or of an index (``.../index.json#NAME``); or ``hf://owner/repository``.
+        name: published name, as in :func:`metaad_zoo.list_checkpoints`; a finished run, its ``model`` folder, or a
+            folder of :meth:`Detector.save`; a ``file://`` or ``https://`` address of such a folder (``#sha256=...``
+            pins its manifest) or of an index (``.../index.json#NAME``); or ``hf://owner/repository``.
 
     Raises:
-        CheckpointError: there is no such checkpoint, it can't be fetched, or its files are damaged; a fitted detector
-            comes back fitted.
+        CheckpointError: there is no such checkpoint, it can't be downloaded, or its files are damaged.
     """
     folder = locate(name)
     checkpoint = load_checkpoint(folder)

@@ -1,4 +1,4 @@
-"""Pictures of what made a score, and the folder of them that `metaad explain` writes."""
+"""Figures of explanations, and the folder that `metaad explain` writes."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def explanation_figure(
 
     Args:
         sample: an array ``(C, H, W)``, ``(T, C)`` or ``(D,)``, or a dict of these by modality; raw.
-        attribution: in the sample's shape, or a dict likewise: one sample of what ``detector.explain`` gives.
-        names: by modality (``"sequence"``, ``"tabular"``), the names of channels or columns.
-        title: above all.
+        attribution: array in the sample's shape, or a dict of these: one sample of the result of ``detector.explain``.
+        names: names of channels or columns by modality (``"sequence"``, ``"tabular"``).
+        title: title of the figure.
 
     Raises:
-        ValueError: the two don't fit each other, or there are not as many names as columns.
+        ValueError: the shapes of sample and attribution differ, or there are not as many names as columns.
 
     Example:
         >>> figure = explanation_figure(np.zeros(3), np.array([0.5, -1.0, np.nan]), {"tabular": ["a", "b", "c"]})
@@ -40,9 +40,9 @@ def explanation_figure(
         ['b = 0', 'a = 0']
     """
     samples, maps = _by_modality(sample), _by_modality(attribution)
-    seen, other = ({name: x.shape for name, x in part.items()} for part in (samples, maps))
-    if seen != other:
-        raise ValueError(f"expected an attribution in the shape of the sample, {seen}, saw {other}")
+    sample_shapes, map_shapes = ({name: x.shape for name, x in part.items()} for part in (samples, maps))
+    if sample_shapes != map_shapes:
+        raise ValueError(f"expected an attribution in the shape of the sample, {sample_shapes}, saw {map_shapes}")
     parts = {name: x for name, x in samples.items() if not np.isnan(x).all()}
     if not parts:
         raise ValueError("this sample has no value that is there: nothing can be drawn")
@@ -68,7 +68,7 @@ def _by_modality(x: Any) -> dict[str, np.ndarray]:
 
 
 def _modality_of_axes(number: int) -> str:
-    """The modality of so many axes that others are read as."""
+    """Name of the modality whose samples have this number of axes."""
     modalities = [m for m in map(get_modality, list_modalities()) if m.reader == m.name]
     for modality in modalities:
         if len(modality.axes) == number:
@@ -85,21 +85,21 @@ def write_explanations(
     method: Explanation = "auto",
     names: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """Write a picture of each sample, and ``explanations.npz`` with all figures.
+    """Write a figure of each sample, and ``explanations.npz`` with all attributions.
 
     The archive holds ``sample`` (the labels), ``score``, ``attribution/<modality>`` in the samples' shapes, and
     with ``method="nearest"`` also ``nearest_support``, indices into the support set.
 
     Args:
-        detector: fitted.
-        labels: of the samples, such as their files.
-        samples: by modality ``(n, ...)``.
-        out: folder, made if it is not there.
-        method: of explaining.
-        names: of channels or columns, see :func:`explanation_figure`.
+        detector: fitted detector.
+        labels: names of the samples, such as their files.
+        samples: samples by modality ``(n, ...)``.
+        out: folder, created if it does not exist.
+        method: attribution method, see :meth:`metaad_zoo.Detector.explain`.
+        names: names of channels or columns by modality, see :func:`explanation_figure`.
     """
-    found = detector.explain(dict(samples), method)
-    maps = found if isinstance(found, dict) else dict.fromkeys(samples, found)
+    attributions = detector.explain(dict(samples), method)
+    maps = attributions if isinstance(attributions, dict) else dict.fromkeys(samples, attributions)
     scores = detector.score(dict(samples))
     out.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {f"attribution/{name}": x for name, x in maps.items()}
@@ -107,7 +107,9 @@ def write_explanations(
         arrays["nearest_support"] = detector.nearest_support(dict(samples))[0]
     np.savez_compressed(out / "explanations.npz", sample=np.array(labels), score=scores, **arrays)
     for i, label in enumerate(labels):
-        one = {name: x[i].cpu().numpy() for name, x in samples.items()}
-        figure = explanation_figure(one, {name: x[i] for name, x in maps.items()}, names, f"{label}: {scores[i]:.3g}")
+        sample = {name: x[i].cpu().numpy() for name, x in samples.items()}
+        figure = explanation_figure(
+            sample, {name: x[i] for name, x in maps.items()}, names, f"{label}: {scores[i]:.3g}"
+        )
         stem = re.sub(r"[^\w.-]+", "_", Path(label).stem)
         figure.savefig(out / f"{i + 1:04}_{stem}.png", dpi=110)

@@ -12,8 +12,8 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str]
     """The functions ``__getattr__`` and ``__dir__`` of a package.
 
     Args:
-        package: its ``__name__``.
-        modules: of each public name the module that defines it; submodules stand for themselves.
+        package: ``__name__`` of the package.
+        modules: module that defines each public name; a submodule is its own module.
     """
 
     def get(name: str) -> Any:

@@ -58,11 +58,11 @@ def require_plugins(modules: Iterable[str], where: str) -> None:
     """Refuse a checkpoint that needs a module which is neither an installed plug-in nor imported by the user.
 
     Args:
-        modules: names of the modules.
-        where: what needs them, for the error.
+        modules: names of the required modules.
+        where: checkpoint that needs them, for the error.
 
     Raises:
-        MissingPluginError: names the first module that is missing.
+        MissingPluginError: a module is missing; the message names it.
     """
     load_installed()
     for module in modules:

@@ -1,4 +1,4 @@
-"""A meta-trained model behind PyOD's conventions; PyOD itself is not needed."""
+"""PyOD interface: a meta-trained model as a PyOD detector; PyOD itself is not needed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ METHODS = ("linear", "unify")
 
 
 class FewShotDetector(BaseEstimator):
-    """Adapts a meta-trained model to the samples it is fitted on; has the face of PyOD's ``BaseDetector``.
+    """Adapts a meta-trained model to the samples it is fitted on; has the interface of PyOD's ``BaseDetector``.
 
     High scores are abnormal, labels are 0 for inliers and 1 for outliers, and ``contamination`` of the training samples
     lie above the threshold.
@@ -29,15 +29,15 @@ class FewShotDetector(BaseEstimator):
     Source: Zhao et al., "PyOD: A Python Toolbox for Scalable Outlier Detection", JMLR 2019.
 
     Args:
-        checkpoint: as for :class:`metaad_zoo.sklearn.FewShotOutlierDetector`, which does the work.
+        checkpoint: see :class:`metaad_zoo.sklearn.FewShotOutlierDetector`, which this class wraps.
         contamination: share of anomalies among the training samples, in (0, 0.5].
-        precision: ``"float64"`` or ``"float32"``, see there.
-        device: see there.
+        precision: ``"float64"`` or ``"float32"``.
+        device: torch device, such as ``"cpu"`` or ``"cuda"``.
 
     Attributes:
-        decision_scores_: of the training samples, ``(n,)``, each by the model adapted to the others alone.
-        threshold_: their ``1 - contamination`` quantile.
-        labels_: of the training samples, ``(n,)`` of 0 and 1.
+        decision_scores_: leave-one-out scores ``(n,)`` of the training samples.
+        threshold_: ``1 - contamination`` quantile of ``decision_scores_``.
+        labels_: decisions ``(n,)`` of 0 and 1 for the training samples.
 
     Example:
         >>> from metaad_zoo.learners import GradientLearner
@@ -87,13 +87,13 @@ class FewShotDetector(BaseEstimator):
         return (self.decision_function(X) > self.threshold_).astype(int)
 
     def fit_predict(self, X: Any, y: Any = None) -> np.ndarray:  # noqa: N803
-        """``labels_`` behind :meth:`fit`."""
+        """Fit and return ``labels_``."""
         return self.fit(X).labels_
 
     def predict_proba(self, X: Any, method: Literal["linear", "unify"] = "linear") -> np.ndarray:  # noqa: N803
-        """Scores brought to [0, 1], ``(n, 2)``: of being normal, of being abnormal.
+        """Scores scaled to [0, 1], ``(n, 2)``: normal, abnormal.
 
-        No calibrated probabilities: for rates that hold see :meth:`metaad_zoo.Detector.p_value`.
+        These are not calibrated probabilities: for guaranteed rates see :meth:`metaad_zoo.Detector.p_value`.
 
         Args:
             X: samples.
@@ -105,12 +105,12 @@ class FewShotDetector(BaseEstimator):
         """
         if method not in METHODS:
             raise unknown_name("method of predict_proba:", method, METHODS)
-        scores, known = self.decision_function(X), self.decision_scores_
+        scores, training_scores = self.decision_function(X), self.decision_scores_
         if method == "linear":
-            low, high = known.min(), known.max()
+            low, high = training_scores.min(), training_scores.max()
             abnormal = (scores - low) / (high - low if high > low else 1.0)
         else:
-            spread = known.std()
-            abnormal = erf((scores - known.mean()) / ((spread if spread > 0 else 1.0) * math.sqrt(2)))
+            spread = training_scores.std()
+            abnormal = erf((scores - training_scores.mean()) / ((spread if spread > 0 else 1.0) * math.sqrt(2)))
         abnormal = abnormal.clip(0, 1)
         return np.stack([1 - abnormal, abnormal], 1)

@@ -24,7 +24,7 @@ class _Entry(Generic[T]):
 
 @dataclass(frozen=True)
 class _Family(Generic[T]):
-    """Names with a common prefix that another library knows."""
+    """Names with a common prefix, defined by another library."""
 
     builder: T
     modalities: Sequence[str] | None
@@ -38,7 +38,7 @@ class Registry(Generic[T]):
     Plug-ins of installed packages are loaded before the first look-up.
 
     Args:
-        kind: what the names stand for, as errors say it.
+        kind: kind of objects, as errors name it.
 
     Example:
         >>> distances = Registry[str]("distance")
@@ -59,9 +59,9 @@ class Registry(Generic[T]):
         """Register an object.
 
         Args:
-            name: what users type.
+            name: name that users type.
             value: the object.
-            modalities: what it reads; None: any, or nothing in particular.
+            modalities: modalities that it reads; None: any.
 
         Raises:
             ValueError: the name is taken.
@@ -95,10 +95,10 @@ class Registry(Generic[T]):
 
         Args:
             prefix: such as ``"timm/"``.
-            builder: builds any of them: given the name without the prefix, and options.
-            modalities: what they read; None: any.
-            names: by fnmatch pattern, the names without the prefix.
-            check: raises ValueError for an unknown name without the prefix, before options are looked at.
+            builder: called with the name without the prefix, and options.
+            modalities: modalities that they read; None: any.
+            names: function from an fnmatch pattern to the names that match, without the prefix.
+            check: raises ValueError for an unknown name without the prefix, before options are checked.
         """
         self._families[prefix] = _Family(builder, modalities, names, check)
 
@@ -135,16 +135,18 @@ class Registry(Generic[T]):
         """
         builder: Any = self[name]
         family = self._family(name)
-        given = [] if family is None else [name.partition("/")[2]]
+        arguments = [] if family is None else [name.partition("/")[2]]
         if family is not None:
-            family.check(*given)
+            family.check(*arguments)
         parameters = inspect.signature(builder).parameters
-        accepted = list(parameters)[len(given) :]
-        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())  # such a builder checks them itself
+        accepted = list(parameters)[len(arguments) :]
+        open_ended = any(
+            p.kind is p.VAR_KEYWORD for p in parameters.values()
+        )  # such a builder checks its options itself
         for option in options:
             if option not in accepted and not open_ended:
                 raise unknown_name(f"option of {self.kind} {name!r}:", option, accepted)
-        return builder(*given, **options)
+        return builder(*arguments, **options)
 
     def __getitem__(self, name: str) -> T:
         """The object of this name; of a name of a family its builder.
@@ -165,7 +167,7 @@ class Registry(Generic[T]):
     def _entry(self, name: str) -> _Entry[T]:
         if name not in self:
             names = [*self._entries]
-            for prefix, family in self._families.items():  # one of these may be what was meant
+            for prefix, family in self._families.items():  # the user may have omitted the prefix
                 names += [prefix + n for n in family.names(f"*{name}*")]
             raise unknown_name(self.kind, name, names)
         return self._entries[name]
@@ -180,20 +182,20 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
+def unknown_name(kind: str, name: str, names: Iterable[str]) -> ValueError:
     """The error for an unknown name.
 
     Args:
-        kind: what was looked for, such as ``"backbone"``.
-        name: what the user wrote.
-        known: the names that exist.
+        kind: kind of object, such as ``"backbone"``.
+        name: unknown name.
+        names: names that exist.
 
     Example:
         >>> print(unknown_name("backbone", "convv4", ["conv4", "resnet12"]))
         unknown backbone 'convv4'; did you mean 'conv4'? Known: conv4, resnet12
     """
-    names = sorted(known)
+    names = sorted(names)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    shown = ", ".join(names[:20]) + (f", and {len(names) - 20} more" if len(names) > 20 else "")
-    return ValueError(f"unknown {kind} {name!r}; {hint}Known: {shown or 'none'}")
+    listing = ", ".join(names[:20]) + (f", and {len(names) - 20} more" if len(names) > 20 else "")
+    return ValueError(f"unknown {kind} {name!r}; {hint}Known: {listing or 'none'}")

@@ -24,25 +24,24 @@ from metaad_zoo.modality.samples import joined
 Judged = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Scores, p-values and decisions."""
 Asked = dict[str, np.ndarray] | str
-"""The samples of a request by modality, or what is wrong with it."""
+"""Samples of a request by modality, or an error message."""
 Answer = Judged | str
 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """What is served, and its limits.
+    """Settings and limits of the server.
 
     Args:
-        folder: of an adapted detector.
+        folder: folder of an adapted detector.
         host: address to listen on.
-        port: likewise.
+        port: port to listen on.
         alpha: false-alarm rate of the decisions.
-        max_samples: of one request.
-        max_bytes: of one request.
-        max_batch: requests that are scored together; 2 or more.
-        batch_timeout: seconds to wait for so many.
-        calibrate: where the decisions come from, ``"across"`` or ``"within"``; see
-            :meth:`metaad_zoo.Detector.predict`.
+        max_samples: maximum number of samples in one request.
+        max_bytes: maximum size of one request, in bytes.
+        max_batch: maximum number of requests that are scored together, at least 2.
+        batch_timeout: maximum time to wait for a full batch, in seconds.
+        calibrate: calibration scores, ``"across"`` or ``"within"``; see :meth:`metaad_zoo.Detector.predict`.
     """
 
     folder: Path
@@ -59,11 +58,12 @@ class ServerSettings:
 class ScoringAPI(ls.LitAPI):
     """``POST /predict`` with ``{"samples": [...]}`` gives ``{"score": [...], "p_value": [...], "anomaly": [...]}``.
 
-    Samples are nested lists in the shape that the model reads, ``null`` where a value is missing; of several modalities
-    a dict of them. What can't be used is answered by status 422 and a sentence, and the others of its batch are scored.
+    Samples are nested lists in the shape that the model reads, ``null`` where a value is missing; for several
+    modalities a dict of these. A request that can't be used gets status 422 and a message; the rest of its batch is
+    scored.
 
     Args:
-        settings: what is served.
+        settings: settings of the server.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
@@ -78,26 +78,27 @@ class ScoringAPI(ls.LitAPI):
         self.detector.normal_scores(self.settings.calibrate)  # the first request need not wait for them
 
     def decode_request(self, request: dict[str, Any]) -> Asked:
-        """Samples of one request, looked through."""
+        """Samples of one request, checked, or an error message."""
         try:
             return readable(request, self.detector, self.settings.max_samples)
         except ValueError as error:
             return str(error)  # not raised: LitServe would answer the whole batch with it
 
     def batch(self, inputs: Sequence[Asked]) -> tuple[dict[str, np.ndarray], list[int | str]]:
-        """All requests' samples together, and how many each has or what is wrong with it; series of other lengths are
-        filled up with NaN."""
-        good = [one for one in inputs if not isinstance(one, str)]
-        sizes = [one if isinstance(one, str) else len(next(iter(one.values()))) for one in inputs]
-        return {name: _stacked([one[name] for one in good]) for name in self.detector.input_shapes if good}, sizes
+        """Samples of all requests, and the size or error of each; shorter series are padded with NaN."""
+        good = [request for request in inputs if not isinstance(request, str)]
+        sizes = [request if isinstance(request, str) else len(next(iter(request.values()))) for request in inputs]
+        return {
+            name: _stacked([request[name] for request in good]) for name in self.detector.input_shapes if good
+        }, sizes
 
     def predict(self, x: tuple[dict[str, np.ndarray], list[int | str]]) -> tuple[Judged | None, list[int | str]]:
-        """Scores, p-values and decisions of all of them."""
+        """Scores, p-values and decisions of all samples."""
         samples, sizes = x
         return self.detector.judge(samples, self.settings.alpha, self.settings.calibrate) if samples else None, sizes
 
     def unbatch(self, output: tuple[Judged | None, list[int | str]]) -> list[Answer]:
-        """Each request's share."""
+        """Split the results by request."""
         judged, sizes = output
         answers: list[Answer] = []
         start = 0
@@ -112,49 +113,55 @@ class ScoringAPI(ls.LitAPI):
         return answers
 
     def encode_response(self, output: Answer) -> Response:
-        """As JSON; ``null`` where a model has no score."""
+        """JSON response; ``null`` where a model has no score."""
         if isinstance(output, str):
             return JSONResponse({"detail": output}, 422)
-        found = {name: x.tolist() for name, x in zip(("score", "p_value", "anomaly"), output, strict=True)}
-        return JSONResponse({name: [None if y != y else y for y in x] for name, x in found.items()})
+        content = {name: x.tolist() for name, x in zip(("score", "p_value", "anomaly"), output, strict=True)}
+        return JSONResponse({name: [None if y != y else y for y in x] for name, x in content.items()})
 
 
 def readable(request: Mapping[str, Any], detector: Detector, max_samples: int) -> dict[str, np.ndarray]:
     """The samples of a request by modality, float32.
 
     Raises:
-        ValueError: tells what was seen and what is expected.
+        ValueError: the request is malformed, too large, or its samples can't be read.
     """
     if set(request) != {"samples"}:
         saw = ", ".join(sorted(map(repr, request)))[:200] or "nothing"
         raise ValueError(
             f'expected {{"samples": [...]}}, a list of samples, or of several modalities a dict of lists; saw {saw}'
         )
-    given, shapes = request["samples"], detector.input_shapes
-    by_name = given if isinstance(given, dict) else dict.fromkeys(shapes, given) if len(shapes) == 1 else {}
+    values_by_name, shapes = request["samples"], detector.input_shapes
+    by_name = (
+        values_by_name
+        if isinstance(values_by_name, dict)
+        else dict.fromkeys(shapes, values_by_name)
+        if len(shapes) == 1
+        else {}
+    )
     if set(by_name) != set(shapes):
         raise ValueError(f"expected samples of {sorted(shapes)}, saw {sorted(map(str, by_name)) or 'no dict of them'}")
-    found = {}
+    arrays = {}
     for name, values in by_name.items():
         try:
             with np.errstate(over="ignore"):  # what becomes infinite is refused below
-                found[name] = np.array(values, dtype=np.float32)
+                arrays[name] = np.array(values, dtype=np.float32)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"{name}: expected nested lists of numbers, all of one shape, with null for none"
             ) from error
-        if found[name].ndim == len(shapes[name]) and found[name].size:
+        if arrays[name].ndim == len(shapes[name]) and arrays[name].size:
             raise ValueError(f"{name}: expected a list of samples, each of shape {tuple(shapes[name])}, saw one")
-        if found[name].ndim != len(shapes[name]) + 1 or not len(found[name]):
-            raise ValueError(f"{name}: expected samples of shape {tuple(shapes[name])}, saw {found[name].shape}")
-        if len(found[name]) > max_samples:
-            raise ValueError(f"saw {len(found[name])} samples; at most {max_samples} a request: send several")
-    detector.check(found)
-    return found
+        if arrays[name].ndim != len(shapes[name]) + 1 or not len(arrays[name]):
+            raise ValueError(f"{name}: expected samples of shape {tuple(shapes[name])}, saw {arrays[name].shape}")
+        if len(arrays[name]) > max_samples:
+            raise ValueError(f"saw {len(arrays[name])} samples; at most {max_samples} a request: send several")
+    detector.check(arrays)
+    return arrays
 
 
 def _no_request(request: Request, error: Exception) -> JSONResponse:
-    """The answer to a body that is no JSON object; FastAPI's own repeats the body, and fails where that is no text."""
+    """Response to a body that is not a JSON object; FastAPI's default repeats the body, and fails if it is not text."""
     sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     saw = "a body that is no JSON object" if sent.endswith("json") else sent[:100] or "no Content-Type"
     return JSONResponse({"detail": f'expected {{"samples": [[...], ...]}} as application/json, saw {saw}'}, 422)
@@ -167,16 +174,16 @@ def _stacked(parts: Sequence[np.ndarray]) -> np.ndarray:
 def _require_free(host: str, port: int) -> None:
     try:
         family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as one:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            one.bind(address)
+        with socket.socket(family, kind) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
     except (OSError, OverflowError) as error:
         raise ValueError(f"can't listen on {host}, port {port} ({error}): take another --host or --port") from error
 
 
 def _stop(parent: int) -> Callable[[int, FrameType | None], None]:
-    """What SIGTERM, by which a supervisor stops a server, does: to LitServe it is an interrupt, upon which it ends its
-    workers. These inherit it and just end: an interrupt may come where Python ignores it."""
+    """Handler of SIGTERM, by which a supervisor stops a server. The server raises KeyboardInterrupt, upon which
+    LitServe ends its workers. Workers inherit the handler and exit, because Python may ignore an interrupt there."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() == parent:
@@ -188,11 +195,11 @@ def _stop(parent: int) -> Callable[[int, FrameType | None], None]:
 
 
 def serve(settings: ServerSettings) -> None:
-    """Answer requests until stopped; ``GET /health`` says whether the model is loaded.
+    """Serve requests until stopped; ``GET /health`` reports whether the model is loaded.
 
     Raises:
-        ValueError: the folder holds no adapted detector, its calibration can't promise ``alpha``, or the port can't be
-            had.
+        ValueError: the folder holds no adapted detector, its calibration can't hold ``alpha``, or the port is not
+            available.
         RuntimeError: its checkpoint holds no calibration scores.
     """
     detector = load_detector(settings.folder)

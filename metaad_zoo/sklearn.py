@@ -1,4 +1,4 @@
-"""A meta-trained model behind scikit-learn's conventions for outlier detectors."""
+"""scikit-learn interface: a meta-trained model as an outlier detector."""
 
 from __future__ import annotations
 
@@ -31,23 +31,22 @@ class FewShotOutlierDetector(OutlierMixin, BaseEstimator):
     +1 for an inlier, -1 for an outlier.
 
     Args:
-        checkpoint: what :func:`metaad_zoo.load_detector` reads, or a loaded :class:`metaad_zoo.Detector` (which is
-            copied, so that fitting leaves it as it is). One of several modalities is refused.
-        contamination: a share in (0, 0.5]: the training samples are taken as unlabelled, and this share of them lies
-            below the threshold. Their scores are those that they would have as new ones: by the model adapted to the
-            others alone, wherever they are met again. ``"auto"``, for a few samples that are known to be normal: they
-            are taken as such, and the threshold is the model's conformal one for ``alpha``, which need not lie among
-            them.
+        checkpoint: name or folder for :func:`metaad_zoo.load_detector`, or a loaded :class:`metaad_zoo.Detector`, which
+            is copied. Models of several modalities are refused.
+        contamination: expected share of anomalies in (0, 0.5]: the training samples are unlabelled, and this share of
+            them lies below the threshold. A training sample, also in later calls, has its leave-one-out score.
+            ``"auto"``: the training samples are known to be normal, and the threshold is the model's conformal one for
+            ``alpha``.
         alpha: false-alarm rate to hold with ``contamination="auto"``; see :meth:`metaad_zoo.Detector.predict`.
-        precision: ``"float64"``: a sample's score does not depend, to the last digits, on which others it is scored
-            with; ``"float32"`` is faster.
-        device: such as ``"cpu"`` or ``"cuda"``.
+        precision: ``"float64"``, in which rounding does not make a score depend on the rest of its batch, or
+            ``"float32"``, which is faster.
+        device: torch device, such as ``"cpu"`` or ``"cuda"``.
 
     Attributes:
         detector_: the adapted :class:`metaad_zoo.Detector`.
         offset_: ``decision_function = score_samples - offset_``.
-        n_features_in_: columns of a 2-D input; the length of the second axis of another.
-        feature_names_in_: names of the columns, if the input had any.
+        n_features_in_: length of the input's second axis.
+        feature_names_in_: names of the columns, if the input has any.
 
     Input:
         Tables ``(n, D)``, NaN where a value is missing. For models of images and sequences arrays with the model's own
@@ -83,9 +82,8 @@ class FewShotOutlierDetector(OutlierMixin, BaseEstimator):
         """Adapt to samples.
 
         Args:
-            X: the training samples, see the class.
-            y: not used; here for scikit-learn's conventions. To learn from known anomalies use
-                :meth:`metaad_zoo.Detector.fit`.
+            X: training samples, see the class.
+            y: ignored; for known anomalies use :meth:`metaad_zoo.Detector.fit`.
 
         Raises:
             ValueError: a parameter or the samples can't be used.
@@ -105,14 +103,13 @@ class FewShotOutlierDetector(OutlierMixin, BaseEstimator):
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:  # noqa: N803
-        """Minus the model's anomaly scores, ``(n,)``: the lower, the more abnormal; of training samples see
-        ``contamination``."""
+        """Negated anomaly scores ``(n,)``: lower is more abnormal; for training samples see ``contamination``."""
         check_is_fitted(self)
         samples = self._samples(X, self.detector_.input_shapes, reset=False)
         return -self.detector_.score(samples, self._leave_one_out)
 
     def decision_function(self, X: Any) -> np.ndarray:  # noqa: N803
-        """Scores ``(n,)`` from the threshold on: negative for outliers."""
+        """Scores ``(n,)`` relative to the threshold: negative for outliers."""
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: N803
@@ -146,7 +143,7 @@ class FewShotOutlierDetector(OutlierMixin, BaseEstimator):
     def _samples(self, x: Any, input_shapes: dict[str, Sequence[int]], reset: bool) -> np.ndarray:
         ((name, shape),) = input_shapes.items()
         modality, several_axes = get_modality(name), len(shape) > 1
-        found: np.ndarray = validate_data(
+        array: np.ndarray = validate_data(
             self,
             x,
             reset=reset,
@@ -154,8 +151,8 @@ class FewShotOutlierDetector(OutlierMixin, BaseEstimator):
             ensure_all_finite="allow-nan" if modality.missing else True,
             allow_nd=several_axes,
         )
-        flat = found.ndim == 2 and several_axes
-        return found.reshape(len(found), *unflattened(found.shape[1], shape)) if flat else found
+        flat = array.ndim == 2 and several_axes
+        return array.reshape(len(array), *unflattened(array.shape[1], shape)) if flat else array
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -167,11 +164,12 @@ def unflattened(features: int, shape: Sequence[int]) -> tuple[int, ...]:
     """The shape of a sample that was flattened.
 
     Args:
-        features: their number.
-        shape: of the model; -1 for an axis of any length. With several such axes the first has all features.
+        features: number of features of the flattened sample.
+        shape: shape that the model reads; -1 for an axis of any length. Of several such axes the first has all
+            features.
 
     Raises:
-        ValueError: so many features make no such sample.
+        ValueError: no such sample has this number of features.
 
     Example:
         >>> unflattened(784, (1, 28, 28)), unflattened(96, (32, -1)), unflattened(50, (-1, -1))
@@ -179,10 +177,10 @@ def unflattened(features: int, shape: Sequence[int]) -> tuple[int, ...]:
     """
     free = [i for i, size in enumerate(shape) if size == ANY]
     sizes = [1 if size == ANY else int(size) for size in shape]
-    known = int(np.prod(sizes))
-    if features % known or (not free and features != known):
+    fixed = int(np.prod(sizes))
+    if features % fixed or (not free and features != fixed):
         wanted = ", ".join("any" if size == ANY else str(size) for size in shape)
         raise ValueError(f"{features} features are no flattened sample of the model's shape ({wanted})")
     if free:
-        sizes[free[0]] = features // known
+        sizes[free[0]] = features // fixed
     return tuple(sizes)

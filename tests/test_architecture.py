@@ -17,7 +17,7 @@ FLOORS = [
     {"modality"},
     {"evaluation"},
     {"learners"},
-    {"zoo", "judging"},
+    {"zoo"},
     {"detector"},
     {"explain", "serve", "export", "sklearn"},
     {"pyod", "experiment"},

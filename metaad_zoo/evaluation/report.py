@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +44,7 @@ def results_table(results: dict[str, Any]) -> Table:
         show_lines=True,
         caption=f"Thresholds aim at {protocol['alpha']:.0%} false alarms, alike for each and without test labels.",
     )
-    table.add_column("method", overflow="fold", min_width=NAME_WIDTH)  # a name that is cut may stand for two
-    for title in TITLES.values():
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("AUROC behind", justify="right", no_wrap=True)
-    for name, figures in results["methods"].items():
-        behind = figures["auroc_behind_first"]
-        cells = [_cell(figures["mean"][m], figures["ci95"][m]) for m in TITLES]
-        table.add_row(name, *cells, _cell(behind["mean"], behind["ci95"]))
-    return table
+    return _fill(table, results["methods"], TITLES, ("auroc",))
 
 
 def points_table(results: dict[str, Any]) -> Table:
@@ -69,15 +62,20 @@ def points_table(results: dict[str, Any]) -> Table:
         show_lines=True,
         caption=f"Point by point, without point adjustment; {cut}.",
     )
-    table.add_column("method", overflow="fold", min_width=NAME_WIDTH)  # a name that is cut may stand for two
     titles = dict(POINT_TITLES)
     if decided:  # one more column would not fit
         del titles["vus_roc"]
         titles |= {"range_f1": "range F1", "fpr": "false alarms"}
-    for title in [*titles.values(), "AUROC behind", "VUS-PR behind"]:
+    return _fill(table, results["methods"], titles, ("auroc", "vus_pr"))
+
+
+def _fill(table: Table, methods: Mapping[str, Any], titles: Mapping[str, str], compared: Sequence[str]) -> Table:
+    """Add a row for each method; ``compared`` metrics also get a column of differences to the first method."""
+    table.add_column("method", overflow="fold", min_width=NAME_WIDTH)  # two truncated names could look the same
+    for title in [*titles.values(), *(f"{titles[m]} behind" for m in compared)]:
         table.add_column(title, justify="right", no_wrap=True)
-    for name, figures in results["methods"].items():
-        behind = [figures["auroc_behind_first"], figures["vus_pr_behind_first"]]
+    for name, figures in methods.items():
+        behind = [figures[f"{m}_behind_first"] for m in compared]
         cells = [_cell(figures["mean"][m], figures["ci95"][m]) for m in titles]
         table.add_row(name, *cells, *(_cell(b["mean"], b["ci95"]) for b in behind))
     return table

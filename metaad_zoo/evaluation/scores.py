@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ import torch
 from pyarrow import parquet
 from torch import Tensor
 
+from metaad_zoo.atomic_write import replacing
 from metaad_zoo.evaluation.metrics import all_metrics, rank_metrics
 
 SCHEMA = pa.schema(
@@ -76,11 +78,12 @@ class ScoreFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self._beside = path, path.with_name(path.name + ".part")
+        self.path, self._open = path, ExitStack()
         self._columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
 
     def __enter__(self) -> ScoreFile:
-        self._writer = parquet.ParquetWriter(self._beside, SCHEMA)
+        beside = self._open.enter_context(replacing(self.path))
+        self._writer = self._open.enter_context(parquet.ParquetWriter(beside, SCHEMA))
         return self
 
     def __call__(self, row: Scored) -> None:
@@ -109,11 +112,7 @@ class ScoreFile:
     ) -> None:
         if kind is None:
             self._flush()
-        self._writer.close()
-        if kind is None:
-            self._beside.replace(self.path)
-        else:
-            self._beside.unlink()
+        self._open.__exit__(kind, error, trace)
 
 
 def figures_from_scores(path: Path) -> dict[str, dict[str, list[dict[str, float]]]]:

@@ -1,4 +1,4 @@
-"""The test of a run: on unseen tasks beside the baselines, with the model, figures and pictures as files."""
+"""Test of a finished run on unseen tasks, together with baselines; writes the model, results and figures."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from metaad_zoo.modality import form_of
 from metaad_zoo.zoo import Checkpoint, calibration_tensors, save_checkpoint
 
 CONTROL, CONTROLS_BY = "same network", 300
-"""How controls are called, and how many episodes they are calibrated by at most."""
+"""Name prefix of the control methods, and maximum number of episodes that they are calibrated by."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Conclusion:
         run_dir: the run's folder.
         alpha: false-alarm rate that thresholds aim at.
         seed: random seed of the untrained networks.
-        seen: classes or domains that the learner was trained and chosen on.
-        weights: which of the training's weights these are, for the protocol.
-        trained_by: the config of the training, where that was another run.
+        seen: classes or domains of training and validation.
+        weights: description of the weights (such as the best epoch), for the protocol.
+        trained_by: config of the training, if that was another run.
     """
 
     run_dir: Path
@@ -61,17 +61,17 @@ class Conclusion:
 def check_before_training(
     learner: Learner, data: EpisodeDataModule, alpha: float, allow_transductive: bool = False
 ) -> None:
-    """Refuse, before any work is lost, what the evaluation after it could not do.
+    """Check before training that the evaluation after it can run.
 
     Args:
-        learner: to be trained.
-        data: to be trained and tested on.
+        learner: learner that will be trained.
+        data: data for training and test.
         alpha: false-alarm rate that thresholds aim at.
         allow_transductive: let batch normalisation take statistics over the queries.
 
     Raises:
-        ValueError: there is no val or test split, a class is too small, or alpha is out of range or lower than the
-            validation episodes can promise, or the learner normalises over the queries.
+        ValueError: there is no val or test split, a class is too small, ``alpha`` is out of range or lower than the
+            validation episodes can hold, or the learner normalises over the queries.
     """
     if not allow_transductive:
         refuse_transductive("this learner", learner, "--allow_transductive=true")
@@ -80,8 +80,8 @@ def check_before_training(
     scores = data.calibration_episodes * data.test_episode.query_normal
     if not 0 < alpha < 1 or alpha * (scores + 1) < 1:
         raise ValueError(
-            f"alpha is {alpha}; expected a false-alarm rate below 1 and of at least 1/{scores + 1}, for there are "
-            f"{scores} normal queries in the calibration episodes (data.calibration_episodes)"
+            f"alpha (--alpha) is {alpha}; expected a false-alarm rate of at least 1/{scores + 1} and below 1, as there "
+            f"are {scores} normal queries in the calibration episodes (data.calibration_episodes)"
         )
     if data.test_episode.query_normal == 0 or data.test_episode.query_anomalous == 0:
         raise ValueError("data.test_episode has queries of one kind only: AUROC needs normal and anomalous ones")
@@ -104,12 +104,12 @@ def conclude(learner: Learner, data: EpisodeDataModule, end: Conclusion, progres
 
 
 def methods_for(learner: Learner, shapes: Mapping[str, Sequence[int]], seed: int) -> dict[str, Method]:
-    """What is evaluated, ours first.
+    """The methods of the test: the learner first, then controls and baselines.
 
     Args:
-        learner: trained.
-        shapes: of one sample of the data, by modality.
-        seed: of the untrained networks.
+        learner: trained learner.
+        shapes: shape of one sample of the data, by modality.
+        seed: random seed of the untrained networks.
     """
     methods: dict[str, Method] = {learner.registered_name: learner}
     if learner.parent is not None:
@@ -126,12 +126,12 @@ def methods_for(learner: Learner, shapes: Mapping[str, Sequence[int]], seed: int
 def test_results(
     learner: Learner, data: EpisodeDataModule, end: Conclusion, by_shots: Mapping[int, Tensor], progress: Progress
 ) -> dict[str, Any]:
-    """The content of ``results.json``.
+    """Content of ``results.json``.
 
     Args:
-        learner: trained, in eval mode.
-        data: its val split chooses thresholds, its test split is scored.
-        end: alpha, seed and what the protocol says of the training.
+        learner: trained learner in eval mode.
+        data: data whose val split sets thresholds and whose test split is scored.
+        end: settings of the test.
         by_shots: calibration scores of the learner by the size of the support set.
         progress: reports the progress.
     """

@@ -1,4 +1,4 @@
-"""How well methods do against one setting: AUROC against shots, and against inner steps."""
+"""Curves of AUROC against the number of shots and of inner steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metaad_zoo.evaluation.protocol import interval
 from metaad_zoo.learners import GradientLearner, with_steps
 
 CURVE_EPISODES = 200
-"""Episodes behind a point of a curve, or one of each task where there are more."""
+"""Episodes per point of a curve; one for each task if there are more tasks."""
 Curve = dict[str, Any]
 
 
@@ -25,10 +25,10 @@ def shots_curve(
     """Mean AUROC of each method by the number of normal support samples.
 
     Args:
-        methods: by name.
-        data: whose test split is scored.
-        shots: the numbers.
-        tick: called after each.
+        methods: methods by name.
+        data: data whose test split is scored.
+        shots: numbers of shots.
+        tick: called after each number.
     """
     values = sorted(set(shots))
     spec = data.test_episode
@@ -51,10 +51,10 @@ def inner_steps_curve(
     The weights stay as they were trained; see :func:`metaad_zoo.learners.with_steps` for learned rates of each step.
 
     Args:
-        methods: by name; others than gradient learners have no inner steps, and no line.
-        data: whose test split is scored, the same episodes for each number.
-        steps: the numbers.
-        tick: called after each.
+        methods: methods by name; only gradient learners have inner steps, and a line.
+        data: data whose test split is scored, on the same episodes for each number.
+        steps: numbers of inner steps.
+        tick: called after each number.
     """
     values = sorted(set(steps))
     learners = steppers(methods, values)
@@ -72,19 +72,20 @@ def steppers(methods: Mapping[str, Method], steps: Iterable[int]) -> dict[str, G
     """The gradient learners among some methods.
 
     Raises:
-        ValueError: there is none, or one of them can't take so many steps.
+        ValueError: there is no gradient learner, or one of them can't take a number of steps.
     """
     learners = {name: m for name, m in methods.items() if isinstance(m, GradientLearner)}
     if not learners:
         raise ValueError(
-            f"--inner-steps is for models that adapt by gradient steps, and none of {list(methods)} does: leave it out"
+            f"inner_steps (--inner-steps) is for models that adapt by gradient steps, none of {list(methods)} does: "
+            "leave it out"
         )
     for name, learner in learners.items():
         for n in steps:
             try:
                 with_steps(learner, n)
             except ValueError as error:
-                raise ValueError(f"--inner-steps {n} for {name}: {error}") from error
+                raise ValueError(f"inner_steps (--inner-steps) {n} for {name}: {error}") from error
     return learners
 
 

@@ -62,19 +62,18 @@ def evaluate(
     """Evaluate methods on the same episodes of the test tasks, with intervals and paired differences.
 
     Args:
-        methods: names or folders of models or runs, names of baselines, and ``BASELINE@MODEL`` on its embedding.
-        data: a config with a ``data`` section, such as a run's, or a user's own files.
+        methods: names or folders of models or runs, names of baselines, and ``BASELINE@MODEL`` on a model's embedding.
+        data: config with a ``data`` section, such as a run's, or a user's own files.
         out: folder for ``results.json``, ``scores.parquet`` and pictures; None writes nothing.
-        episodes: number of test episodes; None: 600, or one of each task where there are more.
-        shots: normal support samples; None as the data's config says. More than one number: a curve over all of them,
-            the first one's figures in the table.
+        episodes: number of test episodes; None: 600, or one for each task if there are more tasks.
+        shots: numbers of normal support samples; None: that of the data's config. The first number is evaluated;
+            several numbers also give a curve.
         alpha: false-alarm rate to aim at.
-        calibrate: ``"across"`` the validation tasks, or ``"within"`` each support set; None: across where there are
+        calibrate: ``"across"`` the validation tasks, or ``"within"`` each support set; None: ``"across"`` if there are
             validation tasks.
         seed: random seed of the episodes of a user's own files; None: 0. A config has its own.
-        modality: modality of a user's own files, where no model tells it.
-        inner_steps: numbers of inner steps; None: as trained. A curve over them, of the methods that take gradient
-            steps.
+        modality: modality of a user's own files, if there is no model.
+        inner_steps: numbers of inner steps for a curve of the gradient learners; None: no curve.
         allow_transductive: let batch normalisation take statistics over the queries.
         progress: reports the progress.
 
@@ -82,13 +81,13 @@ def evaluate(
         ``protocol``, ``methods``, ``curves``, ``calibration`` and ``environment``, as in ``results.json``.
 
     Raises:
-        ValueError: a method or the data can't be read; they do not fit together; or figures would be misleading: a
-            model has seen test classes or domains, or there are too few tasks for an interval.
+        ValueError: a method or the data can't be read, they do not fit together, a model has seen test classes or
+            domains, or there are too few tasks for an interval.
     """
-    asked = _Settings(
+    settings = _Settings(
         methods, Path(data), episodes, shots, alpha, calibrate, seed, modality, inner_steps, allow_transductive
     )
-    return _evaluate(asked, None if out is None else Path(out), progress)
+    return _evaluate(settings, None if out is None else Path(out), progress)
 
 
 def _evaluate(settings: _Settings, out: Path | None, progress: Progress) -> dict[str, Any]:
@@ -129,23 +128,24 @@ def _evaluate(settings: _Settings, out: Path | None, progress: Progress) -> dict
 def _check_before_work(
     settings: _Settings, data: EpisodeDataModule, methods: Mapping[str, Method], calibrate: Calibration
 ) -> None:
-    """Refuse what would fail later: a method that can't adapt to so few shots, a rate that can't be held.
-
-    Raises:
-        ValueError: as said.
-    """
+    """Refuse a rate that can't be held and methods that can't adapt to so few shots, before work is lost."""
     spec = data.test_episode
     across = calibrate == "across"
     if across and "val" not in data.pools:
-        raise ValueError("--calibrate across needs validation tasks, and this data has none: --calibrate within")
+        raise ValueError(
+            "calibrate (--calibrate) is 'across', which needs validation tasks, and this data has none: set 'within'"
+        )
     compared = data.calibration_episodes * spec.query_normal if across else spec.support_normal
     if not 0 < settings.alpha < 1:
-        raise ValueError(f"--alpha is {settings.alpha}; expected a false-alarm rate between 0 and 1, such as 0.1")
+        raise ValueError(
+            f"alpha (--alpha) is {settings.alpha}; expected a false-alarm rate between 0 and 1, such as 0.1"
+        )
     if not can_hold(settings.alpha, compared):
         where = "of the validation episodes" if across else "inside a support set"
+        remedy = "it" if across else "it or shots (--shots), or set calibrate (--calibrate) to 'across'"
         raise ValueError(
-            f"--alpha is {settings.alpha}; by {compared} normal samples {where} no rate below {1 / (compared + 1):.3f} "
-            f"can be held: raise --alpha{'' if across else ' or --shots, or --calibrate across'}"
+            f"alpha (--alpha) is {settings.alpha}; by {compared} normal samples {where} no rate below "
+            f"{1 / (compared + 1):.3f} can be held: raise {remedy}"
         )
     for k in settings.shots or [spec.support_normal]:
         data.test_episode = replace(spec, support_normal=k)
@@ -158,7 +158,7 @@ def _check_before_work(
 
 
 class _Extremes:
-    """Remembers the episodes on which a method did best and worst."""
+    """Records the episodes with a method's best and worst AUROC."""
 
     def __init__(self, method: str) -> None:
         self._method = method
@@ -175,13 +175,7 @@ class _Extremes:
             self._worst = (value, row)
 
     def draw(self, out: Path, data: EpisodeDataModule, threshold: float | None) -> None:
-        """Write both as ``best`` and ``worst``, each as ``.png`` and ``.svg``.
-
-        Args:
-            out: folder.
-            data: whose test episodes these are.
-            threshold: above which the method flags, None where each task has its own.
-        """
+        """Write figures of both episodes, ``best`` and ``worst``, as PNG and SVG."""
         sampler = data.sampler("test")
         for name, extreme in {"best": self._best, "worst": self._worst}.items():
             if extreme is not None:
@@ -192,15 +186,17 @@ class _Extremes:
 
 
 def _open(settings: _Settings, checkpoints: Mapping[str, Checkpoint]) -> tuple[EpisodeDataModule, list[str]]:
-    """The data, with the episodes that are asked for, and what is left out because it is too small for these.
+    """The data with the requested episodes, and notes on domains that are too small for them.
 
-    Who is in which split is settled by the config's own episodes, whatever number of shots is asked for: a model is
-    tested on what it was not trained on, and a curve over shots on the same tasks all along.
+    Splits follow the config's own episodes, whatever the number of shots, so that a model is tested on classes that it
+    was not trained on, and all points of a curve over shots are on the same tasks.
     """
     if settings.data.suffix in (".yaml", ".yml"):
-        for option, given in {"--seed": settings.seed, "--modality": settings.modality}.items():
-            if given is not None:
-                raise ValueError(f"{option} {given} is for your own files; {settings.data} has its own: leave it out")
+        for name, value in {"seed": settings.seed, "modality": settings.modality}.items():
+            if value is not None:
+                raise ValueError(
+                    f"{name} (--{name}) {value} is for your own files; {settings.data} has its own: leave it out"
+                )
         data = data_of_config(settings.data, checkpoints)
     else:
         learners = [c.learner for c in checkpoints.values()]
@@ -240,7 +236,7 @@ def _curves(
 
 
 def _protocol(settings: _Settings, data: EpisodeDataModule, episodes: int, calibrate: Calibration) -> dict[str, Any]:
-    """Every choice that fixes the figures, but for those of the methods."""
+    """All settings of the evaluation, except those of the methods."""
     across = (
         f"{1 - settings.alpha:.0%} conformal over the normal queries of {data.calibration_episodes} validation episodes"
     )

@@ -1,4 +1,4 @@
-"""Leakage: refuse evaluations on seen classes or over the queries, and say in the protocol what was allowed."""
+"""Leakage: refuse evaluations on seen classes or with statistics over the queries, and record them in the protocol."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ LEAST_EPISODES = 600
 NO_BATCH_NORM = "no batch normalisation"
 
 
-def number_of_episodes(asked: int | None, tasks: int, data: Path) -> int:
-    """How many test episodes are scored: 600, or one of each task where there are more, unless others are asked for.
+def number_of_episodes(episodes: int | None, tasks: int, data: Path) -> int:
+    """Number of test episodes: ``episodes``, by default 600, or one for each task if there are more tasks.
 
     Args:
-        asked: None for the usual number.
-        tasks: of the test split.
-        data: where they come from, for the error.
+        episodes: requested number; None for the default.
+        tasks: number of tasks of the test split.
+        data: path of the data, for the error.
 
     Raises:
-        ValueError: there are fewer tasks than an interval needs, or so few episodes that tasks would be left out of
-            figures that are said to be over them.
+        ValueError: there are fewer tasks than an interval needs, or fewer episodes than tasks (or than 600).
     """
     if tasks < LEAST_TASKS:
         raise ValueError(
@@ -35,24 +34,24 @@ def number_of_episodes(asked: int | None, tasks: int, data: Path) -> int:
             "give more classes, files or domains"
         )
     least = min(tasks, LEAST_EPISODES)
-    if asked is not None and asked < least:
+    if episodes is not None and episodes < least:
         raise ValueError(
-            f"--episodes is {asked}, and {data} has {tasks} test tasks: give at least {least}, so that "
+            f"episodes (--episodes) is {episodes}, and {data} has {tasks} test tasks: give at least {least}, so that "
             f"{'each task is' if least == tasks else 'enough tasks are'} tested"
         )
-    return max(LEAST_EPISODES, tasks) if asked is None else asked
+    return max(LEAST_EPISODES, tasks) if episodes is None else episodes
 
 
 def refuse_seen(name: str, checkpoint: Checkpoint, data: EpisodeDataModule) -> None:
     """Refuse to test a model on classes or domains that it was trained or chosen on, by their names or their content.
 
     Args:
-        name: of the model.
+        name: name of the model.
         checkpoint: the model.
-        data: to be tested on.
+        data: data that the model will be tested on.
 
     Raises:
-        ValueError: names them.
+        ValueError: the data contains such classes or domains; the message names them.
     """
     record = SplitRecord.parse(checkpoint.splits, checkpoint.trained_on, parent=name)
     tested: dict[str, Split] = dict.fromkeys(data.pools["test"].members, "test")
@@ -69,12 +68,12 @@ def refuse_transductive(name: str, learner: Learner, flag: str) -> None:
     """Refuse a model whose batch normalisation takes statistics over the queries.
 
     Args:
-        name: of the model.
+        name: name of the model.
         learner: the model.
-        flag: what allows it all the same, for the error.
+        flag: option that allows it, for the error.
 
     Raises:
-        ValueError: as said.
+        ValueError: the model normalises over the queries.
     """
     if "transductive" in batch_norm_of(learner):
         raise ValueError(
@@ -86,11 +85,11 @@ def refuse_transductive(name: str, learner: Learner, flag: str) -> None:
 
 
 def make_up(spec: EpisodeSpec, methods: Mapping[str, Method]) -> dict[str, Any]:
-    """What of the protocol tells whether figures can be compared: contamination, query ratio, batch-norm policies.
+    """Entries of the protocol that decide whether figures are comparable: contamination, query ratio, batch norm.
 
     Args:
-        spec: of the test episodes.
-        methods: by name; those that are learners have a batch-norm policy.
+        spec: sizes of the test episodes.
+        methods: methods by name; learners have a batch-norm policy.
     """
     return {
         "realised_contamination": spec.realised_contamination,

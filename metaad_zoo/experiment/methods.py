@@ -1,4 +1,4 @@
-"""The methods and the data of an evaluation: models by folder, baselines by name, data by config or own files."""
+"""Methods and data of an evaluation: models by folder, baselines by name, data by config or a user's own files."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from metaad_zoo.registry import unknown_name
 from metaad_zoo.zoo import Checkpoint, is_known, load_checkpoint, locate, model_folder, read_index
 
 OWN_EPISODE = EpisodeSpec(support_normal=10)
-"""Ten normal samples: the fewest of which a tenth of false alarms can be held by leaving one out."""
+"""Ten normal samples: the fewest with which leave-one-out can hold a false-alarm rate of 10 %."""
 
 
 ON = "@"
-"""Between a baseline's name and the model on whose embedding it is to work: ``knn@NAME``."""
+"""Separates a baseline from the model whose embedding it reads: ``knn@NAME``."""
 
 
 def names_of(methods: Sequence[str]) -> list[str]:
-    """What the methods are called in the results.
+    """Names of the methods in the results.
 
     Raises:
         ValueError: two have one name.
@@ -40,7 +40,7 @@ def names_of(methods: Sequence[str]) -> list[str]:
 
 
 def name_of(method: str) -> str:
-    """A baseline's or published checkpoint's own name; of a model the last parts of its folder."""
+    """Name of a method in the results: of a model's folder the last two parts, else the method itself."""
     baseline, model = _on_embedding(method)
     if baseline:
         return f"{baseline}{ON}{name_of(model)}"
@@ -49,7 +49,7 @@ def name_of(method: str) -> str:
 
 
 def _on_embedding(method: str) -> tuple[str, str]:
-    """The baseline and the model of ``knn@MODEL``; without such a baseline an empty name and the method itself."""
+    """Baseline and model of ``knn@MODEL``; for other methods an empty string and the method itself."""
     baseline, _, model = method.partition(ON)
     return (baseline, model) if model and _is_baseline(baseline) else ("", method)
 
@@ -59,7 +59,7 @@ def _is_baseline(name: str) -> bool:
 
 
 def folders_of(methods: Sequence[str]) -> dict[str, Path]:
-    """By name the folders of those methods that are, or that work on, models; those with an address are fetched.
+    """Folders of the models among the methods, or that they embed with, by name; addresses are downloaded.
 
     Raises:
         ValueError: a method is neither a checkpoint's name, folder or address nor a baseline's name.
@@ -76,7 +76,7 @@ def folders_of(methods: Sequence[str]) -> dict[str, Path]:
 
 
 def build_methods(methods: Sequence[str]) -> tuple[dict[str, Method], dict[str, Checkpoint]]:
-    """All methods by their names in the results, and the checkpoints of those that are, or that work on, models.
+    """Methods by their names in the results, and the checkpoints of those that are, or embed with, models.
 
     Raises:
         ValueError: as :func:`folders_of` and :func:`names_of`, or a model has no embedding for a baseline.
@@ -94,7 +94,7 @@ def build_methods(methods: Sequence[str]) -> tuple[dict[str, Method], dict[str, 
 
 
 def _on_network(name: str, baseline: str, learner: Learner) -> OnNetwork:
-    """A baseline on a model's embedding, as it is: an embedding's numbers have one unit, which the model has learned.
+    """A baseline on a model's embedding, unscaled because all features of an embedding have the same unit.
 
     Raises:
         ValueError: the model has no embedding.
@@ -127,15 +127,15 @@ def _settings(method: Method, learner: Learner | None) -> dict[str, Any]:
 def refuse_unfit(
     checkpoints: Mapping[str, Checkpoint], data: EpisodeDataModule, allow_transductive: bool = False
 ) -> None:
-    """Refuse models of other data, those trained or chosen on what is to be tested, those that normalise over queries.
+    """Refuse models of other shapes, models that have seen the test data, and models that normalise over the queries.
 
     Args:
-        checkpoints: by the models' names.
-        data: to be tested on.
+        checkpoints: checkpoints by the models' names.
+        data: data that the models will be tested on.
         allow_transductive: let batch normalisation take statistics over the queries.
 
     Raises:
-        ValueError: as said.
+        ValueError: a model can't be tested on this data.
     """
     for name, checkpoint in checkpoints.items():
         refuse_other_shapes(name, checkpoint.learner, data)
@@ -153,11 +153,11 @@ def data_of_config(path: Path, checkpoints: Mapping[str, Checkpoint] | None = No
     """The DataModule that a training config describes, with the splits that checkpoints have recorded.
 
     Args:
-        path: of the config.
-        checkpoints: by name, those that will be tested.
+        path: config file.
+        checkpoints: checkpoints that will be tested, by name.
 
     Raises:
-        ValueError: there is no such file, or it describes none.
+        ValueError: the file does not exist, or has no section ``data``.
     """
     if not path.is_file():
         raise ValueError(f"{path} does not exist: give a config of a training, such as RUN/config.yaml")
@@ -181,26 +181,26 @@ def data_of_config(path: Path, checkpoints: Mapping[str, Checkpoint] | None = No
 def own_data(
     path: Path, learners: Sequence[Learner], seed: int, modality: str | None = None, aspect: Aspect = "squash"
 ) -> EpisodeDataModule:
-    """A user's own files: all of their classes or domains are tested.
+    """DataModule of a user's own files, all of whose classes or domains are tested.
 
     Args:
-        path: of the files.
-        learners: the first one tells in which shape they are read.
-        seed: of the episodes.
-        modality: of the files where there is no learner; they are then read in its usual shape.
-        aspect: how images are brought to their size.
+        path: files or folder.
+        learners: learners that will be tested; the first decides the shapes.
+        seed: random seed of the episodes.
+        modality: modality of the files if there is no learner; they are then read in its default shape.
+        aspect: how images are resized.
 
     Raises:
-        ValueError: the files can't be read, or neither a learner nor ``modality`` tells as what.
+        ValueError: the files can't be read, or not exactly one of ``learners`` and ``modality`` is given.
     """
     if modality is not None and learners:
-        raise ValueError(f"--modality {modality} is for baselines alone: the model tells what it reads; leave it out")
+        raise ValueError(f"modality (--modality) {modality} is for baselines alone: the model decides; leave it out")
     usual = {} if modality is None else get_modality(modality).usual_shapes()
     shapes: Mapping[str, Sequence[int]] = next(iter(x.arguments()["input_shapes"] for x in learners), usual)
     if not shapes:
         raise ValueError(
-            f"{path}: baselines alone don't tell as what your files are to be read: add --modality "
-            f"{', '.join(list_modalities())}, name a model, or give a config as --data"
+            f"{path}: baselines alone don't tell as what your files are to be read: add modality (--modality), one of "
+            f"{', '.join(list_modalities())}, name a model, or give a config as data (--data)"
         )
     data = form_of(shapes).own_episodes(path, shapes, OWN_EPISODE, seed)
     data.aspect = aspect
@@ -208,10 +208,10 @@ def own_data(
 
 
 def refuse_other_shapes(name: str, learner: Learner, data: EpisodeDataModule) -> None:
-    """Refuse a model of other data.
+    """Refuse a model that reads samples of other shapes.
 
     Raises:
-        ValueError: tells what it reads and what the data gives.
+        ValueError: the shapes differ.
     """
     reads, has = learner.arguments()["input_shapes"], data.input_shapes
     fit = set(reads) == set(has) and all(

@@ -71,20 +71,20 @@ def evaluate_points(
     allow_transductive: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Evaluate methods on the later part of whole labelled series, point by point.
+    """Evaluate methods point by point on the test part of whole labelled series.
 
     Args:
         methods: names or folders of models or runs, and names of baselines.
-        data: a config with a ``data`` section of :class:`SequenceEpisodes`, or a user's own series with labels.
+        data: config with a ``data`` section of :class:`SequenceEpisodes`, or a user's own series with labels.
         out: folder for ``results.json`` and ``scores.parquet``, a row a point; None writes nothing.
-        shots: support windows of each series.
-        draws: number of draws of the support, whose figures are averaged.
+        shots: number of support windows of each series.
+        draws: number of draws of the support; figures are averaged over them.
         stride: steps from one scored window to the next; None: a quarter of the window.
-        longest: points of a series that are scored, from the start of its later part on; None: all.
+        longest: maximum number of scored points of a series, from the start of its test part; None: all.
         buffer: longest buffer of the volumes (VUS), in points; None: the window.
         seed: random seed of the draws.
-        calibrate: ``"within"``: flag points by leave-one-out over the support windows; None: no threshold.
-        alpha: false-alarm rate to aim at; None: 0.1. With ``calibrate`` alone.
+        calibrate: ``"within"`` flags points by leave-one-out over the support windows; None: no threshold.
+        alpha: false-alarm rate to aim at; None: 0.1. Only with ``calibrate``.
         allow_transductive: let batch normalisation take statistics over the queries.
         progress: reports the progress.
 
@@ -93,12 +93,12 @@ def evaluate_points(
 
     Raises:
         ValueError: a method or the data can't be read, they do not fit together, a model has seen a test series, or
-            fewer series can be tested than an interval needs.
+            there are too few series for an interval.
     """
-    asked = _Settings(
+    settings = _Settings(
         methods, Path(data), shots, draws, stride, longest, buffer, seed, calibrate, alpha, allow_transductive
     )
-    return _evaluate(asked, None if out is None else Path(out), progress)
+    return _evaluate(settings, None if out is None else Path(out), progress)
 
 
 def _evaluate(settings: _Settings, out: Path | None, progress: Progress) -> dict[str, Any]:
@@ -154,38 +154,44 @@ def _open(settings: _Settings, checkpoints: Mapping[str, Checkpoint]) -> Sequenc
             "own", str(settings.data), {"test": ["*"]}, window=window, stride=max(1, window // 4), episode=least
         )
     if not isinstance(data, SequenceEpisodes):
-        raise ValueError(f"--points is for series, but {settings.data} gives {data.input_shapes}: leave it out")
+        raise ValueError(
+            f"evaluate_points (--points) is for series, but {settings.data} gives {data.input_shapes}: use evaluate"
+        )
     return data
 
 
 def _check_numbers(settings: _Settings, stride: int, buffer: int, window: int) -> None:
     for name, value, least in [
-        ("--shots", settings.shots, 1),
-        ("--draws", settings.draws, 1),
-        ("--buffer", buffer, 0),
-        ("--longest", window if settings.longest is None else settings.longest, window),
+        ("shots", settings.shots, 1),
+        ("draws", settings.draws, 1),
+        ("buffer", buffer, 0),
+        ("longest", window if settings.longest is None else settings.longest, window),
     ]:
         if value < least:
-            raise ValueError(f"{name} is {value}; expected at least {least}")
+            raise ValueError(f"{name} (--{name}) is {value}; expected at least {least}")
     if settings.calibrate == "across":
-        raise ValueError("--points takes --calibrate within: a series is compared with its own support windows")
+        raise ValueError(
+            "calibrate (--calibrate) is 'across'; points (--points) take 'within' or none: a series is compared with "
+            "its own support windows"
+        )
     if settings.alpha is not None and not settings.calibrate:
-        raise ValueError(f"--alpha {settings.alpha}: --points sets no threshold; add --calibrate within for one")
+        raise ValueError(
+            f"alpha (--alpha) is {settings.alpha}, but points (--points) have no threshold: add calibrate='within' "
+            "(--calibrate within)"
+        )
     if settings.calibrate and not can_hold(settings.rate, settings.shots):
         raise ValueError(
-            f"--alpha is {settings.rate}; by {settings.shots} support windows expected {1 / (settings.shots + 1):.3f} "
-            "to 1: raise it or --shots"
+            f"alpha (--alpha) is {settings.rate}; by {settings.shots} support windows expected "
+            f"{1 / (settings.shots + 1):.3f} to 1: raise it or shots (--shots)"
         )
     if not 1 <= stride <= window:
-        raise ValueError(f"--stride is {stride}; expected 1 to {window}, the window, or points would have no score")
+        raise ValueError(
+            f"stride (--stride) is {stride}; expected 1 to {window}, the window, so that every point has a score"
+        )
 
 
 def _testable(candidates: Sequence[LabelledSeries], settings: _Settings) -> tuple[list[LabelledSeries], list[str]]:
-    """The series that can be tested, and why others can't.
-
-    Raises:
-        ValueError: fewer are left than an interval needs.
-    """
+    """The series that can be tested, and reasons for those that can't; raises ValueError if too few can."""
     testable, left_out = [], []
     for series in candidates:
         tested = series if settings.longest is None else series.first(settings.longest)
@@ -201,7 +207,7 @@ def _testable(candidates: Sequence[LabelledSeries], settings: _Settings) -> tupl
         raise ValueError(
             f"{settings.data} has {len(testable)} series that can be tested on {settings.shots} windows, and an "
             f"interval over fewer than {LEAST_TASKS} tells nothing of others: give more series with labels, or lower "
-            f"--shots. Left out: {'; '.join(left_out[:5]) or 'none'}"
+            f"shots (--shots). Left out: {'; '.join(left_out[:5]) or 'none'}"
         )
     return testable, left_out
 
@@ -214,7 +220,7 @@ def _protocol(
     stride: int,
     buffer: int,
 ) -> dict[str, Any]:
-    """Every choice that fixes the figures."""
+    """All settings of the evaluation."""
     longest = "whole" if settings.longest is None else f"its first {settings.longest:,} points"
     return {
         "data": data.description(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 Progress = Callable[[str, int], Callable[[], None]]
-"""Called with the name of a piece of work and its number of steps; returns what is called after each step."""
+"""Called with the name of a piece of work and its number of steps; returns a function to call after each step."""
 
 
 def silent(work: str, steps: int) -> Callable[[], None]:

@@ -27,7 +27,7 @@ from metaad_zoo.zoo import list_checkpoints, load_checkpoint, locate
 
 NOT_TRIED = ("flag_everything", "random")
 SMALL_FOREST = 10
-"""Trees of the isolation forest while it is tried on few samples: growing a hundred takes longer than all the rest."""
+"""Trees of the isolation forest on few samples: a hundred would take longer than all other methods together."""
 
 
 def recommend(
@@ -40,53 +40,53 @@ def recommend(
     """Try models and baselines on a support set, and recommend one.
 
     Args:
-        support: images, a table, series, or a manifest of several modalities.
-        label: a table's or manifest's column of labels.
-        options: what else is said of the columns.
-        models: checkpoints by name or folder; those that read other samples are named as such. None: the published ones
-            of the modality that can read the samples.
-        modality: as what files of columns are read; None: a manifest where it names files, else a table, and as series
-            where they lie in a folder.
+        support: file or folder of images, a table, series, or a manifest of several modalities.
+        label: column of labels of a table or manifest.
+        options: other column options.
+        models: checkpoints by name or folder; those that can't read the samples are listed with the reason. None: all
+            published checkpoints that can read the samples.
+        modality: modality of files of columns; None: a manifest if it names files, else a table; series if they are in
+            a folder.
 
     Returns:
-        The method to take, why, all candidates, and the lines that use it.
+        The recommended method with reasons, all candidates, and the lines that use it.
 
     Raises:
         ValueError: the support can't be read, or is too small.
     """
     path = Path(support).expanduser()
     if not path.exists():
-        raise ValueError(f"--support {path} does not exist: name images, a table, series or a manifest")
+        raise ValueError(f"support (--support) {path} does not exist: name images, a table, series or a manifest")
     wanted, source = (modality, path) if modality else _form_of(path)
-    asked = {name_of(m): m for m in (list_checkpoints(modality=wanted) if models is None else models)}
-    learners = {name: load_checkpoint(locate(place)).learner for name, place in asked.items()}
+    places = {name_of(m): m for m in (list_checkpoints(modality=wanted) if models is None else models)}
+    learners = {name: load_checkpoint(locate(place)).learner for name, place in places.items()}
     options = options if label is None else replace(options, label=label)
     reading = _read(path, source, _shapes_of({} if models is None else learners, wanted), options)
     samples = reading.samples
     labels = torch.as_tensor(np.zeros(count(samples), int) if reading.labels is None else reading.labels).long()
     n = int((labels != ANOMALOUS).sum())
     tried = {name: _reading(learner, samples) for name, learner in learners.items()}
-    if models is None:  # nobody asked for these: what does not fit is not mentioned
+    if models is None:  # published checkpoints that do not fit are not listed
         tried = {name: method for name, method in tried.items() if not isinstance(method, _ReadsOther)}
     methods: dict[str, Method] = {**baselines_for(samples, n), **tried}
     prior = read_prior(next(iter(samples)), n) if len(samples) == 1 else None
     advice = choosing.recommend(methods, samples, labels, synthetic_for(samples), prior)
     shapes = {m: tuple(x.shape[1:]) for m, x in samples.items()}
-    use = how_to_use(advice.choice, asked.get(advice.choice), path, options.label, shapes)
+    use = how_to_use(advice.choice, places.get(advice.choice), path, options.label, shapes)
     return replace(advice, use=use, account=reading.account.as_json())
 
 
 def how_to_use(
     choice: str, model: str | None, support: Path, label: str | None, shapes: Mapping[str, Sequence[int]]
 ) -> str:
-    """What to type to take what is recommended: a command, or for a baseline lines of Python.
+    """Command, or for a baseline lines of Python, that use the recommended method.
 
     Args:
-        choice: its name.
+        choice: name of the method.
         model: a model's published name or folder; None for a baseline.
-        support: the samples.
-        label: their column of labels.
-        shapes: in which they are read.
+        support: path of the samples.
+        label: column of labels.
+        shapes: shape of one sample, by modality.
     """
     if model is not None:
         labelled = "" if label is None else f" --label {shlex.quote(label)}"
@@ -109,21 +109,21 @@ def how_to_use(
 
 
 def baselines_for(samples: Samples, n: int) -> dict[str, Method]:
-    """Baselines that read these samples, by name, as they are tried on n of them."""
+    """Baselines that read these samples, by name, with settings for n samples."""
     names = [b for b in list_baselines() if b not in NOT_TRIED and set(samples) <= set(modalities_of(b))]
     small = {"iforest": create_baseline("iforest", trees=SMALL_FOREST)} if n < ENOUGH else {}
     return {b: small.get(b) or create_baseline(b) for b in names}
 
 
 def synthetic_for(samples: Samples) -> dict[str, Corruption]:
-    """Kinds of synthetic anomalies that these samples can have, by name: of modalities that no sample lacks."""
+    """Kinds of synthetic anomalies by name, of the modalities that every sample has."""
     complete = [name for name, x in samples.items() if not x.isnan().flatten(1).all(1).any()]
     return {kind: create_synthetic([kind]) for name in complete for kind in get_modality(name).synthetic()}
 
 
 @dataclass(frozen=True)
 class _Resizing:
-    """A model of samples of another size."""
+    """A model that reads samples of another size, which are resized."""
 
     learner: Learner
     shapes: Mapping[str, Sequence[int]]
@@ -146,7 +146,7 @@ def _fitted(samples: Samples, shapes: Mapping[str, Sequence[int]]) -> dict[str, 
 
 
 def _reading(learner: Learner, samples: Samples) -> Method:
-    """The learner as it can read these samples."""
+    """The learner, wrapped if it reads samples of another size or can't read these samples."""
     reads = learner.arguments()["input_shapes"]
     if set(reads) == set(samples):
         if all(fits(x.shape[1:], reads[m]) for m, x in samples.items()):
@@ -162,7 +162,7 @@ def _reading(learner: Learner, samples: Samples) -> Method:
 
 
 class _ReadsOther:
-    """Stands for a model of other samples: it can't adapt, and says why."""
+    """A model that can't read these samples: adapt raises the reason."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -172,16 +172,16 @@ class _ReadsOther:
 
 
 def _shapes_of(learners: Mapping[str, Learner], wanted: str) -> Mapping[str, Sequence[int]]:
-    """In which shape the files are read: the first model's of their form, or the usual one; none: their own."""
+    """Shapes to read the files in: those of the first model of this form, or the form's default."""
     read: list[dict[str, Any]] = [x.arguments()["input_shapes"] for x in learners.values()]
     return next((shapes for shapes in read if form_of(shapes).name == wanted), None) or get_form(wanted).usual_shapes()
 
 
 def _form_of(support: Path) -> tuple[str, Any]:
-    """What the files are taken for, and where to read them: a table is open already.
+    """Name of the form of the files, and the source to read from: the path, or a table that is already open.
 
     Raises:
-        ValueError: no form of samples is like that.
+        ValueError: no form recognises the files.
     """
     source: Any = support
     columns = None
@@ -192,15 +192,13 @@ def _form_of(support: Path) -> tuple[str, Any]:
     for name in names:
         if get_form(name).recognises(support, columns):
             return name, source
-    raise ValueError(f"--support {support}: can't tell what samples these are; say --modality, one of {names}")
+    raise ValueError(
+        f"support (--support) {support}: can't tell what samples these are; set modality (--modality), one of {names}"
+    )
 
 
 def _read(path: Path, source: Any, shapes: Mapping[str, Sequence[int]], options: ColumnOptions) -> Reading:
-    """Samples and their labels.
-
-    Raises:
-        ValueError: they can't be read, or anomalies would count as normal.
-    """
+    """Read samples and labels; refuse known anomalies where no label column is named."""
     if options.named and shapes and not any(get_modality(name).entry for name in shapes):
         raise ValueError(f"{options.named} are to be columns of a table or a manifest, but {path} is none")
     reading = read_support(source, shapes, options) if shapes else read_manifest(source, options)

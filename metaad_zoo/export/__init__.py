@@ -1,4 +1,4 @@
-"""An adapted detector as one graph, for where this package is not: ONNX, or torch.export's own format."""
+"""Export of an adapted detector as one graph that runs without this package: ONNX or torch.export."""
 
 from metaad_zoo.export.exporting import EXPORTED_WAYS, export_detector
 from metaad_zoo.export.files import Exported, ExportError, Format, load_exported

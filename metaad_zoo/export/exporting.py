@@ -1,4 +1,4 @@
-"""Export of a fitted detector, kept only if what was written scores as the detector does."""
+"""Export of a fitted detector, verified against the detector's scores before the file is kept."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from metaad_zoo.registry import unknown_name
 from metaad_zoo.zoo import checkpoint_files
 
 TOLERANCE = 1e-5
-"""How far exported scores may be from the live ones, in units of the largest live score (at least 1)."""
+"""Maximum difference of exported from live scores, relative to the largest live score (at least 1)."""
 PROBES = 32
 EXPORTED_WAYS: tuple[Calibrate, ...] = ("across", "within")
 
@@ -39,21 +39,20 @@ def export_detector(
 ) -> Exported:
     """Write a fitted detector as one graph, from raw samples to scores, p-values and decisions.
 
-    The graph holds all that it needs: scaling by the support set, adapted weights, the support's statistics,
-    calibration scores and the threshold. What was written is read back and run on the support set and on random samples
-    about it, in batches of one and of many, and is kept only if its scores are the live ones.
+    The graph is self-contained: scaling by the support set, adapted weights, the support's statistics, calibration
+    scores and the threshold. The file is read back and run on the support set and on random samples around it, in
+    batches of one and of many, and is kept only if its scores agree with the detector's.
 
     Args:
-        detector: fitted; what is written are its scores in float32 on a CPU.
-        path: of the file to write.
-        format: ``"onnx"`` (needs the extra ``export``) or ``"pt2"``; by default what the path ends in.
-        alpha: false-alarm rate of the threshold inside; None: the graph gives scores alone.
-        calibrate: where the threshold comes from, as for :meth:`metaad_zoo.Detector.predict`: ``"across"`` or
-            ``"within"``.
+        detector: fitted detector; the graph computes its scores in float32.
+        path: file to write.
+        format: ``"onnx"`` (needs the extra ``export``) or ``"pt2"``; by default the suffix of the path.
+        alpha: false-alarm rate of the threshold; None: the graph returns scores only.
+        calibrate: ``"across"`` or ``"within"``, see :meth:`metaad_zoo.Detector.predict`.
 
     Raises:
-        ExportError: the model can't be exported, or its graph does not score alike; no file is left.
-        ValueError: the format or the way to calibrate is unknown, or alpha can't be promised.
+        ExportError: the model can't be exported, or the graph's scores differ; no file is written.
+        ValueError: the format or the way to calibrate is unknown, or ``alpha`` can't be held.
         RuntimeError: the detector is not fitted, or holds no calibration to take a threshold from.
     """
     path = Path(path)
@@ -104,44 +103,46 @@ def _program(graph: DetectorGraph, support: Mapping[str, Tensor]) -> ExportedPro
 
 
 def _require_equal_scores(run: Runner, live: Detector, alpha: float | None, calibrate: Calibrate) -> None:
-    for what, samples in _probes(live._support()):
+    for description, samples in _probes(live._support()):
         expected = live.score(samples)
-        found = run({name: x.numpy() for name, x in samples.items()})
-        known = ~np.isnan(expected)  # a model may have no score for missing values, live or exported
-        room = TOLERANCE * max(1.0, float(np.abs(expected[known]).max(initial=0)))
-        difference = float(np.abs(found["score"] - expected)[known].max(initial=0))
-        difference = difference if np.array_equal(np.isnan(found["score"]), ~known) else np.nan
+        outputs = run({name: x.numpy() for name, x in samples.items()})
+        scored = ~np.isnan(expected)  # a model may have no score for missing values, live or exported
+        room = TOLERANCE * max(1.0, float(np.abs(expected[scored]).max(initial=0)))
+        difference = float(np.abs(outputs["score"] - expected)[scored].max(initial=0))
+        difference = difference if np.array_equal(np.isnan(outputs["score"]), ~scored) else np.nan
         if not difference <= room:  # NaN is no agreement either
             raise ExportError(
-                f"the exported graph scores {what} otherwise than the detector, by up to {difference:.2g} where "
+                f"the exported graph scores {description} otherwise than the detector, by up to {difference:.2g} where "
                 f"{room:.2g} is allowed: nothing was written; score with the detector itself"
             )
         if alpha is not None:
             known_normal, limit = live.normal_scores(calibrate), live.threshold(alpha, calibrate)
             high, low = (p_values(torch.as_tensor(expected + d), known_normal).numpy() for d in (-room, room))
-            wrong = (found["p_value"] > high + 1e-6) | (found["p_value"] < low - 1e-6)
-            wrong |= (found["anomaly"] != ~(expected <= limit)) & ~(np.abs(expected - limit) <= room)
+            wrong = (outputs["p_value"] > high + 1e-6) | (outputs["p_value"] < low - 1e-6)
+            wrong |= (outputs["anomaly"] != ~(expected <= limit)) & ~(np.abs(expected - limit) <= room)
             if wrong.any():
-                raise ExportError(f"the exported graph judges {int(wrong.sum())} of {what} otherwise than the detector")
+                raise ExportError(
+                    f"the exported graph judges {int(wrong.sum())} of {description} otherwise than the detector"
+                )
 
 
 def _probes(support: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Samples to compare on: the support set, random ones near and far from it, with gaps, and one alone."""
+    """Samples to compare on: the support set, random samples near and far from it with missing values, one alone."""
     yield "the support set", dict(support)
     rng = np.random.default_rng(0)
     random = {name: _about(x.numpy(), get_modality(name), rng) for name, x in support.items()}
     if len(random) > 1:
         for i, x in enumerate(random.values()):  # samples that lack a modality, and have another
-            others = np.stack([_present(y) for y in random.values() if y is not x]).any(0)
-            x[others & (np.arange(PROBES) % (len(random) + 1) == i)] = np.nan
+            present_elsewhere = np.stack([_present(y) for y in random.values() if y is not x]).any(0)
+            x[present_elsewhere & (np.arange(PROBES) % (len(random) + 1) == i)] = np.nan
     yield "random samples", {name: torch.as_tensor(x) for name, x in random.items()}
     yield "one sample alone", {name: torch.as_tensor(x[-1:]) for name, x in random.items()}
 
 
 def _about(support: np.ndarray, modality: Modality, rng: np.random.Generator) -> np.ndarray:
-    known = support[_present(support)] if _present(support).any() else support
-    rows = known[rng.integers(len(known), size=PROBES)]
-    spread = np.nanstd(known) if _present(known).any() else 1.0
+    values = support[_present(support)] if _present(support).any() else support
+    rows = values[rng.integers(len(values), size=PROBES)]
+    spread = np.nanstd(values) if _present(values).any() else 1.0
     far = np.where(np.arange(PROBES) % 2, 1.0, 10.0).reshape(-1, *(1,) * (rows.ndim - 1))
     x: np.ndarray = (rows + far * spread * rng.normal(size=rows.shape)).astype(np.float32)
     if modality.value_range is not None:
@@ -155,6 +156,6 @@ def _about(support: np.ndarray, modality: Modality, rng: np.random.Generator) ->
 
 
 def _present(x: np.ndarray) -> np.ndarray:
-    """Which samples have any value at all."""
-    found: np.ndarray = ~np.isnan(x).reshape(len(x), -1).all(1)
-    return found
+    """Mask of the samples that have any value."""
+    present: np.ndarray = ~np.isnan(x).reshape(len(x), -1).all(1)
+    return present

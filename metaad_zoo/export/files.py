@@ -1,4 +1,4 @@
-"""Traced programs as files, and back."""
+"""Write traced programs to files and load them."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ METADATA = "metaad_zoo"
 
 
 class ExportError(ValueError):
-    """A detector can't be exported, or what was exported does not score alike."""
+    """A detector can't be exported, or the exported graph's scores differ."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was exported; the file holds the same as JSON, under the key ``metaad_zoo``.
+    """Metadata of an export; the file holds it as JSON under the key ``metaad_zoo``.
 
     Attributes:
         format: ``"onnx"`` or ``"pt2"``.
-        inputs: by name the shape of one sample; each input has a batch axis of any length before it. float32; NaN where
-            a value is missing; images between 0 and 1. Where samples lack one of several modalities, it is all NaN;
-            of a sample that lacks them all, score and p-value are NaN.
+        inputs: shape of one sample by input name. Inputs are float32 with a leading batch axis of any length; NaN where
+            a value is missing; images between 0 and 1. A modality that a sample lacks is all NaN; a sample that lacks
+            all modalities has the score and p-value NaN.
         outputs: ``score`` (float32, higher is more anomalous) and, with an alpha, ``p_value`` (float32) and ``anomaly``
             (int64, 0 or 1), each ``(n,)``.
         alpha: false-alarm rate of the output ``anomaly``.
-        calibrate: which scores stand for normal ones: ``"across"``, those of the validation tasks, or ``"within"``, the
-            support's own, each left out once; None with scores alone.
-        threshold: the score above which ``anomaly`` is 1.
-        columns: names of columns or channels in the order of the input, if the support set had names.
-        checkpoint_sha256: of the detector's weights and support set, as in its manifest.
+        calibrate: calibration scores: ``"across"``, of the validation tasks, or ``"within"``, leave-one-out scores of
+            the support; None without an alpha.
+        threshold: score above which ``anomaly`` is 1.
+        columns: names of columns or channels in the order of the input; None if the support set had no names.
+        checkpoint_sha256: hash of the detector's weights and support set, as in its manifest.
     """
 
     format: Format
@@ -57,7 +57,7 @@ def write_program(program: ExportedProgram, path: Path, about: Exported) -> None
     """Write a traced program in the format that ``about`` names.
 
     Raises:
-        ExportError: the format's packages are missing, or it has no word for an operation of the model.
+        ExportError: the format's packages are missing, or it does not support an operation of the model.
     """
     if about.format == "pt2":
         try:
@@ -71,7 +71,7 @@ def write_program(program: ExportedProgram, path: Path, about: Exported) -> None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, on its own names
-            found = torch.onnx.export(
+            onnx_program = torch.onnx.export(
                 program,
                 (),
                 dynamo=True,
@@ -81,20 +81,20 @@ def write_program(program: ExportedProgram, path: Path, about: Exported) -> None
             )
     except Exception as error:  # whatever the translator meets
         raise ExportError(f"torch.onnx can't translate this model: {first_line(error)}") from error
-    assert found is not None
-    model = found.model_proto
+    assert onnx_program is not None
+    model = onnx_program.model_proto
     onnx.helper.set_model_props(model, {METADATA: json.dumps(asdict(about))})
     onnx.save(model, path)
 
 
 def load_exported(path: str | Path) -> tuple[Runner, Exported]:
-    """A function from arrays by input name to arrays by output name, and what the file says of itself.
+    """A function from arrays by input name to arrays by output name, and the file's metadata.
 
     Args:
-        path: what :func:`metaad_zoo.export.export_detector` wrote.
+        path: file written by :func:`metaad_zoo.export.export_detector`.
 
     Raises:
-        ExportError: the file is not of this package, or a package to run it is missing.
+        ExportError: the file was not written by this package, or a package to run it is missing.
     """
     return _load_onnx(path) if Path(path).suffix == ".onnx" else _load_pt2(path)
 
@@ -115,8 +115,8 @@ def _load_pt2(path: str | Path) -> tuple[Runner, Exported]:
 
     def run(x: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with torch.no_grad():
-            found = module(*(torch.as_tensor(x[name]) for name in about.inputs))
-        return {name: y.numpy() for name, y in zip(about.outputs, found, strict=True)}
+            outputs = module(*(torch.as_tensor(x[name]) for name in about.inputs))
+        return {name: y.numpy() for name, y in zip(about.outputs, outputs, strict=True)}
 
     return run, about
 
@@ -137,7 +137,7 @@ def _require_onnx() -> None:
 
 
 def first_line(error: Exception) -> str:
-    """Of a translator's first cause, whose message may be pages long."""
+    """First line of the message of an error's root cause."""
     while error.__cause__ is not None and isinstance(error.__cause__, Exception):
         error = error.__cause__
     return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')[:300]}"

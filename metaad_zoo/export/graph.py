@@ -19,12 +19,12 @@ class DetectorGraph(nn.Module):
     """From raw samples to scores, p-values and decisions, in a form that torch.export traces.
 
     Args:
-        detector: fitted, on the CPU; what it is adapted to is changed, so hand in a copy.
-        alpha: false-alarm rate of the decisions; None: scores alone.
-        calibrate: which scores stand for normal ones, ``"across"`` or ``"within"``.
+        detector: fitted detector on the CPU; its adapted state is changed, so pass a copy.
+        alpha: false-alarm rate of the decisions; None: scores only.
+        calibrate: calibration scores, ``"across"`` or ``"within"``.
 
     Shape:
-        One ``(n, ...)`` for each modality in the order of ``names``, to one ``(n,)`` for each of ``outputs``.
+        Input: one tensor ``(n, ...)`` for each of ``names``. Output: one tensor ``(n,)`` for each of ``outputs``.
     """
 
     calibration: Tensor
@@ -40,25 +40,25 @@ class DetectorGraph(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         score = self._score(dict(zip(self.names, inputs, strict=True)))
-        # Where the live detector refuses a sample without any value, a graph can but say that it knows nothing.
+        # The detector refuses a sample without any value; a graph can't raise, so it returns NaN.
         nothing = torch.stack([x.isnan().flatten(1).all(1) for x in inputs]).all(0)
         score = torch.where(nothing, torch.nan, score)
         if self.threshold is None:
             return (score,)
         as_high = (self.calibration >= score.unsqueeze(1)).sum(1)
         p = (1 + as_high).to(score.dtype) / (len(self.calibration) + 1)
-        # As live, a score that is no number counts as high.
+        # As in the detector, NaN counts as a high score.
         return score, torch.where(nothing, torch.nan, p), (~(score <= self.threshold) & ~nothing).long()
 
 
 def scorer(adapted: Adapted) -> Callable[[Mapping[str, Tensor]], Tensor]:
-    """From raw samples to scores, free of the support set where batch normalisation alone reads it.
+    """Function from raw samples to scores, with the support's batch statistics stored in the layers.
 
     Args:
-        adapted: a method after it has read a support set; its batch normalisation is changed.
+        adapted: adapted method; its batch normalisation is changed.
 
     Raises:
-        ExportError: it is of a kind that can't be exported.
+        ExportError: the method can't be exported.
     """
     if not isinstance(adapted, Transparent):
         raise ExportError(
@@ -70,7 +70,7 @@ def scorer(adapted: Adapted) -> Callable[[Mapping[str, Tensor]], Tensor]:
 
 
 def _hold_statistics(adapted: Transparent) -> None:
-    """Let batch normalisation take the support's statistics for good."""
+    """Store the support's statistics in the batch normalisation layers."""
     modules = [m for part in vars(adapted).values() if isinstance(part, nn.Module) for m in part.modules()]
     layers = [m for m in modules if isinstance(m, EpisodicBatchNorm) and m.policy in ("support", "transductive")]
     if any(layer.policy == "transductive" for layer in layers):

@@ -130,7 +130,7 @@ def test_own_files_are_evaluated_without_a_config(tmp_path, capsys):
     alone = json.loads((tmp_path / "out" / "results.json").read_text())
     assert alone["methods"]["iforest"]["mean"] == results["methods"]["iforest"]["mean"]
     assert run(tmp_path, *arguments, "--calibrate", "across") == 1
-    assert "--calibrate across needs validation tasks" in capsys.readouterr().err
+    assert "calibrate (--calibrate) is 'across', which needs validation tasks" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -141,18 +141,30 @@ def test_own_files_are_evaluated_without_a_config(tmp_path, capsys):
         (["knn@nothing", "--data", "data.yaml"], "unknown method .*'nothing'"),
         (["knn@ecod", "--data", "data.yaml"], "unknown method .*'ecod'"),
         (["knn", "--data", "nowhere", "--modality", "imgae"], "unknown modality 'imgae'; did you mean 'image'"),
-        (["knn", "--data", "nowhere"], "add --modality .*tabular, name a model, or give a config"),
-        (["model", "--data", "nowhere", "--modality", "image"], "the model tells what it reads"),
-        (["knn", "--data", "data.yaml", "--modality", "image"], r"--modality image is for your own files"),
-        (["knn", "--data", "data.yaml", "--seed", "3"], r"--seed 3 is for your own files; data\.yaml has its own"),
-        (["knn", "--data", "data.yaml", "--episodes", "0"], "--episodes is 0, and data.yaml has 12 test tasks: .* 12"),
+        (
+            ["knn", "--data", "nowhere"],
+            r"add modality \(--modality\), one of .*tabular, name a model, or give a config",
+        ),
+        (["model", "--data", "nowhere", "--modality", "image"], "the model decides"),
+        (["knn", "--data", "data.yaml", "--modality", "image"], r"modality \(--modality\) image is for your own files"),
+        (
+            ["knn", "--data", "data.yaml", "--seed", "3"],
+            r"seed \(--seed\) 3 is for your own files; data\.yaml has its own",
+        ),
+        (
+            ["knn", "--data", "data.yaml", "--episodes", "0"],
+            r"episodes \(--episodes\) is 0, and data.yaml has 12 test tasks: .* 12",
+        ),
         (["knn", "--data", "data.yaml", "--episodes", "6"], "give at least 12, so that each task is tested"),
-        (["knn", "--data", "data.yaml", "--alpha", "2"], "--alpha is 2.0; expected a false-alarm rate between 0 and 1"),
+        (
+            ["knn", "--data", "data.yaml", "--alpha", "2"],
+            r"alpha \(--alpha\) is 2.0; expected a false-alarm rate between 0 and 1",
+        ),
         (["knn", "--data", "data.yaml", "--alpha", "0.01"], "by 16 normal samples of the validation episodes no rate"),
         (["knn", "--data", "nowhere.yaml"], r"nowhere\.yaml does not exist"),
         (["lof", "--data", "data.yaml", "--shots", "3", "1"], "K=1|two|at least 2"),
         (["knn", "--data", "data.yaml", "--inner-steps", "1"], "none of .'knn'. does"),
-        (["model", "--data", "data.yaml", "--inner-steps", "-1"], "inner-steps -1 for .*expected whole steps >= 0"),
+        (["model", "--data", "data.yaml", "--inner-steps", "-1"], r"inner-steps\) -1 for .*expected whole steps >= 0"),
         (["knn", "--data", "data.yaml", "--calibrate", "within"], "no rate below 0.250 can be held"),
     ],
 )

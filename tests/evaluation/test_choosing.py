@@ -223,7 +223,7 @@ def test_lines_for_several_modalities_run(places, monkeypatch):
 def test_a_support_that_is_not_there_is_told(tmp_path, capsys):
     for name in ("nope.csv", "nope"):
         assert main(["recommend", "--support", str(tmp_path / name)]) == 1
-        assert f"--support {tmp_path / name} does not exist" in capsys.readouterr().err
+        assert f"support (--support) {tmp_path / name} does not exist" in capsys.readouterr().err
 
 
 def test_models_of_other_samples_are_named_as_such(places, capsys):

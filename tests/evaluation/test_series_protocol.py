@@ -184,10 +184,10 @@ def test_decisions_about_points_are_kept_and_reported(folder, capsys):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--points", "--shots", "99"], "lower --shots"),
+        (["--points", "--shots", "99"], "lower shots (--shots)"),
         (["--points", "--stride", "9"], "expected 1 to 8, the window"),
-        (["--points", "--alpha", "0.2"], "--points sets no threshold; add --calibrate within"),
-        (["--points", "--calibrate", "across"], "--points takes --calibrate within"),
+        (["--points", "--alpha", "0.2"], "points (--points) have no threshold: add calibrate='within'"),
+        (["--points", "--calibrate", "across"], "points (--points) take 'within'"),
         (["--points", "--calibrate", "within", "--shots", "9", "--alpha", "0.05"], "expected 0.100 to 1"),
         (["--points", "--episodes", "20"], "--episodes: only without --points"),
         (["--draws", "2"], "--draws: only with --points"),
