@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +53,6 @@ class Prior:
         return {t.name: self.advantage[t.name] + self.weights[by] * (t.auroc - mean) for t in compared}
 
 
-@cache
-def _published(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
-
-
 def read_prior(modality: str, n: int, path: Path = PRIOR) -> Prior | None:
     """The prior published with this package for supports of n normal samples; None if it does not cover the modality.
 
@@ -71,7 +64,7 @@ def read_prior(modality: str, n: int, path: Path = PRIOR) -> Prior | None:
         n: number of normal samples.
         path: JSON file of priors.
     """
-    entry = _published(path).get(modality)
+    entry = json.loads(path.read_text(encoding="utf-8")).get(modality)
     if entry is None:
         return None
     sizes = sorted(entry["advantage"], key=int)

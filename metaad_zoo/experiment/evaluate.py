@@ -13,7 +13,6 @@ from metaad_zoo.data.read.pixels import Aspect
 from metaad_zoo.episodes import DomainTaskPool, Method
 from metaad_zoo.evaluation import protocol
 from metaad_zoo.evaluation.calibration import can_hold
-from metaad_zoo.evaluation.decisions import Calibrator
 from metaad_zoo.evaluation.metrics import auroc
 from metaad_zoo.evaluation.plots import episode_figure
 from metaad_zoo.evaluation.rates import RealisedRates
@@ -101,7 +100,11 @@ def _evaluate(settings: _Settings, out: Path | None, progress: Progress) -> dict
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     extremes, rates = _Extremes(next(iter(methods))), RealisedRates()
-    calibrators = _calibrators(methods, data, calibrate, progress)
+    if calibrate == "within":
+        calibrators = protocol.within_tasks(methods)
+    else:
+        tick = progress("validation tasks", len(methods))
+        calibrators = protocol.across_tasks(methods, list(data.calibration()), tick)
     with nullcontext() if out is None else ScoreFile(out / "scores.parquet") as file:
         record = record_all(*([] if file is None else [file]), extremes, rates)
         tick = progress("unseen tasks", n)
@@ -162,27 +165,22 @@ class _Extremes:
 
     def __init__(self, method: str) -> None:
         self._method = method
-        self._best: tuple[float, Scored] | None = None
-        self._worst: tuple[float, Scored] | None = None
+        self._extremes: dict[str, tuple[float, Scored]] = {}
 
     def __call__(self, row: Scored) -> None:
-        if row.method != self._method:
-            return
-        value = auroc(row.scores, row.labels)
-        if self._best is None or value > self._best[0]:
-            self._best = (value, row)
-        if self._worst is None or value < self._worst[0]:
-            self._worst = (value, row)
+        if row.method == self._method:
+            value = auroc(row.scores, row.labels)
+            for name, sign in (("best", 1), ("worst", -1)):
+                if name not in self._extremes or sign * value > sign * self._extremes[name][0]:
+                    self._extremes[name] = (value, row)
 
     def draw(self, out: Path, data: EpisodeDataModule, threshold: float | None) -> None:
         """Write figures of both episodes, ``best`` and ``worst``, as PNG and SVG."""
         sampler = data.sampler("test")
-        for name, extreme in {"best": self._best, "worst": self._worst}.items():
-            if extreme is not None:
-                row = extreme[1]
-                figure = episode_figure(sampler.episode(0, row.episode), row.scores, threshold, row.flagged)
-                for kind in ("png", "svg"):
-                    figure.savefig(out / f"{name}.{kind}", dpi=120)
+        for name, (_, row) in self._extremes.items():
+            figure = episode_figure(sampler.episode(0, row.episode), row.scores, threshold, row.flagged)
+            for kind in ("png", "svg"):
+                figure.savefig(out / f"{name}.{kind}", dpi=120)
 
 
 def _open(settings: _Settings, checkpoints: Mapping[str, Checkpoint]) -> tuple[EpisodeDataModule, list[str]]:
@@ -212,14 +210,6 @@ def _open(settings: _Settings, checkpoints: Mapping[str, Checkpoint]) -> tuple[E
         data.test_episode = replace(data.test_episode, support_normal=settings.shots[0])
     data.sampler("test")
     return data, left_out
-
-
-def _calibrators(
-    methods: Mapping[str, Method], data: EpisodeDataModule, calibrate: Calibration, progress: Progress
-) -> dict[str, Calibrator]:
-    if calibrate == "within":
-        return protocol.within_tasks(methods)
-    return protocol.across_tasks(methods, list(data.calibration()), progress("validation tasks", len(methods)))
 
 
 def _curves(

@@ -16,6 +16,7 @@ from metaad_zoo.evaluation.baselines import FeatureMethod, OnNetwork, create_bas
 from metaad_zoo.experiment.leakage import refuse_seen, refuse_transductive
 from metaad_zoo.learners import Learner
 from metaad_zoo.modality import form_of, get_modality, list_modalities
+from metaad_zoo.modality.samples import fits
 from metaad_zoo.registry import unknown_name
 from metaad_zoo.zoo import Checkpoint, is_known, load_checkpoint, locate, model_folder, read_index
 
@@ -214,8 +215,5 @@ def refuse_other_shapes(name: str, learner: Learner, data: EpisodeDataModule) ->
         ValueError: the shapes differ.
     """
     reads, has = learner.arguments()["input_shapes"], data.input_shapes
-    fit = set(reads) == set(has) and all(
-        len(reads[m]) == len(has[m]) and all(a in (b, -1) for a, b in zip(reads[m], has[m], strict=True)) for m in reads
-    )
-    if not fit:
+    if set(reads) != set(has) or not all(fits(has[m], reads[m]) for m in reads):
         raise ValueError(f"{name} reads {reads}, but the data gives {dict(has)}: take a model of such data")

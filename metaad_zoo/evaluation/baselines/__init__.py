@@ -1,16 +1,13 @@
 """Classical methods behind the same two calls, ``adapt`` and ``score``, by name."""
 
-from metaad_zoo.evaluation.baselines import boundaries as boundaries  # each of these registers its baselines
-from metaad_zoo.evaluation.baselines import floors as floors
-from metaad_zoo.evaluation.baselines import neighbours as neighbours
+from metaad_zoo.evaluation.baselines import floors as floors  # each of these registers its baselines
 from metaad_zoo.evaluation.baselines import pyod_detectors as pyod_detectors
 from metaad_zoo.evaluation.baselines import series as series
 from metaad_zoo.evaluation.baselines import subspaces as subspaces
-from metaad_zoo.evaluation.baselines import tails as tails
+from metaad_zoo.evaluation.baselines import vectors as vectors
 from metaad_zoo.evaluation.baselines.embedding import EmbedsEpisodes, OnEmbedding, OnNetwork, embedding_of
 from metaad_zoo.evaluation.baselines.features import FeatureMethod, SupportFeatures, flatten, usual
 from metaad_zoo.evaluation.baselines.floors import FlagEverything, RandomScores
-from metaad_zoo.evaluation.baselines.neighbours import NearestNeighbour
 from metaad_zoo.evaluation.baselines.registry import (
     about_baseline,
     create_baseline,
@@ -18,6 +15,7 @@ from metaad_zoo.evaluation.baselines.registry import (
     modalities_of,
     register_baseline,
 )
+from metaad_zoo.evaluation.baselines.vectors import NearestNeighbour
 
 __all__ = [
     "EmbedsEpisodes",
