@@ -92,12 +92,8 @@ class TrainingCLI(LightningCLI):
         parser.add_argument("--alpha", type=float, default=0.1, help="false-alarm rate that thresholds aim at")
         parser.add_argument("--allow_transductive", type=bool, default=False, help="test what normalises over queries")
         parser.add_argument("--next", type=str | None, default=None, help="a command to propose at the end")
-        parser.link_arguments(
-            "data",
-            "model.init_args.input_shapes",
-            compute_fn=self._input_shapes,
-            apply_on="instantiate",
-        )
+        shapes = "model.init_args.input_shapes"
+        parser.link_arguments("data", shapes, compute_fn=self._input_shapes, apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
         self.resume_from = find_checkpoint(self.config["ckpt_path"], Path(self.config["runs"]) / self.config["name"])
@@ -120,11 +116,8 @@ class TrainingCLI(LightningCLI):
             kwargs["logger"] = False  # a finished run's own logs stay as they are
         elif settings["logger"] in (None, True):
             _keep_earlier_metrics(self.run_dir)
-            place: dict[str, Any] = {
-                "save_dir": self.run_dir.parent.parent,
-                "name": self.run_dir.parent.name,
-                "version": self.run_dir.name,
-            }
+            folder = self.run_dir.parent
+            place: dict[str, Any] = {"save_dir": folder.parent, "name": folder.name, "version": self.run_dir.name}
             kwargs["logger"] = [CSVLogger(**place), TensorBoardLogger(**place)]
         settings["callbacks"] = [*(settings["callbacks"] or []), *self._callbacks(settings)]
         return super().instantiate_trainer(**kwargs)
@@ -132,12 +125,9 @@ class TrainingCLI(LightningCLI):
     def _choose_run_dir(self) -> Path:
         """A resumed training goes on in its own folder; anything else gets a new one, named by the time."""
         folder = Path(self.config["runs"]) / self.config["name"]
-        if (
-            self.verb in (None, "fit")
-            and self.resume_from is not None
-            and self.resume_from.parent.name == "checkpoints"
-        ):
-            return self.resume_from.parent.parent
+        checkpoints = self.resume_from.parent if self.resume_from else None
+        if self.verb in (None, "fit") and checkpoints is not None and checkpoints.name == "checkpoints":
+            return checkpoints.parent
         stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         names = (stamp if i == 0 else f"{stamp}-{i}" for i in range(1000))
         return next(folder / name for name in names if not (folder / name).exists())
@@ -212,10 +202,10 @@ def _take_parents_shape(config: Any) -> str | None:
             wanted |= get_modality(name).data_options(shape, own)
     wanted["aspect"] = parent_aspect(model["init_args"]["checkpoint"])
     changed = {key: value for key, value in wanted.items() if key in options and options[key] != value}
-    for key, value in changed.items():
-        options[key] = value
     if not changed:
         return None
+    for key, value in changed.items():
+        options[key] = value
     return f"{', '.join(f'data.{k}={v}' for k, v in changed.items())}: as {model['init_args']['checkpoint']} reads them"
 
 

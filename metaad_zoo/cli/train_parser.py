@@ -11,12 +11,20 @@ from typing import Any, NoReturn
 from lightning.pytorch.cli import LightningArgumentParser
 
 from metaad_zoo.cli.parsing import nearest_keys
-from metaad_zoo.cli.wrong_values import wrong_value
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.learners import Learner
 
 VERBS = ("fit", "validate", "test", "predict")
 _VALUELESS = ("-h", "--help", "--print_config")
+KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "dict": "a mapping such as {name: value}",
+    "list": "a list such as [a, b]",
+    "NoneType": "null",
+}
 
 
 def arrange(argv: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -135,6 +143,55 @@ def _unknown_keys(message: str) -> list[str]:
     """Keys that one of jsonargparse's or argparse's messages complains of."""
     pattern = r"[Kk]ey '([\w.]+)' is not expected|arguments: (?:--)?([\w.]+)|Option '([\w.]+)' is not accepted"
     return [next(filter(None, groups)).replace("init_args.", "") for groups in re.findall(pattern, message)]
+
+
+def wrong_value(message: str) -> str | None:
+    """Which key has which value, and what was expected; None where the message is of something else.
+
+    Args:
+        message: nested lines, of which the innermost tell the key's last part and what it takes.
+
+    Example:
+        >>> wrong_value('Parser key "trainer.max_epochs":\\n  Expected a <class \\'int\\'>. Got value: many')
+        "--trainer.max_epochs is 'many': expected a whole number"
+    """
+    keys = re.findall(r'Parser key "([\w.]+)":', message)
+    if not keys:
+        return None
+    inner = message[message.rindex(f'Parser key "{keys[-1]}":') :]
+    plain = re.search(r"Expected an? (.+?)\. Got value: (.*)", inner)
+    union = re.search(r"Subtypes: \[(.+)\]", inner)
+    if plain:
+        kinds, value = [plain[1]], plain[2]
+    elif union and (match := re.search(r"Given value: (.*)", inner)):
+        kinds, value = _split_outside_brackets(union[1]), match[1]
+    else:
+        return None
+    nested = re.fullmatch(r"NestedArg\(key='.*', val=(.*)\)", value)
+    value = nested[1].strip("'") if nested else value.split(". Got value:")[0]
+    expected = [text for kind in kinds if (text := _type_in_words(kind)) is not None]
+    return f"--{'.'.join(keys)} is {value!r}: expected {' or '.join(dict.fromkeys(expected))}" if expected else None
+
+
+def _split_outside_brackets(kinds: str) -> list[str]:
+    """Parts between the commas that are in no brackets."""
+    parts, depth = [""], 0
+    for letter in kinds:
+        depth += (letter in "[<") - (letter in "]>")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [p.strip() for p in parts]
+
+
+def _type_in_words(kind: str) -> str | None:
+    """A type in plain words; None for a class that a command line can't write."""
+    name = re.sub(r"<class '([\w.]+)'>", r"\1", kind)
+    choices = re.fullmatch(r"(?:typing\.)?Literal\[(.*)\]", name)
+    if choices:
+        return " or ".join(choices[1].split(", "))
+    return KINDS.get(name.partition("[")[0])
 
 
 def own_error(error: BaseException | None) -> BaseException | None:

@@ -64,7 +64,8 @@ class DomainSplitter:
         by_name = {d.name: d for d in domains}
         pools, left_out = {}, []
         if not isinstance(splits, Mapping):
-            small = [n for n in names if not _in(n, chosen) and self._why_not("test", by_name[n])]
+            assigned = {n for split in SPLITS for n in chosen[split]}
+            small = [n for n in names if n not in assigned and self._why_not("test", by_name[n])]
             left_out += _too_small("test", [by_name[n] for n in small])
         for split, members in chosen.items():
             reasons = {n: self._why_not(split, by_name[n]) for n in members}
@@ -130,7 +131,3 @@ def _too_small(split: str, domains: Sequence[Domain]) -> list[str]:
     """One sentence on all of them."""
     sizes = [f"{d.name} ({len(d.normal)} normal, {len(d.anomalous)} anomalous)" for d in domains]
     return [f"too small for a {split} episode: {', '.join(sizes)}"] if sizes else []
-
-
-def _in(name: str, splits: Mapping[str, Sequence[str]]) -> bool:
-    return any(name in splits[split] for split in SPLITS)

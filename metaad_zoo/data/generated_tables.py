@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from scipy.special import ndtr
-from torch import Tensor
 
+from metaad_zoo.data.joined import ArrayReader
 from metaad_zoo.episodes import SPLITS, Episode, EpisodeSpec, Split, TaskPool
 from metaad_zoo.episodes.draw import assemble
 from metaad_zoo.registry import unknown_name
@@ -194,16 +193,6 @@ class GeneratedTable:
         return ((rows + self._offset) * self._unit).astype(np.float32)
 
 
-class _Rows:
-    """The rows of one episode, which are nowhere else."""
-
-    def __init__(self, values: np.ndarray) -> None:
-        self._values = torch.from_numpy(values)
-
-    def read(self, ids: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
-        return {"tabular": self._values[torch.as_tensor(ids)]}
-
-
 class GeneratedTables(TaskPool):
     """Tasks that are random tables; table ``i`` of a split is a pure function of ``(seed, split, i)``.
 
@@ -256,4 +245,4 @@ class GeneratedTables(TaskPool):
         normal, anomalous = spec.normal_needed, spec.anomalous_needed
         values = np.concatenate([table.normal(normal, rng), table.anomalous(anomalous, rng)])
         normals, anomalies = np.split(np.arange(normal + anomalous), [normal])
-        return assemble(_Rows(values), self.task_name(task), spec, normals, anomalies, rng)
+        return assemble(ArrayReader("tabular", values), self.task_name(task), spec, normals, anomalies, rng)

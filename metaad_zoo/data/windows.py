@@ -178,10 +178,6 @@ def point_scores(
     return np.where(count > 0, scores, np.nan)
 
 
-def _nan(n: int) -> np.ndarray:
-    return np.full(n, np.nan)
-
-
 def score_series(
     scorer: Callable[[dict[str, Tensor]], Tensor | np.ndarray],
     values: np.ndarray,
@@ -215,8 +211,12 @@ def score_series(
         raise ValueError(f"stride is {stride}; expected 1 to {window} (the window), or points would have no score")
     if len(breaks):
         parts = np.split(series.values, list(breaks))
-        alone = [score_series(scorer, x, window, stride, how) if len(x) >= window else _nan(len(x)) for x in parts]
-        return np.concatenate(alone)
+        return np.concatenate(
+            [
+                score_series(scorer, x, window, stride, how) if len(x) >= window else np.full(len(x), np.nan)
+                for x in parts
+            ]
+        )
     starts = window_starts(length, window, stride)
     if starts[-1] != length - window:
         starts = np.append(starts, length - window)

@@ -110,9 +110,7 @@ class ClassEpisodes(EpisodeDataModule):
             "splits": self.class_splits,
             "anomalies": self.anomalies,
             "input_shapes": {name: list(shape) for name, shape in self.input_shapes.items()},
-            "train_episode": self.episode.as_dict(),
-            "test_episode": self.test_episode.as_dict(),
-            "seed": self.seed,
+            **self._episode_settings,
         }
 
 

@@ -129,9 +129,7 @@ class SingleDomainEpisodes(EpisodeDataModule):
             "val_share": self.val_share,
             "aspect": self.aspect,
             "input_shapes": {name: list(shape) for name, shape in self.input_shapes.items()},
-            "train_episode": self.episode.as_dict(),
-            "test_episode": self.test_episode.as_dict(),
-            "seed": self.seed,
+            **self._episode_settings,
         }
 
 

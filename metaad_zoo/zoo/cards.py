@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,6 @@ from metaad_zoo.evaluation.report import TITLES
 from metaad_zoo.learners import learner_class
 from metaad_zoo.modality import get_form, get_modality
 from metaad_zoo.zoo.checkpoint import aspect_of
-from metaad_zoo.zoo.folding import fold
 from metaad_zoo.zoo.limits import limits
 from metaad_zoo.zoo.published import Published
 
@@ -20,6 +20,8 @@ _ASPECTS: Mapping[Aspect, str] = {
     "squash": "squashed: images are stretched to the model's size",
     "pad": "kept: images are padded to the model's",
 }
+NAMES_SHOWN = 12
+GROUPS_SHOWN = 40
 
 
 def card(published: Published) -> str:
@@ -106,16 +108,36 @@ def _splits(published: Published) -> str:
     protocol = published.metrics["protocol"]
     splits = protocol["data"].get("splits") or {}
     seen = published.manifest["trained_on"]
-    trained = fold(splits["train"]) if "train" in splits else fold(seen)
+    trained = _fold(splits["train"]) if "train" in splits else _fold(seen)
     if share := protocol["data"].get("generated_share"):
         trained += f"; {100 * share:.0f} % of the training episodes are of generated tables"
     lines = [f"- Trained on: {trained}."]
     if "val" in splits:
-        lines.append(f"- Chosen and calibrated on: {fold(splits['val'])}.")
+        lines.append(f"- Chosen and calibrated on: {_fold(splits['val'])}.")
     tasks = list(published.metrics.get("auroc_by_task", {}))
-    lines.append(f"- Tested on: {fold(splits.get('test', tasks))}; never seen in training.")
+    lines.append(f"- Tested on: {_fold(splits.get('test', tasks))}; never seen in training.")
     lines.append(f"- `manifest.json` names all {len(seen)} classes or domains that training and choosing have seen.")
     return "\n".join(lines)
+
+
+def _fold(names: Sequence[str]) -> str:
+    """A list of names for a card: in full where it is short, else by what stands before the last slash, or begun.
+
+    Example:
+        >>> _fold(["a", "b"])
+        'a, b'
+        >>> _fold([f"set/Greek/{i:02}" for i in range(24)] + ["set/Latin/1"])
+        'set/Greek (24), set/Latin (1)'
+        >>> _fold([f"{i}" for i in range(14)])
+        '0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, and 2 more'
+    """
+    names = list(dict.fromkeys(names))
+    if len(names) <= NAMES_SHOWN:
+        return ", ".join(names) or "none"
+    groups = Counter(name.rpartition("/")[0] for name in names)
+    if "" not in groups and len(groups) <= GROUPS_SHOWN and len(groups) <= len(names) / 2:
+        return ", ".join(f"{group} ({n})" for group, n in groups.items())
+    return f"{', '.join(names[:NAMES_SHOWN])}, and {len(names) - NAMES_SHOWN} more"
 
 
 def _figures(published: Published) -> str:

@@ -72,10 +72,7 @@ class Published:
     @property
     def weights_licence(self) -> str:
         """That of the package, unless data asks to be shared alike."""
-        return next(
-            ("CC BY-SA 4.0" for terms in self.terms.values() if terms.share_alike),
-            "Apache-2.0",
-        )
+        return "CC BY-SA 4.0" if any(terms.share_alike for terms in self.terms.values()) else "Apache-2.0"
 
     @property
     def ours(self) -> str:

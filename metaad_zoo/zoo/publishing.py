@@ -75,7 +75,7 @@ def publish(
     try:
         checkpoint.config = _text(config)
         save_checkpoint(beside, checkpoint)
-        _write(beside / METRICS, metrics)
+        (beside / METRICS).write_text(_json(metrics), encoding="utf-8")
         if notes:
             (beside / NOTES).write_text(notes.strip() + "\n", encoding="utf-8")
         _refuse_places_in(beside)
@@ -224,10 +224,6 @@ def _check_total(zoo: Path, name: str, beside: Path) -> None:
             f"all published checkpoints would have {total / 1e6:.1f} MB, {size / 1e6:.1f} MB of them {name}; expected "
             f"at most {TOTAL_LIMIT / 1e6:.0f} MB: publish a smaller model, or push this one to a repository of its own"
         )
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(_json(content), encoding="utf-8")
 
 
 def _json(content: Mapping[str, Any]) -> str:

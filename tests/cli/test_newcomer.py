@@ -12,7 +12,7 @@ from PIL import Image
 
 from metaad_zoo import load_detector
 from metaad_zoo.cli import main
-from metaad_zoo.cli.wrong_values import wrong_value
+from metaad_zoo.cli.train_parser import wrong_value
 from metaad_zoo.data.read.rows import windows_of_array
 from metaad_zoo.detector import Detector
 from metaad_zoo.inner_loop import InnerLoopConfig

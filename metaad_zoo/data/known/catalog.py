@@ -34,7 +34,11 @@ def list_datasets(pattern: str = "*", modality: str | None = None) -> list[str]:
 
 
 def read_dataset(
-    name: str, modality: str, root: str | Path | None = None, *options: Any, others: Sequence[str] = ("own",)
+    name: str,
+    modality: str,
+    root: str | Path | list[str] | None = None,
+    *options: Any,
+    others: Sequence[str] = ("own",),
 ) -> Any:
     """Read a known data set.
 
@@ -49,12 +53,15 @@ def read_dataset(
         See :func:`metaad_zoo.data.known.registry.register_dataset`.
 
     Raises:
-        ValueError: the name is unknown (the nearest known ones are named), or the files are missing or damaged.
+        ValueError: the name is unknown (the nearest known ones are named), ``root`` names
+            several paths, or the files are missing or damaged.
 
     Example:
         >>> [(t.name, t.values.shape) for t in read_dataset("sklearn/iris", "tabular")]
         [('iris', (150, 4))]
     """
+    if isinstance(root, list):
+        raise ValueError(f"data.root names {len(root)} paths; the known data set {name!r} takes one")
     names = DATASETS.names(modality=modality)
     if name not in names:
         raise unknown_name(f"{modality} dataset", name, [*names, *others])

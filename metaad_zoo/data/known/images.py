@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torchvision.transforms.v2 import functional as vision
 
 from metaad_zoo.data.image_arrays import ImageArrays
-from metaad_zoo.data.known.registry import read_archive_of, register_dataset
+from metaad_zoo.data.known.registry import register_dataset
 from metaad_zoo.data.read.archive import read_archive
 from metaad_zoo.data.read.images import read_npz
 
@@ -77,7 +78,7 @@ def read_digits(root: str | Path | None = None) -> ImageArrays:
     return ImageArrays("digits", images, digits.target.astype(np.int64), [str(i) for i in range(10)])
 
 
-def _read_archive(name: str, root: str | Path | None) -> ImageArrays:
+def _read_archive(name: str, root: str | Path | None = None) -> ImageArrays:
     return read_npz(archive_file(name, root))
 
 
@@ -132,6 +133,6 @@ def _class_names(dataset: Any) -> list[str]:
 
 
 for _name in ("omniglot28", "cifar100", "piped128"):
-    read_archive_of(_name, _read_archive, "image")
+    register_dataset(_name, modality="image")(partial(_read_archive, _name))
 for _name in ("CIFAR10", "CIFAR100", "FashionMNIST", "KMNIST", "MNIST", "Omniglot"):
     register_dataset(f"torchvision/{_name}", modality="image")(_torchvision_reader(_name))

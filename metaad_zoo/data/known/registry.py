@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from metaad_zoo.registry import Registry
@@ -30,18 +29,3 @@ def register_dataset(name: str, *, modality: str) -> Callable[[Reader], Reader]:
         ValueError: the name is taken.
     """
     return DATASETS.decorator(name, (modality,))
-
-
-def read_archive_of(name: str, reader: Callable[..., Any], modality: str) -> None:
-    """Register a data set that lies in ``<name>.npz``.
-
-    Args:
-        name: name of the data set.
-        reader: given the name, and the folder or file.
-        modality: modality of its samples.
-    """
-
-    def read(root: str | Path | None = None) -> Any:
-        return reader(name, root)
-
-    register_dataset(name, modality=modality)(read)

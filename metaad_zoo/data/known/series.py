@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from metaad_zoo.data.known.download import fetch_public, public_files
 from metaad_zoo.data.known.images import archive_file, data_folder, known_arrays
-from metaad_zoo.data.known.registry import read_archive_of, register_dataset
+from metaad_zoo.data.known.registry import register_dataset
 from metaad_zoo.data.log_mel import log_mel
 from metaad_zoo.data.read.series_archive import read_series_npz
 from metaad_zoo.data.read.series_folder import read_own_series
@@ -22,7 +23,7 @@ FAULT_ROW = 160
 """Row of a Tennessee Eastman test run in which its fault starts."""
 
 
-def _read_archive(name: str, root: str | Path | None) -> SeriesSet:
+def _read_archive(name: str, root: str | Path | None = None) -> SeriesSet:
     """An archive of long series as :func:`read_series_npz` reads them; domains are named ``<set>/<series>``."""
     series_set = cast(SeriesSet, read_series_npz(archive_file(name, root)))
     for series in series_set.series:
@@ -92,4 +93,4 @@ def read_nab(root: str | Path | None = None) -> SeriesSet:
 
 
 for _name in ("asd", "smap", "smd"):
-    read_archive_of(_name, _read_archive, "sequence")
+    register_dataset(_name, modality="sequence")(partial(_read_archive, _name))

@@ -86,12 +86,8 @@ class EpisodeDataModule(pl.LightningDataModule):
             if value < 1:
                 raise ValueError(f"data.{name} is {value}; expected at least 1")
         self.episode, self.test_episode = episode, test_episode or episode
-        self.episodes_per_epoch, self.val_episodes, self.test_episodes = (
-            episodes_per_epoch,
-            val_episodes,
-            test_episodes,
-        )
-        self.calibration_episodes = counts["calibration_episodes"]
+        self.episodes_per_epoch, self.val_episodes = episodes_per_epoch, val_episodes
+        self.test_episodes, self.calibration_episodes = test_episodes, counts["calibration_episodes"]
         self.calibration_shots = list(CALIBRATION_SHOTS) if calibration_shots is None else list(calibration_shots)
         if any(n < 1 for n in self.calibration_shots):
             raise ValueError(f"data.calibration_shots is {calibration_shots}; expected numbers of samples, 1 or more")
@@ -117,6 +113,15 @@ class EpisodeDataModule(pl.LightningDataModule):
     @abstractmethod
     def description(self) -> dict[str, Any]:
         """Every choice of the data that fixes a result: for the protocol of a results file."""
+
+    @property
+    def _episode_settings(self) -> dict[str, Any]:
+        """The end of every :meth:`description`: make-up of the episodes, and random seed."""
+        return {
+            "train_episode": self.episode.as_dict(),
+            "test_episode": self.test_episode.as_dict(),
+            "seed": self.seed,
+        }
 
     @property
     def skipped(self) -> list[str]:

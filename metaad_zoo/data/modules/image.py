@@ -89,10 +89,6 @@ class ImageEpisodes(EpisodeDataModule):
     def _images(self) -> ImageArrays:
         """All images, each category whole."""
         if self.dataset != "own":
-            if isinstance(self.root, list):
-                raise ValueError(
-                    f"data.root names {len(self.root)} paths; the known data set {self.dataset!r} takes one"
-                )
             return read_dataset(self.dataset, "image", self.root).converted(self.image_size, self.channels, self.aspect)
         if not self.root:
             raise ValueError("data.dataset is 'own' but data.root names no files: set data.root=PATH")
@@ -192,9 +188,7 @@ class ImageEpisodes(EpisodeDataModule):
             "camera": asdict(self.camera) if self.camera else None,
             "finer_tasks": self.finer_tasks,
             "synthetic_in_training": self.synthetic,
-            "train_episode": self.episode.as_dict(),
-            "test_episode": self.test_episode.as_dict(),
-            "seed": self.seed,
+            **self._episode_settings,
         }
 
 

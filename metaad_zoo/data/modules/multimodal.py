@@ -196,7 +196,5 @@ class MultimodalEpisodes(EpisodeDataModule):
             **(mismatch if self.anomalies == "mismatch" else {}),
             "shapes": {name: list(shape) for name, shape in self.input_shapes.items()},
             "absent": self.absent,
-            "train_episode": self.episode.as_dict(),
-            "test_episode": self.test_episode.as_dict(),
-            "seed": self.seed,
+            **self._episode_settings,
         }

@@ -25,7 +25,6 @@ from metaad_zoo.data.synthetic import create_synthetic
 from metaad_zoo.data.windows import WindowRule, cut
 from metaad_zoo.episodes import (
     ClassTaskPool,
-    Corruption,
     Domain,
     DomainTaskPool,
     TaskPool,
@@ -213,7 +212,7 @@ class SequenceEpisodes(EpisodeDataModule):
         splitter = DomainSplitter(
             self.episode,
             self.test_episode,
-            self._corruption(),
+            create_synthetic(self.synthetic) if self.synthetic else None,
             self.synthetic_share if self.synthetic else 0.0,
             self.seed,
         )
@@ -249,9 +248,6 @@ class SequenceEpisodes(EpisodeDataModule):
         assert isinstance(self.found, SeriesSet)
         series = {s.name: s for s in self.found.series if s.labels is not None}
         return [LabelledSeries.of(series[d.name], d, self.rule, stride) for d in pool.domains if d.name in series]
-
-    def _corruption(self) -> Corruption | None:
-        return create_synthetic(self.synthetic) if self.synthetic else None
 
     @property
     def input_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -289,7 +285,5 @@ class SequenceEpisodes(EpisodeDataModule):
             "splits": chosen,
             **about,
             "input_shapes": {name: list(shape) for name, shape in self.input_shapes.items()},
-            "train_episode": self.episode.as_dict(),
-            "test_episode": self.test_episode.as_dict(),
-            "seed": self.seed,
+            **self._episode_settings,
         }

@@ -20,6 +20,7 @@ from metaad_zoo.data.modules.base import EpisodeDataModule
 from metaad_zoo.data.read.roles import ColumnOptions, Missing
 from metaad_zoo.data.read.table import table_files
 from metaad_zoo.data.splits import split_by_counts, split_by_patterns
+from metaad_zoo.data.synthetic import create_synthetic
 from metaad_zoo.data.tables import Table, read_table
 from metaad_zoo.episodes import (
     SPLITS,
@@ -119,10 +120,6 @@ class TabularEpisodes(EpisodeDataModule):
         if self.dataset == GENERATED:
             return []
         if self.dataset != "own":
-            if isinstance(self.root, list):
-                raise ValueError(
-                    f"data.root names {len(self.root)} paths; the known data set {self.dataset!r} takes one"
-                )
             return list(read_dataset(self.dataset, "tabular", self.root, others=("generated", "own")))
         if not self.root:
             raise ValueError("data.dataset is 'own' but data.root names no files: set data.root=PATH")
@@ -167,7 +164,7 @@ class TabularEpisodes(EpisodeDataModule):
         return {split: self._pool(split, owned[split]) for split in get_args(Split) if owned.get(split)}
 
     def _pool(self, split: Split, names: Sequence[str]) -> TaskPool:
-        corrupt = self._corruption() if split == "train" else None
+        corrupt = create_synthetic(self.synthetic) if split == "train" and self.synthetic is not None else None
         if list(names) == [GENERATED]:
             if corrupt is not None:
                 raise ValueError("data.synthetic is set, but generated training tables have anomalies of their own")
@@ -175,7 +172,9 @@ class TabularEpisodes(EpisodeDataModule):
         domains: list[Domain] = []
         for table in self.tables:
             owned = [n for n in _names(table) if n in names]
-            reader = _reader(table, self.max_columns)
+            reader: Reader = table
+            if self.max_columns is not None and len(table.columns) > self.max_columns:
+                reader = _SomeColumns(table, len(table.columns), self.max_columns)
             if isinstance(table, Table) and table.class_names is not None:
                 domains += _class_domains(table, reader, owned, self.anomalies) if owned else []
             elif owned:
@@ -189,13 +188,6 @@ class TabularEpisodes(EpisodeDataModule):
         if split == "train" and self.generated_share:
             return MixedTables(pool, GeneratedTables(self.prior, split, self.seed), self.generated_share)
         return pool
-
-    def _corruption(self) -> Corruption | None:
-        if self.synthetic is None:
-            return None
-        from metaad_zoo.data.synthetic import create_synthetic  # needed here alone
-
-        return create_synthetic(self.synthetic)
 
     @property
     def input_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -227,9 +219,7 @@ class TabularEpisodes(EpisodeDataModule):
             "synthetic_share": self.synthetic_share if self.synthetic else 0.0,
             "generated_share": self.generated_share,
             "prior": asdict(self.prior) if generated else None,
-            "train_episode": self.episode.as_dict(),
-            "test_episode": self.test_episode.as_dict(),
-            "seed": self.seed,
+            **self._episode_settings,
         }
 
 
@@ -266,11 +256,6 @@ def _class_domains(table: Table, reader: Reader, names: Sequence[str], anomalies
         for anomalous in rows
         if anomalous != n
     ]
-
-
-def _reader(table: Table | BigTable, max_columns: int | None) -> Reader:
-    wide = max_columns is not None and len(table.columns) > max_columns
-    return _SomeColumns(table, len(table.columns), max_columns) if wide and max_columns else table
 
 
 class _SomeColumns:
