@@ -38,7 +38,7 @@ def column_arguments(command: argparse.ArgumentParser, label: str) -> None:
     """Add the options that say what the columns of a table, series or manifest are."""
     columns = command.add_argument_group("columns of tables, series and manifests")
     columns.add_argument("--label", help=label)
-    columns.add_argument("--time", help="column of times (default: found by name and content)")
+    columns.add_argument("--time", help="column of times (default: inferred from name and content)")
     columns.add_argument("--ignore", nargs="+", default=[], metavar="COLUMN", help="columns to leave out")
     columns.add_argument(
         "--columns",
@@ -50,7 +50,7 @@ def column_arguments(command: argparse.ArgumentParser, label: str) -> None:
         "--decimal",
         choices=(",", "."),
         help="character before the decimals of numbers in a CSV file; with a point, commas separate thousands "
-        "(default: told by the numbers)",
+        "(default: inferred from the numbers)",
     )
 
 

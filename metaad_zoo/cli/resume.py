@@ -1,4 +1,4 @@
-"""Taking up a run or its weights again: which file is meant, and whether it fits."""
+"""Resume a run, or load its weights: find the checkpoint and check that it fits."""
 
 from __future__ import annotations
 

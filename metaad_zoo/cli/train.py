@@ -39,7 +39,7 @@ FINE_TUNED = "metaad_zoo.zoo.FineTuned"
 for _name in data_room.__all__:  # every DataModule must be imported to be known by its short name
     getattr(data_room, _name)
 BEST = "best validation AUROC"
-"""How the protocol calls the weights of `best.ckpt`."""
+"""Description of the weights of `best.ckpt` in the protocol."""
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -288,7 +288,7 @@ def _refuse_first(cli: TrainingCLI, trains: bool) -> None:
 
 
 def _trained_or_read(cli: TrainingCLI, trains: bool) -> tuple[dict[str, Any], str]:
-    """Train where the verb trains; the checkpoint whose weights count, empty for those at hand, and what they are."""
+    """Train if the verb trains; return the checkpoint to load, {} for the present weights, and their description."""
     learner = cli.model
     checkpoint = read_checkpoint(cli.resume_from, learner) if cli.resume_from else {}
     weights = ""
@@ -333,7 +333,7 @@ def _end(cli: TrainingCLI, trains: bool, seen: list[str], weights: str) -> None:
 
 
 def _note_untrained(cli: TrainingCLI) -> None:
-    """Do what a training would do besides: say what happens, keep the config, go to the trainer's device."""
+    """Print that nothing is trained, save the config and move the learner to the trainer's device."""
     cli.model.to(cli.trainer.strategy.root_device)
     if cli.trainer.is_global_zero:
         name = type(cli.model).registered_name

@@ -28,10 +28,10 @@ from metaad_zoo.data.tables import known_labels, require_variation
 from metaad_zoo.episodes import fingerprint
 
 HASHED_ROWS = 4096
-"""Rows that tell whether a big table has changed; all of them would be read from disk at each start."""
+"""Number of rows that a fingerprint hashes; hashing all would read the whole file at each start."""
 
 _FORMAT = 2
-"""Of the cache; counts up when what lies there changes."""
+"""Version of the cache's layout."""
 
 
 class Positions:

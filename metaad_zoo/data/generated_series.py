@@ -151,13 +151,13 @@ class GeneratedOptions:
         """The pool of each split."""
         kinds = (self.train_anomalies, self.train_anomalies, self.test_anomalies)
         return {
-            split: GeneratedSeries(split, n, window, of, seed)
-            for split, n, of in zip(get_args(Split), self.tasks, kinds, strict=True)
+            split: GeneratedSeries(split, n, window, anomalies, seed)
+            for split, n, anomalies in zip(get_args(Split), self.tasks, kinds, strict=True)
         }
 
 
 def require_kinds(kinds: Sequence[str]) -> None:
-    """Refuse kinds of anomaly that are not there.
+    """Refuse unknown kinds of anomaly, and none at all.
 
     Raises:
         ValueError: one is unknown, or there is none.
@@ -220,7 +220,7 @@ class GeneratedSeries(TaskPool):
         return frozenset()
 
     def check(self, spec: EpisodeSpec) -> None:
-        """Any number of samples can be made."""
+        """Accept any episode: any number of samples can be generated."""
 
     def draw(self, task: int, spec: EpisodeSpec, rng: np.random.Generator) -> Episode:
         stretches = _Stretches(self.law(task), self.window, spec.normal_needed, self.anomalies)

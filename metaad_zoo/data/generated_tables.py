@@ -1,4 +1,4 @@
-"""Random tables: tasks without end to meta-train on where no tables are at hand."""
+"""Generated tables: any number of tasks to meta-train on without files."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class TablePrior:
 
 
 class GeneratedTable:
-    """One random table: a law of its normal rows and one kind of anomaly, as easy or hard as comes.
+    """One random table: a law of its normal rows and one kind of anomaly of random difficulty.
 
     Args:
         prior: distribution of the tables.
@@ -238,7 +238,7 @@ class GeneratedTables(TaskPool):
         return frozenset()
 
     def check(self, spec: EpisodeSpec) -> None:
-        """Tables without end fill any episode."""
+        """Accept any episode: any number of rows can be generated."""
 
     def draw(self, task: int, spec: EpisodeSpec, rng: np.random.Generator) -> Episode:
         table = self.table(task)

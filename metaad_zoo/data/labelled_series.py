@@ -60,12 +60,12 @@ class LabelledSeries:
         )
 
     def first(self, points: int) -> LabelledSeries:
-        """The same with at most so many points of the later part, from its start."""
+        """The same series with at most ``points`` points of its later part."""
         breaks = tuple(b for b in self.breaks if b < points)
         return replace(self, values=self.values[:points], labels=self.labels[:points], breaks=breaks)
 
     def draw_support(self, shots: int, rng: np.random.Generator) -> dict[str, Tensor]:
-        """So many distinct support windows as ``{"sequence": (shots, window, C)}``."""
+        """Draw ``shots`` distinct support windows, as ``{"sequence": (shots, window, C)}``."""
         return self.reader.read(rng.choice(self.support, shots, replace=False), rng)
 
     def score_points(self, scorer: Callable[[dict[str, Tensor]], Tensor]) -> np.ndarray:
@@ -85,7 +85,7 @@ class LabelledSeries:
 
 
 def _between_windows(breaks: list[int], length: int, window: int) -> tuple[int, ...]:
-    """Those gaps with room for a window on both sides: else points would have no score."""
+    """Gaps with room for a window on both sides; near other gaps, points would have no score."""
     wide_enough: list[int] = []
     for b in breaks:
         if b - (wide_enough[-1] if wide_enough else 0) >= window and length - b >= window:

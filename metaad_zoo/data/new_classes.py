@@ -1,4 +1,4 @@
-"""New classes made of old ones, where there are few to meta-train on."""
+"""Augmentation: new classes out of existing ones, where there are few to meta-train on."""
 
 from __future__ import annotations
 

@@ -33,6 +33,6 @@ def colour_limit(attribution: np.ndarray) -> float:
 
 
 def largest_first(size: np.ndarray, present: np.ndarray, most: int) -> list[int]:
-    """Positions of at most so many entries that are there, the largest first."""
+    """Positions of the ``most`` largest entries among those present, largest first."""
     order = np.argsort(-np.where(present, np.nan_to_num(size), -1.0), kind="stable")[: min(most, int(present.sum()))]
     return [int(i) for i in order]

@@ -158,7 +158,7 @@ def _gather(reading: Reading, stream: SampleStream) -> None:
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
-    """Samples one behind the other; sequences that are shorter than the longest are NaN at their ends."""
+    """Concatenate samples; sequences shorter than the longest are padded with NaN."""
     if len(parts) == 1:
         return parts[0]
     if all(x.shape[1:] == parts[0].shape[1:] for x in parts):
@@ -217,7 +217,7 @@ def read_manifest(manifest: Any, options: ColumnOptions = USUAL_OPTIONS) -> Read
         options: what the user says of its columns.
 
     Raises:
-        ValueError: likewise.
+        ValueError: the manifest or one of its files can't be used.
     """
     channels, size, _ = get_modality("image").shape
     reader = ManifestReader(manifest, options, ManifestOptions(size, None, channels))
@@ -258,7 +258,7 @@ def read_query(
 
 
 def as_long(x: Tensor, steps: int) -> Tensor:
-    """Sequences ``(n, T, C)`` as long as those of a support set, NaN at their ends where they are shorter.
+    """Pad sequences ``(n, T, C)`` with NaN to the length of those of a support set.
 
     Raises:
         ValueError: they are longer.
@@ -276,7 +276,7 @@ def as_long(x: Tensor, steps: int) -> Tensor:
 
 
 def with_steps(x: Tensor, steps: int) -> Tensor:
-    """Sequences ``(n, T, C)`` with so many steps: NaN at their ends."""
+    """Sequences ``(n, T, C)`` padded to ``steps`` steps with NaN."""
     return functional.pad(x, (0, 0, 0, steps - x.shape[1]), value=torch.nan)
 
 

@@ -80,7 +80,7 @@ class SingleDomainEpisodes(EpisodeDataModule):
 
     @property
     def domain(self) -> str:
-        """Of the domain: that of its file or folder."""
+        """Name of the domain: the stem of its file or folder."""
         return Path(str(self.root)).expanduser().resolve().stem
 
     @cached_property

@@ -1,4 +1,4 @@
-"""A user's own data as samples, some hundreds at a time: what lies at a path is never in memory as a whole."""
+"""Stream a user's own data as samples in chunks, without holding all of it in memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metaad_zoo.modality.multimodal import form_of
 
 
 class SampleStream:
-    """A user's own data, chunk by chunk, as often as it is gone through.
+    """Iterable over a user's own data in chunks; each iteration reads it again.
 
     Args:
         source: a folder of images or an image; a table, or a folder of tables; a series, or a folder of them; lists of
@@ -29,7 +29,7 @@ class SampleStream:
     Attributes:
         files: files that are read, in order.
         schemas: column roles as given; else those of the first file that names its columns, once rows are read.
-        account: what is left out, guessed or changed; complete when the stream has been gone through.
+        account: what is left out, guessed or changed; complete after one iteration.
 
     Raises:
         ValueError: there is nothing of the kind.

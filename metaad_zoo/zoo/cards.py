@@ -83,7 +83,7 @@ def _with_options(name: str, options: Mapping[str, Any]) -> str:
 
 
 def _pretrained(value: Any) -> Any:
-    """What a config's backbone, or one inside it, starts from; None where nothing is pretrained."""
+    """Pretrained weights that a config's backbone, or one inside it, starts from; None where nothing is pretrained."""
     if isinstance(value, Mapping):
         return value.get("pretrained") or next((x for v in value.values() if (x := _pretrained(v))), None)
     return None
@@ -121,7 +121,7 @@ def _splits(published: Published) -> str:
 
 
 def _fold(names: Sequence[str]) -> str:
-    """A list of names for a card: in full where it is short, else by what stands before the last slash, or begun.
+    """A list of names for a card: all of a short list, else counts by what precedes the last slash, or the first names.
 
     Example:
         >>> _fold(["a", "b"])

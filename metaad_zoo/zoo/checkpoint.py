@@ -44,7 +44,7 @@ class Checkpoint:
             tasks, with supports of n) or ``calibration`` (of any size) and, for an adapted detector, ``support_labels``
             and ``support/<modality>``, and of images ``support_ratio``, their median width by height.
         splits: fingerprints of the classes or domains of each split, see :class:`metaad_zoo.episodes.SplitRecord`; None
-            for checkpoints that are older than these.
+            for checkpoints older than records of splits.
     """
 
     learner: Learner
@@ -82,7 +82,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     if checkpoint.aspect != "squash":
         manifest["aspect"] = checkpoint.aspect
     write_whole(folder / WEIGHTS, content)
-    (folder / CONFIG).unlink(missing_ok=True)  # of a checkpoint that was here before
+    (folder / CONFIG).unlink(missing_ok=True)  # of an earlier checkpoint in this folder
     if checkpoint.config is not None:
         write_whole(folder / CONFIG, checkpoint.config.encode())
     write_whole(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
@@ -140,7 +140,7 @@ def checkpoint_files(checkpoint: Checkpoint) -> dict[str, bytes]:
 
 @contextmanager
 def files_in_a_folder(files: Mapping[str, bytes]) -> Iterator[Path]:
-    """A folder that holds such files as long as the context lasts."""
+    """Temporary folder that holds the files while the context is open."""
     with TemporaryDirectory() as folder:
         for name, content in files.items():
             (Path(folder) / name).write_bytes(content)

@@ -1,4 +1,4 @@
-"""What a detector keeps in a checkpoint beside the learner, and whether that can be so."""
+"""Tensors of an adapted detector in a checkpoint: calibration scores and support set, converted and validated."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CALIBRATION, LABELS, COLUMNS, SUPPORT = "calibration", "support_labels", "suppor
 RATIO = "support_ratio"
 """Median width by height of a support set's images, before they were brought to a model's size."""
 KINDS = (torch.float32, torch.float64)
-"""Of scores and samples."""
+"""Dtypes of scores and samples."""
 
 
 def calibration_tensors(by_shots: Mapping[int, Tensor]) -> dict[str, Tensor]:
@@ -59,7 +59,7 @@ def check_detector_tensors(folder: Path, checkpoint: Checkpoint) -> None:
         checkpoint: checkpoint as it was read.
 
     Raises:
-        CheckpointError: as said.
+        CheckpointError: a tensor is unknown, or does not fit the model.
     """
     tensors = checkpoint.tensors
     shapes: Mapping[str, Sequence[int]] = checkpoint.learner.arguments()["input_shapes"]
@@ -105,7 +105,7 @@ def _check_support(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[
 
 
 def schema_tensors(schemas: Mapping[str, Schema]) -> dict[str, Tensor]:
-    """What the columns of a support set are, as text in bytes, for a checkpoint holds tensors alone."""
+    """Column roles of a support set as a tensor of JSON bytes, since a checkpoint holds nothing but tensors."""
     if not schemas:
         return {}
     text = json.dumps({name: json.loads(schema.to_json()) for name, schema in schemas.items()}).encode()
@@ -113,10 +113,10 @@ def schema_tensors(schemas: Mapping[str, Schema]) -> dict[str, Tensor]:
 
 
 def schemas_of(tensors: Mapping[str, Tensor]) -> dict[str, Schema]:
-    """Back from :func:`schema_tensors`, by modality; also of a list of names, as detectors of version 0.1 have it.
+    """Inverse of :func:`schema_tensors`, by modality; also reads the list of names that version 0.1 wrote.
 
     Raises:
-        ValueError: the text is no such thing.
+        ValueError: the tensor holds no columns by modality.
     """
     if COLUMNS not in tensors:
         return {}

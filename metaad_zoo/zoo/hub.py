@@ -96,7 +96,7 @@ def push_to_hub(folder: Path, repository: str, private: bool = False) -> str:
 
 @contextmanager
 def _hugging_face(address: str) -> Iterator[Any]:
-    """huggingface_hub, its errors told as ours."""
+    """The module huggingface_hub; its errors are raised as :class:`CheckpointError`."""
     try:
         import huggingface_hub  # an extra, and slow to import
     except ImportError as error:

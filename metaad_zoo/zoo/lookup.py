@@ -29,7 +29,7 @@ def locate(name: str | Path, papers: bool = False) -> Path:
         papers: fetch its card and figures too, where it has any.
 
     Raises:
-        CheckpointError: there is none, or it can't be fetched; the nearest published names are told.
+        CheckpointError: there is none, or it can't be fetched; the error names the nearest published names.
     """
     if "://" in str(name):
         from metaad_zoo.zoo.hub import PREFIX, fetch_from_hub

@@ -1,4 +1,4 @@
-"""What a published folder says of its model, from its files alone: the ground of its card and of its index entry."""
+"""A published model as its folder describes it: the source of its card and of its index entry."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ METRICS, CARD, NOTES, INDEX = "metrics.json", "README.md", "notes.md", "index.js
 FILES = (WEIGHTS, MANIFEST, CONFIG, METRICS, CARD, NOTES)
 """All that a published folder may hold; notes are optional."""
 PAPERS = (CARD, METRICS)
-"""What tells of a model, and is not needed to load it."""
+"""Documentation files, which loading does not need."""
 NEEDED = (WEIGHTS, MANIFEST, CONFIG, METRICS)
 FLOOR = "flag everything"
-"""A baseline that no model is measured by."""
+"""Name of the trivial baseline, to which no model is compared."""
 NAME = re.compile(r"[a-z]+(-[a-z0-9][a-z0-9_]*){3}")
-"""Of published names: ``<modality>-<backbone>-<learner>-<data>``."""
+"""Pattern of published names: ``<modality>-<backbone>-<learner>-<data>``."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Published:
 
     @property
     def arguments(self) -> Mapping[str, Any]:
-        """Of the learner."""
+        """Arguments of the learner."""
         arguments: Mapping[str, Any] = self.manifest["arguments"]
         return arguments
 
@@ -56,7 +56,7 @@ class Published:
 
     @property
     def backbone(self) -> str:
-        """Its name; a learner without one stands for itself."""
+        """Name of the backbone, or of the learner where it has none."""
         return str(self.arguments.get("backbone", self.manifest["learner"]))
 
     @property
@@ -66,12 +66,12 @@ class Published:
 
     @property
     def terms(self) -> dict[str, Terms]:
-        """By data set."""
+        """Terms by name of the data set."""
         return {name: terms_of(name, self.metrics.get("data_licence")) for name in self.datasets}
 
     @property
     def weights_licence(self) -> str:
-        """That of the package, unless data asks to be shared alike."""
+        """Licence of the weights: the package's, or CC BY-SA 4.0 where a data set is share-alike."""
         return "CC BY-SA 4.0" if any(terms.share_alike for terms in self.terms.values()) else "Apache-2.0"
 
     @property
@@ -81,12 +81,12 @@ class Published:
 
     @property
     def baselines(self) -> dict[str, Any]:
-        """Figures of what it is measured by: all others but those that score nothing."""
+        """Figures of the baselines by name, without :data:`FLOOR`."""
         return {k: v for k, v in self.metrics["methods"].items() if k not in (self.ours, FLOOR)}
 
     @property
     def best_baseline(self) -> str | None:
-        """The one with the highest AUROC."""
+        """Name of the baseline with the highest AUROC; None where there is no baseline."""
         baselines = self.baselines
         return max(baselines, key=lambda k: baselines[k]["mean"]["auroc"], default=None)
 

@@ -136,7 +136,7 @@ def portable_config(config: Any, name: str, tell: Callable[[str], object] = lamb
 
 
 def _named(root: Any, tell: Callable[[str], object]) -> Any:
-    """Of a path of this machine to a user's own data its last part, which says what to lay where one trains."""
+    """The last part of a path to a user's own data; other values unchanged."""
     last = PureWindowsPath(root).name if isinstance(root, str) and _PATH.match(root) else ""
     if last in ("", "~", ".."):
         return root
@@ -162,7 +162,7 @@ def _check_name(name: str, checkpoint: Checkpoint) -> None:
 
 
 def _check_together(run: Path, checkpoint: Checkpoint, results: Any) -> None:
-    """Refuse figures of another model."""
+    """Refuse results of another model than the checkpoint's."""
     learner = checkpoint.learner
     try:
         measured = results["protocol"]["learner"]
@@ -192,7 +192,7 @@ def _metrics(name: str, checkpoint: Checkpoint, results: Mapping[str, Any], lice
 
 
 def _refuse_paths(value: Any, key: str = "") -> None:
-    """Refuse what names a place on this machine."""
+    """Refuse nested settings that contain a path of this machine."""
     if isinstance(value, dict):
         for inner, x in value.items():
             _refuse_paths(x, f"{key}.{inner}" if key else str(inner))
@@ -207,7 +207,7 @@ def _refuse_paths(value: Any, key: str = "") -> None:
 
 
 def _refuse_places_in(folder: Path) -> None:
-    """Refuse text, of notes above all, that holds a place on this machine anywhere in it."""
+    """Refuse files, such as notes, whose text contains a folder of this machine."""
     places = {str(Path.home()), str(Path.cwd()), os.environ.get(DATA_VARIABLE, "")} - {"", "/"}
     for path in folder.iterdir():
         if path.name != WEIGHTS and (place := next((p for p in places if p in path.read_text("utf-8")), None)):

@@ -12,13 +12,13 @@ from typing import Any
 import yaml
 
 TEXT_LIMIT = 16 * 2**20
-"""Bytes of a manifest, config or index, of which no honest one has a tenth."""
+"""Largest size of a manifest, config or index, in bytes; real ones have less than a tenth of it."""
 WEIGHTS_LIMIT = 4 * 2**30
-"""Bytes of a file of weights."""
+"""Largest size of a file of weights, in bytes."""
 VALUES_LIMIT = 2_000_000
-"""Values in one such file."""
+"""Largest number of values in a JSON or YAML file."""
 DEPTH_LIMIT = 64
-"""How deep JSON or YAML may be nested."""
+"""Largest depth of nested JSON or YAML."""
 
 
 class CheckpointError(ValueError):
@@ -29,7 +29,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
     """The content of a regular file of at most ``limit`` bytes.
 
     Raises:
-        CheckpointError: it is none.
+        CheckpointError: the file can't be read, is not regular or is larger.
     """
     try:
         with open(path, "rb", opener=_open_without_waiting) as file:
@@ -47,7 +47,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """A pipe put in a file's place would else be waited on for ever."""
+    """Opener that does not block where a file was replaced by a pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -98,8 +98,11 @@ def _no_constant(name: str) -> Any:
 
 
 def _check_inside(value: Any, where: str, depth: int, sizes: dict[int, int]) -> int:
-    """How many values there are, YAML's aliases counted each time; refused where they are too many, nested too deep (or
-    in themselves) or infinite."""
+    """Number of values, with each use of a YAML alias counted.
+
+    Raises:
+        CheckpointError: there are too many, they are nested too deep (or in themselves), or one is infinite.
+    """
     if isinstance(value, float) and math.isinf(value):
         raise CheckpointError(f"{where} is damaged: it holds an infinite number; fetch the checkpoint again")
     if not isinstance(value, (dict, list)):

@@ -1,4 +1,4 @@
-"""From a manifest to the learner that it describes, at no cost that a forged manifest could choose."""
+"""Build the learner that a manifest describes, within limits that a forged manifest can't exceed."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from metaad_zoo.registry import unknown_name
 from metaad_zoo.zoo.reading import CheckpointError
 
 NUMBER_LIMIT = 2_000_000
-"""Whole numbers in a learner's arguments are widths, lengths and counts: none is larger."""
+"""Largest whole number in a learner's arguments, such as a width, a length or a count."""
 SAMPLE_LIMIT = 2**26
-"""Numbers in one sample."""
+"""Largest number of values in one sample."""
 STEPS_LIMIT = 10_000
-"""Inner steps."""
+"""Largest number of inner steps."""
 SPARE_PARAMETERS = 1000
-"""So many more parameters than there are weights may be made while a learner is built."""
+"""Parameters and layers that building a learner may register beyond twice the number of its weights."""
 
 
 def build_learner(where: str, manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Learner:
@@ -89,7 +89,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _kind(x: Tensor) -> tuple[torch.Size, bool, bool]:
-    """What must agree for one tensor to be copied into another as it is."""
+    """Shape and kind of numbers, which must agree for one tensor to be copied into another unchanged."""
     return x.shape, x.is_floating_point(), x.is_complex()
 
 
@@ -108,7 +108,7 @@ def _inner_loop(settings: Any) -> InnerLoopConfig:
 
 
 def _hints(learner: type[Learner]) -> dict[str, Any]:
-    """Types of a learner's arguments, of those too that it passes on."""
+    """Types of a learner's arguments, including those that it passes to its base classes."""
     hints: dict[str, Any] = {}
     for kind in reversed(learner.__mro__):
         if "__init__" in vars(kind) and issubclass(kind, Learner):
@@ -171,10 +171,13 @@ def _check_numbers(value: Any) -> None:
 
 @contextmanager
 def _few_parameters(expected: int) -> Iterator[None]:
-    """Stop the building of a network that goes far beyond the weights there are.
+    """Limit the parameters and layers that are registered while the context is open.
+
+    Args:
+        expected: number of weights in the file.
 
     Raises:
-        ValueError: then.
+        ValueError: more than twice as many, plus :data:`SPARE_PARAMETERS`, are registered.
     """
     registered, limit = 0, 2 * expected + SPARE_PARAMETERS
 

@@ -21,7 +21,7 @@ from metaad_zoo.zoo.reading import TEXT_LIMIT, WEIGHTS_LIMIT, CheckpointError, p
 
 CACHE_VARIABLE = "METAAD_CACHE"
 TIMEOUT = 30.0
-"""Seconds without an answer or a further byte."""
+"""Seconds to wait for an answer or a further byte."""
 REDIRECTS = 5
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _CHUNK = 2**20
@@ -89,7 +89,7 @@ def _complete(base: str, manifest: bytes) -> Path:
 
 
 def _add_papers(base: str, folder: Path, listed: Mapping[str, str] | None) -> None:
-    """Fetch card and figures anew, for nothing in the manifest tells whether those in the cache are this address's."""
+    """Fetch card and figures again: the manifest does not tell whether the cached ones belong to this address."""
     for name in PAPERS:
         (folder / name).unlink(missing_ok=True)
         if listed is None or name in listed:

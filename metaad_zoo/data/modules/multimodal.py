@@ -154,13 +154,13 @@ class MultimodalEpisodes(EpisodeDataModule):
         source, rng = self.source, np.random.default_rng(0)
         contents: dict[str, list[str]] = {f"{source.name}/{n}": [] for n in source.class_names}
         for modality, part in source.parts.items():
-            for of, ids in zip(contents.values(), positions_by_class(part.labels, len(contents)), strict=True):
-                of.append(fingerprint(part.reader.read(ids, rng)[modality]))
+            for prints, ids in zip(contents.values(), positions_by_class(part.labels, len(contents)), strict=True):
+                prints.append(fingerprint(part.reader.read(ids, rng)[modality]))
         if isinstance(source, JoinedModalities) and source.anomalous is not None:
             flags = fingerprints_by_class(list(contents), source.labels, source.anomalous)
-            for name, of in contents.items():
-                of.append(flags[name])
-        return {name: joint_fingerprint(of) for name, of in contents.items()}
+            for name, prints in contents.items():
+                prints.append(flags[name])
+        return {name: joint_fingerprint(prints) for name, prints in contents.items()}
 
     @cached_property
     def pools(self) -> Mapping[str, TaskPool]:

@@ -171,9 +171,11 @@ class SequenceEpisodes(EpisodeDataModule):
                 notes[why].append((series.name, n))
         if not domains:
             raise ValueError(f"no series of {self.root or source.name} can be used: {'; '.join(reasons[:5])}")
-        counts = {why: sum(n for _, n in of) for why, of in notes.items()}
+        counts = {why: sum(n for _, n in windows) for why, windows in notes.items()}
         self._skipped = source.skipped + reasons
-        self._skipped += [f"{counts[w]} windows {w}, in {len(of)} series ({of[0][0]}, ...)" for w, of in notes.items()]
+        self._skipped += [
+            f"{counts[w]} windows {w}, in {len(windows)} series ({windows[0][0]}, ...)" for w, windows in notes.items()
+        ]
         return domains
 
     @property

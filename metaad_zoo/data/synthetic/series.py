@@ -50,11 +50,11 @@ class Event:
 
     @property
     def deviations(self) -> float:
-        """2 to 6."""
+        """Size of the change, 2 to 6 deviations."""
         return 2 + 4 * self.strength
 
     def window(self, steps: int) -> slice:
-        """At least one of the steps."""
+        """Steps of the window, at least one."""
         first = min(int(self.start * steps), steps - 1)
         return slice(first, max(first + 1, round(self.stop * steps)))
 
