@@ -1,4 +1,4 @@
-"""Learners: modules that meta-train over many tasks and adapt to a new one."""
+"""Learners: modules that are meta-trained over many tasks and adapt to a new task."""
 
 from metaad_zoo.learners.base import Learner
 from metaad_zoo.learners.controls import can_start_from_scratch, from_scratch, untrained, with_steps

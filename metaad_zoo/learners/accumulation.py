@@ -1,4 +1,4 @@
-"""A batch's meta-gradient summed up part by part, with one part's graph in memory at a time."""
+"""Accumulation of a batch's meta-gradient over parts of the batch, with one part's graph in memory."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ def mean_part_by_part(
     parameters: Sequence[Tensor],
     scale: float,
 ) -> Tensor:
-    """The mean of the tasks' losses; its gradient is the same as if all of them had been summed first.
+    """Mean of the tasks' losses, with the gradient accumulated over parts of the batch.
 
-    A part is differentiated as soon as its losses are there, and its graph freed. What is returned carries the sum of
-    the gradients, and hands it on in the backward pass: to a gradient scaler, to ``DistributedDataParallel``, to
-    accumulation over batches.
+    Each part is differentiated immediately, and its graph is freed. The result holds the sum of the gradients, so that
+    its backward pass works with gradient scalers, ``DistributedDataParallel`` and accumulation over batches.
 
     Args:
-        batch: the tasks.
-        tasks_at_once: how many make a part.
-        task_losses: ``(tasks,)`` of a part.
-        parameters: what the outer loop optimises.
-        scale: of the loss while it is differentiated, so that float16 gradients do not underflow.
+        batch: batch of tasks.
+        tasks_at_once: number of tasks in a part.
+        task_losses: function from a part to its losses ``(tasks,)``.
+        parameters: parameters of the outer loop.
+        scale: factor of the loss during differentiation, against underflow of float16 gradients.
     """
     parts = batch.parts(tasks_at_once)
     if len(parts) == 1 or not torch.is_grad_enabled():
@@ -44,8 +43,8 @@ def mean_part_by_part(
             gradients = torch.autograd.grad(loss * scale, parameters, allow_unused=True)
         value = value + loss.detach()
         sums = [_plus(total, new) for total, new in zip(sums, gradients, strict=True)]
-    found = [(p, g / scale) for p, g in zip(parameters, sums, strict=True) if g is not None]
-    return loss_with_gradient(value, [p for p, _ in found], [g for _, g in found])
+    gradient_of = {p: g / scale for p, g in zip(parameters, sums, strict=True) if g is not None}
+    return loss_with_gradient(value, list(gradient_of), list(gradient_of.values()))
 
 
 def _plus(total: Tensor | None, new: Tensor | None) -> Tensor | None:
@@ -55,12 +54,12 @@ def _plus(total: Tensor | None, new: Tensor | None) -> Tensor | None:
 
 
 def loss_with_gradient(value: Tensor, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
-    """A number ``()`` whose gradient is given.
+    """A scalar ``()`` with a given gradient.
 
     Args:
-        value: the number.
-        parameters: what it is differentiated by.
-        gradients: one for each, of its shape.
+        value: value of the scalar.
+        parameters: tensors to differentiate by.
+        gradients: gradient of each parameter, of its shape.
 
     Example:
         >>> w = torch.ones(2, requires_grad=True)

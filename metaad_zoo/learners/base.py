@@ -1,4 +1,4 @@
-"""What every learner shares: the outer optimiser, the figures it logs, and the two calls ``adapt`` and ``score``."""
+"""Base class of learners: outer optimiser, outer loss and adaptation."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from metaad_zoo.episodes import Adapted, EpisodeBatch, Samples
 
 Schedule = Literal["constant", "cosine"]
 OptimizerCallable = Callable[[Iterable], torch.optim.Optimizer]
-"""Builds an optimiser from parameters or parameter groups."""
+"""Function that builds an optimiser from parameters or parameter groups."""
 
 
 @contextmanager
 def explain_missing_derivative() -> Iterator[None]:
-    """Say what to do where a layer has no second derivative.
+    """Context that replaces torch's error for a missing second derivative by advice.
 
     Raises:
-        ValueError: in place of torch's error.
+        ValueError: a layer has no second derivative.
     """
     try:
         yield
@@ -39,14 +39,14 @@ def explain_missing_derivative() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Parent:
-    """The checkpoint that a fine-tuned learner comes from.
+    """The checkpoint from which a fine-tuned learner starts.
 
     Attributes:
-        name: as it was asked for.
-        sha256: of its weights.
-        trained_on: classes or domains that it has seen.
-        trained: what of it the fine-tuning trains.
-        learner: as it was, in eval mode.
+        name: name or path of the checkpoint, as given by the user.
+        sha256: hash of its weights.
+        trained_on: classes or domains of its training.
+        trained: which weights the fine-tuning trains.
+        learner: copy of the learner before fine-tuning, in evaluation mode.
     """
 
     name: str
@@ -56,27 +56,34 @@ class Parent:
     learner: Learner
 
     def as_dict(self) -> dict[str, Any]:
-        """What a protocol says of it."""
+        """Description for a protocol."""
         return {"checkpoint": self.name, "sha256": self.sha256, "trained": self.trained}
 
 
-class Learner(nn.Module):
-    """Meta-trained over many tasks, then adapted to one by its support set.
+def without_download(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Constructor arguments that do not fetch pretrained weights, because a rebuilt learner loads its own."""
+    options = dict(arguments["backbone_options"])
+    if "pretrained" in options:
+        options["pretrained"] = False
+    return {**arguments, "backbone_options": options}
 
-    It knows nothing of Lightning; :func:`metaad_zoo.learners.training.trainable` makes it a LightningModule. A subclass
-    says how it adapts and what it minimises, and returns from :meth:`arguments` what its constructor needs to build an
-    equal one.
+
+class Learner(nn.Module):
+    """Base of learners, which are meta-trained over many tasks, then adapted to a task by its support set.
+
+    It does not depend on Lightning; :func:`metaad_zoo.learners.training.trainable` makes it a LightningModule. A
+    subclass defines the adaptation, the outer loss and the constructor arguments that rebuild it.
 
     Args:
-        optimizer: builds the outer optimiser from parameter groups.
-        schedule: of the outer learning rate: ``"constant"``, or ``"cosine"`` from its start down to 0 at the last step.
+        optimizer: function that builds the outer optimiser from parameter groups.
+        schedule: schedule of the outer learning rate: ``"constant"``, or ``"cosine"`` to 0 at the last step.
     """
 
     registered_name: ClassVar[str]
     trains: ClassVar[bool] = True
-    """False for a learner that is used as it is built: ``train.py`` then goes straight to the test."""
+    """False for a learner without training: ``train.py`` then only tests it."""
     parent: Parent | None = None
-    """Where it comes from, while it is fine-tuned."""
+    """Checkpoint from which it starts, during fine-tuning."""
 
     def __init__(self, optimizer: OptimizerCallable, schedule: Schedule) -> None:
         super().__init__()
@@ -85,32 +92,32 @@ class Learner(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         place: Tensor = self._place  # type: ignore[assignment]
         return place.device
 
     @abstractmethod
     def adapt(self, support: Samples, support_labels: Tensor) -> Adapted:
-        """Adapt to a support set; see :class:`metaad_zoo.episodes.Method`. Leaves the learner as it is."""
+        """Adapt to a support set without changing the learner; see :class:`metaad_zoo.episodes.Method`."""
 
     @abstractmethod
     def outer_loss(self, batch: EpisodeBatch) -> Tensor:
-        """The loss ``()`` whose gradient is the meta-gradient: a mean over the batch's tasks."""
+        """Mean loss ``()`` over the batch's tasks, whose gradient is the meta-gradient."""
 
     @abstractmethod
     def arguments(self) -> dict[str, Any]:
-        """Constructor arguments that JSON can hold, from which an equal learner (but for its weights) is built."""
+        """Constructor arguments, as JSON values, that build an equal learner except for its weights."""
 
     def outer_parameters(self) -> Iterable[dict[str, Any]]:
         """Parameter groups of the outer optimiser."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def set_optimizer(self, optimizer: OptimizerCallable, schedule: Schedule) -> None:
-        """Take another optimiser than the one it was built with.
+        """Replace the outer optimiser.
 
         Args:
-            optimizer: as for the class.
-            schedule: likewise.
+            optimizer: see the class.
+            schedule: see the class.
 
         Raises:
             ValueError: the schedule is unknown.
@@ -125,12 +132,12 @@ class Learner(nn.Module):
         self.set_optimizer(optimizer, schedule)
 
     def loss_scale(self) -> float:
-        """The trainer's scale of the loss under 16-mixed; 1 outside a training."""
+        """Scale of the loss by the trainer under 16-mixed; 1 outside training."""
         return 1.0
 
     @property
     def epoch(self) -> int:
-        """Epoch of the training, 0 outside one."""
+        """Epoch of the training; 0 outside training."""
         return int(getattr(self, "current_epoch", 0))
 
     def after_outer_step(self) -> None:

@@ -1,4 +1,4 @@
-"""A meta-learned model otherwise: the same network without meta-learning, the same weights with other inner steps."""
+"""Control experiments: the same network without meta-learning, or with another number of inner steps."""
 
 from __future__ import annotations
 
@@ -14,72 +14,62 @@ from metaad_zoo.backbones import ANY
 from metaad_zoo.inner_loop import InnerLoopConfig
 from metaad_zoo.learners.embedding import EmbeddingLearner
 from metaad_zoo.learners.gradient import GradientLearner
+from metaad_zoo.learners.other_head import backbone_arguments
 
 SCRATCH_STEPS, SCRATCH_LR = 20, 0.01
 
 Built = TypeVar("Built")
-
-
 Learning = GradientLearner | EmbeddingLearner
 
 
 def untrained(learner: Learning, seed: int) -> Learning:
-    """The same network, and inner loop or head, at a random start.
+    """The same learner with random weights.
 
     Args:
-        learner: the model to imitate; left as it is.
-        seed: of the random weights.
+        learner: learner to rebuild; not changed.
+        seed: random seed of the weights.
     """
-    given = learner.arguments()
+    arguments = learner.arguments()
     if isinstance(learner, EmbeddingLearner):
-        return _seeded(seed, lambda: type(learner)(**given)).to(learner.device).eval()
+        return _seeded(seed, lambda: type(learner)(**arguments)).to(learner.device).eval()
     config = learner.inner_loop.config
     if config.batch_norm == "per_step":  # its averages are meta-learned
         config = replace(config, batch_norm="support")
-    return _seeded(seed, lambda: type(learner)(**{**given, "inner_loop": config})).to(learner.device).eval()
+    return _seeded(seed, lambda: type(learner)(**{**arguments, "inner_loop": config})).to(learner.device).eval()
 
 
 def can_start_from_scratch(learner: Learning) -> bool:
-    """Whether the network has a fixed width, on which a linear head can be trained, and weights."""
+    """Whether the backbone has trainable weights, and a fixed width for a linear head."""
     backbone = learner.network.backbone
     return backbone.embedding_dim != ANY and any(p.requires_grad for p in backbone.parameters())
 
 
 def from_scratch(learner: Learning, seed: int, steps: int = SCRATCH_STEPS, lr: float = SCRATCH_LR) -> GradientLearner:
-    """The same network at a random start, trained by Adam on each support set.
+    """The same backbone with random weights, trained by Adam on each support set.
 
     Args:
-        learner: the model to imitate; left as it is.
-        seed: of the random weights.
-        steps: of Adam, on the same support loss, all parameters adapted.
-        lr: Adam's learning rate.
+        learner: learner whose backbone is rebuilt; not changed.
+        seed: random seed of the weights.
+        steps: number of Adam steps on the support loss, for all parameters.
+        lr: learning rate of Adam.
     """
-    given = learner.arguments()
-    embeds = isinstance(learner, EmbeddingLearner)
-    batch_norm = given["batch_norm"] if embeds else given["inner_loop"]["batch_norm"]
-    config = InnerLoopConfig(
-        steps=steps,
-        lr=lr,
-        rule="adam",
-        order=1,
-        batch_norm="support" if batch_norm == "per_step" else batch_norm,  # it has no averages of so many steps
-    )
-    shared = {name: given[name] for name in ("backbone", "backbone_options", "input_shapes", "scaling")}
+    shared = backbone_arguments(learner)
+    config = InnerLoopConfig(steps=steps, lr=lr, rule="adam", order=1, batch_norm=shared.pop("batch_norm"))
     return _seeded(seed, lambda: GradientLearner(**shared, inner_loop=config)).to(learner.device).eval()
 
 
 def with_steps(learner: GradientLearner, steps: int) -> GradientLearner:
     """The same weights with another number of inner steps.
 
-    Learned rates of each step stay as they are; steps beyond those that it was trained with take the last one's rates.
+    Additional steps use the learned rates of the last trained step.
 
     Args:
-        learner: left as it is.
-        steps: to take on a support set; 0: none.
+        learner: trained learner; not changed.
+        steps: number of inner steps; 0: no adaptation.
 
     Raises:
-        ValueError: the number is below 0, or batch normalisation has averages of each step, which for another number of
-            steps were never taken.
+        ValueError: the number is below 0, or batch normalisation has averages of each step, for a fixed number of
+            steps.
     """
     config = learner.inner_loop.config
     if config.batch_norm == "per_step" and steps != config.steps:

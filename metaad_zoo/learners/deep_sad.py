@@ -1,4 +1,4 @@
-"""Deep SAD: samples are drawn to a centre, labelled anomalies are pushed away from it."""
+"""Deep SAD: squared distance to a centre, maximised for labelled anomalies."""
 
 from __future__ import annotations
 
@@ -7,25 +7,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metaad_zoo.backbones import TaskAxis, at_inner_step, current_task_axis
+from metaad_zoo.backbones import TaskAxis, current_task_axis
 from metaad_zoo.episodes import ANOMALOUS, Samples
-from metaad_zoo.inner_loop.precision import inner_precision
 from metaad_zoo.learners.gradient import GradientLearner
-from metaad_zoo.learners.network import EpisodeNetwork
+from metaad_zoo.learners.network import EpisodeNetwork, masked_mean
 from metaad_zoo.learners.registry import register_learner
 
 SMALLEST = 1e-2
-"""Added to a distance before it is inverted; in the authors' code 1e-6, under which single inner steps diverge."""
+"""Added to a distance before inversion; with the 1e-6 of the authors' code, single inner steps diverge."""
 
 
 class DistanceToCentre(nn.Module):
-    """Squared distance to a centre, the mean over features.
+    """Mean squared difference from a centre.
 
     Args:
         features: length of the embedding.
 
     Shape:
-        ``(n, features)`` to ``(n, 1)``; with centres ``(tasks, features)``, of all tasks' samples folded.
+        ``(n, features)`` to ``(n, 1)``; with centres ``(tasks, features)``, for the folded samples of all tasks.
     """
 
     carries_task_axis = True
@@ -41,32 +40,32 @@ class DistanceToCentre(nn.Module):
 
 
 class CentredNetwork(EpisodeNetwork):
-    """A backbone, and the distance of its embedding to a centre.
+    """A backbone with the distance of its embedding to a centre as head.
 
     Args:
-        args: as for :class:`metaad_zoo.learners.network.EmbeddingNetwork`.
-        kwargs: likewise.
+        args: arguments of :class:`metaad_zoo.learners.network.EmbeddingNetwork`.
+        kwargs: keyword arguments of the same class.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.head = DistanceToCentre(self.backbone.embedding_dim)  # type: ignore[assignment]  # in the linear one's place
+        self.head = DistanceToCentre(self.backbone.embedding_dim)  # type: ignore[assignment]
 
 
 @register_learner("deep_sad")
 class DeepSAD(GradientLearner):
-    """A few labelled anomalies among unlabelled samples: near the centre or far from it.
+    """Semi-supervised detection with a few labelled anomalies, by the distance to a centre.
 
     Source: Ruff et al., "Deep Semi-Supervised Anomaly Detection", ICLR 2020, equation 7: the loss is the squared
     distance ``D`` to a centre for unlabelled and normal samples and ``eta / D`` for labelled anomalies; without any it
-    is Deep SVDD (Ruff et al., ICML 2018). As there, the centre is the mean embedding at the start, of each task's
-    unlabelled and normal support samples; a meta-learned vector, 0 at first, is added. In the paper it then stays where
-    it is, which ``inner_loop.adapt=["backbone.*"]`` says; else the inner steps move it too. It is the loss of these
-    steps on the support and, with eta 1, of the outer loop on the queries; the score is ``D``.
+    is Deep SVDD (Ruff et al., ICML 2018). As in the paper, the centre is the mean initial embedding of each task's
+    unlabelled and normal support samples; a meta-learned vector, initially 0, is added. The inner steps adapt the
+    centre too, unless ``inner_loop.adapt=["backbone.*"]`` as in the paper. The inner steps minimise the loss on the
+    support, and the outer loop minimises it on the queries with eta 1; the score is ``D``.
 
     Args:
         eta: weight of labelled anomalies in the support.
-        kwargs: as for ``maml``.
+        kwargs: further arguments of ``maml``.
     """
 
     network_type = CentredNetwork
@@ -85,22 +84,20 @@ class DeepSAD(GradientLearner):
         return sad_loss(outputs, labels, self.eta)
 
     def query_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Deep SAD's loss, both kinds alike."""
+        """Deep SAD's loss with ``eta`` 1."""
         return sad_loss(outputs, labels, 1.0)
 
     def _start(self, support: Samples, support_labels: Tensor, axis: TaskAxis | None) -> dict[str, Tensor]:
-        with inner_precision(self.inner_loop.precision, self.device), at_inner_step(0):
-            embeddings = self.network.embed(support)
-        here = (support_labels != ANOMALOUS).unsqueeze(-1).to(embeddings.dtype)
-        mean = (embeddings * here).sum(-2) / here.sum(-2).clamp_min(1)
-        return {"head.centre": mean + self.network.get_parameter("head.centre")}
+        embeddings = self._initial_embeddings(support)
+        mask = (support_labels != ANOMALOUS).unsqueeze(-1).to(embeddings.dtype)
+        return {"head.centre": masked_mean(embeddings, mask) + self.network.get_parameter("head.centre")}
 
 
 def sad_loss(distances: Tensor, labels: Tensor, eta: float) -> Tensor:
-    """``D`` of what is not labelled anomalous, ``eta / D`` of what is; the mean over samples.
+    """Mean over samples of ``eta / D`` for labelled anomalies and ``D`` for all other samples.
 
     Args:
-        distances: ``(..., n)``, squared.
+        distances: squared distances ``(..., n)``.
         labels: ``(..., n)``.
         eta: weight of labelled anomalies.
 

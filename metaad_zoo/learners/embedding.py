@@ -1,4 +1,4 @@
-"""Learners that embed a task's samples once and compare them: no gradient step is taken on the support set."""
+"""Base of metric-based learners, which compare embeddings and take no gradient step on the support set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from metaad_zoo.episodes import EpisodeBatch, Samples, Scaling, SupportScaling
 from metaad_zoo.episodes.scaling import LIMIT
 from metaad_zoo.inner_loop.precision import full_precision
 from metaad_zoo.learners.accumulation import mean_part_by_part
-from metaad_zoo.learners.base import Learner, OptimizerCallable, Schedule
+from metaad_zoo.learners.base import Learner, OptimizerCallable, Schedule, without_download
 from metaad_zoo.learners.network import (
     AdaptedScorer,
     EmbeddingNetwork,
@@ -34,32 +34,32 @@ from metaad_zoo.learners.network import (
 )
 
 Reading = Mapping[str, Tensor]
-"""What a learner keeps of a support set, by name; with a task axis, each tensor has it in front."""
+"""State of a learner after reading a support set, tensors by name; a task axis leads each tensor."""
 
 
 class EmbeddingLearner(Learner):
-    """A backbone, and a head that reads the support's embeddings and compares the query's with what it read.
+    """A backbone with a head that reads the support's embeddings and scores the query's embeddings.
 
-    A subclass says what is read (:meth:`read`) and how it is compared (:meth:`compare`); both take any leading axes, so
-    that all tasks of a batch are done at once. The outer loss is the binary cross-entropy of the query's logits.
+    A subclass implements :meth:`read` and :meth:`compare` for any leading axes, so that all tasks of a batch run at
+    once. The outer loss is the binary cross-entropy of the query's logits.
 
     Args:
         backbone: name of the backbone, as in :func:`metaad_zoo.list_backbones`.
-        backbone_options: for its builder, such as ``{"width": 32}``.
+        backbone_options: options of the backbone, such as ``{"width": 32}``.
         input_shapes: shape of one sample by modality; ``train.py`` takes it from the data.
         batch_norm: ``"support"``: statistics of the support set; ``"transductive"``: of support and query together;
             ``"running"``: the backbone's stored ones. See :class:`metaad_zoo.backbones.EpisodicBatchNorm`.
-        scaling: by modality ``none``, ``standard`` or ``robust``, as for ``maml``.
-        optimizer: builds the outer optimiser.
-        schedule: of the outer learning rate, ``"constant"`` or ``"cosine"``.
-        tasks_at_once: how many of a batch's tasks have their graphs in memory together; None: all of them.
+        scaling: ``none``, ``standard`` or ``robust`` by modality, as for ``maml``.
+        optimizer: function that builds the outer optimiser.
+        schedule: schedule of the outer learning rate, ``"constant"`` or ``"cosine"``.
+        tasks_at_once: number of a batch's tasks whose graphs are in memory together; None: all.
 
     Raises:
         ValueError: a name or a setting is unknown, or the backbone does not fit the data.
     """
 
     reads_missing: ClassVar[bool] = False
-    """Whether the head takes embeddings with NaN as they are; others are given :class:`SupportColumns`' instead."""
+    """Whether the head reads embeddings with NaN; otherwise :class:`SupportColumns` fill them."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class EmbeddingLearner(Learner):
             "tasks_at_once": tasks_at_once,
         }
         self.network = EmbeddingNetwork(backbone, backbone_options or {}, input_shapes, batch_norm, scaling=scaling)
-        self._tasks_are_independent = False  # not looked at yet
+        self._tasks_are_independent = False  # not verified yet
 
     @property
     def fills_columns(self) -> bool:
@@ -97,7 +97,7 @@ class EmbeddingLearner(Learner):
 
     @abstractmethod
     def read(self, embeddings: Tensor, labels: Tensor) -> Reading:
-        """What to keep of a support set.
+        """Read a support set.
 
         Args:
             embeddings: ``(..., n, d)``.
@@ -106,31 +106,28 @@ class EmbeddingLearner(Learner):
 
     @abstractmethod
     def compare(self, reading: Reading, embeddings: Tensor) -> Tensor:
-        """Logits ``(..., m)`` of embeddings ``(..., m, d)``: above 0 where an anomaly is likelier than not."""
+        """Logits ``(..., m)`` of embeddings ``(..., m, d)``; above 0 if an anomaly is more likely than not."""
 
     def task_loss(self, reading: Reading, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Each task's outer loss ``(tasks,)``.
+        """Outer loss of each task ``(tasks,)``.
 
         Args:
-            reading: of the support sets.
-            embeddings: of the queries, ``(tasks, m, d)``.
-            labels: of the queries, ``(tasks, m)``.
+            reading: result of :meth:`read` for the support sets.
+            embeddings: embeddings of the queries ``(tasks, m, d)``.
+            labels: labels of the queries ``(tasks, m)``.
         """
         return anomaly_loss(self.compare(reading, embeddings), labels)
 
     def arguments(self) -> dict[str, Any]:
-        """As given; a rebuilt learner is given its weights, it fetches none."""
-        options: dict[str, Any] = dict(self._arguments["backbone_options"])
-        if "pretrained" in options:
-            options["pretrained"] = False
-        return {**self._arguments, "backbone_options": options}
+        """Constructor arguments, without a download of pretrained weights."""
+        return without_download(self._arguments)
 
     def trainable(self) -> list[Tensor]:
-        """What the outer loop optimises."""
+        """Parameters of the outer loop."""
         return [p for p in self.parameters() if p.requires_grad]
 
     def outer_parameters(self) -> Iterable[dict[str, Any]]:
-        """The backbone's parameters, and those of the head apart, which weight decay would pull to 0."""
+        """Parameter groups of the backbone and of the head, the latter without weight decay."""
         network = [p for p in self.network.parameters() if p.requires_grad]
         of_network = {id(p) for p in network}
         head = [p for p in self.trainable() if id(p) not in of_network]
@@ -142,13 +139,13 @@ class EmbeddingLearner(Learner):
         return mean_part_by_part(batch, at_once, self.task_losses, self.trainable(), self.loss_scale())
 
     def task_losses(self, batch: EpisodeBatch) -> Tensor:
-        """Each task's query loss, ``(tasks,)``."""
+        """Query loss of each task ``(tasks,)``."""
         support, query = self.embed_batch(batch)
         with torch.autocast(self.device.type, enabled=False):
             return self.task_loss(self.read(support, batch.support_labels), query, batch.query_labels)
 
     def embed_batch(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
-        """Embeddings of a batch's support and query samples, ``(tasks, n, d)`` and ``(tasks, m, d)``, all at once."""
+        """Embeddings of a batch's support and query samples, ``(tasks, n, d)`` and ``(tasks, m, d)``."""
         batch = self.network.scaled(batch, next(self.parameters(), torch.zeros(())).dtype)
         axis = TaskAxis(len(batch), prefers_sample_major(self.network))
         if not self._tasks_are_independent and len(batch) > 1:
@@ -161,7 +158,7 @@ class EmbeddingLearner(Learner):
         if self.fills_columns:
             columns = SupportColumns.of(support)
             support, query = columns.fill(support), columns.fill(query)
-        # Half a distance's digits are lost in half precision: heads compare in full.
+        # Distances are inaccurate in half precision, so heads compare in float32.
         return _full(support), _full(query)
 
     @torch.no_grad()
@@ -169,20 +166,20 @@ class EmbeddingLearner(Learner):
         """Read a support set.
 
         Args:
-            support: by modality ``(n, ...)``; brought to the learner's device and type.
+            support: samples by modality ``(n, ...)``, on any device and of any type.
             support_labels: ``(n,)`` of 0 normal, 1 anomalous, -1 unlabelled.
         """
         reference = next(self.parameters(), torch.zeros((), device=self.device))
         with torch.inference_mode(False), torch.autocast(self.device.type, enabled=False):
             raw = usable(support, reference)
             scalings = self.network.scalings(raw)
-            here = scaled(raw, scalings, reference.dtype)
-            embeddings, columns = self.network.embed(here), None
+            inputs = scaled(raw, scalings, reference.dtype)
+            embeddings, columns = self.network.embed(inputs), None
             if self.fills_columns:
                 columns = SupportColumns.of(embeddings)
                 embeddings = columns.fill(embeddings)
             reading = self.read(embeddings, support_labels.to(self.device, copy=True))
-        return AdaptedEmbedding(self, reading, here, scalings, columns)
+        return AdaptedEmbedding(self, reading, inputs, scalings, columns)
 
 
 def _full(x: Tensor) -> Tensor:
@@ -191,12 +188,12 @@ def _full(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SupportColumns:
-    """The columns of embeddings that have no fixed width, in units in which all present ones count the same.
+    """Standardisation of the columns of embeddings without a fixed width, with equal weight of all present columns.
 
     Attributes:
-        centre: mean of each column over the support, ``(..., 1, d)``; 0 where it is absent.
-        gain: ``1 / spread``, 0 for absent columns, times the root of the share of columns that are there: means over
-            features become means over present ones.
+        centre: mean of each column over the support, ``(..., 1, d)``; 0 for an absent column.
+        gain: ``1 / (spread * sqrt(share of present columns))``, so that means over features are means over present
+            columns; 0 for an absent column.
     """
 
     centre: Tensor
@@ -204,27 +201,27 @@ class SupportColumns:
 
     @classmethod
     def of(cls, embeddings: Tensor) -> SupportColumns:
-        """The columns of a support's embeddings ``(..., n, d)``, NaN where a value is missing."""
+        """Columns of a support's embeddings ``(..., n, d)``, NaN for missing values."""
         scaling = SupportScaling.fit(embeddings.detach(), "standard", embeddings.ndim - 2)
-        there = ~embeddings.isnan().all(-2, keepdim=True)
-        share = there.double().mean(-1, keepdim=True).clamp_min(1 / there.shape[-1]).to(embeddings.dtype)
-        return cls(scaling.centre.nan_to_num(0.0), torch.where(there, 1 / (scaling.spread * share.sqrt()), 0.0))
+        present = ~embeddings.isnan().all(-2, keepdim=True)
+        share = present.double().mean(-1, keepdim=True).clamp_min(1 / present.shape[-1]).to(embeddings.dtype)
+        return cls(scaling.centre.nan_to_num(0.0), torch.where(present, 1 / (scaling.spread * share.sqrt()), 0.0))
 
     def fill(self, embeddings: Tensor) -> Tensor:
-        """Standardised, cut off as in :class:`metaad_zoo.episodes.SupportScaling`; 0 for what is missing."""
+        """Standardised embeddings, clipped as in :class:`metaad_zoo.episodes.SupportScaling`; 0 for missing values."""
         return ((embeddings - self.centre) * self.gain).clamp(-LIMIT, LIMIT).nan_to_num(0.0)
 
 
 @dataclass(frozen=True)
 class AdaptedEmbedding(AdaptedScorer):
-    """A learner that has read one support set.
+    """A metric-based learner adapted to a support set.
 
     Attributes:
-        learner: embeds and compares.
-        reading: what it keeps of the support set.
-        support: scaled; batch normalisation may take its statistics from it.
-        scalings: what brings new samples to the support's units.
-        columns: of the support's embeddings, where these have no fixed width.
+        learner: the learner.
+        reading: result of :meth:`EmbeddingLearner.read` for the support set.
+        support: scaled support set, for the statistics of batch normalisation.
+        scalings: scaling of new samples by modality.
+        columns: standardisation of embeddings without a fixed width, or None.
     """
 
     learner: EmbeddingLearner
@@ -234,18 +231,16 @@ class AdaptedEmbedding(AdaptedScorer):
     columns: SupportColumns | None = None
 
     def logits(self, samples: Samples) -> Tensor:
-        """Logits ``(n,)`` of samples in the network's :meth:`units`, by which they can be differentiated."""
+        """Logits ``(n,)`` of samples in the network's :meth:`units`, differentiable by the samples."""
         with full_precision(self.learner.device):
             return self.learner.compare(self.reading, self.embed(samples))
 
     def embed(self, samples: Samples | None = None) -> Tensor:
-        """Embeddings ``(n, embedding_dim)`` of samples in the network's :meth:`units`; without any, of the support."""
+        """Embeddings ``(n, embedding_dim)`` of samples in the network's :meth:`units`, or of the support if None."""
         network = self.learner.network
-        rows = self.support if samples is None or reads_statistics(network) else None
         with full_precision(self.learner.device), differentiable_recurrence(network):
-            if rows is not None:
-                found = network.embed(rows, samples)
+            if samples is None or reads_statistics(network):
+                embeddings = network.embed(self.support, samples)
             else:
-                assert samples is not None
-                found = network.embed(samples)
-        return found if self.columns is None else self.columns.fill(found)
+                embeddings = network.embed(samples)
+        return embeddings if self.columns is None else self.columns.fill(embeddings)

@@ -1,4 +1,4 @@
-"""Going on with a trained learner: what of it moves, and what is remembered of its past."""
+"""Fine-tuning of a trained learner: which weights are trained, and the record of its parent."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Trained = Literal["full", "head", "low_rank"]
 
 @dataclass(frozen=True)
 class FineTuning:
-    """How a trained learner goes on.
+    """Settings of fine-tuning.
 
     Args:
-        train: ``"full"``: all of it; ``"head"``: what lies outside the backbone, with learned inner rates;
-            ``"low_rank"``: each weight matrix by a change of low rank (:class:`LowRankOptimizer`), and in full what is
-            no matrix outside the backbone. The backbone's biases and norms then stay.
-        rank: of ``"low_rank"``.
-        optimizer: builds the outer optimiser.
-        schedule: of the outer learning rate.
+        train: ``"full"``: all weights; ``"head"``: weights outside the backbone, and learned inner rates;
+            ``"low_rank"``: low-rank updates of each weight matrix (:class:`LowRankOptimizer`), and full updates of
+            vectors outside the backbone. The backbone's biases and norms are then constant.
+        rank: rank of the updates, for ``"low_rank"``.
+        optimizer: function that builds the outer optimiser.
+        schedule: schedule of the outer learning rate.
 
     Raises:
         ValueError: ``train`` is unknown, or the rank is below 1.
@@ -44,16 +44,16 @@ class FineTuning:
             raise ValueError(f"model.rank is {self.rank}; expected 1 or more")
 
     def apply(self, learner: Learner, name: str, sha256: str, trained_on: list[str]) -> Learner:
-        """The same learner, to be trained on.
+        """Prepare a learner for fine-tuning, in place.
 
         Args:
-            learner: trained; it is changed.
-            name: of its checkpoint.
-            sha256: of its weights.
-            trained_on: classes or domains that it has seen.
+            learner: trained learner.
+            name: name of its checkpoint.
+            sha256: hash of its weights.
+            trained_on: classes or domains of its training.
 
         Raises:
-            ValueError: there is nothing to train.
+            ValueError: there are no weights to train.
         """
         if not learner.trains:
             raise ValueError(f"{learner.registered_name} trains nothing: `metaad adapt` is all it takes")
@@ -68,7 +68,7 @@ class FineTuning:
         return learner
 
     def _build(self, learner: Learner, groups: Any) -> Optimizer:
-        """The outer optimiser over what moves."""
+        """Build the outer optimiser of the trained weights."""
         if self.train == "full":
             return self.optimizer(groups)
         outside = _outside_backbone(learner)
@@ -79,7 +79,7 @@ class FineTuning:
 
 
 def _outside_backbone(learner: Learner) -> dict[int, bool]:
-    """Ids of trainable parameters outside the backbone; True for those that are no weight matrix."""
+    """Ids of trainable parameters outside the backbone; True unless the parameter is a weight matrix."""
     named = [(name, p) for name, p in learner.named_parameters() if p.requires_grad]
     outside = {n: p for n, p in named if not n.startswith("network.backbone.")}
     return {id(p): p.ndim < 2 or n.startswith(("inner_loop.", "query_loop.")) for n, p in outside.items()}

@@ -1,4 +1,4 @@
-"""Learners that adapt by gradient steps on the support set."""
+"""MAML: learners that adapt by gradient steps on the support set."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ from metaad_zoo.episodes import EpisodeBatch, Samples, Scaling
 from metaad_zoo.inner_loop import DivergenceError, InnerLoop, InnerLoopConfig, Order, Visit, adapt_parameters
 from metaad_zoo.inner_loop.precision import inner_precision
 from metaad_zoo.learners.accumulation import mean_part_by_part
-from metaad_zoo.learners.base import Learner, OptimizerCallable, Schedule
-from metaad_zoo.learners.multi_step import multi_step_weights
+from metaad_zoo.learners.base import Learner, OptimizerCallable, Schedule, without_download
 from metaad_zoo.learners.network import (
     AdaptedNetwork,
     EpisodeNetwork,
@@ -43,37 +42,57 @@ from metaad_zoo.learners.registry import register_learner
 Result = TypeVar("Result")
 
 
+def multi_step_weights(steps: int, epoch: int, epochs: int) -> list[float]:
+    """Weights of the query losses after each inner step (multi-step loss with annealing).
+
+    Source: Antoniou et al., "How to train your MAML", ICLR 2019, section 4, with the schedule of the authors' code: all
+    weights are equal at first; those before the last step decrease linearly to 0.03 of their initial value.
+
+    Args:
+        steps: number of inner steps.
+        epoch: current epoch, from 0.
+        epochs: length of the schedule in epochs.
+
+    Example:
+        >>> [multi_step_weights(2, epoch, epochs=2) for epoch in (0, 1)]
+        [[0.5, 0.5], [0.25, 0.75]]
+    """
+    share = 1 / steps
+    early = max(share - epoch * share / epochs, 0.03 * share)
+    return [*[early] * (steps - 1), 1 - early * (steps - 1)]
+
+
 @register_learner("maml")
 class GradientLearner(Learner):
-    """Model-agnostic meta-learning: an initialisation from which a few gradient steps make a detector.
+    """Model-agnostic meta-learning: an initialisation from which a few gradient steps yield a detector.
 
     Source: Finn et al., "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", ICML 2017, algorithm 1.
-    With supports of normal samples alone and queries of both kinds it is the one-class setting of Frikha et al.,
-    "Few-Shot One-Class Classification via Meta-Learning", AAAI 2021 (OC-MAML).
+    With only normal support samples and queries of both classes it is the one-class setting of Frikha et al., "Few-Shot
+    One-Class Classification via Meta-Learning", AAAI 2021 (OC-MAML).
 
     Args:
         backbone: name of the backbone, as in :func:`metaad_zoo.list_backbones`.
-        backbone_options: for its builder, such as ``{"width": 32}``.
+        backbone_options: options of the backbone, such as ``{"width": 32}``.
         input_shapes: shape of one sample by modality, such as ``{"image": [1, 28, 28]}``; ``train.py`` takes it from
             the data.
-        inner_loop: what is adapted, how and to which order.
-        scaling: by modality ``none``, ``standard`` or ``robust``, see :class:`metaad_zoo.episodes.SupportScaling`; by
-            default images none, sequences standard, tables robust.
-        optimizer: builds the outer optimiser.
-        schedule: of the outer learning rate, ``"constant"`` or ``"cosine"``.
-        multi_step_epochs: over so many epochs, the query loss behind every inner step counts, less and less but for
-            the last (see :func:`metaad_zoo.learners.multi_step.multi_step_weights`); 0: the last alone.
-        first_order_epochs: so many epochs are trained at order 1 before the inner loop's own order (Antoniou et al.,
-            "How to train your MAML", ICLR 2019, section 4, derivative-order annealing).
-        diagnose_every: outer steps between two looks into the inner loop; 0: none. See
-            :class:`InnerLoopDiagnostics`.
+        inner_loop: settings of the inner loop.
+        scaling: ``none``, ``standard`` or ``robust`` by modality, see :class:`metaad_zoo.episodes.SupportScaling`;
+            default: images none, sequences standard, tables robust.
+        optimizer: function that builds the outer optimiser.
+        schedule: schedule of the outer learning rate, ``"constant"`` or ``"cosine"``.
+        multi_step_epochs: number of epochs in which the query loss after every inner step counts, with decreasing
+            weight except for the last step (see :func:`multi_step_weights`); 0: only the last step.
+        first_order_epochs: number of initial epochs at order 1 (Antoniou et al., "How to train your MAML", ICLR 2019,
+            section 4, derivative-order annealing).
+        diagnose_every: number of outer steps between diagnostics of the inner loop (:class:`InnerLoopDiagnostics`); 0:
+            no diagnostics.
 
     Raises:
         ValueError: a name or a setting is unknown, the backbone does not fit the data, or the engine can't run it.
     """
 
     fixed: ClassVar[Mapping[str, Any]] = {}
-    """Settings of the inner loop that make the learner what its name says."""
+    """Settings of the inner loop that define the learner."""
     network_type: ClassVar[type[EpisodeNetwork]] = EpisodeNetwork
 
     def __init__(
@@ -113,20 +132,20 @@ class GradientLearner(Learner):
             backbone, backbone_options or {}, input_shapes, inner_loop.batch_norm, inner_loop.steps, scaling
         )
         self.inner_loop = InnerLoop(inner_loop, self.network)
-        self._tasks_are_independent = False  # not looked at yet
+        self._tasks_are_independent = False  # not verified yet
         if inner_loop.engine == "vectorized":
             require_task_axis(self.network, self.inner_loop.names)
 
     @classmethod
     def _with_fixed(cls, config: InnerLoopConfig) -> InnerLoopConfig:
-        """The inner loop with the settings that the learner's name stands for.
+        """The inner loop with the settings of :attr:`fixed`.
 
         Raises:
-            ValueError: the config asks for something else (what is as by default counts as not asked for).
+            ValueError: the config has a conflicting value other than the default.
         """
-        usual = {f.name: f.default for f in fields(InnerLoopConfig)}
+        defaults = {f.name: f.default for f in fields(InnerLoopConfig)}
         for name, value in cls.fixed.items():
-            if getattr(config, name) not in (usual[name], value):
+            if getattr(config, name) not in (defaults[name], value):
                 raise ValueError(
                     f"{cls.registered_name} is inner_loop.{name}={value!r}, saw {getattr(config, name)!r}: leave it "
                     "out, or take the learner 'maml', which is free in it"
@@ -134,14 +153,11 @@ class GradientLearner(Learner):
         return replace(config, **cls.fixed)
 
     def arguments(self) -> dict[str, Any]:
-        """As given, with the inner loop spelled out; a rebuilt learner is given its weights, it fetches none."""
-        options: dict[str, Any] = dict(self._arguments["backbone_options"])
-        if "pretrained" in options:
-            options["pretrained"] = False
-        return {**self._arguments, "backbone_options": options, "inner_loop": asdict(self.inner_loop.config)}
+        """Constructor arguments, without a download of pretrained weights."""
+        return {**without_download(self._arguments), "inner_loop": asdict(self.inner_loop.config)}
 
     def outer_parameters(self) -> Iterable[dict[str, Any]]:
-        """The network's parameters, and learned inner rates apart, which weight decay would pull to 0."""
+        """Parameter groups of the network and of learned inner rates, the latter without weight decay."""
         groups: list[dict[str, Any]] = [{"params": [p for p in self.network.parameters() if p.requires_grad]}]
         rates = list(self.inner_loop.parameters())
         return [*groups, {"params": rates, "weight_decay": 0.0}] if rates else groups
@@ -157,19 +173,19 @@ class GradientLearner(Learner):
         return loss
 
     def keep_observed(self) -> None:
-        """Move the batch-norm averages of each inner step by what this training step has seen."""
+        """Update the batch-norm averages of each inner step by the statistics of this training step."""
         for layer in self.network.modules():
             if isinstance(layer, EpisodicBatchNorm):
                 layer.keep_observed()
 
     def forget_observed(self) -> None:
-        """Drop batch-norm statistics that came from no training step: from a look inside or a recomputation."""
+        """Drop batch-norm statistics that do not come from a training step, but from diagnostics or recomputation."""
         for layer in self.network.modules():
             if isinstance(layer, EpisodicBatchNorm):
                 layer.observed.clear()
 
     def tasks_at_once(self, tasks: int) -> int:
-        """How many of a batch's tasks have their graphs in memory together."""
+        """Number of a batch's tasks whose graphs are in memory together."""
         config = self.inner_loop.config
         if config.tasks_at_once is not None:
             return config.tasks_at_once
@@ -178,11 +194,11 @@ class GradientLearner(Learner):
         return (self.network.backbone.cpu_tasks if self.device.type == "cpu" else None) or tasks
 
     def task_losses(self, batch: EpisodeBatch) -> Tensor:
-        """Each task's query loss after adaptation, ``(tasks,)``."""
+        """Query loss of each task after adaptation ``(tasks,)``."""
         return torch.cat([losses.view(-1) for losses in self._by_engine(batch, self._query_loss)])
 
     def _by_engine(self, batch: EpisodeBatch, run: Callable[..., Result]) -> list[Result]:
-        """Run one task after the other, or all at once with a task axis, as the inner loop's engine says."""
+        """Run one task after the other, or all at once with a task axis, depending on the engine."""
         batch = self.network.scaled(batch, next(self.parameters()).dtype)
         if self.inner_loop.config.engine == "higher":
             return [run(s, s_labels, q, q_labels, [task], None) for s, s_labels, q, q_labels, task in batch]
@@ -203,25 +219,25 @@ class GradientLearner(Learner):
         tasks: list[str],
         axis: TaskAxis | None,
     ) -> Tensor:
-        """The one definition of a task's outer loss: ``()``, or with a task axis ``(tasks,)``."""
+        """Outer loss of a task: ``()``, or with a task axis ``(tasks,)``."""
         weights = self._step_weights()
-        kept: dict[int, Mapping[str, Tensor]] = {}
+        parameters_at: dict[int, Mapping[str, Tensor]] = {}
 
         def keep(step: int, parameters: Mapping[str, Tensor], loss: Tensor | None) -> None:
             if step in weights:
-                kept[step] = parameters
+                parameters_at[step] = parameters
 
         self._adapt_parameters(support, support_labels, tasks, meta_gradient=True, axis=axis, visit=keep)
         losses = []
         for step, weight in weights.items():
             with at_inner_step(step), inner_precision(self.inner_loop.precision, self.device):
-                judging = self.judging(kept[step], support, support_labels)
+                judging = self.judging(parameters_at[step], support, support_labels)
                 logits = functional_call(self.network, dict(judging), (support, query))
             losses.append(weight * self.query_loss(logits, query_labels))
         return torch.stack(losses).sum(0)
 
     def _step_weights(self) -> dict[int, float]:
-        """By number of steps taken, the weight of the query loss there."""
+        """Weight of the query loss by number of inner steps."""
         steps = self.inner_loop.config.steps
         if steps == 0 or self.epoch >= self.multi_step_epochs:
             return {steps: 1.0}
@@ -231,47 +247,52 @@ class GradientLearner(Learner):
         """Take the inner loop's steps on a support set.
 
         Args:
-            support: by modality ``(n, ...)``; brought to the learner's device and type.
-            support_labels: ``(n,)`` of 0 normal, 1 anomalous, -1 unlabelled (taken as normal).
+            support: samples by modality ``(n, ...)``, on any device and of any type.
+            support_labels: ``(n,)`` of 0 normal, 1 anomalous, -1 unlabelled (treated as normal).
 
         Raises:
             FloatingPointError: the support loss is not finite.
         """
-        # Lightning validates in inference mode, whose tensors can take no gradient.
-        # Adapting and scoring run in full precision also where training is mixed: half a logit's digits tie scores.
+        # Lightning validates in inference mode, whose tensors have no gradient.
+        # Adaptation and scoring run in full precision even after mixed training, because rounded logits cause ties.
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(self.device.type, enabled=False):
             reference = next(self.network.parameters())
             raw = usable(support, reference)
             labels = support_labels.to(self.device, copy=support_labels.is_inference())
             scalings = self.network.scalings(raw)
-            here = scaled(raw, scalings, reference.dtype)
-            mine = self._with_own_network()  # weights are swapped in and out, and other threads may score or adapt
-            adapted = mine._adapt_parameters(here, labels, ["this support set"], meta_gradient=False)
+            inputs = scaled(raw, scalings, reference.dtype)
+            twin = self._with_own_network()  # adaptation swaps weights, while other threads may score or adapt
+            adapted = twin._adapt_parameters(inputs, labels, ["this support set"], meta_gradient=False)
             with torch.no_grad():
-                load_parameters(mine.network, mine.judging(adapted, here, labels))
-            return AdaptedNetwork(mine.network, here, scalings)
+                load_parameters(twin.network, twin.judging(adapted, inputs, labels))
+            return AdaptedNetwork(twin.network, inputs, scalings)
 
     def _with_own_network(self) -> GradientLearner:
-        """This learner around a network that shares nothing but its tensors."""
+        """Copy of the learner whose network shares only tensors with the original."""
         twin = copy(self)
         twin.__dict__["_modules"] = {**self._modules, "network": with_own_modules(self.network)}
         return twin
 
     def support_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """What the inner steps go down on: ``()``, or of outputs with a task axis ``(tasks,)``."""
+        """Loss of the inner steps: ``()``, or for outputs with a task axis ``(tasks,)``."""
         return anomaly_loss(outputs, labels)
 
     def query_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """What the outer loop goes down on; shapes as for :meth:`support_loss`."""
+        """Loss of the outer loop; shapes as for :meth:`support_loss`."""
         return anomaly_loss(outputs, labels)
 
     def judging(self, adapted: Mapping[str, Tensor], support: Samples, labels: Tensor) -> Mapping[str, Tensor]:
-        """The parameters by which queries are judged, from the adapted ones; here the same."""
+        """Parameters for scoring queries, given the adapted parameters; the same by default."""
         return adapted
 
     def _start(self, support: Samples, support_labels: Tensor, axis: TaskAxis | None) -> dict[str, Tensor]:
-        """Parameters from which a task starts elsewhere than at the meta-learned ones."""
+        """Initial parameters of a task that replace meta-learned ones, by name."""
         return {}
+
+    def _initial_embeddings(self, support: Samples) -> Tensor:
+        """Embeddings of the support before the first inner step."""
+        with inner_precision(self.inner_loop.precision, self.device), at_inner_step(0):
+            return self.network.embed(support)
 
     def _adapt_parameters(
         self,
@@ -303,11 +324,11 @@ class GradientLearner(Learner):
 
 
 def look_inside(learner: GradientLearner, batch: EpisodeBatch) -> dict[str, float]:
-    """Losses by inner step and the cosine of one-class and balanced gradient, means over the batch's tasks.
+    """Losses by inner step, and cosine between support and query gradient, as means over the batch's tasks.
 
     Args:
-        learner: left as it is.
-        batch: support and query of some tasks.
+        learner: learner to diagnose; not changed.
+        batch: batch of tasks.
     """
     sums: defaultdict[str, float] = defaultdict(float)
     devices = [learner.device] if learner.device.type == "cuda" else []
@@ -315,17 +336,17 @@ def look_inside(learner: GradientLearner, batch: EpisodeBatch) -> dict[str, floa
         for support, support_labels, query, query_labels, task in learner.network.scaled(
             batch, next(learner.parameters()).dtype
         ):
-            figures = _one_task(learner, support, support_labels, query, query_labels, task)
-            for name, value in figures.items():
+            metrics = _look_inside_task(learner, support, support_labels, query, query_labels, task)
+            for name, value in metrics.items():
                 sums[name] += value / len(batch)
     learner.forget_observed()
     return dict(sums)
 
 
-def _one_task(
+def _look_inside_task(
     learner: GradientLearner, support: Samples, support_labels: Tensor, query: Samples, query_labels: Tensor, task: str
 ) -> dict[str, float]:
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     start: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -335,9 +356,9 @@ def _one_task(
             start.update(at)
         if loss is None:
             loss = anomaly_loss(functional_call(learner.network, at, (support,)), support_labels)
-        figures[f"inner/support_loss/{step}"] = float(loss)
+        metrics[f"inner/support_loss/{step}"] = float(loss)
         logits = functional_call(learner.network, at, (support, query))
-        figures[f"inner/query_loss/{step}"] = float(anomaly_loss(logits, query_labels))
+        metrics[f"inner/query_loss/{step}"] = float(anomaly_loss(logits, query_labels))
 
     learner._adapt_parameters(support, support_labels, [task], meta_gradient=False, visit=visit)
     adapted = [start[name].requires_grad_() for name in learner.inner_loop.names]
@@ -348,8 +369,8 @@ def _one_task(
     one_class, balanced = (
         torch.cat([g.flatten() for g in torch.autograd.grad(loss, adapted, materialize_grads=True)]) for loss in losses
     )
-    figures["inner/one_class_cosine"] = float(cosine_similarity(one_class, balanced, dim=0))
-    return figures
+    metrics["inner/one_class_cosine"] = float(cosine_similarity(one_class, balanced, dim=0))
+    return metrics
 
 
 def meta_gradient_norms(learner: Learner) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""In-context detection: a transformer that reads a support set and a query and answers at once."""
+"""In-context detection: a transformer over tables that scores queries in one forward pass, given a support set."""
 
 from __future__ import annotations
 
@@ -34,43 +34,43 @@ UNITS = {
     "log_root": (True, 0.5),
     "log_raw": (True, 0.0),
 }
-"""By name: whether values are taken as signed logarithms, and by which power of its spread a column is divided."""
+"""By name: whether values are signed logarithms, and the power of the spread that divides a column."""
 
 CELLS_AT_ONCE = 2**25
 
 
 @register_learner("in_context")
 class InContextDetector(TableRowLearner):
-    """Attention over columns tells how to measure distance; attention over support rows tells what distance means.
+    """Soft nearest neighbours, with attention over columns for distances and over support rows for weights.
 
-    An embedding is read as a table row of ``d`` columns; with the backbone ``raw_columns`` it is one, of any width, NaN
-    for what is missing. Scores depend on the order neither of rows nor of columns, nor on columns that are not there.
+    An embedding is a table row of ``d`` columns, which may be NaN. With the backbone ``raw_columns`` it is the sample
+    itself, of any width. Scores do not depend on the order of rows or columns, nor on absent columns.
 
-    1. Each column is described by its support values (:meth:`ColumnStatistics.tokens`); attention among the columns
-       puts that into the light of the table.
-    2. Each head attends from the query to the support rows by their L1 distance in units of its own, a column's weight
-       being a power of its spread times what the column's token says. Its read-out is the logarithm of the soft minimum
-       of the distances, in units of the support rows' own nearest distances.
-    3. A query's token, made of these and of its cells beside the support's, attends to the support rows once more and
-       tells how much each head counts, and what to add.
+    1. A column's token describes its support values (:meth:`ColumnStatistics.tokens`); attention among columns adds the
+       context of the table.
+    2. Each head computes L1 distances from the query to the support rows. A column's weight is a power of its spread
+       times a factor from its token. The head's output is the logarithm of the soft minimum of the distances, relative
+       to the nearest-neighbour distances within the support.
+    3. A query's token, from these outputs and from its cells relative to the support, attends to the support rows, and
+       yields the heads' weights and an additive correction.
 
-    The last layers of 1 and 3 start at zero: untrained, the detector is a mean of soft nearest neighbours in several
-    units, which training corrects. Labelled anomalies in the support are rivals at their own distance.
+    The last layers of 1 and 3 are initially zero: the untrained detector is a mean of soft nearest neighbours in
+    several units. Queries close to labelled anomalies of the support get higher scores.
 
     Source: after Hollmann et al., "TabPFN", ICLR 2023 (a transformer trained over many tables that answers in one
     pass), and Shen et al., "FoMo-0D", 2024 (the same for outlier detection, on a synthetic prior); attention by
     distance follows Plötz and Roth, "Neural Nearest Neighbors Networks", NeurIPS 2018.
 
     Args:
-        units: of the heads; out of ``standard``, ``root``, ``raw``, which divide a column by its spread, the root of it
-            and not at all, and the same of signed logarithms: ``log_standard``, ``log_root``, ``log_raw``.
-        width: of the tokens of columns, rows and cells.
-        layers: of attention among columns.
-        attention_heads: of each attention between tokens.
-        correct: whether the heads' weights and the sum are corrected query by query (3.); False leaves 1. and 2.
-        column_dropout: for tables in training: share of the tasks that are given a random part of their columns alone.
-        max_columns: of wider tables so many are read, evenly picked out of all in the order of their spread.
-        kwargs: as for :class:`TableRowLearner`.
+        units: unit of each head: ``standard``, ``root`` and ``raw`` divide a column by its spread, by its square root
+            and by 1; ``log_standard``, ``log_root`` and ``log_raw`` do the same with signed logarithms.
+        width: length of the tokens of columns, rows and cells.
+        layers: number of layers of attention among columns.
+        attention_heads: number of heads of each attention between tokens.
+        correct: whether step 3 is included.
+        column_dropout: share of the training tasks that lose a random part of their columns.
+        max_columns: maximum number of columns; wider tables are reduced to columns evenly spaced in order of spread.
+        kwargs: further arguments of :class:`TableRowLearner`.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class InContextDetector(TableRowLearner):
         self.log_sharpness = nn.Parameter(torch.full((heads,), 3.0).log())
         self.gate = nn.Parameter(torch.zeros(heads))
         self.log_scale = nn.Parameter(torch.tensor(1.0))
-        self.offset = nn.Parameter(torch.tensor([-0.5, 0.0]))  # of the logit; weight of rivals, before softplus
+        self.offset = nn.Parameter(torch.tensor([-0.5, 0.0]))  # of the logit; weight of anomalies, before softplus
         self.into = nn.Linear(STATISTICS, width)
         self.columns = nn.ModuleList(InducedSetAttention(width, attention_heads, 8) for _ in range(layers))
         self.column_weight = _zero(nn.Linear(width, heads))
@@ -126,43 +126,43 @@ class InContextDetector(TableRowLearner):
             self.answer = _zero(nn.Linear(width, heads + 1))
 
     def task_losses(self, batch: EpisodeBatch) -> Tensor:
-        """As the base's; in training, of tables that may have lost some of their columns."""
+        """Query loss of each task ``(tasks,)``, with column dropout in training."""
         if self.training and self.column_dropout:
             batch = drop_columns(batch, self.column_dropout)
         return super().task_losses(batch)
 
     def task_loss(self, reading: Reading, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy in which both classes weigh the same, and that of every pair of one of each being in order."""
+        """Class-balanced cross-entropy plus a pairwise ranking loss ``(tasks,)``."""
         logits, anomalous = self.compare(reading, embeddings), labels == ANOMALOUS
-        each = F.binary_cross_entropy_with_logits(logits, anomalous.to(logits.dtype), reduction="none")
+        entropy = F.binary_cross_entropy_with_logits(logits, anomalous.to(logits.dtype), reduction="none")
         share = anomalous.to(logits.dtype).mean(-1, keepdim=True)
         weight = torch.where(anomalous, 0.5 / share, 0.5 / (1 - share))
         weight = torch.where((share == 0) | (share == 1), 1, weight)
-        wrong = F.softplus(logits.unsqueeze(-2) - logits.unsqueeze(-1))  # [i, j]: j above i
+        violation = F.softplus(logits.unsqueeze(-2) - logits.unsqueeze(-1))  # [i, j]: j above i
         pairs = (anomalous.unsqueeze(-1) & ~anomalous.unsqueeze(-2)).to(logits.dtype)
-        order = (wrong * pairs).sum((-1, -2)) / pairs.sum((-1, -2)).clamp_min(1)
-        return (weight * each).mean(-1) + order
+        ranking = (violation * pairs).sum((-1, -2)) / pairs.sum((-1, -2)).clamp_min(1)
+        return (weight * entropy).mean(-1) + ranking
 
     def read(self, embeddings: Tensor, labels: Tensor) -> Reading:
-        """The ``support`` itself with its ``labels``, and the ``columns``' tokens ``(..., d, width)``."""
+        """The ``support``, its ``labels``, and the tokens of its ``columns`` ``(..., d, width)``."""
         stats = ColumnStatistics.of(embeddings, labels != ANOMALOUS)
-        bound: dict[str, Tensor] = {}
+        choice: dict[str, Tensor] = {}
         if embeddings.shape[-1] > self.max_columns:
-            bound["chosen"] = pick_columns(stats, self.max_columns)
-            embeddings = _chosen(bound, embeddings)
+            choice["chosen"] = pick_columns(stats, self.max_columns)
+            embeddings = _chosen(choice, embeddings)
             stats = ColumnStatistics.of(embeddings, labels != ANOMALOUS)
         tokens = self.into(stats.tokens())
         for block in self.columns:
-            tokens = block(tokens, stats.there)
-        return {"support": embeddings, "labels": labels, "columns": tokens, **bound}
+            tokens = block(tokens, stats.present)
+        return {"support": embeddings, "labels": labels, "columns": tokens, **choice}
 
     def compare(self, reading: Reading, embeddings: Tensor) -> Tensor:
-        """See the class; queries are scored independently of each other, some at a time where there are many cells."""
+        """Logits ``(..., m)`` of embeddings ``(..., m, d)``, computed in parts to limit memory."""
         at_once = max(1, CELLS_AT_ONCE // (reading["support"].shape[-1] * reading["columns"].shape[-1]))
-        here = _chosen(reading, embeddings)
-        if torch.compiler.is_compiling():  # a traced graph takes batches of any length, as they come
-            return self._compare(reading, here)
-        parts = here.split(at_once, -2)
+        queries = _chosen(reading, embeddings)
+        if torch.compiler.is_compiling():  # a traced graph can't split batches of unknown length
+            return self._compare(reading, queries)
+        parts = queries.split(at_once, -2)
         return torch.cat([self._compare(reading, part) for part in parts], -1)
 
     def _compare(self, reading: Reading, queries: Tensor) -> Tensor:
@@ -170,28 +170,27 @@ class InContextDetector(TableRowLearner):
         normal = labels != ANOMALOUS
         plain, logs = plain_and_logs(support, normal)
         to_rows, between = self._distances(plain, logs, tokens, queries)
-        own, lonely = own_distances(between, normal)
-        to_rows = to_rows / own.unsqueeze(-2).unsqueeze(-2)
+        unit, isolation = own_distances(between, normal)
+        to_rows = to_rows / unit.unsqueeze(-2).unsqueeze(-2)
         sharpness = self.log_sharpness.exp()
         near = soft_minimum(to_rows, normal, sharpness)
         gates, added = self.gate.expand_as(near), near.new_zeros(())
         if self.correct:
-            told = self._corrections(plain, logs, tokens, queries, near, to_rows, lonely, normal)
-            gates, added = gates + told[..., :-1], told[..., -1]
+            corrections = self._corrections(plain, logs, tokens, queries, near, to_rows, isolation, normal)
+            gates, added = gates + corrections[..., :-1], corrections[..., -1]
         gates = gates.softmax(-1)
         score = (gates * near).sum(-1) + added
-        if torch.compiler.is_compiling() or not bool(normal.all()):  # a traced graph can't choose
-            rival = soft_minimum(to_rows, ~normal, sharpness)
-            apart = (gates * (near - rival)).sum(-1)
-            some = (~normal).any(-1, keepdim=True)
-            score = score + torch.where(some, F.softplus(self.offset[1]) * apart, 0)
+        if torch.compiler.is_compiling() or not bool(normal.all()):  # a traced graph has no branch
+            to_anomalies = soft_minimum(to_rows, ~normal, sharpness)
+            difference = (gates * (near - to_anomalies)).sum(-1)
+            has_anomalies = (~normal).any(-1, keepdim=True)
+            score = score + torch.where(has_anomalies, F.softplus(self.offset[1]) * difference, 0)
         return self.log_scale.exp() * (score + self.offset[0])
 
     def _distances(
         self, plain: ColumnStatistics, logs: ColumnStatistics, tokens: Tensor, queries: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """By head the distances of queries to support rows ``(..., m, n, heads)`` and among these ``(..., n, n,
-        heads)``."""
+        """Distances of queries to support rows ``(..., m, n, heads)``, and between these ``(..., n, n, heads)``."""
         weights = self.column_weight(tokens).clamp(-4, 4)
         to_rows, between = [], []
         for i, name in enumerate(self.units):
@@ -200,7 +199,7 @@ class InContextDetector(TableRowLearner):
             x = stats.fill(signed_log(queries) if logarithmic else queries)
             unit = (weights[..., i] - self.powers[i] * stats.spread.log()).exp().unsqueeze(-2)
             rows, x = (stats.around(y, clipped=power == 1) * unit for y in (stats.values, x))
-            rows, x = (y * stats.there.unsqueeze(-2) for y in (rows, x))
+            rows, x = (y * stats.present.unsqueeze(-2) for y in (rows, x))
             to_rows.append(_l1(x, rows))
             between.append(_l1(rows, rows))
         return torch.stack(to_rows, -1), torch.stack(between, -1)
@@ -213,38 +212,38 @@ class InContextDetector(TableRowLearner):
         queries: Tensor,
         near: Tensor,
         to_rows: Tensor,
-        lonely: Tensor,
+        isolation: Tensor,
         normal: Tensor,
     ) -> Tensor:
-        """What is added to each head's gate, and to the sum, ``(..., m, heads + 1)``."""
-        there = plain.there.unsqueeze(-1)
-        width = there.sum(-2).clamp_min(1)
-        table = torch.where(there, tokens, 0).sum(-2) / width
+        """Corrections of each head's gate and of the sum ``(..., m, heads + 1)``."""
+        present = plain.present.unsqueeze(-1)
+        width = present.sum(-2).clamp_min(1)
+        table = torch.where(present, tokens, 0).sum(-2) / width
         cells = self.cell(cell_features(plain, logs, queries)) + self.cell_column(tokens).unsqueeze(-3)
-        cells, here = self.cell_out(F.gelu(cells)), there.unsqueeze(-3)
-        cell_mean = torch.where(here, cells, 0).sum(-2) / width.unsqueeze(-2)
-        largest = torch.where(here, cells, -torch.inf).amax(-2)
-        largest = torch.where(here.any(-2), largest, 0)
+        cells, mask = self.cell_out(F.gelu(cells)), present.unsqueeze(-3)
+        cell_mean = torch.where(mask, cells, 0).sum(-2) / width.unsqueeze(-2)
+        largest = torch.where(mask, cells, -torch.inf).amax(-2)
+        largest = torch.where(mask.any(-2), largest, 0)
         size = torch.cat([width.log(), normal.sum(-1, keepdim=True).clamp_min(1).log()], -1).to(table.dtype) / 4
-        about = torch.cat([table, size], -1).unsqueeze(-2).expand(*near.shape[:-1], -1)
-        query = self.query(torch.cat([near, cell_mean, largest, about], -1))
-        pairs = torch.cat([(to_rows + LEAST).log(), lonely.unsqueeze(-3).expand_as(to_rows)], -1)
+        context = torch.cat([table, size], -1).unsqueeze(-2).expand(*near.shape[:-1], -1)
+        query = self.query(torch.cat([near, cell_mean, largest, context], -1))
+        pairs = torch.cat([(to_rows + LEAST).log(), isolation.unsqueeze(-3).expand_as(to_rows)], -1)
         row_tokens = self.row(pairs)
-        seen = normal.unsqueeze(-2).expand(row_tokens.shape[:-1])
-        told: Tensor = self.answer(self.rows(query.unsqueeze(-2), row_tokens, seen).squeeze(-2))
-        return told
+        attended = normal.unsqueeze(-2).expand(row_tokens.shape[:-1])
+        corrections: Tensor = self.answer(self.rows(query.unsqueeze(-2), row_tokens, attended).squeeze(-2))
+        return corrections
 
 
 def _chosen(reading: Reading, x: Tensor) -> Tensor:
-    """The columns that are read, of ``(..., m, d)``."""
+    """The selected columns of ``(..., m, d)``."""
     if "chosen" not in reading:
         return x
     return x.gather(-1, reading["chosen"].unsqueeze(-2).expand(*x.shape[:-1], -1))
 
 
 def _l1(x: Tensor, y: Tensor) -> Tensor:
-    """Distances ``(..., m, n)``."""
-    if torch.compiler.is_compiling():  # ONNX has no word for cdist; the other way takes m x n x d numbers
+    """L1 distances ``(..., m, n)``."""
+    if torch.compiler.is_compiling():  # ONNX has no cdist; the alternative needs memory for m x n x d numbers
         return (x.unsqueeze(-2) - y.unsqueeze(-3)).abs().sum(-1)
     return torch.cdist(x, y, p=1)
 

@@ -1,4 +1,4 @@
-"""Low-rank changes of weights, made by the optimiser: the learner never notices."""
+"""Low-rank updates of weights (LoRA) as an optimiser, without changes to the learner."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from metaad_zoo.learners.base import OptimizerCallable
 
 
 class LowRankOptimizer(Optimizer):
-    """Moves each weight matrix by ``up @ down`` alone, and steps on these two factors in its place.
+    """Optimiser that updates each weight matrix by a product ``up @ down``, with steps on the two factors.
 
-    By the chain rule a weight's gradient ``G`` gives the factors' ``G down^T`` and ``up^T G``. They are the same as
-    those of a layer that adds the product in its forward pass, so that inner loops, engines with a task axis and
-    checkpoints see ordinary weights: the change is merged at every step. What is saved is the number of weights that
-    are free, not the memory of a gradient.
+    By the chain rule a weight's gradient ``G`` gives the factors' gradients ``G down^T`` and ``up^T G``, the same as in
+    a layer that adds the product in its forward pass. Each step merges the update into the weight, so that inner loops,
+    engines with a task axis and checkpoints use ordinary weights. It reduces the number of free weights, but not the
+    memory of gradients.
 
-    Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022, equation 3, with their start
-    (``up`` 0, ``down`` random) and a scale of one; a convolution's kernel is read as a matrix of its output channels.
+    Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022, equation 3, with the paper's
+    initialisation (``up`` 0, ``down`` random) and scale 1; a convolution kernel is a matrix with a row for each output
+    channel.
 
     Args:
         groups: parameter groups, as for any optimiser.
-        optimizer: builds the one that steps on the factors.
-        rank: of the changes; at most a matrix's smaller side.
-        in_full: ids of the parameters that are stepped on as they are; of the others those that are no matrix stay.
+        optimizer: function that builds the optimiser of the factors.
+        rank: rank of the updates, limited by each matrix's smaller side.
+        in_full: ids of the parameters with full updates; any other parameter that is not a matrix is constant.
 
     Raises:
-        ValueError: the rank is below 1, or there is nothing to train.
+        ValueError: the rank is below 1, or there is no parameter to train.
     """
 
     def __init__(
@@ -43,11 +44,11 @@ class LowRankOptimizer(Optimizer):
         self.factors: dict[Tensor, tuple[nn.Parameter, nn.Parameter]] = {}
         outer, inner = [], []
         for group in groups:
-            kept = [p for p in group["params"] if id(p) in in_full or p.ndim > 1]
-            self.factors |= {p: _factors(p, rank, generator) for p in kept if id(p) not in in_full}
-            stepped = [x for p in kept for x in self.factors.get(p, (p,))]
-            if kept:
-                outer.append({**group, "params": kept})
+            chosen = [p for p in group["params"] if id(p) in in_full or p.ndim > 1]
+            self.factors |= {p: _factors(p, rank, generator) for p in chosen if id(p) not in in_full}
+            stepped = [x for p in chosen for x in self.factors.get(p, (p,))]
+            if chosen:
+                outer.append({**group, "params": chosen})
                 inner.append({**group, "params": stepped})
         if not outer:
             raise ValueError("there is no weight matrix to change: set train=full")
@@ -58,13 +59,13 @@ class LowRankOptimizer(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Step on the factors by their weights' gradients, and move the weights with them."""
+        """Update the factors by the gradients of their weights, and the weights accordingly."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group, stepped in zip(self.param_groups, self.on_factors.param_groups, strict=True):
-            stepped["lr"] = group["lr"]  # a schedule knows the outer groups
+            stepped["lr"] = group["lr"]  # a schedule changes the outer groups
         before = {}
         for p, (up, down) in self.factors.items():
             g = None if p.grad is None else p.grad.flatten(1)
@@ -76,17 +77,17 @@ class LowRankOptimizer(Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """With the factors, so that a resumed run goes on exactly."""
+        """State including the factors, for exact resumption."""
         factors = [x.detach() for pair in self.factors.values() for x in pair]
         return {**super().state_dict(), "factors": factors, "on_factors": self.on_factors.state_dict()}
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As :meth:`state_dict` gave it."""
+        """Load the result of :meth:`state_dict`."""
         super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
-        own = [x for pair in self.factors.values() for x in pair]
-        for mine, saved in zip(own, state_dict["factors"], strict=True):
-            mine.copy_(saved)
+        factors = [x for pair in self.factors.values() for x in pair]
+        for factor, saved in zip(factors, state_dict["factors"], strict=True):
+            factor.copy_(saved)
         self.on_factors.load_state_dict(state_dict["on_factors"])
 
 

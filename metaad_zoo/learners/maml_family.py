@@ -1,4 +1,4 @@
-"""Known variants of MAML, each a setting of :class:`metaad_zoo.learners.GradientLearner` under its own name."""
+"""Variants of MAML as settings of :class:`metaad_zoo.learners.GradientLearner`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class FirstOrderMAML(GradientLearner):
 
 @register_learner("anil")
 class ANIL(GradientLearner):
-    """Almost no inner loop: it adapts the head alone; the backbone is meta-learned.
+    """Almost no inner loop: it adapts only the head; the backbone is meta-learned.
 
     Source: Raghu et al., "Rapid Learning or Feature Reuse? Towards Understanding the Effectiveness of MAML", ICLR 2020.
     """
@@ -32,7 +32,7 @@ class ANIL(GradientLearner):
 
 @register_learner("boil")
 class BOIL(GradientLearner):
-    """Body only in the inner loop: it adapts the backbone; the head is meta-learned.
+    """Body only in the inner loop: it adapts only the backbone; the head is meta-learned.
 
     Source: Oh et al., "BOIL: Towards Representation Change for Few-shot Learning", ICLR 2021.
     """
@@ -42,7 +42,7 @@ class BOIL(GradientLearner):
 
 @register_learner("meta_sgd")
 class MetaSGD(GradientLearner):
-    """Learns a rate for each single weight, and with it the inner loop's direction; rates are kept in [0, 1].
+    """Learns a rate in [0, 1] for each single weight, and so the direction of the inner steps.
 
     Source: Li et al., "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning", 2017 (there without bounds).
     """
@@ -52,18 +52,18 @@ class MetaSGD(GradientLearner):
 
 @register_learner("maml_pp")
 class MAMLPlusPlus(GradientLearner):
-    """MAML++: by default its parts are all on; each is a setting of its own that ``maml`` takes too.
+    """MAML++: ``maml`` with all parts of MAML++ as defaults.
 
-    Source: Antoniou et al., "How to train your MAML", ICLR 2019, section 4. The parts: ``multi_step_epochs``,
+    Source: Antoniou et al., "How to train your MAML", ICLR 2019, section 4. The parts are ``multi_step_epochs``,
     ``inner_loop.learn_lr=parameter_and_step``, ``inner_loop.batch_norm=per_step``, ``first_order_epochs`` and
-    ``schedule=cosine``. Left out: batch normalisation weights of each step.
+    ``schedule=cosine``. Difference: no separate batch normalisation weights for each step.
 
     Args:
-        inner_loop: as for ``maml``, by default with rates and batch-norm statistics of each step; one that is given
-            whole in Python must ask for them itself.
-        multi_step_epochs: as for ``maml``.
-        first_order_epochs: as for ``maml``.
-        kwargs: all else, as for ``maml``.
+        inner_loop: settings of the inner loop; the default has rates and batch-norm statistics of each step, but an
+            object given in Python replaces it as a whole.
+        multi_step_epochs: see ``maml``.
+        first_order_epochs: see ``maml``.
+        kwargs: further arguments of ``maml``.
     """
 
     def __init__(
@@ -83,14 +83,14 @@ class MAMLPlusPlus(GradientLearner):
 
 @register_learner("imaml")
 class ImplicitMAML(GradientLearner):
-    """Meta-gradients of the inner loop's optimum: memory does not grow with the number of inner steps.
+    """Implicit MAML: meta-gradients of the inner loop's optimum, in memory that does not grow with the inner steps.
 
     Source: Rajeswaran et al., "Meta-Learning with Implicit Gradients", NeurIPS 2019. See
     :func:`metaad_zoo.inner_loop.implicit.adapt_to_optimum`.
 
     Args:
-        inner_loop: as for ``maml``; ``proximal`` above 0, and steps enough to come near the optimum.
-        kwargs: all else, as for ``maml``.
+        inner_loop: settings of the inner loop, with ``proximal`` above 0, and enough steps to approach the optimum.
+        kwargs: further arguments of ``maml``.
     """
 
     fixed = {"order": "implicit"}  # noqa: RUF012

@@ -1,4 +1,4 @@
-"""A backbone, with or without a head, called on an episode."""
+"""Networks of an episode: a backbone with or without a head, and adapted scorers."""
 
 from __future__ import annotations
 
@@ -41,21 +41,20 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class EmbeddingNetwork(nn.Module):
-    """A backbone that embeds samples in the light of a support set.
+    """A backbone whose embeddings may depend on a support set, by scaling and batch normalisation.
 
     Args:
-        backbone: its registered name.
-        backbone_options: for the backbone's builder.
-        input_shapes: shape of one sample by modality, such as ``{"image": (1, 28, 28)}``; gives the backbone its
-            ``in_channels``, ``image_size`` or ``in_features`` where the options do not.
-        batch_norm: where batch normalisation takes its statistics from.
-        steps: of the inner loop, for ``batch_norm="per_step"``.
-        scaling: by modality, how its values are brought to common units by the support set; what is left out is done as
-            is usual for it (:attr:`metaad_zoo.modality.Modality.scaling`).
+        backbone: registered name of the backbone.
+        backbone_options: options of the backbone.
+        input_shapes: shape of one sample by modality, such as ``{"image": (1, 28, 28)}``; it defines ``in_channels``,
+            ``image_size`` or ``in_features`` unless the options do.
+        batch_norm: source of the statistics of batch normalisation.
+        steps: number of inner steps, for ``batch_norm="per_step"``.
+        scaling: scaling by the support set, by modality; default: :attr:`metaad_zoo.modality.Modality.scaling`.
 
     Raises:
-        ValueError: the backbone is unknown, refuses an option, or reads a modality that the data does not have; or a
-            scaling is unknown.
+        ValueError: the backbone is unknown, rejects an option, or reads a modality that the data lack; or a scaling is
+            unknown.
     """
 
     def __init__(
@@ -79,19 +78,19 @@ class EmbeddingNetwork(nn.Module):
         self.scaling = _complete(scaling or {}, self.modalities)
         options = options_from_shapes(backbone, {name: input_shapes[name] for name in self.modalities})
         options |= backbone_options
-        own = {name: encoder for name in self.modalities if several and (encoder := get_modality(name).encoder)}
-        if own:
-            options["encoders"] = own | options.get("encoders", {})
+        encoders = {name: encoder for name in self.modalities if several and (encoder := get_modality(name).encoder)}
+        if encoders:
+            options["encoders"] = encoders | options.get("encoders", {})
         self.backbone = create_backbone(backbone, **options)
         episodic_batch_norm(self.backbone, batch_norm, steps)
         carry_task_axis(self)
 
     def scalings(self, support: Samples, axis: int = 0) -> dict[str, SupportScaling]:
-        """By modality, what brings this support set's domain to common units.
+        """Scaling of each modality by a support set.
 
         Args:
-            support: by modality, the samples along ``axis``.
-            axis: 1 where there is a leading task axis.
+            support: samples by modality, along ``axis``.
+            axis: position of the sample axis; 1 after a task axis.
         """
         return {name: SupportScaling.fit(support[name], kind, axis) for name, kind in self.scaling.items()}
 
@@ -102,10 +101,10 @@ class EmbeddingNetwork(nn.Module):
         return replace(batch, support=support, query=query)
 
     def embed(self, support: Samples, query: Samples | None = None) -> Tensor:
-        """Embeddings ``(n, embedding_dim)`` of the query, or without one of the support.
+        """Embeddings ``(n, embedding_dim)`` of the query, or of the support if ``query`` is None.
 
-        The support always comes along, because batch normalisation may take its statistics from it. Both are scaled
-        already (:meth:`scalings`). Within a :func:`metaad_zoo.backbones.task_axis`, everything has a leading task axis.
+        The support provides the statistics of batch normalisation. Both are already scaled (:meth:`scalings`). In a
+        :func:`metaad_zoo.backbones.task_axis`, all tensors have a leading task axis.
         """
         of_support, of_query = self.embed_both(support, query)
         return of_support if of_query is None else of_query
@@ -129,7 +128,7 @@ class EmbeddingNetwork(nn.Module):
         return of_support, of_query
 
     def forward(self, support: Samples, query: Samples | None = None) -> Tensor:
-        """As :meth:`embed`."""
+        """Same as :meth:`embed`."""
         return self.embed(support, query)
 
 
@@ -137,7 +136,7 @@ def fixed_width(backbone: Backbone) -> int:
     """Length of a backbone's embedding.
 
     Raises:
-        ValueError: it differs from domain to domain.
+        ValueError: the length differs between domains.
     """
     if backbone.embedding_dim == ANY:
         raise ValueError(
@@ -148,11 +147,11 @@ def fixed_width(backbone: Backbone) -> int:
 
 
 class EpisodeNetwork(EmbeddingNetwork):
-    """A backbone with a linear head that gives each sample one logit: the higher, the more anomalous.
+    """A backbone with a linear head to one logit for each sample; higher is more anomalous.
 
     Args:
-        args: as for :class:`EmbeddingNetwork`.
-        kwargs: likewise.
+        args: arguments of :class:`EmbeddingNetwork`.
+        kwargs: keyword arguments of :class:`EmbeddingNetwork`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -161,7 +160,7 @@ class EpisodeNetwork(EmbeddingNetwork):
         carry_task_axis(self)
 
     def forward(self, support: Samples, query: Samples | None = None) -> Tensor:
-        """Logits ``(n,)`` of the query, or without one of the support; see :meth:`embed`."""
+        """Logits ``(n,)`` of the query, or of the support if ``query`` is None; see :meth:`embed`."""
         axis, embeddings = current_task_axis(), self.embed(support, query)
         if axis is None:
             logits: Tensor = self.head(embeddings)
@@ -170,15 +169,19 @@ class EpisodeNetwork(EmbeddingNetwork):
         return logits.squeeze(-1)
 
 
+def masked_mean(x: Tensor, weight: Tensor) -> Tensor:
+    """Mean over samples ``(..., n, d)`` with weights ``(..., n, 1)`` of 0 or 1; 0 if all weights are 0."""
+    return (x * weight).sum(-2) / weight.sum(-2).clamp_min(1)
+
+
 def usable(samples: Samples, like: Tensor) -> dict[str, Tensor]:
-    """Samples on a network's device, outside inference mode; float64 stays, for offsets are lost in less."""
+    """Samples on a network's device, outside inference mode; float64 stays for accuracy with large offsets."""
     kinds = {name: x.dtype if x.dtype == torch.float64 else like.dtype for name, x in samples.items()}
     return {name: x.to(like.device, kinds[name], copy=x.is_inference()) for name, x in samples.items()}
 
 
 def scaled(samples: Samples, by: Mapping[str, SupportScaling], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Samples in the units of a support set, then in a network's type; a modality that is not in ``by`` keeps its
-    units."""
+    """Scale samples by a support set and convert them to a type; a modality that is not in ``by`` is not scaled."""
     return {name: (by[name].apply(x) if name in by else x).to(dtype) for name, x in samples.items()}
 
 
@@ -199,32 +202,32 @@ def require_independent_tasks(
     names: Sequence[str],
     remedy: str = "inner_loop.engine=higher",
 ) -> None:
-    """Refuse a network in which a task's output depends on the other tasks of the batch.
+    """Check that a task's output does not depend on the other tasks of the batch.
 
-    A layer that compares samples of a batch, or folds another axis into it, does so unseen. Compares the support sets'
-    logits in evaluation mode, with weights that differ from task to task.
+    Some layers mix the samples of a batch, or fold another axis into it. The check compares the logits of support sets
+    in evaluation mode, with different weights for each task.
 
     Args:
-        network: as it is trained.
-        support: ``(tasks, n, ...)``.
-        axis: how the engine would fold them.
-        names: parameters that would be given a task axis.
-        remedy: the setting that the error proposes.
+        network: network to check.
+        support: support sets ``(tasks, n, ...)`` by modality.
+        axis: task axis of the engine.
+        names: names of the parameters with a task axis.
+        remedy: setting that the error proposes.
 
     Raises:
-        ValueError: as said.
+        ValueError: the output of a task depends on other tasks.
     """
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
-        apart = dict(spread_over_tasks(network, names, dict(network.named_parameters()), axis.tasks))
-        for name in names:  # weights that differ, so that a task which gets another's is found out
-            factors = 1 + 0.1 * torch.arange(axis.tasks, device=apart[name].device, dtype=apart[name].dtype)
-            apart[name] = apart[name] * factors.view(-1, *(1,) * (apart[name].ndim - 1))
+        spread = dict(spread_over_tasks(network, names, dict(network.named_parameters()), axis.tasks))
+        for name in names:  # different weights, so that an exchange of tasks changes the output
+            factors = 1 + 0.1 * torch.arange(axis.tasks, device=spread[name].device, dtype=spread[name].dtype)
+            spread[name] = spread[name] * factors.view(-1, *(1,) * (spread[name].ndim - 1))
         with task_axis(axis):
-            together = functional_call(network, apart, (support,))
-        tasks = [({n: apart[n][i] for n in names}, {m: x[i] for m, x in support.items()}) for i in range(axis.tasks)]
-        alone = torch.stack([functional_call(network, weights, (one,)) for weights, one in tasks])
+            together = functional_call(network, spread, (support,))
+        tasks = [({n: spread[n][i] for n in names}, {m: x[i] for m, x in support.items()}) for i in range(axis.tasks)]
+        alone = torch.stack([functional_call(network, weights, (samples,)) for weights, samples in tasks])
     finally:
         for module, training in modes.items():
             module.training = training
@@ -239,12 +242,12 @@ def require_independent_tasks(
 
 
 def with_own_modules(network: Network) -> Network:
-    """A copy with modules of its own around the same tensors: weights may be swapped in it, and modes set.
+    """Copy of a network's modules around the same tensors, so that weights and modes can be changed independently.
 
-    Frozen and other unadapted weights are so shared by a model and all that is adapted from it.
+    A model and its adapted copies so share the memory of frozen and unadapted weights.
 
     Args:
-        network: stays as it is.
+        network: network to copy; not changed.
 
     Example:
         >>> network = nn.Linear(2, 1)
@@ -252,17 +255,17 @@ def with_own_modules(network: Network) -> Network:
         (False, True)
     """
     shared: list[Any] = [*network.parameters(), *network.buffers()]
-    for module in network.modules():  # hooks are shared as well: to copy their (mostly empty) dicts takes half the time
+    for module in network.modules():  # hooks are shared too: copying their (mostly empty) dicts takes half the time
         shared += [x for name, x in vars(module).items() if "_hooks" in name or name == "_non_persistent_buffers_set"]
     return deepcopy(network, {id(x): x for x in shared})
 
 
 def load_parameters(network: nn.Module, parameters: Mapping[str, Tensor]) -> None:
-    """Put tensors in the place of a network's parameters, without copying them.
+    """Replace a network's parameters by given tensors, without a copy.
 
     Args:
-        network: its modules are changed, but not the tensors that they have had.
-        parameters: by name; they take no gradient there.
+        network: network to change; its old tensors are not changed.
+        parameters: tensors by name, used without gradient.
     """
     modules = dict(network.named_modules(remove_duplicate=False))
     by_identity = {id(p): nn.Parameter(parameters[name].detach(), False) for name, p in network.named_parameters()}
@@ -270,14 +273,14 @@ def load_parameters(network: nn.Module, parameters: Mapping[str, Tensor]) -> Non
         owner, _, attribute = name.rpartition(".")
         modules[owner].register_parameter(attribute, by_identity[id(p)])
     for module in modules.values():
-        if isinstance(module, nn.RNNBase):  # it keeps a list of its weights, which would be renewed while threads score
+        if isinstance(module, nn.RNNBase):  # refresh its list of weights now, and not while threads score
             module.to(next(module.parameters()).device)
 
 
 class AdaptedScorer(ABC):
-    """What a learner is after one support set: it brings raw samples to the support's units and scores them there.
+    """Base of learners adapted to a support set: scales raw samples by the support set and scores them.
 
-    Scoring changes nothing that two threads may share: no weight, mode, hook or global flag.
+    Scoring is thread-safe: it changes no weight, mode, hook or global flag.
     """
 
     support: Samples
@@ -285,27 +288,27 @@ class AdaptedScorer(ABC):
 
     @torch.no_grad()
     def score(self, samples: Samples) -> Tensor:
-        """Scores ``(n,)``: the higher, the more anomalous."""
+        """Scores ``(n,)``; higher is more anomalous."""
         return self.logits(self.units(samples))
 
     def units(self, samples: Samples) -> dict[str, Tensor]:
-        """Raw samples in the units that the network reads, on its device."""
+        """Raw samples scaled to the network's units, on its device."""
         like = next(iter(self.support.values()))
         return scaled(usable(samples, like), self.scalings, like.dtype)
 
     @abstractmethod
     def logits(self, samples: Samples) -> Tensor:
-        """Scores ``(n,)`` of samples in the network's :meth:`units`, by which they can be differentiated."""
+        """Scores ``(n,)`` of samples in the network's :meth:`units`, differentiable by the samples."""
 
 
 @dataclass(frozen=True)
 class AdaptedNetwork(AdaptedScorer):
-    """A network with one task's weights.
+    """A network with the weights of one task.
 
     Attributes:
-        network: holds the adapted weights; its modules are its own, what was not adapted it shares with the learner.
-        support: scaled; kept, because batch normalisation may take its statistics from it.
-        scalings: what brings new samples to the support's units.
+        network: network with the adapted weights; it shares unadapted tensors with the learner.
+        support: scaled support set, for the statistics of batch normalisation.
+        scalings: scaling of new samples by modality.
     """
 
     network: EpisodeNetwork
@@ -314,15 +317,15 @@ class AdaptedNetwork(AdaptedScorer):
 
     @property
     def parameters(self) -> dict[str, Tensor]:
-        """The adapted network's parameters by name."""
+        """Parameters of the adapted network by name."""
         return dict(self.network.named_parameters())
 
     def logits(self, samples: Samples) -> Tensor:
-        """Logits ``(n,)`` of samples in the network's :meth:`units`, by which they can be differentiated."""
+        """Logits ``(n,)`` of samples in the network's :meth:`units`, differentiable by the samples."""
         return self._call(self.network, samples)
 
     def embed(self, samples: Samples | None = None) -> Tensor:
-        """Embeddings ``(n, embedding_dim)`` of samples in the network's :meth:`units`; without any, of the support."""
+        """Embeddings ``(n, embedding_dim)`` of samples in the network's :meth:`units`, or of the support if None."""
         return self._call(self.network.embed, samples)
 
     def _call(self, function: Callable[..., Tensor], samples: Samples | None) -> Tensor:
@@ -336,17 +339,17 @@ class AdaptedNetwork(AdaptedScorer):
 
 
 def reads_statistics(network: nn.Module) -> bool:
-    """Whether embeddings depend on the support set beside them."""
+    """Whether embeddings depend on the support set, by batch normalisation."""
     layers = [m for m in network.modules() if isinstance(m, EpisodicBatchNorm)]
     return any(m.policy != "running" and (m.policy != "per_step" or m.training) for m in layers)
 
 
 def anomaly_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross-entropy, the mean over samples; unlabelled samples (-1) count as normal, as most of them are.
+    """Mean binary cross-entropy over samples; unlabelled samples (-1) count as normal.
 
     Args:
         logits: ``(n,)``, or with a task axis ``(tasks, n)``.
-        labels: of 0, 1 and -1, in the same shape.
+        labels: 0, 1 or -1, in the shape of ``logits``.
 
     Returns:
         ``()``, or ``(tasks,)``.

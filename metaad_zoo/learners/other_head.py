@@ -1,4 +1,4 @@
-"""A trained backbone under another learner: pretrain, then compare otherwise."""
+"""Transfer of a trained backbone to another learner."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from metaad_zoo.learners.registry import learner_class, list_learners
 
 
 def with_head(learner: Learner, name: str, settings: Mapping[str, Any] | None = None) -> EmbeddingLearner:
-    """Another learner without inner loop, with the backbone of a trained one and its weights as they are.
+    """Build another learner, without an inner loop, on the backbone of a trained learner.
 
     Args:
-        learner: trained; left as it is.
-        name: of the other one, such as ``"protonet"``; what it has beside the backbone is at its start.
-        settings: of the other one, such as ``{"distance": "cosine"}``.
+        learner: trained learner; not changed.
+        name: name of the new learner, such as ``"protonet"``; only its backbone has trained weights.
+        settings: settings of the new learner, such as ``{"distance": "cosine"}``.
 
     Raises:
-        ValueError: the learner has no backbone, the other one takes an inner loop, or does not fit the backbone.
+        ValueError: the learner has no backbone, or the new one has an inner loop or does not fit the backbone.
 
     Example:
         >>> from metaad_zoo.learners import ContrastivePretraining
@@ -31,29 +31,30 @@ def with_head(learner: Learner, name: str, settings: Mapping[str, Any] | None = 
     """
     kind = learner_class(name)
     if not issubclass(kind, EmbeddingLearner):
-        known = [n for n in list_learners() if issubclass(learner_class(n), EmbeddingLearner)]
-        raise ValueError(f"{name} can't be a head over a trained backbone: take one of {', '.join(known)}")
+        suitable = [n for n in list_learners() if issubclass(learner_class(n), EmbeddingLearner)]
+        raise ValueError(f"{name} can't be a head over a trained backbone: take one of {', '.join(suitable)}")
     built = kind(**backbone_arguments(learner), **(settings or {}))
     take_backbone(built.network, learner)
     return built.to(learner.device)
 
 
 def backbone_arguments(learner: Learner) -> dict[str, Any]:
-    """What the constructor of another learner needs for the same backbone, normalisation and scaling.
+    """Constructor arguments of a learner with the same backbone, normalisation and scaling.
 
     Raises:
-        ValueError: the learner has none that can be taken over.
+        ValueError: the learner has no trained backbone.
     """
     if not isinstance(learner, (GradientLearner, EmbeddingLearner)):
         raise ValueError(f"{learner.registered_name} has no trained backbone: take another checkpoint")
-    given = learner.arguments()
-    policy = given["batch_norm"] if isinstance(learner, EmbeddingLearner) else given["inner_loop"]["batch_norm"]
-    shared = {name: given[name] for name in ("backbone", "backbone_options", "input_shapes", "scaling")}
+    arguments = learner.arguments()
+    source = arguments if isinstance(learner, EmbeddingLearner) else arguments["inner_loop"]
+    policy = source["batch_norm"]
+    shared = {name: arguments[name] for name in ("backbone", "backbone_options", "input_shapes", "scaling")}
     return {**shared, "batch_norm": "support" if policy == "per_step" else policy}
 
 
 def take_backbone(network: EmbeddingNetwork, learner: Learner) -> None:
-    """Load the weights of a learner's backbone into one that was built by :func:`backbone_arguments`."""
+    """Load the weights of a learner's backbone into a network built with :func:`backbone_arguments`."""
     assert isinstance(learner.network, EmbeddingNetwork)
     weights = learner.network.backbone.state_dict()
     network.backbone.load_state_dict({k: x for k, x in weights.items() if ".step_" not in k})

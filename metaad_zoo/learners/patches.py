@@ -1,4 +1,4 @@
-"""Patches of images: their features, a small set that covers many, and what lies nearest in it."""
+"""Patches of images: features, coresets and nearest neighbours."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PAIRS_AT_ONCE = 2**24
-"""Distances in memory at one time, so that any number of patches can be compared."""
+"""Maximum number of distances in memory at once."""
 
 
 def patch_features(maps: Sequence[Tensor], unit_length: bool) -> Tensor:
-    """One vector for each place of the finest map: the maps' means over 3 x 3 places, side by side.
+    """Feature vector of each position of the finest map: local means over 3 x 3 positions of all maps, concatenated.
 
     Source: Roth et al., "Towards Total Recall in Industrial Anomaly Detection" (PatchCore), CVPR 2022, section 3.1.
 
     Args:
-        maps: ``(n, C_i, H_i, W_i)``, the finest first, to whose places coarser ones are interpolated (bilinearly).
-        unit_length: bring each map's vectors to length one, so that no map outweighs the others.
+        maps: maps ``(n, C_i, H_i, W_i)``, the finest first; coarser maps are interpolated bilinearly to its size.
+        unit_length: whether each map's vectors are scaled to unit length, for equal weight of all maps.
 
     Returns:
         ``(n, H_0, W_0, sum of the C_i)``.
@@ -37,19 +37,19 @@ def patch_features(maps: Sequence[Tensor], unit_length: bool) -> Tensor:
 
 
 def coreset(x: Tensor, size: int) -> Tensor:
-    """Positions of a subset that covers all: each next one is the farthest from those chosen before.
+    """Positions of a subset that covers all samples: each next sample is the farthest from the previous ones.
 
-    It starts at the one farthest from the mean, and so needs no random numbers.
+    The first is the farthest from the mean, so the choice is deterministic.
 
     Source: Sener and Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set Approach", ICLR 2018
     (greedy k-centre), as in PatchCore.
 
     Args:
         x: ``(n, d)``.
-        size: how many; with ``size >= n`` all.
+        size: maximum number of samples.
 
     Returns:
-        ``(min(size, n),)``, in the order of choice, or ascending where all are taken.
+        ``(min(size, n),)``, in the order of choice, or ascending if all samples are chosen.
 
     Example:
         >>> coreset(torch.tensor([[0.0], [0.1], [5.0], [5.1], [2.0]]), 3).tolist()
@@ -66,7 +66,7 @@ def coreset(x: Tensor, size: int) -> Tensor:
 
 
 def nearest(x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-    """Euclidean distance to the nearest row of a memory, and which row that is.
+    """Euclidean distance to the nearest row of a memory, and the index of this row.
 
     Args:
         x: ``(m, d)``.
@@ -77,24 +77,24 @@ def nearest(x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
     """
     rows = max(1, PAIRS_AT_ONCE // len(memory))
     with torch.no_grad():
-        # A traced graph takes batches of any length, as they come.
+        # A traced graph can't split batches of unknown length.
         parts = [x] if torch.compiler.is_compiling() else x.split(rows)
         places = torch.cat([farness(part, memory).argmin(1) for part in parts])
-    return (x - memory[places]).norm(dim=1), places  # all digits, where a matrix product loses half of them
+    return (x - memory[places]).norm(dim=1), places  # more accurate than by a matrix product
 
 
 def farness(x: Tensor, memory: Tensor) -> Tensor:
-    """Of each row of a memory ``(n, d)`` what orders it by its distance to each ``x`` ``(m, d)``: ``(m, n)``.
+    """Half the squared distances ``(m, n)`` of ``x`` ``(m, d)`` to a memory ``(n, d)``, up to a constant for each row.
 
-    Half the squared distance without the part that is the same for the whole memory. ONNX has no word for cdist.
+    It replaces cdist, which ONNX lacks, for ordering the memory by distance.
     """
     return memory.square().sum(1) / 2 - x @ memory.T
 
 
 def to_pixels(distances: Tensor, size: Sequence[int]) -> Tensor:
-    """Patches' distances as a map of the image's pixels: interpolated, and smoothed over half a patch.
+    """Map of patch distances at the image's resolution: interpolated, and smoothed over half a patch.
 
-    PatchCore's smoothing (4 pixels, where patches lie 8 apart), for any size.
+    The smoothing is that of PatchCore (4 pixels for a patch spacing of 8), for any size.
 
     Args:
         distances: ``(n, H, W)``.

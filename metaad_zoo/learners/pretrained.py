@@ -1,4 +1,4 @@
-"""Pretrain, then adapt: the control that episodic training has to beat."""
+"""Contrastive pretraining without episodes, a baseline for meta-learning."""
 
 from __future__ import annotations
 
@@ -19,22 +19,21 @@ Head = Literal["prototype", "nearest"]
 
 @register_learner("pretrained")
 class ContrastivePretraining(EmbeddingLearner):
-    """An embedding of the meta-training classes, and a comparison by cosine that knows nothing of episodes.
+    """Supervised contrastive pretraining on the meta-training classes, and scores by cosine to the support.
 
-    Source: Chen et al., "Meta-Baseline: Exploring Simple Meta-Learning for Few-Shot Learning", ICCV 2021, its first
-    stage: classes are told apart in plain training, and a new task's samples compared with its support's mean by
-    cosine. Here the classes are told apart by the supervised contrastive loss (Khosla et al., "Supervised Contrastive
-    Learning", NeurIPS 2020), which asks for no list of classes: the normal samples of a batch, of support and query
-    alike, are drawn to those of their own class and away from all that is known to be of another, which are the normal
-    samples of other classes and the anomalies of tasks of its own class. What a task's class is tells its name; domains
-    (machines, tables) are classes of their own.
+    Source: the first stage of Chen et al., "Meta-Baseline: Exploring Simple Meta-Learning for Few-Shot Learning", ICCV
+    2021: plain training on all classes, and comparison of a new task's samples with its support's mean by cosine. Here
+    the training loss is the supervised contrastive loss (Khosla et al., "Supervised Contrastive Learning", NeurIPS
+    2020), which needs no list of classes. It attracts normal samples of the same class in a batch, of support and
+    query, and repels samples of different classes: normal samples of other classes, and anomalies of tasks of the same
+    class. The class follows from the task's name; each domain (machine, table) is a class.
 
     Args:
-        head: ``"prototype"``: distance to the mean of the support; ``"nearest"``: to its nearest sample. Both by
-            ``1 - cosine``, and without anything learned; labelled anomalies are left out.
-        temperature: of the contrastive loss; 0.1 in the paper.
-        kwargs: as for :class:`EmbeddingLearner`, but for ``tasks_at_once``: tasks are told apart, and so needed
-            together.
+        head: ``"prototype"``: distance to the mean of the support; ``"nearest"``: to its nearest sample. Both are
+            ``1 - cosine`` without learned parameters; labelled anomalies are excluded.
+        temperature: temperature of the contrastive loss; 0.1 in the paper.
+        kwargs: further arguments of :class:`EmbeddingLearner`, except ``tasks_at_once``: the loss compares all tasks of
+            a batch.
     """
 
     def __init__(self, *, head: Head = "prototype", temperature: float = 0.1, **kwargs: Any) -> None:
@@ -50,7 +49,7 @@ class ContrastivePretraining(EmbeddingLearner):
         self.temperature = temperature
 
     def read(self, embeddings: Tensor, labels: Tensor) -> Reading:
-        """The support's directions, and which of them are not labelled anomalous."""
+        """Normalised embeddings of the ``support``, and the mask ``usual`` of those not labelled anomalous."""
         return {"support": F.normalize(embeddings, dim=-1), "usual": labels != ANOMALOUS}
 
     def compare(self, reading: Reading, embeddings: Tensor) -> Tensor:
@@ -63,7 +62,7 @@ class ContrastivePretraining(EmbeddingLearner):
         return 1 - cosines.masked_fill(~usual.transpose(-1, -2), -torch.inf).amax(-1)
 
     def outer_loss(self, batch: EpisodeBatch) -> Tensor:
-        """The contrastive loss over all samples of the batch."""
+        """Contrastive loss ``()`` over all samples of the batch."""
         embeddings = torch.cat(self.embed_batch(batch), 1).flatten(0, 1)
         labels = torch.cat([batch.support_labels, batch.query_labels], 1)
         classes = torch.tensor(classes_of(batch.tasks), device=labels.device)
@@ -77,35 +76,35 @@ class ContrastivePretraining(EmbeddingLearner):
 
 
 def classes_of(tasks: Sequence[str]) -> list[int]:
-    """A number for each task's normal class; tasks that differ in their anomalies alone have the same.
+    """Index of each task's normal class; tasks that differ only in their anomalies have the same class.
 
     Example:
         >>> classes_of(["digits/3-vs-1", "digits/0", "digits/3-vs-8", "smd/machine-1-1"])
         [0, 1, 0, 2]
     """
     names = [task.partition("-vs-")[0] for task in tasks]
-    known = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    return [known[name] for name in names]
+    index = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return [index[name] for name in names]
 
 
 def contrastive_loss(x: Tensor, classes: Tensor, anomalous: Tensor, temperature: float) -> Tensor:
-    """Supervised contrastive loss (Khosla et al., 2020, equation 2), the mean over normal samples that have a like.
+    """Supervised contrastive loss (Khosla et al., 2020, equation 2), as a mean over normal samples with a positive.
 
     Args:
         x: embeddings ``(n, d)``.
-        classes: ``(n,)``: of a normal sample its class; of an anomaly the class that it is not of.
-        anomalous: ``(n,)``.
-        temperature: divides cosines.
+        classes: ``(n,)``: the class of a normal sample; for an anomaly, the class to which it does not belong.
+        anomalous: ``(n,)`` booleans.
+        temperature: divisor of the cosines.
     """
     directions = F.normalize(x, dim=-1)
     cosines = directions @ directions.T / temperature
     itself = torch.eye(len(x), dtype=torch.bool, device=x.device)
     same = classes.unsqueeze(1) == classes
-    alike = same & ~anomalous & ~itself
-    # Whether an anomaly of another class's task is of this sample's class, nobody knows: it does not count.
-    known = (alike | (same & anomalous) | (~same & ~anomalous)) & ~itself
-    log_share = cosines - cosines.masked_fill(~known, -torch.inf).logsumexp(1, keepdim=True)
-    likes = alike.sum(1)
-    anchors = ~anomalous & (likes > 0)
-    means = log_share.masked_fill(~alike, 0).sum(1) / likes.clamp_min(1)
+    positive = same & ~anomalous & ~itself
+    # The class of an anomaly in a task of another class is unknown, so this pair does not count.
+    compared = (positive | (same & anomalous) | (~same & ~anomalous)) & ~itself
+    log_share = cosines - cosines.masked_fill(~compared, -torch.inf).logsumexp(1, keepdim=True)
+    count = positive.sum(1)
+    anchors = ~anomalous & (count > 0)
+    means = log_share.masked_fill(~positive, 0).sum(1) / count.clamp_min(1)
     return -means[anchors].mean()

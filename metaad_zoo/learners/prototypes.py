@@ -1,4 +1,4 @@
-"""One-class prototypical networks: an anomaly is what lies far from the support's prototypes."""
+"""One-class prototypical networks: scores by distance to the support's prototypes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from metaad_zoo.episodes import ANOMALOUS
 from metaad_zoo.learners.embedding import EmbeddingLearner, Reading
+from metaad_zoo.learners.network import masked_mean
 from metaad_zoo.learners.registry import register_learner
 from metaad_zoo.registry import unknown_name
 
@@ -19,21 +20,20 @@ LLOYD_STEPS = 5
 
 @register_learner("protonet")
 class PrototypicalNetwork(EmbeddingLearner):
-    """Distance to the nearest prototype of the normal support samples, against a learned radius.
+    """Distance to the nearest prototype of the normal support samples, relative to a learned radius.
 
     Source: Snell et al., "Prototypical Networks for Few-shot Learning", NeurIPS 2017; for one class Kruspe, "One-Way
-    Prototypical Networks", 2019. With ``D`` the distance to the nearest prototype, the logit is ``scale (D - R)``: what
-    is farther than the radius ``R`` is likelier an anomaly than not. ``R`` is a learned multiple of the support's own
-    spread, which few samples hardly tell: it is drawn towards a learned one as by ``k`` further samples, ``(n spread +
-    k typical) / (n + k)``. Labelled anomalies, where there are any, move the boundary: each is a rival at its own
-    distance, beside the radius (a soft minimum). Unlabelled samples count as normal.
+    Prototypical Networks", 2019. With ``D`` the distance to the nearest prototype and ``R`` a radius, the logit is
+    ``scale (D - R)``. ``R`` is a learned multiple of the support's spread, which is shrunk towards a learned typical
+    spread by ``k`` virtual samples, ``(n spread + k typical) / (n + k)``. Labelled anomalies move the boundary: ``R``
+    becomes a soft minimum of the radius and the distances to them. Unlabelled samples count as normal.
 
     Args:
         distance: ``"euclidean"`` (squared, the mean over features), ``"cosine"`` (1 - cosine) or ``"mahalanobis"``:
             squared, by the covariance ``(S + m diag(v)) / (n + m)`` of the support's scatter ``S`` and learned prior
-            variances ``v`` that weigh as much as ``m`` samples, so that one shot works and fifty are made use of.
-        prototypes: how many: means of clusters of the support (k-means, started from samples far apart).
-        kwargs: as for :class:`EmbeddingLearner`.
+            variances ``v`` with the weight of ``m`` samples, for any number of shots.
+        prototypes: number of prototypes, which are k-means centres of the support.
+        kwargs: further arguments of :class:`EmbeddingLearner`.
     """
 
     def __init__(self, *, distance: Distance = "euclidean", prototypes: int = 1, **kwargs: Any) -> None:
@@ -51,22 +51,22 @@ class PrototypicalNetwork(EmbeddingLearner):
         self.spread_weight = nn.Parameter(torch.tensor(1.0))
         if distance == "mahalanobis":
             self.prior_weight = nn.Parameter(torch.tensor(2.0))
-            # One for all columns where their number is not known.
+            # One value for all columns if their number is unknown.
             self.log_variance = nn.Parameter(torch.zeros(max(self.network.backbone.embedding_dim, 1)))
 
     def read(self, embeddings: Tensor, labels: Tensor) -> Reading:
-        """Prototypes, radius, known anomalies and what the distance needs; see the class."""
+        """Prototypes, radius, labelled anomalies and the whitening matrix of the distance."""
         normal = labels != ANOMALOUS
         if self.distance == "cosine":
             embeddings = F.normalize(embeddings, dim=-1)
-        centres, own = clusters(embeddings, normal, self.prototypes)
+        centres, nearest = clusters(embeddings, normal, self.prototypes)
         weight = normal.unsqueeze(-1).to(embeddings.dtype)
-        residual = (embeddings - own) * weight
+        residual = (embeddings - nearest) * weight
         n = weight.sum(-2)
         reading: dict[str, Tensor] = {"prototypes": centres}
         if self.distance == "mahalanobis":
             reading["whitening"] = self._whitening(residual, n)
-        spread = (self._distance(reading, embeddings, own.unsqueeze(-2)).squeeze(-1) * normal).sum(-1)
+        spread = (self._distance(reading, embeddings, nearest.unsqueeze(-2)).squeeze(-1) * normal).sum(-1)
         reading["radius"] = self._radius(spread, n.squeeze(-1))
         if not bool(normal.all()):
             reading["anomalies"] = embeddings
@@ -74,18 +74,18 @@ class PrototypicalNetwork(EmbeddingLearner):
         return reading
 
     def compare(self, reading: Reading, embeddings: Tensor) -> Tensor:
-        """``scale (D - R)``, and with known anomalies ``scale (D - softmin(R, their distances))``."""
+        """``scale (D - R)``, with labelled anomalies ``scale (D - softmin(R, their distances))``."""
         if self.distance == "cosine":
             embeddings = F.normalize(embeddings, dim=-1)
         scale = self.log_scale.exp()
         nearest = self._distance(reading, embeddings, reading["prototypes"].unsqueeze(-3)).amin(-1)
-        rival = reading["radius"].unsqueeze(-1).expand_as(nearest)
+        radius = reading["radius"].unsqueeze(-1).expand_as(nearest)
         if "anomalies" in reading:
             to_anomalies = -scale * self._distance(reading, embeddings, reading["anomalies"].unsqueeze(-3))
-            # Behind the scale: an infinite distance would give it a gradient of 0 times infinity.
+            # After the scale, whose gradient would be 0 times infinity.
             to_anomalies = to_anomalies.masked_fill(~reading["is_anomaly"].unsqueeze(-2), -torch.inf)
-            rival = -torch.cat([-scale * rival.unsqueeze(-1), to_anomalies], -1).logsumexp(-1) / scale
-        return scale * (nearest - rival)
+            radius = -torch.cat([-scale * radius.unsqueeze(-1), to_anomalies], -1).logsumexp(-1) / scale
+        return scale * (nearest - radius)
 
     def _distance(self, reading: Reading, x: Tensor, centres: Tensor) -> Tensor:
         """``(..., m, d)`` and ``(..., m or 1, p, d)`` to ``(..., m, p)``."""
@@ -99,7 +99,7 @@ class PrototypicalNetwork(EmbeddingLearner):
         return difference.square().mean(-1)
 
     def _whitening(self, residual: Tensor, n: Tensor) -> Tensor:
-        """The inverse of the covariance's Cholesky factor, ``(..., d, d)``."""
+        """Inverse Cholesky factor of the covariance ``(..., d, d)``."""
         m = F.softplus(self.prior_weight)
         prior = torch.diag_embed(m * self.log_variance.exp().expand(residual.shape[-1]))
         covariance = (residual.transpose(-1, -2) @ residual + prior) / (n + m).unsqueeze(-1)
@@ -108,26 +108,26 @@ class PrototypicalNetwork(EmbeddingLearner):
         return torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
 
     def _radius(self, spread: Tensor, n: Tensor) -> Tensor:
-        """A multiple of the mean of the support's distances ``spread`` (their sum) and learned ones."""
+        """Radius ``(...)`` from the sum of the support's distances ``spread`` and the learned typical spread."""
         k = F.softplus(self.spread_weight)
         return F.softplus(self.radius) * (spread + k * F.softplus(self.typical_spread)) / (n + k)
 
 
 def clusters(x: Tensor, chosen: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Means of ``k`` clusters of the chosen samples (Lloyd's algorithm), differentiable by the samples.
+    """Centres of ``k`` clusters of the chosen samples (Lloyd's algorithm), differentiable by the samples.
 
-    It starts from samples far apart, each next the one farthest from those before it, and needs no random numbers.
+    The initial centres are samples, each the farthest from the previous ones, so the result is deterministic.
 
     Args:
         x: ``(..., n, d)``.
-        chosen: ``(..., n)``; others belong to no cluster.
-        k: with fewer samples than that, some clusters are the same.
+        chosen: ``(..., n)`` booleans of the samples to cluster.
+        k: number of clusters; with fewer samples, some coincide.
 
     Returns:
-        Centres ``(..., k, d)`` and each sample's nearest one ``(..., n, d)``.
+        Centres ``(..., k, d)`` and the nearest centre of each sample ``(..., n, d)``.
     """
     weight = chosen.unsqueeze(-1).to(x.dtype)
-    mean = (x * weight).sum(-2, keepdim=True) / weight.sum(-2, keepdim=True).clamp_min(1)
+    mean = masked_mean(x, weight).unsqueeze(-2)
     if k == 1:
         return mean, mean.expand_as(x)
     with torch.no_grad():
@@ -148,12 +148,12 @@ def _squared(x: Tensor, centres: Tensor) -> Tensor:
 
 
 def _membership(x: Tensor, centres: Tensor) -> Tensor:
-    """One-hot ``(..., n, k)``."""
+    """Index of the nearest centre, one-hot ``(..., n, k)``."""
     return F.one_hot(_squared(x, centres).argmin(-1), centres.shape[-2])
 
 
 def _means(x: Tensor, weight: Tensor, member: Tensor, before: Tensor) -> Tensor:
-    """Mean of each cluster's samples; an empty cluster stays where it was."""
+    """Mean of each cluster's samples; an empty cluster keeps its centre."""
     share = member.to(x.dtype) * weight
     size = share.sum(-2).unsqueeze(-1)
     return torch.where(size > 0, share.transpose(-1, -2) @ x / size.clamp_min(1), before)

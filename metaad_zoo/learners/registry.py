@@ -31,7 +31,7 @@ def register_learner(name: str) -> Callable[[LearnerType], LearnerType]:
 
 
 def list_learners(pattern: str = "*") -> list[str]:
-    """Names of the learners.
+    """Names of the registered learners that match an fnmatch pattern.
 
     Example:
         >>> list_learners("maml*")
@@ -41,7 +41,7 @@ def list_learners(pattern: str = "*") -> list[str]:
 
 
 def learner_class(name: str) -> type[Learner]:
-    """The class behind a name.
+    """Class of a registered learner.
 
     Raises:
         ValueError: the name is unknown (the nearest names are given).

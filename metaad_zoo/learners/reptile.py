@@ -1,4 +1,4 @@
-"""Reptile: the start moves towards where each task's descent ends."""
+"""Reptile: the outer gradient is the difference between initial and adapted parameters."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from metaad_zoo.learners.registry import register_learner
 
 @register_learner("reptile")
 class Reptile(GradientLearner):
-    """The outer gradient is ``start - end`` of a task's descent, the mean over tasks; nothing is differentiated twice.
+    """First-order meta-learning with the outer gradient ``start - end`` of the inner steps, as a mean over tasks.
 
     Source: Nichol et al., "On First-Order Meta-Learning Algorithms", 2018, algorithm 2; ``start - end`` goes to the
-    outer optimiser as its gradient (SGD with rate e gives ``start + e (end - start)``). In meta-training the descent
-    goes on to the query set, which holds both kinds: normal samples alone teach a network to call everything normal,
-    and the product of both gradients, Reptile's second-order effect, is what brings one-class steps into line with
-    balanced ones. A new task is adapted on its support alone.
+    outer optimiser as its gradient (SGD with rate e gives ``start + e (end - start)``). In meta-training further steps
+    follow on the query set, which has both classes. Otherwise the network would learn to score everything as normal;
+    and the product of both gradients, Reptile's second-order effect, aligns one-class with balanced steps. A new task
+    is adapted only on its support.
 
     Args:
-        query_steps: steps on the query set behind those on the support, in meta-training.
-        kwargs: as for ``maml``; learned rates, and parameters that are not adapted, have no gradient here.
+        query_steps: number of steps on the query set after those on the support, in meta-training.
+        kwargs: further arguments of ``maml``; learned rates and unadapted parameters are not supported.
     """
 
     fixed = {"order": 1, "learn_lr": "none", "adapt": ("*",)}  # noqa: RUF012
@@ -47,7 +47,7 @@ class Reptile(GradientLearner):
         return {**super().arguments(), "query_steps": self.query_steps}
 
     def outer_loss(self, batch: EpisodeBatch) -> Tensor:
-        """The mean query loss behind the support's steps; its gradient is ``start - end``."""
+        """Mean query loss ``()`` after the steps on the support, with the gradient ``start - end``."""
         start = {name: p for name, p in self.network.named_parameters() if name in set(self.inner_loop.names)}
         value = torch.zeros((), device=self.device)
         moved = {name: torch.zeros_like(p) for name, p in start.items()}
@@ -69,7 +69,7 @@ class Reptile(GradientLearner):
         tasks: Sequence[str],
         axis: TaskAxis | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        behind_support = self._adapt_parameters(support, support_labels, tasks, meta_gradient=False, axis=axis)
+        after_support = self._adapt_parameters(support, support_labels, tasks, meta_gradient=False, axis=axis)
         losses: list[Tensor] = []
 
         def keep(step: int, parameters: Mapping[str, Tensor], loss: Tensor | None) -> None:
@@ -83,7 +83,7 @@ class Reptile(GradientLearner):
                     self.query_loop,
                     lambda network: self.query_loss(network(support, query), query_labels),
                     meta_gradient=False,
-                    start=behind_support,
+                    start=after_support,
                     tasks=None if axis is None else axis.tasks,
                     visit=keep,
                 )

@@ -1,4 +1,4 @@
-"""Attention within a set at a cost linear in its size."""
+"""Attention within a set, in time linear in its size."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 
 class Attend(nn.Module):
-    """Multi-head attention of tokens to other tokens, of which some may not be there; pre-norm and residual.
+    """Multi-head attention of tokens to a masked set of tokens; pre-norm and residual.
 
     Args:
-        width: of the tokens.
-        heads: that divide it.
+        width: length of a token.
+        heads: number of heads, a divisor of ``width``.
 
     Shape:
         ``(..., m, width)``, ``(..., n, width)`` and ``(..., n)`` booleans to ``(..., m, width)``.
@@ -28,13 +28,13 @@ class Attend(nn.Module):
             nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
         )
 
-    def forward(self, tokens: Tensor, others: Tensor, there: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, context: Tensor, present: Tensor) -> Tensor:
         query = self._split(self.query(self.norm(tokens)))
-        key, value = (self._split(x) for x in self.read(self.norm_others(others)).chunk(2, -1))
-        none = ~there.any(-1)[..., None, None, None]  # a set of nothing gives nothing, and no NaN
-        mask = there.unsqueeze(-2).unsqueeze(-3) | none
-        found = torch.where(none, 0, F.scaled_dot_product_attention(query, key, value, attn_mask=mask))
-        tokens = tokens + self.out(found.transpose(-2, -3).flatten(-2))
+        key, value = (self._split(x) for x in self.read(self.norm_others(context)).chunk(2, -1))
+        empty = ~present.any(-1)[..., None, None, None]  # an empty set yields 0 instead of NaN
+        mask = present.unsqueeze(-2).unsqueeze(-3) | empty
+        mixed = torch.where(empty, 0, F.scaled_dot_product_attention(query, key, value, attn_mask=mask))
+        tokens = tokens + self.out(mixed.transpose(-2, -3).flatten(-2))
         y: Tensor = tokens + self.after(tokens)
         return y
 
@@ -44,16 +44,16 @@ class Attend(nn.Module):
 
 
 class InducedSetAttention(nn.Module):
-    """A few learned tokens read the set, and each of the set's tokens reads them.
+    """Learned tokens attend to the set, and the set's tokens attend to them.
 
-    Equivariant to the set's order, and linear in its size.
+    It is equivariant to the order of the set, and linear in its size.
 
     Source: Lee et al., "Set Transformer", ICML 2019, section 3.1 (ISAB).
 
     Args:
-        width: of the tokens.
-        heads: of each attention.
-        inducing: how many learned tokens.
+        width: length of a token.
+        heads: number of heads of each attention.
+        inducing: number of learned tokens.
 
     Shape:
         ``(..., n, width)`` and ``(..., n)`` booleans to ``(..., n, width)``.
@@ -64,8 +64,8 @@ class InducedSetAttention(nn.Module):
         self.inducing = nn.Parameter(torch.randn(inducing, width))
         self.gather, self.spread = Attend(width, heads), Attend(width, heads)
 
-    def forward(self, tokens: Tensor, there: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
         inducing = self.inducing.expand(*tokens.shape[:-2], *self.inducing.shape)
-        summary = self.gather(inducing, tokens, there)
+        summary = self.gather(inducing, tokens, present)
         y: Tensor = self.spread(tokens, summary, summary.new_ones(summary.shape[:-1], dtype=torch.bool))
         return y

@@ -1,4 +1,4 @@
-"""Meta-SVDD: the smallest ball around the support's embeddings, solved inside the graph."""
+"""Meta-SVDD: the smallest ball around the support's embeddings, by a differentiable solver."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class MetaSVDD(EmbeddingLearner):
     Source: Dahia and Pamplona Segundo, "Meta Learning for Few-Shot One-class Classification", 2020; the ball is that of
     Tax and Duin, "Support Vector Data Description", Machine Learning 2004, equation 13: its centre is ``sum_i a_i x_i``
     where ``a`` on the simplex maximises ``sum_i a_i |x_i|^2 - |sum_i a_i x_i|^2``, and its squared radius is that
-    maximum. With ``penalty`` the weights are held near equal ones by their entropy, as slack does; the larger, the
-    nearer the centre is to the mean, which is Deep SVDD's closed form (Ruff et al., ICML 2018). The logit is
-    ``scale (|x - c|^2 - R^2 - margin)``, with scale and margin learned, distances as means over features.
+    maximum. An entropy term with weight ``penalty`` keeps the weights close to equal, like slack variables. For a large
+    penalty the centre tends to the mean, which is Deep SVDD's closed form (Ruff et al., ICML 2018). The logit is
+    ``scale (|x - c|^2 - R^2 - margin)``, with learned scale and margin, and distances as means over features.
 
     Args:
-        penalty: weight of the entropy, in units of the support's mean squared distance; 0: the ball itself.
-        iterations: of exponentiated gradient ascent on the weights, which the meta-gradient passes through.
-        kwargs: as for :class:`EmbeddingLearner`.
+        penalty: weight of the entropy, in units of the support's mean squared distance; 0: the exact ball.
+        iterations: number of iterations of exponentiated gradient ascent, through which the meta-gradient flows.
+        kwargs: further arguments of :class:`EmbeddingLearner`.
     """
 
     def __init__(self, *, penalty: float = 0.1, iterations: int = 50, **kwargs: Any) -> None:
@@ -53,19 +53,19 @@ class MetaSVDD(EmbeddingLearner):
 
 
 def ball_weights(x: Tensor, chosen: Tensor, penalty: float, iterations: int) -> Tensor:
-    """Weights of the samples in the centre of the smallest ball around them.
+    """Weights of samples whose weighted mean is the centre of the smallest ball around them.
 
     Args:
         x: ``(..., n, d)``.
-        chosen: ``(..., n)``: which samples are inside.
+        chosen: ``(..., n)`` booleans of the samples in the ball.
         penalty: see :class:`MetaSVDD`.
-        iterations: of exponentiated gradient ascent (Kivinen and Warmuth, 1997).
+        iterations: number of iterations of exponentiated gradient ascent (Kivinen and Warmuth, 1997).
 
     Returns:
-        ``(..., n)``, 0 where not chosen, summing to 1.
+        ``(..., n)``, 0 for samples that are not chosen; the sum is 1.
     """
-    here = chosen.to(x.dtype)
-    share = here / here.sum(-1, keepdim=True).clamp_min(1)
+    mask = chosen.to(x.dtype)
+    share = mask / mask.sum(-1, keepdim=True).clamp_min(1)
     centred = x - (share.unsqueeze(-1) * x).sum(-2, keepdim=True)
     unit = (share * centred.square().mean(-1)).sum(-1).clamp_min(1e-12).sqrt()
     gram = centred @ centred.transpose(-1, -2) / x.shape[-1] / unit.square()[..., None, None]

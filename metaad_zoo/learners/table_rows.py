@@ -1,4 +1,4 @@
-"""Learners that read embeddings as rows of a table, whatever its width."""
+"""Base of learners that read embeddings as table rows of any width."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from metaad_zoo.modality import read_as
 
 
 class TableRowLearner(EmbeddingLearner):
-    """An embedding is read as a table row; with the backbone ``raw_columns`` it is one, of any width, NaN for what is
-    missing.
+    """Base of learners that read an embedding as a table row, which may have NaN.
 
     Args:
-        backbone: as for :class:`EmbeddingLearner`.
-        scaling: likewise; None standardises table rows of ``raw_columns``, so that no column's unit counts.
-        kwargs: likewise.
+        backbone: name of the backbone; with ``raw_columns`` the embedding is the sample itself, of any width.
+        scaling: scaling by modality; None: ``standard`` for table rows of ``raw_columns``, against effects of units.
+        kwargs: further arguments of :class:`EmbeddingLearner`.
     """
 
     reads_missing = True

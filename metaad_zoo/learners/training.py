@@ -1,4 +1,4 @@
-"""Training by Lightning: the outer optimiser, what is logged, resuming, and diagnostics of the inner loop."""
+"""Training by Lightning: outer optimiser, logging, resumption, and diagnostics of the inner loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from metaad_zoo.learners.gradient import GradientLearner, look_inside, meta_grad
 
 
 def trainable(learner: Learner) -> pl.LightningModule:
-    """Make a learner a LightningModule, in place, so that ``trainer.fit`` takes it; its weights keep their names.
+    """Make a learner a LightningModule for ``trainer.fit``, in place; the names of its weights do not change.
 
     Returns:
         The learner itself.
@@ -47,7 +47,7 @@ def _unpickled(learner: type[Learner]) -> Learner:
 
 
 class _Training(Learner, pl.LightningModule):
-    """The hooks that Lightning calls."""
+    """Hooks of Lightning."""
 
     learner_class: type[Learner]
     _last_batch_end = 0.0
@@ -71,7 +71,7 @@ class _Training(Learner, pl.LightningModule):
         return 1.0 if scaler is None else float(scaler.get_scale())
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
-        self.zero_grad()  # also what a fine-tuning leaves out of the optimiser, whose gradients would pile up
+        self.zero_grad()  # includes parameters outside the optimiser, whose gradients would accumulate in fine-tuning
 
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer(self.outer_parameters())
@@ -100,16 +100,15 @@ class _Training(Learner, pl.LightningModule):
         return loss * self._share(len(batch)) * self._group_share(batch_idx)
 
     def _share(self, tasks: int) -> float:
-        """This process's weight: DDP takes the mean over processes, where we want the mean over all their tasks."""
+        """Weight of this process, so that DDP's mean over processes becomes a mean over all tasks."""
         if self.trainer.world_size == 1:
             return 1.0
-        mine = torch.tensor(float(tasks), device=self.device)
-        all_tasks = self.trainer.strategy.reduce(mine, reduce_op="sum")
+        count = torch.tensor(float(tasks), device=self.device)
+        all_tasks = self.trainer.strategy.reduce(count, reduce_op="sum")
         return tasks * self.trainer.world_size / float(all_tasks)
 
     def _group_share(self, batch_idx: int) -> float:
-        """What makes a step the mean over its batches: Lightning divides each by ``accumulate_grad_batches``, also in
-        the last group of an epoch, which may have fewer."""
+        """Correction for the last group of an epoch, which may have fewer than ``accumulate_grad_batches`` batches."""
         group = self.trainer.accumulate_grad_batches
         return group / min(group, self.trainer.num_training_batches - batch_idx // group * group)
 
@@ -130,7 +129,7 @@ class _Training(Learner, pl.LightningModule):
         self._log_auroc("test/auroc", batch)
 
     def predict_step(self, batch: EpisodeBatch, batch_idx: int) -> list[dict[str, Any]]:
-        """For each episode its task, the query's labels and scores."""
+        """Task, query labels and scores of each episode."""
         return [
             {
                 "task": task,
@@ -146,7 +145,7 @@ class _Training(Learner, pl.LightningModule):
         self.log(name, mean, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(batch), sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Dropout draws from the global generator: without its state a resumed run would differ from a straight one.
+        # Dropout uses the global generator, so exact resumption needs its state.
         checkpoint["rng_state"] = torch.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -166,18 +165,18 @@ class _Training(Learner, pl.LightningModule):
 
 
 class InnerLoopDiagnostics(pl.Callback):
-    """Logs, every so many outer steps:
+    """Logs diagnostics of the inner loop at regular outer steps:
 
     - ``inner/support_loss/<s>`` and ``inner/query_loss/<s>``: mean losses of the batch's tasks after ``s`` inner steps;
-    - ``inner/one_class_cosine``: cosine between the gradient of the support loss and that of the query loss at the
-      start. In the one-class setting the first knows normal samples only; meta-learning one-class is bringing them
-      together (Frikha et al., "Few-Shot One-Class Classification via Meta-Learning", AAAI 2021);
+    - ``inner/one_class_cosine``: cosine between the gradients of the support loss and the query loss at the initial
+      parameters. In the one-class setting the support has only normal samples, and meta-learning aligns both gradients
+      (Frikha et al., "Few-Shot One-Class Classification via Meta-Learning", AAAI 2021);
     - ``meta_gradient/<block>``: norm of the meta-gradient of each block of layers, before clipping.
 
-    Looking changes nothing: no weight, no statistic, no random number of the training.
+    Diagnostics change no weight, no statistic and no random number of the training.
 
     Args:
-        every: outer steps between two looks.
+        every: number of outer steps between diagnostics.
     """
 
     def __init__(self, every: int) -> None:
@@ -195,6 +194,6 @@ class InnerLoopDiagnostics(pl.Callback):
 
 
 def _log(trainer: pl.Trainer, figures: dict[str, float]) -> None:
-    """To the loggers themselves: what a module logs, Lightning repeats until the epoch's end."""
+    """Log to the loggers directly, because Lightning repeats a module's metrics until the end of the epoch."""
     for logger in trainer.loggers:
         logger.log_metrics(figures, step=trainer.global_step)

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from metaad_zoo.backbones import EpisodicBatchNorm
 from metaad_zoo.inner_loop import InnerLoopConfig
 from metaad_zoo.learners import GradientLearner, learner_class, untrained
-from metaad_zoo.learners.multi_step import multi_step_weights
+from metaad_zoo.learners.gradient import multi_step_weights
 from metaad_zoo.learners.training import trainable
 from tests.learners.test_training import QUIET
 from tests.tiny import GRADIENT_LEARNERS, meta_gradient, relative_difference, tiny_batch, tiny_learner
