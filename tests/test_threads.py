@@ -69,7 +69,7 @@ CASES = [
     *(("maml", backbone, "vectorized") for backbone in WITH_WEIGHTS),
     *(("protonet", backbone, "higher") for backbone in REGISTERED if backbone not in ONE_A_MODALITY),
     *((name, "timm/vit_tiny_patch16_224", "higher") for name in ("maml", "protonet")),
-    *(("patch_memory", backbone, "higher") for backbone in ("conv4", "vit", "timm/resnet18")),
+    *(("patch_memory", backbone, "higher") for backbone in ("conv4", "vit", "timm/test_resnet")),
 ]
 
 
@@ -185,7 +185,7 @@ def test_threads_explain_as_one_alone(backbone, method):
 
 
 def test_what_is_not_adapted_is_shared_and_not_copied():
-    learner = tiny_learner("maml", "timm/resnet18", adapt=("head.*",)).eval()
+    learner = tiny_learner("maml", "timm/test_resnet", adapt=("head.*",)).eval()
     adapted = learner.adapt({"image": torch.rand(4, 1, 32, 32)}, LABELS)
     start = {**dict(learner.network.named_parameters()), **dict(learner.network.named_buffers())}
     for name, x in [*adapted.network.named_parameters(), *adapted.network.named_buffers()]:

@@ -43,9 +43,9 @@ def place(tmp_path_factory):
         Image.fromarray(pixels).save(root / "classes" / "good" / f"{i}.png")
     rows = [f"classes/good/{i}.png,{i / 7:.3f},{int(i > 3)}" for i in range(6)]
     (root / "manifest.csv").write_text("\n".join(["image,x,label", *rows]))
-    (root / "text.csv").write_text("city,a,b\n" + "".join(f"Rome,{i},{i % 3}\n" for i in range(9)))
-    (root / "commas.csv").write_text("a,b\n" + "".join(f'"3,{i}",{i}\n' for i in range(9)))
-    (root / "semicolons.csv").write_text("a;b\n" + "".join(f"3,{i};{i},5\n" for i in range(9)))
+    (root / "text.csv").write_text("city,a,b\n" + "".join(f"Rome {i},{i * i % 5},{i % 3}\n" for i in range(9)))
+    (root / "commas.csv").write_text("a,b\n" + "".join(f'"1,234",{i}\n' for i in range(9)))
+    (root / "semicolons.csv").write_text("city;a;b\n" + "".join(f"Rome;3,{i * i % 5};{i % 3},5\n" for i in range(9)))
     return root
 
 
@@ -56,9 +56,8 @@ def place(tmp_path_factory):
         ("adapt {0}/image --support {0}/classes --out {0}/x", "no images directly in it, but in folders such as"),
         ("recommend --support {0}/classes", "no images directly in it, but in folders such as"),
         ("adapt {0}/both --support {0}/classes --out {0}/x", "is a folder: a model of several modalities reads a man"),
-        ("adapt {0}/both --support {0}/manifest.csv --out {0}/x", "labels 2 of 6 rows as anomalous"),
-        ("adapt {0}/table --support {0}/commas.csv --out {0}/x", "column 'a': expected numbers with a decimal point"),
-        ("adapt {0}/table --support {0}/semicolons.csv --out {0}/x", "told apart by semicolons"),
+        ("adapt {0}/both --support {0}/manifest.csv --out {0}/x", "labels 2 of 6 samples as anomalous"),
+        ("adapt {0}/table --support {0}/commas.csv --out {0}/x", "column 'a', row 1: '1,234' may mean 1234"),
         ("score {0}/table --data {0}/text.csv --out {0}", "is a folder: name a file"),
         ("score {0}/table --data {0}/text.csv --out {0}/x.csv --stride 3", "--stride is only with --points"),
     ],
@@ -67,7 +66,7 @@ def test_mistakes_end_in_one_line_that_mends_them(line, complaint, place, capsys
     assert main(line.format(place).split()) == 1
     message = capsys.readouterr().err
     assert complaint in message
-    assert message.count("\n") == 1
+    assert len([line for line in message.splitlines() if not line.startswith("note: ")]) == 1
 
 
 def test_labels_of_a_manifest_are_used(place, capsys):
@@ -83,7 +82,14 @@ def test_labels_of_a_manifest_are_used(place, capsys):
 
 def test_columns_of_text_are_told(place, capsys):
     assert main(f"adapt {place}/table --support {place}/text.csv --out {place}/tabled".split()) == 0
-    assert "columns ['city'] hold text and are left out" in capsys.readouterr().err
+    assert "text.csv: 'city' left out: texts that differ from row to row" in capsys.readouterr().err
+
+
+def test_a_file_with_semicolons_and_decimal_commas_is_read_and_told(place, capsys):
+    assert main(f"adapt {place}/table --support {place}/semicolons.csv --ignore city --out {place}/x".split()) == 0
+    notes = capsys.readouterr().err
+    assert "columns are separated by semicolons" in notes
+    assert "numbers have decimal commas" in notes
 
 
 def test_one_series_is_no_windows(tmp_path):

@@ -107,6 +107,7 @@ def test_an_lstm_behind_a_half_precision_layer_needs_none_either(no_half_precisi
 
 OLDER_CPU = """
 import lightning.pytorch as pl, torch
+from metaad_zoo.learners.training import trainable
 from tests.tiny import tiny_batch, tiny_learner
 for precision in ("bf16-mixed", "32-true"):
     learner = tiny_learner("maml", "lstm")
