@@ -375,10 +375,10 @@ def _label(
     spoken_for = {*options.ignore, *(options.columns or ()), options.time}
     names = [n for n in facts if n not in spoken_for and is_label_name(n) and not (series and n.lower() == "y")]
     likely = [n for n in names if len(facts[n].values) < 3 and facts[n].rows]
-    known = NORMAL_WORDS | ANOMALOUS_WORDS
+    label_words = NORMAL_WORDS | ANOMALOUS_WORDS
     for name in likely:
         values = [v.strip().lower() for v in facts[name].values]
-        if set(values) <= known and (len(values) == 2 or set(values) <= NORMAL_WORDS):
+        if set(values) <= label_words and (len(values) == 2 or set(values) <= NORMAL_WORDS):
             return name
         if len(values) == 2:
             raise ValueError(

@@ -144,8 +144,8 @@ def _anomaly_windows(folder: Path) -> Mapping[str, Sequence[Sequence[str]]]:
     if len(chosen) != 1:
         raise ValueError(f"{folder} holds {[f.name for f in files]}: expected {WINDOWS_FILE}, or one JSON file")
     try:
-        found = json.loads(chosen[0].read_text(encoding="utf-8"))
-        for spans in found.values():
+        spans_by_file = json.loads(chosen[0].read_text(encoding="utf-8"))
+        for spans in spans_by_file.values():
             for start, end in spans:
                 as_seconds([start, end])
     except (ValueError, AttributeError, TypeError) as error:
@@ -153,5 +153,5 @@ def _anomaly_windows(folder: Path) -> Mapping[str, Sequence[Sequence[str]]]:
             f"{chosen[0]} can't be used ({error}): expected JSON that maps '<group>/<series>.csv' to a list of [start, "
             "end] times in ISO 8601"
         ) from error
-    windows: Mapping[str, Sequence[Sequence[str]]] = found
+    windows: Mapping[str, Sequence[Sequence[str]]] = spans_by_file
     return windows

@@ -67,7 +67,7 @@ class Rows:
         times: ``(rows,)`` float64 seconds (or the time column's own unit), or None without a time column.
         numbers: ``(rows,)`` number of each row in its source, from 1.
         done: share of the source that is read with these, from 0 to 1.
-        special: the reader's special columns, as far as they are there: float64 or texts.
+        special: special columns of the reader that the source has, float64 or texts.
     """
 
     values: np.ndarray
@@ -338,7 +338,7 @@ class TableReader:
 
     def _encode(self, blocks: Iterator[RawBlock]) -> Iterator[Rows]:
         schema, checked = self.schema, False
-        cells, dropped, kept = 0, 0, 0
+        cells, dropped, n_rows = 0, 0, 0
         filled = np.zeros(len(schema.features), bool)
         for block in blocks:
             if not checked and self.named:
@@ -357,10 +357,10 @@ class TableReader:
             if self.options.missing == "drop":
                 dropped += int(incomplete.sum())
                 rows = _chosen(rows, ~incomplete)
-            cells, kept = cells + int(bad.sum()), kept + len(rows.values)
+            cells, n_rows = cells + int(bad.sum()), n_rows + len(rows.values)
             filled |= ~bad.all(0)
             yield rows
-        if not kept:
+        if not n_rows:
             raise ValueError(f"{self.path}: every row has a missing value, nothing is left: set data.missing=impute")
         if not self._facts and not filled.all():
             empty = [name for name, has_value in zip(schema.features, filled, strict=True) if not has_value]

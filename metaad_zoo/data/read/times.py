@@ -81,15 +81,15 @@ def resampled(
 
 
 def _interpolated(grid: np.ndarray, times: np.ndarray, column: np.ndarray, longest: float) -> np.ndarray:
-    there = ~np.isnan(column)
-    if not there.any():
+    present = ~np.isnan(column)
+    if not present.any():
         return np.full(len(grid), np.nan)
-    known = times[there]
-    made = np.interp(grid, known, column[there].astype(np.float64), left=np.nan, right=np.nan)
-    after = np.searchsorted(known, grid).clip(max=len(known) - 1)
-    before = np.where(known[after] == grid, after, (after - 1).clip(min=0))
-    made[known[after] - known[before] > longest] = np.nan
-    return made
+    known_times = times[present]
+    values = np.interp(grid, known_times, column[present].astype(np.float64), left=np.nan, right=np.nan)
+    after = np.searchsorted(known_times, grid).clip(max=len(known_times) - 1)
+    before = np.where(known_times[after] == grid, after, (after - 1).clip(min=0))
+    values[known_times[after] - known_times[before] > longest] = np.nan
+    return values
 
 
 def _nearest(of: np.ndarray, to: np.ndarray) -> np.ndarray:
