@@ -46,7 +46,7 @@ def read_archive(path: Path, names: Sequence[str] | None = None) -> dict[str, np
     """Arrays of an archive by name.
 
     Args:
-        path: of the archive.
+        path: the archive.
         names: read those of these that are there; None reads all.
 
     Raises:
@@ -60,8 +60,8 @@ def map_archive(path: Path, names: Sequence[str], scratch: Path) -> dict[str, np
     """Those arrays of an archive that have one of these names, mapped out of unpacked copies.
 
     Args:
-        path: of the archive.
-        names: of arrays.
+        path: the archive.
+        names: names of the arrays.
         scratch: folder for the copies, which must last as long as the arrays are used.
 
     Raises:

@@ -25,9 +25,9 @@ class Dialect:
     """How a CSV file is written.
 
     Attributes:
-        encoding: for Python's codecs.
+        encoding: name of the codec, as Python spells it.
         delimiter: between cells.
-        names: of the columns where the file has no header; None where it has one.
+        names: names of the columns where the file has no header; None where it has one.
         notes: a sentence on each choice that is not the standard's (UTF-8, commas, a header).
     """
 
@@ -41,8 +41,8 @@ def read_dialect(path: Path, head: bytes) -> Dialect:
     """Tell how a CSV file is written from its first bytes.
 
     Args:
-        path: for messages.
-        head: at most :data:`HEAD_BYTES` from the file's start.
+        path: the file, named in messages.
+        head: the file's first bytes, :data:`HEAD_BYTES` at most.
 
     Raises:
         ValueError: the file is empty.
@@ -130,8 +130,8 @@ def decimal_separator(path: Path, delimiter: str, cells: dict[str, np.ndarray]) 
     """Whether commas inside cells are decimal commas or separate thousands: ``","``, ``"."`` or None without any.
 
     Args:
-        path: for messages.
-        delimiter: of the file; where it is a semicolon, ``1,234`` has a decimal comma.
+        path: the file, named in messages.
+        delimiter: character between cells; where it is a semicolon, ``1,234`` has a decimal comma.
         cells: some texts of each column.
 
     Raises:

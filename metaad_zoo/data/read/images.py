@@ -47,11 +47,11 @@ class ImageReader:
         source: an image file, a folder, an ``.npz`` (see :func:`read_npz`), a list of files, or an array or tensor of
             images ``(n, H, W)``, ``(n, H, W, C)`` or ``(n, C, H, W)``: uint8, uint16, bool or floats from 0 to 1.
         channels: 1 or 3; None keeps the images' own, which must then agree.
-        height: in pixels; None keeps the images' own size, which must then be one.
-        width: likewise.
+        height: pixels of a sample; None keeps the images' own size, which must then be one.
+        width: pixels of a sample; None as for the height.
         aspect: see :data:`~metaad_zoo.data.read.pixels.Aspect`.
-        below: of a folder without images take those of the folders below, and of a category in the MVTec layout those
-            below ``test``: for scoring. False takes normal samples: the images directly in a folder, or ``train/good``.
+        below: whether a folder without images stands for the folders below it, and a category in the MVTec layout for
+            its ``test``: for scoring. False takes normal samples: the images directly in a folder, or ``train/good``.
         damaged: ``"refuse"`` files that can't be read, all of them by name, or give an ``"empty"`` sample (NaN).
         usual_ratio: width by height of a support set's images; images of another ratio are named in the account. None
             takes the median of these images.

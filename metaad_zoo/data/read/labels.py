@@ -33,9 +33,9 @@ def parse_labels(path: Path, name: str, texts: Sequence[str], first_row: int = 0
     """Labels ``(rows,)`` int8 of 0 (normal), 1 (anomalous) and -1 (the cell is empty), by :data:`NORMAL_WORDS`.
 
     Args:
-        path: for messages.
-        name: of the column.
-        texts: of its cells.
+        path: the file, named in messages.
+        name: name of the column.
+        texts: texts of its cells.
         first_row: what rows are counted from in messages.
 
     Raises:

@@ -17,7 +17,7 @@ def list_files(root: Path, endings: Collection[str], account: Account) -> dict[P
 
     Args:
         root: a folder.
-        endings: of the files, such as ``{".png"}``, in lower case.
+        endings: file endings, such as ``{".png"}``, in lower case.
         account: is told of files of other kinds, hidden ones, and links.
 
     Example:

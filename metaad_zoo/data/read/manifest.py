@@ -40,7 +40,7 @@ class ManifestOptions:
     Args:
         image_size: height and width of the images; None demands one size for all.
         length: steps of the sequences: longer ones are cut there; None takes the longest.
-        channels: of the images; None demands one kind for all.
+        channels: channels of the images, 1 or 3; None demands one kind for all.
     """
 
     image_size: int | None = None
@@ -70,8 +70,8 @@ class ManifestReader:
         source: the manifest's path, or what :func:`metaad_zoo.data.read.table_sources.open_table` made of it.
         options: what the user says of its columns.
         files: how the files are read.
-        schemas: of the domain that the rows belong to, by modality (``tabular``, ``sequence``); what is not there is
-            decided by what is read first.
+        schemas: schemas of the domain that the rows belong to, by modality (``tabular``, ``sequence``); a missing one
+            is decided by the first rows or file.
 
     Attributes:
         account: what is left out, guessed or changed.

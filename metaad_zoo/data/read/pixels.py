@@ -156,7 +156,7 @@ def channels_first(x: np.ndarray, where: str, channels: int | None = None) -> np
     """Images ``(n, H, W)``, ``(n, H, W, C)`` or ``(n, C, H, W)`` as ``(n, C, H, W)``.
 
     Args:
-        x: of any type.
+        x: images of any type.
         where: file or argument, for errors.
         channels: that are wanted, to tell one colour image from several grey ones.
 

@@ -184,11 +184,11 @@ class ColumnFacts:
 
     Attributes:
         kind: ``"number"``, ``"text"`` or ``"time"``.
-        rows: with a value.
+        rows: number of rows with a value.
         low: the smallest number; NaN without any.
         high: the largest.
         texts: counts of the texts of a column of text, up to :data:`MOST_TEXTS`.
-        values: at most three different values, as texts, to tell columns of two values.
+        values: up to three different values, as texts, which tell columns of two values.
     """
 
     kind: Literal["number", "text", "time"]
@@ -326,8 +326,8 @@ def decide_roles(
     """Give each column its role, and note those that are no features.
 
     Args:
-        path: for messages and the account.
-        facts: of each column, in the order of the file.
+        path: the file, named in messages and the account.
+        facts: content of each column, in the order of the file.
         options: what the user says; it comes before name and content.
         account: is told what is left out or guessed.
         series: rows are time steps: text is left out, categories included.

@@ -37,9 +37,9 @@ class SampleSource(ABC):
         source: where they are: a path, a list of paths, or a DataFrame.
         shapes: shape of one sample by modality, -1 for any length.
         options: what the user says of the columns.
-        schemas: of the domain, by modality; what is not there is decided by what is read first, and added.
-        account: to be added to.
-        below: of a folder without samples take those of the folders below.
+        schemas: schemas of the domain, by modality; a missing one is decided by the first file, and added.
+        account: account to add to.
+        below: whether a folder without samples stands for the folders below it.
         reading: further options of the kind of files, such as ``aspect`` of images.
 
     Attributes:
@@ -222,8 +222,8 @@ def series_of(data: Any, schema: Schema | None = None, account: Account | None =
 
     Args:
         data: a file, a DataFrame or an array ``(T,)`` or ``(T, C)``.
-        schema: of the domain that it belongs to.
-        account: to be added to.
+        schema: schema of the domain that the series belongs to.
+        account: account to add to.
 
     Raises:
         ValueError: it can't be read as one, its channels are not the domain's, or rows are out of time order.

@@ -44,10 +44,10 @@ class SeriesReader:
     """One series out of a CSV, Parquet or ``.npz`` file or a DataFrame.
 
     Args:
-        source: as for :class:`metaad_zoo.data.read.table.TableReader`.
+        source: the series, as :class:`metaad_zoo.data.read.table.TableReader` takes it.
         options: what the user says of the columns.
-        schema: of the domain that it belongs to; None decides it from this source.
-        account: to be added to; None begins one.
+        schema: schema of the domain that the series belongs to; None decides it from this source.
+        account: account to add to; None begins one.
 
     Attributes:
         account: what is left out, guessed or changed, gaps and other steps than the domain's among it.
@@ -249,7 +249,7 @@ def windows_of(reader: SeriesReader, length: int) -> Iterator[Windows]:
     """Cut a series into windows, in memory for a block at a time.
 
     Args:
-        reader: of the series; its account is told what fills no window.
+        reader: reader of the series; its account is told what fills no window.
         length: steps of a window; -1 takes the whole series as one.
 
     Raises:

@@ -44,7 +44,7 @@ class RawBlock:
     """Successive rows, by column: float64 for numbers and times (in seconds), texts otherwise.
 
     Attributes:
-        columns: by name.
+        columns: values of each column, by its name.
         first_row: how many rows of the source lie before these.
         done: share of the source that is read with these, from 0 to 1.
     """
@@ -89,9 +89,9 @@ class TableReader:
         source: a CSV, Parquet or ``.npz`` file (``X``, and ``y`` of 0 and 1), or a DataFrame (of pandas, or any with
             Arrow's interface).
         options: what the user says of the columns.
-        schema: of the domain that the rows are brought to; None decides it from this source.
+        schema: schema of the domain that the rows are brought to; None decides it from this source.
         series: rows are time steps: text is left out, and one channel may be ``(rows,)``.
-        account: to be added to; None begins one.
+        account: account to add to; None begins one.
         as_text: columns that are read as text, whatever they hold.
         special: columns whose meaning the caller knows; they are no features, and may be missing.
 
