@@ -74,6 +74,7 @@ LATE_TEXT = "a,b\n" + "1,2\n" * 400_000 + "1,oops\n"
         ("day\n2024-01-01\n2024-01-02\n", {}, "no column to learn from; it has .'day'."),
         ('a,b\n"1,234",5\n', {}, r"row 1: '1,234' may mean 1234 \(thousands\) or 1.234 \(decimal comma\).*--decimal"),
         ('a,b\n"1,23","1,234,567"\n', {}, "decimal comma, but .* separates thousands"),
+        ("a b c\n1 2 3\n4 5 6.5\n", {}, "columns are separated by spaces"),
     ],
 )
 def test_bad_files_are_refused_by_name_row_and_column(tmp_path, text, options, complaint):
@@ -285,6 +286,17 @@ def test_a_file_is_opened_once(tmp_path, monkeypatch):
             reader.survey()
             assert sum(len(b.values) for b in reader.blocks()) == 20
         assert opened.count(str(tmp_path / name)) == 1
+
+
+def test_rows_without_a_label_are_unlabelled_and_told(tmp_path):
+    rows, _, account = read(write(tmp_path, "a,label\n1,0\n2.5,\n3,1\n"))
+    assert rows.labels.tolist() == [0, -1, 1]
+    assert account[-1] == "t.csv: 1 rows have no label: they count as unlabelled"
+
+
+def test_a_frame_of_lists_is_refused():
+    with pytest.raises(ValueError, match="column 'a': expected numbers or text, saw list"):
+        read(pandas.DataFrame({"a": [[1, 2], [3]]}))
 
 
 def test_parquet_holds_text_and_truth(tmp_path):

@@ -45,7 +45,7 @@ def read_dialect(path: Path, head: bytes) -> Dialect:
         head: the file's first bytes, :data:`HEAD_BYTES` at most.
 
     Raises:
-        ValueError: the file is empty.
+        ValueError: the file is empty, or its columns are separated by spaces.
 
     Example:
         >>> read_dialect(Path("a.csv"), b"a;b\\n1,5;2\\n").delimiter
@@ -59,6 +59,7 @@ def read_dialect(path: Path, head: bytes) -> Dialect:
     if not any(line.strip() for line in lines):
         raise ValueError(f"{path} is empty: expected a header and at least one row")
     delimiter = _delimiter(lines)
+    _refuse_spaces(path, lines, delimiter)
     notes = []
     if encoding not in ("utf-8", "utf-8-sig"):
         notes.append(f"the file is not in UTF-8 and is read as {encoding}")
@@ -102,6 +103,17 @@ def _delimiter(lines: Sequence[str]) -> str:
         return max(cells, key=cells.__getitem__)
     header = next(line for line in lines if line.strip())
     return max(DELIMITERS, key=header.count)
+
+
+def _refuse_spaces(path: Path, lines: Sequence[str], delimiter: str) -> None:
+    """Refuse columns that are separated by spaces, which would be one column of text."""
+    header, *rows = [line.split() for line in lines if line.strip()][:_ROWS_COMPARED]
+    spaced = len(header) > 1 and rows and all(len(r) == len(header) and all(map(_is_number, r)) for r in rows)
+    if spaced and delimiter not in "".join(lines[:_ROWS_COMPARED]):
+        raise ValueError(
+            f"{path}: columns are separated by spaces, where commas, semicolons, tabs or bars are expected: write it "
+            r"anew, such as by pandas.read_csv(path, sep=r'\s+').to_csv(new_path, index=False)"
+        )
 
 
 def _names_without_header(lines: Sequence[str], delimiter: str) -> tuple[str, ...] | None:

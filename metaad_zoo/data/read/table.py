@@ -338,7 +338,7 @@ class TableReader:
 
     def _encode(self, blocks: Iterator[RawBlock]) -> Iterator[Rows]:
         schema, checked = self.schema, False
-        cells, dropped, n_rows = 0, 0, 0
+        cells, dropped, n_rows, unlabelled = 0, 0, 0, 0
         filled = np.zeros(len(schema.features), bool)
         for block in blocks:
             if not checked and self.named:
@@ -359,12 +359,15 @@ class TableReader:
                 rows = _chosen(rows, ~incomplete)
             cells, n_rows = cells + int(bad.sum()), n_rows + len(rows.values)
             filled |= ~bad.all(0)
+            unlabelled += 0 if rows.labels is None else int((rows.labels < 0).sum())
             yield rows
         if not n_rows:
             raise ValueError(f"{self.path}: every row has a missing value, nothing is left: set data.missing=impute")
         if not self._facts and not filled.all():
             empty = [name for name, has_value in zip(schema.features, filled, strict=True) if not has_value]
             self.account.add("guessed", self.path.name, "as missing throughout, although the support has values", empty)
+        if unlabelled:
+            self.account.add("guessed", self.path.name, f"{unlabelled} rows have no label: they count as unlabelled")
         if dropped:
             self.account.add("left out", self.path.name, f"{dropped} rows with a missing or infinite value are dropped")
         elif cells:

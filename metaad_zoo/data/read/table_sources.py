@@ -174,6 +174,13 @@ class _Parquet(TableSource):
         self._file.close()
 
 
+def _text(column: str, value: Any) -> str | None:
+    """A value of a column of objects as its text, as a CSV file holds it."""
+    if isinstance(value, (list, tuple, dict, set, np.ndarray)):
+        raise ValueError(f"the DataFrame, column {column!r}: expected numbers or text, saw {type(value).__name__}")
+    return None if value is None or value != value else str(value)
+
+
 def refuse_doubled(path: Path, names: list[str]) -> None:
     """Refuse two columns of one name.
 
@@ -198,7 +205,7 @@ class _Frame(TableSource):
                     for c, kind in zip(frame.columns, frame.dtypes, strict=True)
                     if kind.kind == "O" and not hasattr(kind, "na_value")
                 ]
-                texts = {c: [None if v is None or v != v else str(v) for v in frame[c]] for c in mixed}
+                texts = {c: [_text(c, value) for value in frame[c]] for c in mixed}
                 self._table = pa.Table.from_pandas(frame.assign(**texts))
             else:
                 self._table = pa.table(frame)
