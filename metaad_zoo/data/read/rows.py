@@ -26,8 +26,14 @@ def is_paths(data: Any) -> bool:
 
 
 def is_frame(data: Any) -> bool:
-    """Whether this is a DataFrame: of pandas, or any with Arrow's interface."""
+    """Whether this is a DataFrame, of pandas or any with Arrow's interface, or a list of these."""
+    if isinstance(data, (list, tuple)):
+        return bool(data) and all(is_frame(x) for x in data)
     return (hasattr(data, "iloc") and hasattr(data, "columns")) or hasattr(data, "__arrow_c_stream__")
+
+
+def _several(source: Any) -> list[Any]:
+    return list(source) if isinstance(source, (list, tuple)) else [source]
 
 
 class SampleSource(ABC):
@@ -94,7 +100,7 @@ class RowSource(SampleSource):
     """Rows of tables: a table, a folder of tables, a list of these, or a DataFrame."""
 
     def find(self, source: Any) -> list[Any]:
-        return list(table_files(source)) if is_paths(source) else [source]
+        return list(table_files(source)) if is_paths(source) else _several(source)
 
     def blocks(self) -> Iterator[Chunk]:
         """Rows in blocks; names are their numbers, with the file's where there are several.
@@ -112,7 +118,10 @@ class RowSource(SampleSource):
                     if not len(rows.values):
                         continue
                     self._check_width(reader)
-                    names = [f"{file}:{n}" if several else str(n) for n in rows.numbers]
+                    names = [
+                        f"{reader.path if isinstance(file, Path) else i}:{n}" if several else str(n)
+                        for n in rows.numbers
+                    ]
                     samples = {self.name: torch.from_numpy(rows.values)}
                     yield Chunk(names, samples, (i + rows.done) / len(self.files), rows.labels)
                 if reader.named:
@@ -133,7 +142,7 @@ class WindowSource(SampleSource):
 
     def find(self, source: Any) -> list[Any]:
         if not is_paths(source):
-            return [source]
+            return _several(source)
         paths = [source] if isinstance(source, (str, Path)) else source
         return [f for path in paths for f in series_files(Path(path).expanduser())]
 
