@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from metaad_zoo.backbones import ANY
@@ -325,6 +326,8 @@ class ManifestSource(SampleSource):
                 reader.path.name,
                 f"some samples lack {lacking}: only a model trained with gaps (data.absent) can be trusted on these",
             )
+        for name in self.shapes.keys() - samples.keys():  # rows that all lack it
+            samples[name] = torch.full((len(rows.values), *(max(size, 1) for size in self.shapes[name])), torch.nan)
         return samples
 
 
