@@ -52,15 +52,17 @@ def test_streamed_scores_are_those_of_the_whole(shapes, backbone, options, tmp_p
     capsys.readouterr()
     assert main(["score", mine, "--data", str(data), "--out", str(out), "--json"]) == 0
     told, rows, detector = json.loads(capsys.readouterr().out), written(out), load_detector(mine)
-    assert [float(r["score"]) for r in rows] == detector.score(data).tolist()
-    assert [float(r["p_value"]) for r in rows] == detector.p_value(data).tolist()
+    # Blocks of another size are summed in another order.
+    assert [float(r["score"]) for r in rows] == pytest.approx(detector.score(data).tolist(), rel=1e-5, abs=1e-6)
+    assert [float(r["p_value"]) for r in rows] == pytest.approx(detector.p_value(data).tolist(), rel=1e-3, abs=1e-5)
     assert [int(r["anomaly"]) for r in rows] == detector.predict(data).tolist()
     assert told["samples"] == len(rows)
     assert told["anomalous"] == sum(r["anomaly"] == "1" for r in rows)
     if "sequence" in shapes:
         assert main(["score", mine, "--data", str(data), "--out", str(out), "--points", "--stride", "3"]) == 0
         points = written(out)
-        assert [float(r["score"]) for r in points] == detector.score_series(data, stride=3).tolist()
+        expected = detector.score_series(data, stride=3).tolist()
+        assert [float(r["score"]) for r in points] == pytest.approx(expected, rel=1e-5, abs=1e-6)
         assert points[-1]["sample"] == f"{data}:5002"
 
 
@@ -101,7 +103,8 @@ def test_a_dead_sensor_gets_no_score(gap, tmp_path, monkeypatch):
     rows, scores = written(out), load_detector(mine).score_series(data)
     # A point has a score where one of the windows of eight steps over it reaches beyond the gap.
     assert np.flatnonzero(np.isnan(scores)).tolist() == list(range(107, 93 + gap))
-    assert [r["score"] for r in rows] == ["" if np.isnan(s) else str(s) for s in scores]
+    streamed = np.array([float(r["score"] or "nan") for r in rows])
+    np.testing.assert_allclose(streamed, scores, rtol=1e-5, atol=1e-6)
     assert {r["anomaly"] for r in rows[107 : 93 + gap]} == {""}
     assert main(["score", mine, "--data", str(data), "--out", str(out)]) == 0
     empty = [i for i, r in enumerate(written(out)) if not r["score"]]
@@ -156,7 +159,7 @@ def series_csv(path, header, columns):
 @pytest.mark.parametrize("points", [[], ["--points"]])
 def test_channels_are_found_by_their_names(points, of_series, tmp_path, capsys):
     a, b, c = np.random.default_rng(1).normal(size=(3, 3000)).round(4).tolist()
-    out, found = tmp_path / "scores.csv", []
+    out, written_rows = tmp_path / "scores.csv", []
     minutes, hosts = (np.datetime64("2024-01-01T00:00") + np.arange(3000)).tolist(), ["web1"] * 3000
     for header, columns in (
         ("a,b,c", (a, b, c)),
@@ -167,19 +170,19 @@ def test_channels_are_found_by_their_names(points, of_series, tmp_path, capsys):
         data = series_csv(tmp_path / "data.csv", header, columns)
         capsys.readouterr()
         assert main(["score", of_series, "--data", data, "--out", str(out), *points]) == 0
-        found.append(written(out))
+        written_rows.append(written(out))
         told = capsys.readouterr().err
         for name, sentence in (
-            (",b,timestamp", "column '' is an index and is left out"),
-            ("timestamp", "time column 'timestamp' is no channel and is left out"),
-            ("when", "time column 'when' is no channel and is left out"),
-            ("host", "columns ['host'] hold text and are left out"),
+            (",b,timestamp", "'' left out: an index"),
+            ("timestamp", "'timestamp' left out: a time"),
+            ("when", "'when' left out: a time"),
+            ("host", "'host' left out: text; turn it into numbers if it matters"),
         ):
             assert (sentence in " ".join(told.split())) == (name in header)
         detector = load_detector(of_series)
         scores = detector.score_series(data) if points else detector.score(data)
-        assert [float(row["score"]) for row in found[-1]] == scores.tolist()
-    assert found[0] == found[1] == found[2] == found[3]
+        assert [float(row["score"]) for row in written_rows[-1]] == pytest.approx(scores.tolist(), rel=1e-5, abs=1e-6)
+    assert written_rows[0] == written_rows[1] == written_rows[2] == written_rows[3]
     for header, columns in (("a,b,d", (a, b, c)), ("a,b,c,d", (a, b, c, c)), ("a,b", (a, b))):
         data = series_csv(tmp_path / "data.csv", header, columns)
         assert main(["score", of_series, "--data", data, "--out", str(out), *points]) == 1
@@ -191,7 +194,7 @@ def test_rows_out_of_time_order_are_refused(of_series, tmp_path, capsys):
     times[8000] = 7
     data, out = series_csv(tmp_path / "data.csv", "t,a,b,c", (times, a, a, a)), tmp_path / "scores.csv"
     assert main(["score", of_series, "--data", data, "--out", str(out)]) == 1
-    assert "row 8001: column 't' goes back in time" in " ".join(capsys.readouterr().err.split())
+    assert "row 8001: column 't' goes back" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_stride_beyond_the_window_is_refused(of_series, tmp_path, capsys):
@@ -214,7 +217,7 @@ def test_an_index_is_no_column_of_a_table(tmp_path, monkeypatch, capsys):
             capsys.readouterr()
             files.append(tmp_path / f"{place[0]}-{data.stem}")
             assert main([*place, str(data), "--out", str(files[-1])]) == 0
-        assert "column '' is an index and is left out" in " ".join(capsys.readouterr().err.split())
+        assert "'' left out: an index" in " ".join(capsys.readouterr().err.split())
     assert files[0].read_text() == files[1].read_text()
     assert load_detector(tmp_path / "adapt-indexed").columns == ["a", "b", "c"]
     np.testing.assert_array_equal(load_detector(mine).score(plain), load_detector(mine).score(indexed))

@@ -445,7 +445,7 @@ def _tell(
         account.add("guessed", path.name, "as empty: nothing is known of what has no value", empty)
 
 
-def is_extra(name: str, schema: Schema) -> str | None:
+def _why_extra(name: str, kind: str, schema: Schema, series: bool) -> str | None:
     """Why a column that a domain's schema does not know may be passed over; None where it may not."""
     if name in schema.ignored:
         return schema.ignored[name]
@@ -455,28 +455,37 @@ def is_extra(name: str, schema: Schema) -> str | None:
         return "an index"
     if is_label_name(name):
         return "a label"
-    if is_time_name(name):
+    if is_time_name(name) or kind == "time":
         return "a time"
+    if series and kind == "text":
+        return "text; turn it into numbers if it matters"
     return "an identifier" if is_identifier_name(name) else None
 
 
-def column_order(path: Path, names: Sequence[str], schema: Schema, account: Account) -> None:
-    """Refuse columns that are not those of a domain.
+def column_order(path: Path, kinds: Mapping[str, str], schema: Schema, account: Account, series: bool) -> None:
+    """Refuse columns that are not those of a domain; tell those that are left out.
+
+    Args:
+        path: of the file.
+        kinds: ``"number"``, ``"time"`` or ``"text"`` of each of its columns.
+        schema: of the domain.
+        account: gets what is left out.
+        series: rows are time steps: text is never a channel.
 
     Raises:
         ValueError: a feature is missing, or there is a column of unknown meaning; they are named.
     """
     wanted = [*schema.numbers, *schema.categories]
-    missing = [n for n in wanted if n not in names]
-    others = [n for n in names if n not in wanted]
-    unknown = [n for n in others if is_extra(n, schema) is None]
+    missing = [n for n in wanted if n not in kinds]
+    reasons = {n: _why_extra(n, kind, schema, series) for n, kind in kinds.items() if n not in wanted}
+    unknown = [n for n, reason in reasons.items() if reason is None]
     if missing or unknown:
         raise ValueError(
             f"{path}: the columns are not those of the support set: missing {missing[:10]}, not known {unknown[:10]}: "
             "rename them, leave out others by --ignore, or adapt anew"
         )
-    for name in others:
-        account.add("left out", path.name, str(is_extra(name, schema)), [name])
+    for name, reason in reasons.items():
+        account.add("left out", path.name, str(reason), [name])
 
 
 def schema_of_names(names: Sequence[Any]) -> Schema:

@@ -377,7 +377,8 @@ class TableReader:
         if self._facts:  # the schema is this source's own
             return
         skip = {*self.options.ignore, self.options.label, *self.special}
-        column_order(self.path, [n for n in block.columns if n not in skip], schema, self.account)
+        kinds = {n: self._kinds[n] for n in block.columns if n not in skip}
+        column_order(self.path, kinds, schema, self.account, self.series)
         texts = [n for n in schema.numbers if self._kinds[n] != "number"]
         if texts:
             raise ValueError(
