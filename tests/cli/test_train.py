@@ -173,6 +173,7 @@ def test_fit_alone_leaves_a_model_and_runs_without_loggers(tmp_path):
     assert not mz.load_detector(cli.run_dir).is_fitted
 
 
+@pytest.mark.slow
 def test_the_overfit_config_overfits(tmp_path):
     configs = [*QUICKSTART, "--config", str(CONFIGS / "debug" / "overfit.yaml")]
     cli = run(["fit", *configs, "--trainer.enable_progress_bar=false", "--runs", str(tmp_path)])

@@ -15,7 +15,7 @@ from tests.learners.ddp_gradient import batches
 from tests.tiny import tiny_learner
 
 
-@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("order", [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize(("engine", "tasks_at_once"), [("higher", 1), ("vectorized", 9)])
 def test_two_processes_give_the_meta_gradient_of_one(tmp_path, engine, tasks_at_once, order):
     """Float64; three tasks here and two there, accumulated over two batches, reduced once."""
