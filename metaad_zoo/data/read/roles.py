@@ -466,11 +466,11 @@ def column_order(path: Path, kinds: Mapping[str, str], schema: Schema, account: 
     """Refuse columns that are not those of a domain; tell those that are left out.
 
     Args:
-        path: of the file.
-        kinds: ``"number"``, ``"time"`` or ``"text"`` of each of its columns.
-        schema: of the domain.
-        account: gets what is left out.
-        series: rows are time steps: text is never a channel.
+        path: file that has the columns.
+        kinds: ``"number"``, ``"time"`` or ``"text"`` by name of column.
+        schema: columns of the domain.
+        account: account to which the columns left out are added.
+        series: whether rows are time steps; text is then never a channel.
 
     Raises:
         ValueError: a feature is missing, or there is a column of unknown meaning; they are named.

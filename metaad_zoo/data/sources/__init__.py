@@ -1,1 +1,1 @@
-"""Known data sets, and what is left of the readers of a user's own files."""
+"""Old place of the readers of a user's own files, now :mod:`metaad_zoo.data.read`."""
