@@ -237,6 +237,32 @@ def test_other_rows_are_read_by_the_schema_of_the_support(tmp_path):
     assert Schema.from_json(schema.to_json()) == schema
 
 
+@pytest.mark.parametrize("clock", ["10:%02d", "01/02/20%02d"])
+def test_times_that_are_no_iso_8601_are_left_out_of_the_support_and_of_what_is_scored(clock):
+    frame = column([1, 5, 2, 8, 3]).assign(time=[clock % i for i in range(5)])
+    _, schema, _ = read(frame)
+    rows, _, account = read(frame, schema)
+    assert (schema.features, rows.times) == (["x", "c"], None)
+    assert account[0].startswith("the DataFrame: 'time' left out: text")
+
+
+@pytest.mark.parametrize("code", ["007", "1234567", "2024-01-01", "true"])
+def test_a_category_stays_one_where_all_cells_look_like_numbers_or_times(code, tmp_path):
+    codes = ["007", "1234567", "2024-01-01", "true", "A1", "B2", "C3", "D4", "E5"] * 2
+    _, schema, _ = read(column(codes))
+    rows, _, _ = read(write(tmp_path, f"x,c\n1,{code}\n2,{code}\n"), schema)
+    assert rows.values[:, schema.features.index(f"c={code}")].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("cells", [("1", "oops", "3"), ('"1,234"', '"2,345"', "3")])
+def test_columns_that_are_left_out_may_hold_what_cannot_be_read(cells, tmp_path):
+    path = write(tmp_path, "x,c\n" + "".join(f"{x},{cell}\n" for x, cell in zip((1, 5, 2), cells, strict=True)))
+    rows, schema, account = read(path, ignore=("c",))
+    assert rows.values.ravel().tolist() == [1, 5, 2]
+    assert account == ["t.csv: 'c' left out: as asked for"]
+    assert read(path, schema)[2] == account
+
+
 @settings(deadline=None, max_examples=30)
 @given(
     st.lists(

@@ -123,6 +123,9 @@ class TableReader:
         self.options, self.series, self.as_text, self.special = options, series, tuple(as_text), tuple(special)
         self.account = Account() if account is None else account
         self._schema, self._facts = schema, dict[str, ColumnFacts]()
+        # Columns that are left out may hold cells that can't be read, as may labels of data to be scored.
+        of_domain = () if schema is None else (*schema.ignored, schema.label)
+        self._unread = {*options.ignore, *of_domain} - {*special}
         self._source = open_table(source, series)
         self.path, self.named = self._source.path, self._source.named
         self._decimal = options.decimal
@@ -155,12 +158,13 @@ class TableReader:
 
     @property
     def time_column(self) -> str | None:
-        """The column of times: the schema's, or another one with such a name, where that is not there."""
+        """The column of times: the schema's, or where it is missing, another one that holds times."""
         schema = self.schema
         if self._facts or schema.time in self._kinds:
             return schema.time
-        others = [n for n in self._kinds if n not in (*schema.numbers, *schema.categories, *self.options.ignore)]
-        return next((n for n in others if self._kinds[n] == "time" or is_time_name(n)), None)
+        others = self._kinds.keys() - {*schema.numbers, *schema.categories, *self._unread}
+        times = {n for n in others if self._kinds[n] == "time" or (self._kinds[n] == "number" and is_time_name(n))}
+        return next((n for n in self._kinds if n in times), None)
 
     @property
     def facts(self) -> dict[str, ColumnFacts]:
@@ -174,7 +178,9 @@ class TableReader:
             ValueError: a block can't be read, or holds text where the first one has numbers; file, row and column are
                 named.
         """
-        row, kinds = 0, dict[str, str]()
+        row = 0
+        # A category such as 007 stays a text, even where a block holds no others.
+        kinds = {} if self._schema is None else dict.fromkeys(self._schema.categories, "text")
         for batch, done in self._source.batches():
             names = [str(n) for n in batch.schema.names]
             if row == 0:
@@ -255,7 +261,7 @@ class TableReader:
         cells = {
             name: np.array([v for v in column.to_pylist() if v], dtype=str)
             for name, column in zip(names, batch.columns, strict=True)
-            if name not in self.as_text and pc.any(pc.match_substring(column, ",")).as_py()
+            if name not in {*self.as_text, *self._unread} and pc.any(pc.match_substring(column, ",")).as_py()
         }
         self._decimal = decimal_separator(self.path, self._source.dialect.delimiter, cells)
         if self._decimal is not None:
@@ -264,6 +270,8 @@ class TableReader:
 
     def _parse(self, name: str, column: pa.Array, row: int, kind: str | None) -> tuple[np.ndarray, str]:
         """Values of a column of a block, and its kind: number, text or time."""
+        if name in self._unread:
+            return np.full(len(column), np.nan), "number"
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         if name in self.as_text:
