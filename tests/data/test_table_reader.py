@@ -146,6 +146,7 @@ def column(values):
         ("c", [3, 4, 8, 9, 20, 21, 30, 31], "whole numbers rise in every row"),
         ("c", [3, 1, 2, 0, 7, 6, 5, 4], "it numbers the rows"),
         ("customer_id", [9, 3, 3, 5, 1], "an identifier"),
+        ("customer_id", [4711000009, 4711000003, 4711000001, 4711000003], "an identifier"),
         ("customerID", ["k9", "k3", "k4"], "texts that differ from row to row"),
         ("Time (s)", [0.1, 0.5, 0.6, 2.0, 2.0], "a time"),
         ("when", pandas.date_range("2024-01-01", periods=5), "a time"),
@@ -174,10 +175,13 @@ def test_counters_clocks_times_and_identifiers_are_no_features(name, values, rol
         ("status", [3, 1, 2, 5, 4]),
         ("valve", [0, 1, 0, 1, 1]),
         ("c", [2, 2, 2, 2, 2]),
+        ("c", [1e9, 1e9 + 4, 1e9 + 3, 1e9, 1e9 + 1]),
     ],
 )
 def test_what_only_looks_like_one_stays(name, values):
-    assert read(column(values).rename(columns={"c": name}))[1].features == ["x", name]
+    _, schema, account = read(column(values).rename(columns={"c": name}))
+    assert schema.features == ["x", name]
+    assert any("as constant" in line for line in account) == (len(set(values)) == 1)
 
 
 @pytest.mark.parametrize("name", ["Class", "target", "is_fraud", "y", "fault", "status", "Label", "ground truth"])

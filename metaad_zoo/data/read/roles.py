@@ -223,7 +223,7 @@ class ColumnFacts:
         self.rows += len(numbers)
         self.low, self.high = np.fmin(self.low, numbers.min()), np.fmax(self.high, numbers.max())
         if len(self.values) < 3:
-            self._add_values(dict.fromkeys(f"{v:g}" for v in np.unique(numbers)[:3]))
+            self._add_values(dict.fromkeys(map(number_text, np.unique(numbers)[:3])))
         if self._whole and bool((numbers == np.round(numbers)).all()):
             from_low = numbers - (self.low if self._last is None else self._first)
             self._sum, self._squares = self._sum + from_low.sum(), self._squares + np.square(from_low).sum()
@@ -288,6 +288,16 @@ class ColumnFacts:
             return False
         steps = low + np.arange(n, dtype=np.float64)
         return bool(self._sum == steps.sum() and self._squares == np.square(steps).sum())
+
+
+def number_text(number: float) -> str:
+    """A number as the shortest text that stands for no other.
+
+    Example:
+        >>> number_text(1.0), number_text(4711000001.0), number_text(0.1)
+        ('1', '4711000001', '0.1')
+    """
+    return repr(float(number) + 0.0).removesuffix(".0")  # + 0.0: -0 is 0
 
 
 def words(name: str) -> set[str]:

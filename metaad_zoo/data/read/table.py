@@ -28,6 +28,7 @@ from metaad_zoo.data.read.roles import (
     column_order,
     decide_roles,
     is_time_name,
+    number_text,
     schema_of_names,
 )
 from metaad_zoo.data.read.table_sources import TABLE_SUFFIXES, CsvSource, open_table, refuse_doubled
@@ -397,15 +398,13 @@ class TableReader:
     def _encoded(self, block: RawBlock, schema: Schema) -> Rows:
         parts = [block.columns[name][:, None] for name in schema.numbers]
         for name, vocabulary in schema.categories.items():
-            values = block.columns[name]
-            texts = values if values.dtype.kind == "U" else np.array(["" if v != v else f"{v:g}" for v in values], str)
-            parts.append(vocabulary.encode(texts))
+            parts.append(vocabulary.encode(np.array(_cells(block.columns[name]), str)))
         n = len(block)
         values = np.concatenate(parts, 1) if parts else np.zeros((n, 0))
         labels = None
         label = self.options.label or schema.label
         if self._facts and label is not None:  # of data to be scored, labels are left out, whatever they hold
-            labels = parse_labels(self.path, label, self._label_texts(block.columns[label]), block.first_row)
+            labels = parse_labels(self.path, label, _cells(block.columns[label]), block.first_row)
         times = None if (time := self.time_column) is None else block.columns[time]
         if times is not None and times.dtype.kind != "f":
             raise ValueError(
@@ -414,11 +413,6 @@ class TableReader:
         numbers = block.first_row + 1 + np.arange(n)
         special = {name: block.columns[name] for name in self.special if name in block.columns}
         return Rows(values, labels, times, numbers, block.done, special)
-
-    def _label_texts(self, column: np.ndarray) -> list[str]:
-        if column.dtype.kind == "U":
-            return [str(t) for t in column.tolist()]
-        return ["" if v != v else f"{v:g}" for v in column.tolist()]
 
 
 def compact(values: np.ndarray) -> np.ndarray:
@@ -484,6 +478,11 @@ def _chosen(rows: Rows, keep: np.ndarray | slice) -> Rows:
 
 def _texts(column: pa.Array) -> np.ndarray:
     return np.array(["" if v is None else str(v).strip() for v in column.to_pylist()], dtype=str)
+
+
+def _cells(values: np.ndarray) -> list[str]:
+    """Texts of a block's column, of numbers too; empty where missing."""
+    return values.tolist() if values.dtype.kind == "U" else ["" if v != v else number_text(v) for v in values.tolist()]
 
 
 def _seconds(column: pa.Array) -> np.ndarray:
