@@ -74,6 +74,8 @@ LATE_TEXT = "a,b\n" + "1,2\n" * 400_000 + "1,oops\n"
         ("day\n2024-01-01\n2024-01-02\n", {}, "no column to learn from; it has .'day'."),
         ('a,b\n"1,234",5\n', {}, r"row 1: '1,234' may mean 1234 \(thousands\) or 1.234 \(decimal comma\).*--decimal"),
         ('a,b\n"1,23","1,234,567"\n', {}, "decimal comma, but .* separates thousands"),
+        ("a;b\n1,5;2.5\n2,5;0.25\n", {}, "column 'b', row 1: .* decimal separator ',', saw '2.5'"),
+        ("a;b\n1,5;2\n2,5;3\n", {"decimal": "."}, "column 'a', row 1: .* decimal separator '.', saw '1,5'"),
         ("a b c\n1 2 3\n4 5 6.5\n", {}, "columns are separated by spaces"),
     ],
 )

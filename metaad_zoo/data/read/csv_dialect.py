@@ -17,6 +17,12 @@ DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _ROWS_COMPARED = 20
 _DECIMAL_COMMA = re.compile(r"[+-]?\d{1,3}(\.\d{3})+,\d+|[+-]?\d*,(\d{1,2}|\d{4,})([eE][+-]?\d+)?|[+-]?(0|\d{4,}),\d+")
 _THOUSANDS_COMMA = re.compile(r"[+-]?\d{1,3}((,\d{3}){2,}(\.\d*)?|(,\d{3})+\.\d*)")
+_NUMBERS = {
+    ",": re.compile(r"[+-]?(\d*|\d{1,3}(\.\d{3})+)(,\d*)?([eE][+-]?\d+)?|[+-]?[a-zA-Z]+"),
+    ".": re.compile(r"[+-]?(\d*|\d{1,3}(,\d{3})+)(\.\d*)?([eE][+-]?\d+)?|[+-]?[a-zA-Z]+"),
+}
+"""Numbers, and words such as nan, by decimal separator."""
+
 _ONE_GROUP = re.compile(r"[+-]?\d{1,3},\d{3}")
 
 
@@ -108,7 +114,7 @@ def _delimiter(lines: Sequence[str]) -> str:
 def _refuse_spaces(path: Path, lines: Sequence[str], delimiter: str) -> None:
     """Refuse columns that are separated by spaces, which would be one column of text."""
     header, *rows = [line.split() for line in lines if line.strip()][:_ROWS_COMPARED]
-    spaced = len(header) > 1 and rows and all(len(r) == len(header) and all(map(_is_number, r)) for r in rows)
+    spaced = len(header) > 1 and rows and all(len(r) == len(header) and all(map(is_number, r)) for r in rows)
     if spaced and delimiter not in "".join(lines[:_ROWS_COMPARED]):
         raise ValueError(
             f"{path}: columns are separated by spaces, where commas, semicolons, tabs or bars are expected: write it "
@@ -123,14 +129,15 @@ def _names_without_header(lines: Sequence[str], delimiter: str) -> tuple[str, ..
     """
     rows = _rows(lines, delimiter)
     first = [cell.strip() for cell in rows[0]]
-    if not first or not all(_is_number(cell) for cell in first):
+    if not first or not all(is_number(cell) for cell in first):
         return None
     if first in ([str(i + start) for i in range(len(first))] for start in (0, 1)):
         return None
     return tuple(f"f{i}" for i in range(len(first)))
 
 
-def _is_number(cell: str) -> bool:
+def is_number(cell: str) -> bool:
+    """Whether a text is a number, with a decimal point or a decimal comma."""
     try:
         float(cell.replace(",", "."))
     except ValueError:
@@ -185,10 +192,15 @@ def decimal_separator(path: Path, delimiter: str, cells: dict[str, np.ndarray]) 
 def plain_number(text: str, decimal: str) -> str:
     """A number's text with a decimal point and without thousands separators.
 
+    Raises:
+        ValueError: it is no number that is written with this decimal separator.
+
     Example:
         >>> plain_number("1.234,5", ","), plain_number("1,234.5", ".")
         ('1234.5', '1234.5')
     """
+    if not _NUMBERS[decimal].fullmatch(text):
+        raise ValueError(f"{text!r} is no number with the decimal separator {decimal!r}")
     if decimal == ",":
         return text.replace(".", "").replace(",", ".")
     return text.replace(",", "")

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metaad_zoo.data.read.account import Account
-from metaad_zoo.data.read.csv_dialect import decimal_separator, plain_number
+from metaad_zoo.data.read.csv_dialect import decimal_separator, is_number, plain_number
 from metaad_zoo.data.read.labels import parse_labels
 from metaad_zoo.data.read.roles import (
     USUAL_OPTIONS,
@@ -319,12 +319,14 @@ class TableReader:
                         f"rows before ({error}): mend them, or leave out the column by --ignore {name}"
                     ) from error
         numbers, wrong = self._numbers(cells)
-        if len(wrong) > (1 - MOSTLY_NUMBERS) * len(cells) and kind is None:
+        otherwise = self._decimal is not None and any(is_number(cells[i]) for i in wrong)
+        if len(wrong) > (1 - MOSTLY_NUMBERS) * len(cells) and kind is None and not otherwise:
             return texts, "text"
         if len(wrong):
             at = np.flatnonzero(filled)[wrong[0]]
             raise ValueError(
-                f"{self.path}, column {name!r}, row {row + at + 1}: expected numbers, saw {str(texts[at])!r} "
+                f"{self.path}, column {name!r}, row {row + at + 1}: expected numbers"
+                f"{f' with the decimal separator {self._decimal!r}' if otherwise else ''}, saw {str(texts[at])!r} "
                 f"({len(wrong)} such rows): mend them, leave the cells empty where the value is missing, or leave out "
                 f"the column by --ignore {name}"
             )
@@ -334,13 +336,12 @@ class TableReader:
 
     def _numbers(self, cells: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of texts, NaN where one is none, and the positions of those."""
-        if self._decimal is not None:
-            cells = [plain_number(cell, self._decimal) for cell in cells]
         truth = {"true": 1.0, "false": 0.0}
         values, wrong = np.full(len(cells), np.nan), []
         for i, cell in enumerate(cells):
             try:  # float() takes 1_000, which no file means as a number
-                values[i] = truth[cell.lower()] if cell.lower() in truth else float(cell.replace("_", "x"))
+                number = cell.replace("_", "x") if self._decimal is None else plain_number(cell, self._decimal)
+                values[i] = truth[cell.lower()] if cell.lower() in truth else float(number)
             except ValueError:
                 wrong.append(i)
         return values, np.asarray(wrong, np.int64)
