@@ -326,9 +326,21 @@ def test_rows_without_a_label_are_unlabelled_and_told(tmp_path):
     assert account[-1] == "t.csv: 1 rows have no label: they count as unlabelled"
 
 
-def test_a_frame_of_lists_is_refused():
+def test_a_frame_of_lists_or_bytes_is_refused():
     with pytest.raises(ValueError, match="column 'a': expected numbers or text, saw list"):
         read(pandas.DataFrame({"a": [[1, 2], [3]]}))
+    with pytest.raises(ValueError, match="column 'a': expected numbers or text, saw bytes"):
+        read(pandas.DataFrame({"a": [b"x", b"y"]}))
+
+
+def test_a_series_of_pandas_is_a_table_of_one_column():
+    rows, schema, _ = read(pandas.Series([1.0, 5.0, 2.0], name="v"))
+    assert (schema.features, rows.values.ravel().tolist()) == (["v"], [1, 5, 2])
+
+
+def test_missing_values_of_a_column_of_objects_are_missing():
+    rows, _, _ = read(column(np.array([1, pandas.NA, None, np.nan, 2.5], object)))
+    np.testing.assert_array_equal(rows.values[:, 1], [1, np.nan, np.nan, np.nan, 2.5])
 
 
 def test_parquet_holds_text_and_truth(tmp_path):

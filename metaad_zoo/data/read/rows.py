@@ -26,10 +26,10 @@ def is_paths(data: Any) -> bool:
 
 
 def is_frame(data: Any) -> bool:
-    """Whether this is a DataFrame, of pandas or any with Arrow's interface, or a list of these."""
+    """Whether this is a DataFrame or Series, of pandas or any with Arrow's interface, or a list of these."""
     if isinstance(data, (list, tuple)):
         return bool(data) and all(is_frame(x) for x in data)
-    return (hasattr(data, "iloc") and hasattr(data, "columns")) or hasattr(data, "__arrow_c_stream__")
+    return hasattr(data, "iloc") or hasattr(data, "__arrow_c_stream__")
 
 
 def _several(source: Any) -> list[Any]:

@@ -6,6 +6,7 @@ import io
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def open_table(source: Any, series: bool) -> TableSource:
         if suffix == ".npz":
             return _Archive(path, series)
         return CsvSource(path) if suffix in (".csv", ".tsv") else _Parquet(path)
-    if hasattr(source, "columns") or hasattr(source, "__arrow_c_stream__"):
+    if hasattr(source, "iloc") or hasattr(source, "__arrow_c_stream__"):
         return _Frame(source)
     raise ValueError(f"expected a file or a DataFrame, saw {type(source).__name__}")
 
@@ -174,11 +175,11 @@ class _Parquet(TableSource):
         self._file.close()
 
 
-def _text(column: str, value: Any) -> str | None:
+def _text(column: str, value: Any) -> str:
     """A value of a column of objects as its text, as a CSV file holds it."""
-    if isinstance(value, (list, tuple, dict, set, np.ndarray)):
+    if isinstance(value, (list, tuple, dict, set, bytes, np.ndarray)):
         raise ValueError(f"the DataFrame, column {column!r}: expected numbers or text, saw {type(value).__name__}")
-    return None if value is None or value != value else str(value)
+    return str(value)
 
 
 def refuse_doubled(path: Path, names: list[str]) -> None:
@@ -196,6 +197,8 @@ class _Frame(TableSource):
     def __init__(self, frame: Any) -> None:
         super().__init__(Path("the DataFrame"))
         try:
+            if hasattr(frame, "to_frame"):  # a Series is a table of one column
+                frame = frame.to_frame()
             if hasattr(frame, "iloc"):  # pandas: an index with values of its own is a column, as in its CSV
                 names = [str(c) for c in frame.columns]
                 refuse_doubled(self.path, names)
@@ -205,7 +208,7 @@ class _Frame(TableSource):
                     for c, kind in zip(frame.columns, frame.dtypes, strict=True)
                     if kind.kind == "O" and not hasattr(kind, "na_value")
                 ]
-                texts = {c: [_text(c, value) for value in frame[c]] for c in mixed}
+                texts = {c: frame[c].map(partial(_text, c), na_action="ignore") for c in mixed}
                 self._table = pa.Table.from_pandas(frame.assign(**texts))
             else:
                 self._table = pa.table(frame)
