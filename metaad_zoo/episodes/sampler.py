@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -75,7 +76,8 @@ class EpisodeLoader:
 
     Args:
         sampler: source of the episodes.
-        n_episodes: number of episodes in an epoch, over all processes.
+        n_episodes: number of episodes in an epoch, over all processes; the last ones are left out, with a warning, if
+            they fill no batch.
         batch_size: number of tasks in a batch, in each process.
         advance: whether each pass takes the next epoch's episodes (training) or the same ones (evaluation).
         num_workers: number of loader processes; the episodes do not depend on it.
@@ -99,11 +101,20 @@ class EpisodeLoader:
         self.rank = dist.get_rank() if initialised else 0
         self.world_size = dist.get_world_size() if initialised else 1
         self.batch_size, self.advance = batch_size, advance
-        self.n_batches = n_episodes // (batch_size * self.world_size)
-        if batch_size < 1 or self.n_batches < 1:
+        tasks = batch_size * self.world_size
+        if not 1 <= tasks <= n_episodes:
             raise ValueError(
                 f"{n_episodes} episodes an epoch do not fill one batch of {batch_size} tasks in each of "
                 f"{self.world_size} processes: raise the episodes or lower tasks_per_batch"
+            )
+        self.n_batches = n_episodes // tasks
+        if n_episodes % tasks and self.rank == 0:
+            logging.getLogger(__name__).warning(
+                "the last %d of %d %s episodes fill no batch of %d tasks (over all processes): they are left out",
+                n_episodes % tasks,
+                n_episodes,
+                sampler.split,
+                tasks,
             )
         self.epoch, self.batch = 0, 0
         self._begun = False

@@ -72,9 +72,16 @@ def test_a_pass_cut_short_is_not_taken_up_again():
     assert_same(contents(training), contents(second))
 
 
-def test_an_epoch_too_short_for_a_batch_is_refused():
-    with pytest.raises(ValueError, match="3 episodes an epoch do not fill one batch of 4 tasks"):
-        EpisodeLoader(sampler(), 3, 4, advance=True)
+@pytest.mark.parametrize("tasks", [4, 0])
+def test_an_epoch_too_short_for_a_batch_is_refused(tasks):
+    with pytest.raises(ValueError, match=f"3 episodes an epoch do not fill one batch of {tasks} tasks"):
+        EpisodeLoader(sampler(), 3, tasks, advance=True)
+
+
+@pytest.mark.parametrize(("episodes", "messages"), [(8, []), (10, ["the last 2 of 10 train episodes"])])
+def test_episodes_that_fill_no_batch_are_reported(episodes, messages, caplog):
+    assert len(EpisodeLoader(sampler(), episodes, 4, advance=True)) == 2
+    assert [record.getMessage().partition(" fill no batch of 4 tasks")[0] for record in caplog.records] == messages
 
 
 def test_collate_refuses_mixed_sizes():
