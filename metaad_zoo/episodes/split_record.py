@@ -96,8 +96,9 @@ class SplitRecord:
         if not isinstance(by_split, dict) or not set(by_split) <= set(SPLITS):
             raise ValueError(f"expected splits as a mapping of {', '.join(SPLITS)}")
         for split, members in by_split.items():
-            for name, prints in members.items() if isinstance(members, dict) else [(None, None)]:
-                if not isinstance(name, str) or not isinstance(prints, list) or name in owner:
+            for name, prints in members.items() if isinstance(members, dict) else [(None, [])]:
+                valid = isinstance(prints, list) and all(str(p).count(":") == 2 for p in prints)
+                if not isinstance(name, str) or not valid or name in owner:
                     raise ValueError(f"expected the {split} split as lists of fingerprints by name, each name once")
                 owner[name], contents[name] = split, tuple(map(str, prints))
         return cls(owner, contents, frozenset(seen), parent)

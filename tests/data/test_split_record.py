@@ -249,7 +249,15 @@ def test_a_fine_tuning_may_train_on_what_was_tested_and_never_the_reverse():
 
 
 @pytest.mark.parametrize(
-    "splits", [[], {"trian": {}}, {"train": []}, {"train": {"a": "x"}}, {"train": {"a": []}, "val": {"a": []}}]
+    "splits",
+    [
+        [],
+        {"trian": {}},
+        {"train": []},
+        {"train": {"a": "x"}},
+        {"train": {"a": ["x"]}},
+        {"train": {"a": []}, "val": {"a": []}},
+    ],
 )
 def test_damaged_records_are_refused(splits):
     with pytest.raises(ValueError, match="expected"):
