@@ -20,8 +20,8 @@ from metaad_zoo.data.read.roles import ColumnOptions, Schema
 from metaad_zoo.data.read.rows import series_of
 from metaad_zoo.data.windows import Pooling, score_series
 from metaad_zoo.episodes import NORMAL, Adapted, count
-from metaad_zoo.evaluation.calibration import threshold
-from metaad_zoo.evaluation.decisions import ROUNDING, USUAL_ALPHA, Calibrate, SupportDecisions, shots_of
+from metaad_zoo.evaluation.calibration import ROUNDING, threshold
+from metaad_zoo.evaluation.decisions import USUAL_ALPHA, Calibrate, SupportDecisions, shots_of
 from metaad_zoo.evaluation.explanation import Explainer, Explanation
 from metaad_zoo.modality import SCORING_CHUNK, get_modality
 from metaad_zoo.modality.samples import Reading, as_labels, have_values, read_query, read_support

@@ -51,7 +51,7 @@ def p_values(scores: Tensor, calibration: Tensor) -> Tensor:
 
 
 ROUNDING = 1e-9
-"""Keeps 0.1 * 100 at 10 where floating point gives 9.999..."""
+"""Difference up to which a p-value equals alpha: 0.1 * 100 counts as 10 where floating point gives 9.999..."""
 
 
 def can_hold(alpha: float, scores: int) -> bool:

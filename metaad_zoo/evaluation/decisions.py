@@ -25,15 +25,13 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.episodes import NORMAL, UNLABELLED, Adapted, Method, Samples
-from metaad_zoo.evaluation.calibration import can_hold, p_values
+from metaad_zoo.evaluation.calibration import ROUNDING, can_hold, p_values
 from metaad_zoo.evaluation.leave_one_out import leave_one_out_scores, own_scores, sample_keys
 from metaad_zoo.registry import unknown_name
 
 Calibrate = Literal["across", "within", "contamination"]
 WAYS: tuple[Calibrate, ...] = ("across", "within", "contamination")
 USUAL_ALPHA = 0.1
-ROUNDING = 1e-12
-"""A p-value that equals alpha up to rounding counts as equal."""
 
 
 class Calibrator(Protocol):
@@ -243,7 +241,7 @@ class SupportDecisions:
             return 1 / (n + 1)
         alpha = USUAL_ALPHA if alpha is None else alpha
         if not can_hold(alpha, n):
-            needed = math.ceil(1 / alpha - 1e-9) - 1
+            needed = math.ceil(1 / alpha - ROUNDING) - 1
             mends = {
                 "across": "",
                 "within": f", give {needed} normal support samples, or take calibrate='across'",

@@ -15,8 +15,8 @@ import torch
 from scipy import stats
 
 from metaad_zoo.episodes import Episode, Method
-from metaad_zoo.evaluation.calibration import normal_scores, threshold
-from metaad_zoo.evaluation.decisions import ROUNDING, AcrossTasks, Always, Calibrator, WithinTask
+from metaad_zoo.evaluation.calibration import ROUNDING, normal_scores, threshold
+from metaad_zoo.evaluation.decisions import AcrossTasks, Always, Calibrator, WithinTask
 from metaad_zoo.evaluation.metrics import METRICS, all_metrics
 from metaad_zoo.evaluation.scores import Record, Scored
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from metaad_zoo.evaluation.calibration import ROUNDING, can_hold
 from metaad_zoo.evaluation.decisions import AcrossTasks, Calibrator, WithinTask
-from metaad_zoo.evaluation.protocol import ROUNDING
 from metaad_zoo.evaluation.scores import Scored
 
 ALPHAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
@@ -46,24 +46,24 @@ class RealisedRates:
             ``alphas``, and by method ``fpr`` and ``power`` at each: share of normal and of anomalous queries that are
             flagged, the mean over tasks of the mean over episodes. None where no rate can be held.
         """
-        least = {name: promised for name, c in calibrators.items() if (promised := least_rate(c, shots)) is not None}
-        indices = [i for i, alpha in enumerate(self.alphas) if least and alpha + ROUNDING >= max(least.values())]
+        sizes = {name: n for name, c in calibrators.items() if (n := calibration_size(c, shots)) is not None}
+        indices = [i for i, alpha in enumerate(self.alphas) if sizes and can_hold(alpha, min(sizes.values()))]
         if not indices:
             return None
         lines = {}
-        for name in least:
+        for name in sizes:
             fpr, power = np.mean([np.mean(rates, 0) for rates in self._rates[name].values()], 0)
             lines[name] = {"fpr": fpr[indices].tolist(), "power": power[indices].tolist()}
         return {"alphas": [self.alphas[i] for i in indices], "methods": lines}
 
 
-def least_rate(calibrator: Calibrator, shots: int) -> float | None:
-    """The lowest false-alarm rate that a calibrator can hold: ``1 / (m + 1)`` for m calibration scores.
+def calibration_size(calibrator: Calibrator, shots: int) -> int | None:
+    """Number of a calibrator's calibration scores; None if it has no guarantee.
 
     Args:
-        calibrator: any calibrator; the result is None if it has no guarantee.
+        calibrator: any calibrator.
         shots: number of normal support samples, the calibration scores within a task.
     """
     if isinstance(calibrator, AcrossTasks):
-        return 1 / (len(calibrator.normal) + 1)
-    return 1 / (shots + 1) if isinstance(calibrator, WithinTask) else None
+        return len(calibrator.normal)
+    return shots if isinstance(calibrator, WithinTask) else None

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.episodes import NORMAL, Adapted, Method, Samples
-from metaad_zoo.evaluation.decisions import ROUNDING, Calibrator
+from metaad_zoo.evaluation.calibration import ROUNDING
+from metaad_zoo.evaluation.decisions import Calibrator
 from metaad_zoo.evaluation.metrics import DECISION_METRICS, RANK_METRICS, decision_metrics, rank_metrics
 from metaad_zoo.evaluation.protocol import summarise, with_differences
 from metaad_zoo.evaluation.scores import Record, Scored

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from metaad_zoo.evaluation.calibration import ROUNDING
 from metaad_zoo.evaluation.saved import ScoreTable
 
 GRID = np.linspace(0.0, 1.0, 201)
@@ -40,7 +41,7 @@ def precision_at(episode: ScoreTable) -> np.ndarray:
 def false_alarms_at(episode: ScoreTable) -> np.ndarray:
     """Share of an episode's normal samples whose p-value is at most each of :data:`ALPHAS`."""
     p = episode.p_values[episode.labels == 0]
-    return (p[:, None] <= ALPHAS + 1e-12).mean(0)
+    return (p[:, None] <= ALPHAS + ROUNDING).mean(0)
 
 
 def over_tasks(scores: ScoreTable, curve: Callable[[ScoreTable], np.ndarray]) -> Band:

@@ -13,8 +13,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from metaad_zoo.episodes import Episode
 from metaad_zoo.evaluation.baselines import FlagEverything, NearestNeighbour
-from metaad_zoo.evaluation.calibration import normal_scores, p_values, threshold
-from metaad_zoo.evaluation.decisions import Always
+from metaad_zoo.evaluation.calibration import can_hold, normal_scores, p_values, threshold
+from metaad_zoo.evaluation.decisions import AcrossTasks, Always
 from metaad_zoo.evaluation.plots import episode_figure, learning_curve
 from metaad_zoo.evaluation.protocol import across_tasks, evaluate, interval, summarise
 from metaad_zoo.evaluation.report import results_table, write_json
@@ -66,6 +66,23 @@ def test_threshold_at_its_edges():
     assert threshold(torch.arange(9.0), 0.1) == 8.0
     with pytest.raises(ValueError, match="alpha is 1"):
         threshold(torch.arange(9.0), 1)
+
+
+def test_a_rate_that_equals_the_lowest_one_up_to_rounding_flags_samples_above_all_scores():
+    class Sums:
+        def adapt(self, support, labels):
+            return self
+
+        def score(self, samples):
+            return samples["tabular"].sum(1)
+
+    calibration, alpha = torch.tensor([0.0, 1.0]), 0.3333333333
+    rows = {"tabular": torch.tensor([[0.5], [9.0]])}
+    labels, ids = torch.tensor([0, 1]), torch.arange(2)
+    episode = Episode(rows, torch.tensor([0, 0]), rows, labels, "task", ids, ids + 2)
+    results = evaluate({"sums": Sums()}, [episode], {"sums": AcrossTasks(calibration)}, alpha)["sums"]
+    assert can_hold(alpha, 2)
+    assert (results["threshold"], results["mean"]["recall"], results["mean"]["fpr"]) == (1.0, 1.0, 0.0)
 
 
 def test_interval_is_about_that_of_students_t():
