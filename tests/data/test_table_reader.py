@@ -343,6 +343,16 @@ def test_missing_values_of_a_column_of_objects_are_missing():
     np.testing.assert_array_equal(rows.values[:, 1], [1, np.nan, np.nan, np.nan, 2.5])
 
 
+def test_columns_of_an_archive_have_no_names(tmp_path):
+    np.savez(tmp_path / "t.npz", X=NUMBERS, y=np.zeros(20, int))
+    _, schema, _ = read(PLAIN)
+    rows, own, _ = read(tmp_path / "t.npz", schema)
+    np.testing.assert_array_equal(rows.values, NUMBERS)
+    assert (own.features, rows.labels) == (["f0", "f1"], None)
+    with pytest.raises(ValueError, match=r"t\.npz: the columns of an archive have no names, saw options for \['f0'\]"):
+        read(tmp_path / "t.npz", ignore=("f0",))
+
+
 def test_parquet_holds_text_and_truth(tmp_path):
     table = pa.table({"a": [1.0, 2.0], "wort": ["ä", "ß"], "label": [True, False]})
     parquet.write_table(table, tmp_path / "t.parquet")

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -496,8 +496,3 @@ def column_order(path: Path, kinds: Mapping[str, str], schema: Schema, account: 
         )
     for name, reason in reasons.items():
         account.add("left out", path.name, str(reason), [name])
-
-
-def schema_of_names(names: Sequence[Any]) -> Schema:
-    """The schema of an array's columns: all are features."""
-    return Schema(tuple(map(str, names)))

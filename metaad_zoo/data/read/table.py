@@ -29,7 +29,6 @@ from metaad_zoo.data.read.roles import (
     decide_roles,
     is_time_name,
     number_text,
-    schema_of_names,
 )
 from metaad_zoo.data.read.table_sources import TABLE_SUFFIXES, CsvSource, open_table, refuse_doubled
 from metaad_zoo.data.read.times import as_seconds
@@ -90,7 +89,8 @@ class TableReader:
         source: a CSV, Parquet or ``.npz`` file (``X``, and ``y`` of 0 and 1), or a DataFrame (of pandas, or any with
             Arrow's interface).
         options: what the user says of the columns.
-        schema: schema of the domain that the rows are brought to; None decides it from this source.
+        schema: schema of the domain that the rows are brought to, not used for archives; None decides it from this
+            source.
         series: rows are time steps: text is left out, and one channel may be ``(rows,)``.
         account: account to add to; None begins one.
         as_text: columns that are read as text, whatever they hold.
@@ -123,12 +123,19 @@ class TableReader:
     ) -> None:
         self.options, self.series, self.as_text, self.special = options, series, tuple(as_text), tuple(special)
         self.account = Account() if account is None else account
-        self._schema, self._facts = schema, dict[str, ColumnFacts]()
-        # Columns that are left out may hold cells that can't be read, as may labels of data to be scored.
-        of_domain = () if schema is None else (*schema.ignored, schema.label)
-        self._unread = {*options.ignore, *of_domain} - {*special}
+        self._facts: dict[str, ColumnFacts] = {}
         self._source = open_table(source, series)
         self.path, self.named = self._source.path, self._source.named
+        if not self.named and options.named:
+            self.close()
+            raise ValueError(
+                f"{self.path}: the columns of an archive have no names, saw options for {options.named}: leave these "
+                "options out, or give a CSV or Parquet file"
+            )
+        self._schema = schema if self.named or schema is None else self._schema_of_archive()
+        # Columns that are left out may hold cells that can't be read, as may labels of data to be scored.
+        of_domain = () if self._schema is None else (*self._schema.ignored, self._schema.label)
+        self._unread = {*options.ignore, *of_domain} - {*special}
         self._decimal = options.decimal
         self._names: list[str] = []
         for note in self._source.notes:
@@ -245,10 +252,13 @@ class TableReader:
                 self.path, facts, self.options, self.account, self.series, may_be_none=len(facts) < len(self._facts)
             )
         else:
-            labels = "y" if self._source.labelled else None
-            names = [n for n in self._facts if n != labels]
-            self._schema = Schema(tuple(names), label=labels) if labels else schema_of_names(names)
+            self._schema = self._schema_of_archive()
         return self._schema
+
+    def _schema_of_archive(self) -> Schema:
+        """All columns but labels are features; those of another domain are matched by position, as those of arrays."""
+        label = "y" if self._source.labelled else None
+        return Schema(tuple(n for n in self._source.header() if n != label), label=label)
 
     def _check_names(self, names: list[str]) -> None:
         refuse_doubled(self.path, names)
