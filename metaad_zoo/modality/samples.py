@@ -81,8 +81,8 @@ def read_samples(
         data: samples. One modality: images as arrays, tensors, files, a folder or an ``.npz``; table rows as
             arrays, DataFrames, CSV, Parquet or ``.npz``; windows as arrays, or series as DataFrames and files, which
             are cut into windows. For a model of several, a manifest. For any model, a dict from modality to one of
-            these; a tensor that has the model's own shape already is taken as it is. Of several modalities all but one
-            may be missing (left out or None): the samples then lack them.
+            these; a tensor of floats that has the model's own shape already is taken as it is. Of several modalities
+            all but one may be missing (left out or None): the samples then lack them.
         input_shapes: shape of one sample by modality; -1 for an axis of any length.
         options: what the user says of the columns.
         schemas: column roles of the domain that the samples belong to, by modality.
@@ -112,7 +112,7 @@ def read_samples(
     if n == 0:
         shapes = {name: tuple(x.shape) for name, x in reading.samples.items()}
         raise ValueError(f"expected at least one sample, saw {shapes}")
-    _refuse_infinite(reading.samples, len(input_shapes) > 1)
+    _check_values(reading.samples, len(input_shapes) > 1)
     for name, shape in input_shapes.items():
         if name not in reading.samples:
             reading.samples[name] = torch.full((n, *(max(size, 1) for size in shape)), torch.nan)
@@ -132,7 +132,7 @@ def _read_modality(
     options: ColumnOptions,
     reading_options: Mapping[str, Any],
 ) -> None:
-    if isinstance(data, Tensor) and data.ndim == len(shape) + 1:
+    if isinstance(data, Tensor) and data.is_floating_point() and data.ndim == len(shape) + 1:
         if not fits(data.shape[1:], shape):
             raise ValueError(f"expected {name!r} of shape (n, {', '.join(map(str, shape))}), saw {tuple(data.shape)}")
         data = data.detach()
@@ -167,13 +167,22 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([with_steps(x, steps) for x in parts])
 
 
-def _refuse_infinite(samples: Mapping[str, Tensor], several: bool) -> None:
+def _check_values(samples: Mapping[str, Tensor], several: bool) -> None:
     for name, x in samples.items():
-        missing_may_be = several or get_modality(name).missing
+        modality = get_modality(name)
+        missing_may_be = several or modality.missing
         bad = (x.isinf() if missing_may_be else ~x.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
         if bad:
             what = "infinity" if missing_may_be else "NaN or infinity"
             raise ValueError(f"{name!r} holds {what} in sample {bad[:10]}: remove or mend these samples")
+        if modality.value_range is not None:
+            low, high = modality.value_range
+            least, most = (float(value) for value in x.nan_to_num(low).aminmax())
+            if least < 2 * low - high or most > 2 * high - low:
+                raise ValueError(
+                    f"expected {name!r} in about [{low:g}, {high:g}], saw values from {least:.3g} to {most:.3g}: scale "
+                    "them as the training data were"
+                )
 
 
 def read_support(

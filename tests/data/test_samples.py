@@ -17,7 +17,7 @@ from metaad_zoo.learners import GradientLearner
 from metaad_zoo.modality.samples import as_samples, read_samples
 from metaad_zoo.zoo import Checkpoint, save_checkpoint
 
-ROWS, WINDOWS = {"tabular": (3,)}, {"sequence": (4, 2)}
+ROWS, WINDOWS, IMAGES = {"tabular": (3,)}, {"sequence": (4, 2)}, {"image": (1, 8, 8)}
 CALIBRATION = {"calibration": torch.linspace(-3, 3, 99)}
 
 
@@ -62,6 +62,13 @@ def test_every_form_of_series_gives_the_same_windows(tmp_path):
     assert as_samples(windows[:, :, 0], {"sequence": (4, -1)})["sequence"].shape == (2, 4, 1)
 
 
+def test_tensors_of_whole_numbers_are_read_as_such_arrays_are():
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 1, 8, 8)).astype(np.uint8)
+    torch.testing.assert_close(as_samples(torch.as_tensor(pixels), IMAGES)["image"], torch.as_tensor(pixels) / 255)
+    counts = np.full((2, 3), 2**24 + 1)
+    assert (as_samples(torch.as_tensor(counts), ROWS)["tabular"].numpy() == counts).all()
+
+
 def test_a_missing_value_stays_and_a_missing_modality_is_all_missing(rows):
     rows[0, 0] = np.nan
     both = {"tabular": (3,), "image": (1, 2, 2)}
@@ -77,6 +84,8 @@ def test_a_missing_value_stays_and_a_missing_modality_is_all_missing(rows):
         (np.zeros((2, 4)), ROWS, r"table rows of shape \(n, 3\), saw \(2, 4\)"),
         (np.full((2, 3), np.inf), ROWS, r"'tabular' holds infinity in sample \[0, 1\]"),
         ([["a", "b", "c"]], ROWS, "expected numbers, saw list"),
+        (torch.full((2, 1, 8, 8), 255.0), IMAGES, r"expected 'image' in about \[0, 1\], saw values from 255 to 255"),
+        (np.full((2, 1, 8, 8), -80.0), {"audio": (1, 8, 8)}, r"expected 'audio' in about \[0, 1\]"),
         (np.zeros((2, 5, 2)), WINDOWS, r"windows of shape \(n, 4, 2\), saw \(2, 5, 2\)"),
         ({"tabular": None}, ROWS, r"expected samples of \['tabular'\], saw \[\]"),
         ({"table": np.zeros((2, 3))}, ROWS, r"expected samples of \['tabular'\], saw \['table'\]"),
