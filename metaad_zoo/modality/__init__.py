@@ -1,8 +1,8 @@
 """Modalities: one file and one registered object each. Every other room asks the object; none switches on a name."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from metaad_zoo.lazy import lazy_names
 from metaad_zoo.modality.audio import AudioModality
 from metaad_zoo.modality.base import (
     SCORING_CHUNK,
@@ -42,9 +42,10 @@ __all__ = [
     "register_modality",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    modules = {"ClassEpisodes": "class_episodes", "SingleDomainEpisodes": "single_domain"}
-    if name in modules:  # Lightning takes seconds to import
-        return getattr(import_module(f"metaad_zoo.modality.{modules[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, _ = lazy_names(  # Lightning takes seconds to import
+    __name__,
+    {
+        "ClassEpisodes": "metaad_zoo.modality.class_episodes",
+        "SingleDomainEpisodes": "metaad_zoo.modality.single_domain",
+    },
+)

@@ -15,7 +15,7 @@ import torch
 
 from metaad_zoo.data.chunks import Chunk
 from metaad_zoo.data.log_mel import QUIET, log_mel
-from metaad_zoo.data.read.listing import list_files
+from metaad_zoo.data.read.listing import common_folder, list_files
 from metaad_zoo.data.read.rows import SampleSource
 
 ENDINGS = (".wav", ".wave")
@@ -36,8 +36,9 @@ class AudioSource(SampleSource):
 
     def find(self, source: Any) -> list[Any]:
         if isinstance(source, (list, tuple)):
-            self._root = Path(os.path.commonpath([Path(path).expanduser().absolute().parent for path in source]))
-            return [Path(path).expanduser() for path in source]
+            files = [Path(path).expanduser() for path in source]
+            self._root = common_folder(files)
+            return files
         self._root = root = Path(source).expanduser()
         if root.is_file():
             self._root = root.parent
