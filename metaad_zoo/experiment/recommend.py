@@ -72,27 +72,32 @@ def recommend(
     prior = read_prior(next(iter(samples)), n) if len(samples) == 1 else None
     advice = choosing.recommend(methods, samples, labels, synthetic_for(samples), prior)
     shapes = {m: tuple(x.shape[1:]) for m, x in samples.items()}
-    use = how_to_use(advice.choice, places.get(advice.choice), path, options.label, shapes)
+    use = how_to_use(advice.choice, places.get(advice.choice), path, options, shapes)
     return replace(advice, use=use, account=reading.account.as_json())
 
 
 def how_to_use(
-    choice: str, model: str | None, support: Path, label: str | None, shapes: Mapping[str, Sequence[int]]
+    choice: str, model: str | None, support: Path, options: ColumnOptions, shapes: Mapping[str, Sequence[int]]
 ) -> str:
-    """Command, or for a baseline lines of Python, that use the recommended method.
+    """Command, or for a baseline lines of Python, that use the recommended method on the same columns.
 
     Args:
         choice: name of the method.
         model: a model's published name or folder; None for a baseline.
         support: path of the samples.
-        label: column of labels.
+        options: column options that the samples were read with.
         shapes: shape of one sample, by modality.
     """
+    chosen = {k: value for k, value in vars(options).items() if value != getattr(USUAL_OPTIONS, k)}
     if model is not None:
-        labelled = "" if label is None else f" --label {shlex.quote(label)}"
-        return f"metaad adapt {model} --support {shlex.quote(str(support))}{labelled} --out my_detector"
-    column = "" if label is None else f", ColumnOptions(label={label!r})"
-    labels = "support.labels" if column else "[0] * len(support.names)"
+        words = ["metaad", "adapt", model, "--support", str(support)]
+        for name, value in chosen.items():
+            if name != "missing":  # which is no option of the command
+                words += [f"--{name}", *([value] if isinstance(value, str) else value)]
+        return shlex.join([*words, "--out", "my_detector"])
+    arguments = ", ".join(f"{name}={value!r}" for name, value in chosen.items())
+    column = f", ColumnOptions({arguments})" if chosen else ""
+    labels = "[0] * len(support.names)" if options.label is None else "support.labels"
     return "\n".join(
         [
             "import torch",

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from metaad_zoo.cli import main
+from metaad_zoo.data.read.roles import ColumnOptions
 from metaad_zoo.data.synthetic import create_synthetic, list_synthetic
 from metaad_zoo.evaluation.baselines import FeatureMethod, create_baseline
 from metaad_zoo.evaluation.choosing import PRIOR, Prior, read_prior, recommend
@@ -144,9 +145,11 @@ def test_the_command_recommends(tmp_path, capsys, support):
     assert "tabular-raw_columns-in_context-adbench" in told, "names are never cut, they are to be copied"
     assert found["use"] in told.partition("Next, try:")[2]
     expected = f"metaad adapt runs/mine --support {table} --label broken --out my_detector"
-    assert how_to_use("mine", "runs/mine", table, "broken", {"tabular": (-1,)}) == expected
-    spaced = how_to_use("mine", "runs/mine", Path("my rows.csv"), None, {"tabular": (-1,)})
-    assert spaced == "metaad adapt runs/mine --support 'my rows.csv' --out my_detector"
+    assert how_to_use("mine", "runs/mine", table, ColumnOptions("broken"), {"tabular": (-1,)}) == expected
+    options = ColumnOptions(time="t", ignore=("my id",), columns=("a", "b"), decimal=",")
+    command = how_to_use("mine", "runs/mine", Path("my rows.csv"), options, {"tabular": (-1,)})
+    chosen = "--time t --ignore 'my id' --columns a b --decimal ,"
+    assert command == f"metaad adapt runs/mine --support 'my rows.csv' {chosen} --out my_detector"
 
 
 @pytest.fixture
@@ -188,6 +191,7 @@ def test_the_command_reads_every_modality(places, capsys, arguments, reads, know
         (["images"], 8, 0),
         (["series"], 16, 0),
         (["series/0.csv"], 64, 0),
+        (["series/0.csv", "--columns", "b"], 64, 0),
         (["labelled.csv", "--label", "broken"], 12, 3),
     ],
 )
@@ -216,7 +220,7 @@ def test_lines_for_several_modalities_run(places, monkeypatch):
     monkeypatch.chdir(places)
     shapes = {"image": [3, 16, 16], "tabular": [1]}
     found: dict[str, Any] = {}
-    exec(how_to_use("knn", None, Path("manifest.csv"), "label", shapes), found)
+    exec(how_to_use("knn", None, Path("manifest.csv"), ColumnOptions("label"), shapes), found)
     assert found["scores"].shape == (8,)
 
 
