@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metaad_zoo.cli.arguments import column_options, json_argument, support_arguments
+from metaad_zoo.cli.arguments import column_options, json_argument, require_folder, support_arguments
 from metaad_zoo.cli.terminal import note, note_account, tell
 
 if TYPE_CHECKING:
     from metaad_zoo.detector import Detector
 
-HELP = "make a detector for your own domain from a few samples"
+HELP = "adapt a model to your own domain from a few samples"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -26,6 +26,7 @@ def run(options: argparse.Namespace) -> None:
     from metaad_zoo.detector import load_detector
     from metaad_zoo.modality.samples import read_support
 
+    require_folder(options.out)
     detector = load_detector(options.name)
     chosen = column_options(options, detector.input_shapes)
     reading = read_support(options.support, detector.input_shapes, chosen, **detector.support_options)

@@ -49,7 +49,8 @@ def column_arguments(command: argparse.ArgumentParser, label: str) -> None:
     columns.add_argument(
         "--decimal",
         choices=(",", "."),
-        help="character before the decimals of numbers in a CSV file; with a point, commas separate thousands "
+        metavar="CHARACTER",
+        help="decimal separator of numbers in a CSV file, a comma or a point; with a point, commas separate thousands "
         "(default: inferred from the numbers)",
     )
 
@@ -79,7 +80,7 @@ def column_options(options: argparse.Namespace, input_shapes: Iterable[str] = ()
 
 def json_argument(command: argparse.ArgumentParser) -> None:
     """Add ``--json``."""
-    command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    command.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
 def calibrate_argument(command: argparse.ArgumentParser) -> None:
@@ -88,8 +89,8 @@ def calibrate_argument(command: argparse.ArgumentParser) -> None:
         "--calibrate",
         choices=("across", "within"),
         default="across",
-        help="take the threshold from scores of the validation tasks (across, the default), or of the support set, "
-        "each sample left out once (within)",
+        help="take the threshold from scores of the validation tasks (across, the default), or from leave-one-out "
+        "scores of the support set (within)",
     )
 
 
@@ -104,6 +105,16 @@ def import_argument(command: argparse.ArgumentParser) -> None:
         help="import a module of yours that registers backbones, learners, data sets, modalities or baselines "
         "(repeatable)",
     )
+
+
+def require_folder(out: Path) -> None:
+    """Refuse an ``--out`` that can't become a folder, before any work.
+
+    Raises:
+        ValueError: it is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file: name a folder")
 
 
 def complete_paths(command: argparse.ArgumentParser) -> None:

@@ -1,15 +1,15 @@
-"""`metaad evaluate`: methods judged on the same episodes, or point by point on whole series."""
+"""`metaad evaluate`: methods on the same episodes, or point by point on whole series."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from metaad_zoo.cli.arguments import json_argument
-from metaad_zoo.cli.terminal import note, progress_bars, show
+from metaad_zoo.cli.arguments import json_argument, require_folder
+from metaad_zoo.cli.terminal import note_account, progress_bars, show
 from metaad_zoo.modality import list_modalities
 
-HELP = "judge any number of methods on the same episodes"
+HELP = "evaluate methods on the same episodes, or point by point on whole series"
 COMMON_OPTIONS = ("methods", "data", "out", "shots", "alpha", "calibrate", "seed", "allow_transductive")
 EPISODE_OPTIONS = ("episodes", "inner_steps", "modality")
 POINT_OPTIONS = ("draws", "stride", "longest", "buffer")
@@ -22,7 +22,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data", type=Path, required=True, help="config with a data section, or your own files")
     command.add_argument("--out", type=Path, required=True, help="folder to write results.json and scores.parquet to")
     command.add_argument("--shots", type=int, nargs="+", help="number of normal support samples; several draw a curve")
-    command.add_argument("--alpha", type=float, help="false-alarm rate to aim at (default: 0.1)")
+    command.add_argument("--alpha", type=float, help="target false-alarm rate (default: 0.1)")
     command.add_argument(
         "--calibrate",
         type=_calibration,
@@ -81,6 +81,7 @@ def run(options: argparse.Namespace) -> None:
     if len(options.shots or [0]) > 1 and options.points:
         raise ValueError(f"--shots {options.shots}: give one number with --points")
 
+    require_folder(options.out)
     from metaad_zoo.evaluation.report import points_table, results_table
     from metaad_zoo.experiment.evaluate import evaluate
     from metaad_zoo.experiment.points import evaluate_points
@@ -91,8 +92,7 @@ def run(options: argparse.Namespace) -> None:
             results = evaluate_points(**arguments | shots, progress=progress)
         else:
             results = evaluate(**arguments, progress=progress)
-    for sentence in results["protocol"]["account"]:
-        note(sentence)
+    note_account(results["protocol"]["account"])
     table = points_table(results) if options.points else results_table(results)
     scores = "the score of every point" if options.points else "every score"
     show(options.json, results, table, f"Figures and {scores}: {options.out}")

@@ -1,14 +1,14 @@
-"""`metaad explain`: what in the samples made their scores."""
+"""`metaad explain`: which parts of each sample its score comes from."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from metaad_zoo.cli.arguments import adapted_detector, column_options, data_arguments, json_argument
+from metaad_zoo.cli.arguments import adapted_detector, column_options, data_arguments, json_argument, require_folder
 from metaad_zoo.cli.terminal import note_account, tell
 
-HELP = "show what in the samples made their scores"
+HELP = "show which parts of each sample its score comes from"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -29,8 +29,7 @@ def run(options: argparse.Namespace) -> None:
     from metaad_zoo.explain import write_explanations
     from metaad_zoo.modality.samples import read_samples
 
-    if options.out.exists() and not options.out.is_dir():
-        raise ValueError(f"--out {options.out} is a file: name a folder")
+    require_folder(options.out)
     detector = adapted_detector(options.folder)
     chosen = column_options(options, detector.input_shapes)
     reading = read_samples(options.data, detector.input_shapes, chosen, detector.schemas, **detector.image_options)

@@ -25,7 +25,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         kinds.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind, help=text)
     command.add_argument(
         "--modality",
-        help=f"list only what reads this modality: {', '.join(list_modalities(several=True))}",
+        help=f"list only items that read this modality: {', '.join(list_modalities(several=True))}",
     )
     json_argument(command)
 

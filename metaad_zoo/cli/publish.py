@@ -1,4 +1,4 @@
-"""`metaad publish`: make a finished run a published checkpoint."""
+"""`metaad publish`: publish a finished run as a checkpoint with a card."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from metaad_zoo.cli.arguments import json_argument
 from metaad_zoo.cli.terminal import note, tell
 
-HELP = "make a finished run a folder of checkpoints/, with its card"
+HELP = "publish a finished run as a checkpoint with a card"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("folder", metavar="RUN", type=Path, nargs="?", help="a finished run, runs/<name>/<time>")
+    command.add_argument("folder", metavar="RUN", type=Path, nargs="?", help="finished run, runs/<name>/<time>")
     command.add_argument("--name", help="name of the checkpoint: <modality>-<backbone>-<learner>-<data>")
     command.add_argument("--notes", type=Path, help="Markdown file on the model's limits, for the card")
     command.add_argument(

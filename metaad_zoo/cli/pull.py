@@ -20,7 +20,7 @@ def run(options: argparse.Namespace) -> None:
     from metaad_zoo.zoo.published import FILES
 
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
-        raise ValueError(f"--out {options.out} is there already, and not empty: name a new folder")
+        raise ValueError(f"--out {options.out} exists and is not an empty folder: name a new one")
     folder = locate(options.address, papers=True)
     load_checkpoint(folder)  # whatever is wrong is told before anything is kept
     options.out.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--modality",
-        help=f"modality of the samples, one of {', '.join(list_modalities(several=True))} (default: by the files)",
+        help=f"modality of the samples, one of {', '.join(list_modalities(several=True))} (default: inferred from the "
+        "files)",
     )
     json_argument(command)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from metaad_zoo.evaluation.decisions import Calibrate
     from metaad_zoo.modality.streams import SampleStream
 
-HELP = "score samples by a detector, in memory that does not grow with their number"
+HELP = "score any number of samples with a detector, in constant memory"
 
 Rows = Iterator[tuple[list[str], "np.ndarray", float]]
 """Names and scores of some samples, and the share of all samples that is scored with them."""
@@ -40,15 +40,15 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--calibrate",
         choices=("across", "within", "contamination"),
-        help="calibrate by scores of the validation tasks (across, the default), of the support set, each sample left "
-        "out once (within), or of the support set without the share --contamination (contamination)",
+        help="calibrate by scores of the validation tasks (across, the default), by leave-one-out scores of the "
+        "support set (within), or by those without the highest share --contamination (contamination)",
     )
     command.add_argument("--contamination", type=float, help="expected share of anomalies in the support set")
     command.add_argument(
         "--points",
         action="store_true",
-        help="score every time point of a series, by the mean over the windows that cover it, instead of windows one "
-        "behind the other; a point's p-value sets that mean beside the scores of whole windows",
+        help="score every time point of a series, instead of consecutive windows: the mean score of the windows that "
+        "cover it; its p-value compares this mean with scores of whole windows",
     )
     command.add_argument("--stride", type=int, help="with --points: steps from one window to the next (default: 1)")
     json_argument(command)
@@ -65,6 +65,8 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"--out {out}: the folder {out.parent} does not exist; make it first")
     if out.is_dir():
         raise ValueError(f"--out {out} is a folder: name a file, such as {out / 'scores.csv'}")
+    if out.is_symlink() or (out.exists() and not out.is_file()):  # it would be replaced: /dev/stdout, for one
+        raise ValueError(f"--out {out} is a link or a device, which a new file would replace: name a file")
     if options.stride is not None and not options.points:
         raise ValueError("--stride is only with --points")
     detector = adapted_detector(options.folder)

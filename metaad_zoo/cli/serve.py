@@ -7,7 +7,7 @@ from pathlib import Path
 
 from metaad_zoo.cli.arguments import calibrate_argument
 
-HELP = "answer requests for scores over HTTP"
+HELP = "serve scores over HTTP"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
     from rich.table import Table
-
-    from metaad_zoo.data.read.account import Account
 
 TABLE_WIDTH = 118
 OK, ERROR, USAGE, DAMAGED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -70,9 +68,9 @@ def printable(text: str) -> str:
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c)[0] != "C")
 
 
-def note_account(account: Account, start: int = 0) -> None:
-    """Print what readers left out, guessed or changed, from sentence ``start`` on."""
-    for sentence in list(account)[start:]:
+def note_account(account: Iterable[str]) -> None:
+    """Print what readers left out, guessed or changed."""
+    for sentence in account:
         note(sentence)
 
 

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from metaad_zoo import data as data_room
 from metaad_zoo.cli.resume import find_checkpoint, read_checkpoint, refuse_other_config, splits_of_checkpoint
-from metaad_zoo.cli.terminal import note, progress_bars, wide_console
+from metaad_zoo.cli.terminal import note_account, progress_bars, wide_console
 from metaad_zoo.cli.train_parser import HintingParser, arrange, own_error, take_imports
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.episodes import SplitRecord
@@ -279,8 +279,7 @@ def _refuse_first(cli: TrainingCLI, trains: bool) -> None:
     data.setup("fit" if trains else "test")
     if cli.trainer.is_global_zero:
         Console().print(data.summary())
-        for sentence in (*data.skipped, *data.changes):
-            note(sentence)
+        note_account((*data.skipped, *data.changes))
     if cli.verb in (None, "test"):
         check_before_training(learner, data, cli.config["alpha"], cli.config["allow_transductive"])
     if trains and cli.resume_from:

@@ -200,7 +200,7 @@ def own_data(
     shapes: Mapping[str, Sequence[int]] = next(iter(x.arguments()["input_shapes"] for x in learners), usual)
     if not shapes:
         raise ValueError(
-            f"{path}: baselines alone don't tell as what your files are to be read: add modality (--modality), one of "
+            f"{path}: baselines alone do not determine how to read your files: set modality (--modality) to one of "
             f"{', '.join(list_modalities())}, name a model, or give a config as data (--data)"
         )
     data = form_of(shapes).own_episodes(path, shapes, OWN_EPISODE, seed)

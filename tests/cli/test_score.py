@@ -75,7 +75,7 @@ def test_a_file_that_breaks_off_leaves_earlier_scores_alone(tmp_path, monkeypatc
     assert main(["score", mine, "--data", str(data), "--out", str(out)]) == 1
     assert "three" in capsys.readouterr().err
     assert out.read_text() == "earlier"
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob("*.part*"))
 
 
 def test_what_has_no_value_gets_no_score(tmp_path, monkeypatch, capsys):

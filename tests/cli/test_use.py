@@ -107,7 +107,11 @@ def test_adapt_then_score(place, capsys):
     [
         (["adapt", "nowhere", "--support", "{good}", "--out", "x"], "nowhere is no checkpoint"),
         (["adapt", "{model}", "--support", "{root}/empty", "--out", "x"], "empty does not exist"),
+        (["adapt", "{model}", "--support", "{good}", "--out", "{good}/0.png"], "0.png is a file: name a folder"),
+        (["explain", "{model}", "--data", "{good}", "--out", "{good}/0.png"], "0.png is a file: name a folder"),
+        (["evaluate", "{model}", "--data", "{good}", "--out", "{good}/0.png"], "0.png is a file: name a folder"),
         (["score", "{model}", "--data", "{good}", "--out", "x"], "adapted to no domain yet"),
+        (["score", "{model}", "--data", "{good}", "--out", "/dev/null"], "is a link or a device"),
     ],
 )
 def test_errors_are_one_line_and_status_1(arguments, complaint, place, capsys):
