@@ -46,7 +46,7 @@ def test_a_table(tmp_path_factory, kinds, form, n, seed):
     assert table.skipped == list(reading.account)
     values = reading.samples["tabular"].numpy()
     np.testing.assert_allclose(table.values, values, rtol=1e-6)
-    np.testing.assert_allclose(table.values - table.values[0], values - values[0], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(table.values - table.values[0], values - values[0], rtol=0, atol=1e-6)
     assert table.labels.tolist() == reading.labels.tolist()
 
 
@@ -62,7 +62,7 @@ def test_a_series(tmp_path_factory, kinds, form, n, seed, gap):
     reading = read_samples(path, {"sequence": (5, -1)})
     assert series.channels == len(reading.schemas["sequence"].features)
     assert series.breaks == ((n // 2,) if gap else ())
-    assert set(data.found.skipped) <= set(reading.account)
+    assert data.found.skipped == [line for line in reading.account if "fill no window" not in line]
     windows = reading.samples["sequence"].numpy()
     starts = [int(name.rpartition(":")[2]) for name in reading.names]
     assert all(not start < b < start + 5 for start in starts for b in series.breaks)

@@ -275,7 +275,7 @@ def test_channels_of_series_come_by_name(tmp_path):
     for data in (frame.rename(columns={"a": "c"}), frame[["a"]]):
         with pytest.raises(ValueError, match=r"missing \['(a|b)'\], not known"):
             detector.score_series(data)
-    with pytest.raises(ValueError, match=r"missing|row 2: column 't' goes back by"):
+    with pytest.raises(ValueError, match=r"row 2: column 't' goes back by"):
         detector.score_series(frame.assign(t=range(9, 0, -1)))
     other = write(tmp_path / "in" / "u.csv", series, ["a", "c"])
     for refused in (lambda: detector.score(other), lambda: detector.fit([path, other])):

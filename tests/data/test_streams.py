@@ -225,7 +225,6 @@ def test_times_index_and_text_are_no_channels(tmp_path):
     ]
     assert [any(part in sentence for sentence in stream.account) for part in reasons] == [True] * 4
     (tmp_path / "s.csv").write_text(f",T,host,temperature,t\n{rows}\n5,5,web,1,1\n")
-    stream.schemas["sequence"]
     with pytest.raises(ValueError, match=r"s\.csv, row 3001: column 'T' goes back by .*sort the rows by time"):
         list(SampleStream(tmp_path / "s.csv", {"sequence": (7, -1)}))
     hosts = Schema(("host",), ignored={"temperature": "as asked for"})

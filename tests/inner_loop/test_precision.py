@@ -125,7 +125,7 @@ def test_an_lstm_trains_in_mixed_precision_on_a_cpu_without_avx512():
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     mixed, full = (torch.tensor([float(x) for x in line.split()]) for line in done.stdout.splitlines()[-2:])
-    torch.testing.assert_close(mixed, full, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(mixed, full, rtol=0, atol=5e-4, msg="two steps of Adam move weights by 1.5e-3")
 
 
 def test_batch_normalisation_is_why_the_default_differs():

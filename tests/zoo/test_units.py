@@ -38,7 +38,7 @@ def test_other_units_give_the_same_scores(name, seed, powers, offset):
     scale = 10.0 ** np.array(powers[: support.shape[-1]])
     expected = detector.fit(support).score(query)
     scores = detector.fit(support * scale + offset).score(query * scale + offset)
-    np.testing.assert_allclose(scores, expected, rtol=2e-3, atol=2e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", MODELS)
