@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
-from functools import partial
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -51,6 +55,31 @@ def small_learner(**inner_loop) -> GradientLearner:
     """A narrow Conv4 for 16 x 16 grey images."""
     settings = {"steps": 2, "lr": 0.1, **inner_loop}
     return GradientLearner("conv4", {"width": 4}, {"image": (1, 16, 16)}, InnerLoopConfig(**settings))
+
+
+_OPENED: list[Counter[str]] = []
+
+
+@cache
+def _count_opened_files() -> None:
+    """Once a process, because a hook stays until its end."""
+
+    def count(event: str, arguments: tuple) -> None:
+        for counter in _OPENED if event == "open" else ():
+            counter[str(arguments[0])] += 1
+
+    sys.addaudithook(count)
+
+
+@contextmanager
+def opened_files() -> Iterator[Counter[str]]:
+    """How often Python opens each path within the block."""
+    _count_opened_files()
+    _OPENED.append(Counter())
+    try:
+        yield _OPENED[-1]
+    finally:
+        _OPENED.pop()
 
 
 @pytest.fixture(scope="session")

@@ -149,10 +149,9 @@ def test_a_module_that_cannot_be_imported_is_named(option, forget, tmp_path, cap
     assert f"error: --import {option[1]}: " in capsys.readouterr().err
     with pytest.raises(SystemExit, match=f"error: --import {option[1]}: "):
         run([*option, *QUICKSTART])
-    sys.modules.pop("broken", None)
 
 
-def test_a_trained_plugin_is_adapted_only_where_its_module_is_imported(module, forget, tmp_path, capsys, monkeypatch):
+def test_a_trained_plugin_is_adapted_only_where_its_module_is_imported(module, forget, tmp_path, capsys):
     own = ["--model.class_path=mine.Mine", "--model.backbone=my_pixels", "--trainer.max_steps=2", "--name=mine"]
     run(["--import", module, *QUICKSTART, *own, *SHORT])
     (folder,) = (tmp_path / "runs" / "mine").iterdir()
@@ -179,7 +178,7 @@ def test_a_trained_plugin_is_adapted_only_where_its_module_is_imported(module, f
     assert len((tmp_path / "scores.csv").read_text().splitlines()) == 6
 
 
-def test_a_data_set_of_a_module_is_trained_on_by_its_name(module, tmp_path, capsys):
+def test_a_data_set_of_a_module_is_trained_on_by_its_name(module, tmp_path):
     own = ["--trainer.max_steps=2", "--name=stripes"]
     run(["--import", module, *QUICKSTART, *STRIPES, *own, *SHORT])
     (folder,) = (tmp_path / "runs" / "stripes").iterdir()

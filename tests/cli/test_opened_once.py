@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections import Counter
-
 import numpy as np
 import pandas
 import pytest
@@ -15,15 +12,11 @@ from metaad_zoo.cli import main
 from metaad_zoo.inner_loop import InnerLoopConfig
 from metaad_zoo.learners import GradientLearner
 from metaad_zoo.zoo import Checkpoint, save_checkpoint
-
-OPENED: Counter[str] = Counter()
-sys.addaudithook(lambda event, args: OPENED.update([str(args[0])]) if event == "open" else None)
+from tests.conftest import opened_files
 
 
 def model(folder, backbone, shapes):
-    learner = GradientLearner(
-        backbone, {"width": 4} if "fusion" in backbone else None, shapes, InnerLoopConfig(steps=1)
-    )
+    learner = GradientLearner(backbone, {"width": 4} if "image" in shapes else None, shapes, InnerLoopConfig(steps=1))
     save_checkpoint(folder / "model", Checkpoint(learner, [], {"calibration": torch.linspace(-3, 3, 99)}))
     return str(folder / "model")
 
@@ -51,15 +44,31 @@ def archive(folder):
     return folder / "t.npz", [folder / "t.npz"]
 
 
+def images(folder):
+    rng, root = np.random.default_rng(0), folder / "images"
+    root.mkdir()
+    for i in range(6):
+        Image.fromarray(rng.integers(0, 255, (20, 16), np.uint8)).save(root / f"{i}.png")
+    return root, list(root.iterdir())
+
+
+def image_archive(folder):
+    x = np.random.default_rng(0).integers(0, 255, (7, 20, 16), np.uint8)
+    np.savez(folder / "x.npz", x=x, y=np.zeros(7, int))
+    return folder / "x.npz", [folder / "x.npz"]
+
+
 @pytest.mark.parametrize(
     ("write", "backbone", "shapes"),
     [
         (table, "mlp", {"tabular": [3]}),
         (archive, "mlp", {"tabular": [3]}),
         (table, "gru", {"sequence": [8, 3]}),
+        (images, "conv4", {"image": [1, 16, 16]}),
+        (image_archive, "conv4", {"image": [1, 16, 16]}),
         (manifest, "fusion_concat", {"image": [1, 16, 16], "sequence": [5, 1], "tabular": [1]}),
     ],
-    ids=["table", "npz", "series", "manifest"],
+    ids=["table", "npz", "series", "images", "npz of images", "manifest"],
 )
 def test_each_file_is_opened_once_a_command(write, backbone, shapes, tmp_path):
     path, files = write(tmp_path)
@@ -73,6 +82,6 @@ def test_each_file_is_opened_once_a_command(write, backbone, shapes, tmp_path):
         modality = next(iter(shapes))
         commands.append(["recommend", "--support", str(path), "--models", name, "--modality", modality])
     for command in commands:
-        OPENED.clear()
-        assert main(command) == 0
-        assert {str(file): OPENED[str(file)] for file in files} == {str(file): 1 for file in files}, command[0]
+        with opened_files() as opened:
+            assert main(command) == 0
+        assert {file: opened[str(file)] for file in files} == dict.fromkeys(files, 1), command[0]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
-from contextlib import contextmanager
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -42,24 +41,6 @@ def save(path, pixels=GREY, **options):
 
 def reasons(account, kind):
     return {reason: names for (k, _, reason), names in account.entries.items() if k == kind}
-
-
-@contextmanager
-def opened_files(folder):
-    """Paths below a folder that are opened meanwhile, one entry for each time."""
-    opened, active = [], [True]
-
-    def hook(event, arguments):
-        if active[0] and event == "open" and isinstance(arguments[0], (str, os.PathLike)):
-            path = os.path.realpath(os.fspath(arguments[0]))
-            if path.startswith(str(folder.resolve()) + os.sep):
-                opened.append(os.path.relpath(path, folder.resolve()))
-
-    sys.addaudithook(hook)
-    try:
-        yield opened
-    finally:
-        active[0] = False
 
 
 class TestPixels:
@@ -148,9 +129,6 @@ class TestPixels:
             assert torch.equal(pixels[0], torch.as_tensor(GREY)), name
 
     def test_sixteen_bits_of_colour_are_told(self, tmp_path):
-        import struct
-        import zlib
-
         def chunk(kind, content):
             body = kind + content
             return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
@@ -391,24 +369,6 @@ class TestVerbs:
             (detector_folder / "good" / name).write_bytes(b"no picture")
         with pytest.raises(ValueError, match=r"2 files: .*1\.png can't be read.*4\.png can't be read"):
             load_detector(detector_folder / "model").fit(detector_folder / "good")
-
-    @pytest.mark.parametrize("form", ["folder", "npz"])
-    def test_each_file_is_opened_once(self, detector_folder, form):
-        new, good = detector_folder / "new", detector_folder / "good"
-        if form == "npz":
-            x = np.random.default_rng(0).integers(0, 255, (7, 20, 16), np.uint8)
-            for folder in (new, good):
-                np.savez(folder / "x.npz", x=x, y=np.zeros(7, int))
-        file = "/x.npz" if form == "npz" else ""
-        for command in (
-            f"adapt {detector_folder}/model --support {good}{file} --out {detector_folder}/detector",
-            f"score {detector_folder}/detector --data {new}{file} --out {detector_folder}/s.csv",
-        ):
-            with opened_files(good) as support, opened_files(new) as data:
-                assert main(command.split()) == 0
-            opened = support or data
-            expected = ["x.npz"] if form == "npz" else [f"{i}.png" for i in range(6)]
-            assert sorted(opened) == expected, command
 
     def test_pictures_of_another_aspect_ratio_than_the_supports_are_named(self, detector_folder, capsys):
         save(detector_folder / "new" / "wide.png", np.zeros((10, 30), np.uint8))
