@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metaad_zoo.data.read.account import Account
-from metaad_zoo.data.read.csv_dialect import decimal_separator, is_number, plain_number
+from metaad_zoo.data.read.cells import cell_texts, is_number_type, numbers_of_texts, seconds_of, texts_of
+from metaad_zoo.data.read.csv_dialect import decimal_separator, is_number
 from metaad_zoo.data.read.labels import parse_labels
 from metaad_zoo.data.read.roles import (
     USUAL_OPTIONS,
@@ -28,7 +29,6 @@ from metaad_zoo.data.read.roles import (
     column_order,
     decide_roles,
     is_time_name,
-    number_text,
 )
 from metaad_zoo.data.read.table_sources import TABLE_SUFFIXES, CsvSource, open_table, refuse_doubled
 from metaad_zoo.data.read.times import as_seconds
@@ -175,6 +175,11 @@ class TableReader:
         return next((n for n in self._kinds if n in times), None)
 
     @property
+    def in_seconds(self) -> bool:
+        """Whether times are dates, and so in seconds, instead of numbers in a unit of their own."""
+        return self._kinds.get(self.time_column or "") == "time"
+
+    @property
     def facts(self) -> dict[str, ColumnFacts]:
         """What was seen of each column, where the schema was decided by this reader."""
         return self._facts
@@ -286,26 +291,26 @@ class TableReader:
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         if name in self.as_text:
-            return _texts(column), "text"
+            return texts_of(column), "text"
         if pa.types.is_temporal(column.type) and not pa.types.is_duration(column.type):
-            return _seconds(column), "time"
-        if _is_number(column.type):
+            return seconds_of(column), "time"
+        if is_number_type(column.type):
             return self._finite(name, np.asarray(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)))
         if pa.types.is_duration(column.type):
-            return _seconds(column), "number"
+            return seconds_of(column), "number"
         if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
             raise ValueError(
                 f"{self.path}, column {name!r}: expected numbers or text, saw values of type {column.type}"
             )
         if kind == "text":
-            return _texts(column), kind
+            return texts_of(column), kind
         if kind != "time" and self._decimal is None:  # the fast way, for columns of nothing but numbers
             try:
                 numbers = pc.utf8_trim_whitespace(column.cast(pa.string())).cast(pa.float64())
                 return self._finite(name, np.asarray(numbers.to_numpy(zero_copy_only=False), np.float64))
             except pa.ArrowInvalid:
                 pass
-        return self._parse_text(name, _texts(column), row, kind)
+        return self._parse_text(name, texts_of(column), row, kind)
 
     def _finite(self, name: str, values: np.ndarray) -> tuple[np.ndarray, str]:
         infinite = np.isinf(values)
@@ -328,7 +333,7 @@ class TableReader:
                         f"{self.path}, column {name!r}, rows from {row + 1} on: expected times in ISO 8601, as in the "
                         f"rows before ({error}): mend them, or leave out the column by --ignore {name}"
                     ) from error
-        numbers, wrong = self._numbers(cells)
+        numbers, wrong = numbers_of_texts(cells, self._decimal)
         otherwise = self._decimal is not None and any(is_number(cells[i]) for i in wrong)
         if len(wrong) > (1 - MOSTLY_NUMBERS) * len(cells) and kind is None and not otherwise:
             return texts, "text"
@@ -343,18 +348,6 @@ class TableReader:
         values = np.full(len(texts), np.nan)
         values[filled] = numbers
         return self._finite(name, values)
-
-    def _numbers(self, cells: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers of texts, NaN where one is none, and the positions of those."""
-        truth = {"true": 1.0, "false": 0.0}
-        values, wrong = np.full(len(cells), np.nan), []
-        for i, cell in enumerate(cells):
-            try:  # float() takes 1_000, which no file means as a number
-                number = cell.replace("_", "x") if self._decimal is None else plain_number(cell, self._decimal)
-                values[i] = truth[cell.lower()] if cell.lower() in truth else float(number)
-            except ValueError:
-                wrong.append(i)
-        return values, np.asarray(wrong, np.int64)
 
     def _encode(self, blocks: Iterator[RawBlock]) -> Iterator[Rows]:
         schema, checked = self.schema, False
@@ -409,13 +402,13 @@ class TableReader:
     def _encoded(self, block: RawBlock, schema: Schema) -> Rows:
         parts = [block.columns[name][:, None] for name in schema.numbers]
         for name, vocabulary in schema.categories.items():
-            parts.append(vocabulary.encode(np.array(_cells(block.columns[name]), str)))
+            parts.append(vocabulary.encode(np.array(cell_texts(block.columns[name]), str)))
         n = len(block)
         values = np.concatenate(parts, 1) if parts else np.zeros((n, 0))
         labels = None
         label = self.options.label or schema.label
         if self._facts and label is not None:  # of data to be scored, labels are left out, whatever they hold
-            labels = parse_labels(self.path, label, _cells(block.columns[label]), block.first_row)
+            labels = parse_labels(self.path, label, cell_texts(block.columns[label]), block.first_row)
         times = None if (time := self.time_column) is None else block.columns[time]
         if times is not None and times.dtype.kind != "f":
             raise ValueError(
@@ -485,32 +478,3 @@ def _chosen(rows: Rows, keep: np.ndarray | slice) -> Rows:
     times = None if rows.times is None else rows.times[keep]
     special = {name: x[keep] for name, x in rows.special.items()}
     return Rows(rows.values[keep], labels, times, rows.numbers[keep], rows.done, special)
-
-
-def _texts(column: pa.Array) -> np.ndarray:
-    return np.array(["" if v is None else str(v).strip() for v in column.to_pylist()], dtype=str)
-
-
-def _cells(values: np.ndarray) -> list[str]:
-    """Texts of a block's column, of numbers too; empty where missing."""
-    return values.tolist() if values.dtype.kind == "U" else ["" if v != v else number_text(v) for v in values.tolist()]
-
-
-def _seconds(column: pa.Array) -> np.ndarray:
-    """Times as float64 seconds since 1970, durations as seconds; NaN where missing."""
-    if pa.types.is_time(column.type):
-        column = column.cast(pa.time64("us")).cast(pa.int64())
-        return np.asarray(column.to_numpy(zero_copy_only=False), np.float64) / 1e6
-    duration = pa.types.is_duration(column.type)
-    whole = column.cast(pa.duration("us") if duration else pa.timestamp("us", getattr(column.type, "tz", None)), False)
-    return np.asarray(whole.cast(pa.int64()).to_numpy(zero_copy_only=False), np.float64) / 1e6
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_integer(kind)
-        or pa.types.is_floating(kind)
-        or pa.types.is_boolean(kind)
-        or pa.types.is_null(kind)
-        or pa.types.is_decimal(kind)
-    )
