@@ -139,16 +139,13 @@ class SeriesReader:
         self._last = float(times[-1])
         gaps = [int(i) for i in np.flatnonzero(steps > self._gap) if i >= first]
         for i in gaps:
-            length = _readable(steps[i]) if self._in_seconds else f"{steps[i]:g}"
-            gap = f"windows across the gap of {length} before row {rows.numbers[i]}"
-            unit = " s" if self._in_seconds else ""
+            gap = f"windows across the gap of {self._readable(steps[i])} before row {rows.numbers[i]}"
+            unit = " s" if self._table.in_seconds else ""
             self.account.add("left out", self.path.name, f"more than {self._gap:g}{unit} from row to row", [gap])
         return gaps
 
-    @property
-    def _in_seconds(self) -> bool:
-        fact = self._table.facts.get(self._table.schema.time or "")
-        return fact is None or fact.kind == "time"
+    def _readable(self, duration: float) -> str:
+        return _readable(duration) if self._table.in_seconds else f"{duration:g}"
 
     def _learn_step(self, times: np.ndarray) -> None:
         step = usual_step(times)
@@ -160,8 +157,8 @@ class SeriesReader:
             self.account.add(
                 "guessed",
                 self.path.name,
-                f"steps are {_readable(step)} long, those of the support {_readable(usual)}: scores may not hold; "
-                "bring the series to the support's steps, or adapt anew",
+                f"steps are {self._readable(step)} long, those of the support {self._readable(usual)}: scores may not "
+                "hold; bring the series to the support's steps, or adapt anew",
             )
 
     def _refuse_back(self, rows: Rows, steps: np.ndarray) -> None:
@@ -169,7 +166,7 @@ class SeriesReader:
         if not len(back):
             return
         i, name = back[0], self._table.time_column
-        clock = 1800 <= -steps[i] <= 7200 and self._in_seconds
+        clock = 1800 <= -steps[i] <= 7200 and self._table.in_seconds
         why = (
             "as when clocks are put back at the end of summer time: give times in UTC or with a zone (2024-10-27 "
             "02:00:00+01:00)"
@@ -177,8 +174,8 @@ class SeriesReader:
             else "but windows are cut in the order of the rows: sort the rows by time"
         )
         raise ValueError(
-            f"{self.path}, row {rows.numbers[i]}: column {name!r} goes back by {_readable(-steps[i])}, {why}, or leave "
-            f"the column out by --ignore {name!r}"
+            f"{self.path}, row {rows.numbers[i]}: column {name!r} goes back by {self._readable(-steps[i])}, {why}, "
+            f"or leave the column out by --ignore {name!r}"
         )
 
 
