@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 
 from metaad_zoo.cli.arguments import json_argument
-from metaad_zoo.cli.terminal import wide_console
+from metaad_zoo.cli.terminal import note, wide_console
 from metaad_zoo.modality import get_form, list_modalities
 
 HELP = "list published checkpoints, backbones, learners, data sets or baselines"
@@ -37,7 +37,12 @@ def run(options: argparse.Namespace) -> None:
     if options.modality and options.kind == "learners":
         raise ValueError("--modality is not for learners: each takes any backbone")
     names = _names(options.kind, options.pattern, options.modality)
-    print(json.dumps(names) if options.json else "\n".join(names))
+    if options.json:
+        print(json.dumps(names))
+    elif names:
+        print("\n".join(names))
+    else:
+        note(f"no {options.kind} match {options.pattern!r}")
 
 
 def _names(kind: str, pattern: str, name: str | None) -> list[str]:
@@ -70,7 +75,7 @@ def _show_checkpoints(pattern: str, modality: str | None, as_json: bool) -> None
         return
     if not entries:
         chosen = f" of modality {modality}" if modality else ""
-        print(f"No published checkpoint{chosen} is called {pattern!r}; there are {len(index)} in all.")
+        note(f"no published checkpoints{chosen} match {pattern!r}; there are {len(index)} in all")
         return
     from rich.table import Table
 

@@ -23,20 +23,20 @@ def find_checkpoint(wanted: str | None, folder: Path) -> Path | None:
         folder: ``<runs>/<name>``.
 
     Raises:
-        SystemExit: there is no such file.
+        ValueError: there is no such file.
     """
     if wanted is None:
         return None
     if wanted not in ("last", "best"):
         if not Path(wanted).is_file():
-            raise SystemExit(f"--ckpt_path {wanted}: there is no such file; give a .ckpt, or last or best")
+            raise ValueError(f"--ckpt_path {wanted}: there is no such file; give a .ckpt, or last or best")
         return Path(wanted)
     runs = sorted(p.parent for p in folder.glob("*/config.yaml"))  # trainings; a test has none of its own
     if not runs:
-        raise SystemExit(f"--ckpt_path {wanted}: there is no run in {folder} yet; start one without --ckpt_path")
+        raise ValueError(f"--ckpt_path {wanted}: there is no run in {folder} yet; start one without --ckpt_path")
     file = runs[-1] / "checkpoints" / f"{wanted}.ckpt"
     if not file.is_file():
-        raise SystemExit(
+        raise ValueError(
             f"--ckpt_path {wanted}: the newest run {runs[-1]} has no {file.name} yet; start anew without --ckpt_path, "
             "or name an older run's file"
         )

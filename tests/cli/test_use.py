@@ -42,6 +42,13 @@ def test_the_command_is_installed():
     assert done.stdout.split() == list_learners()
 
 
+@pytest.mark.parametrize("kind", ["checkpoints", "backbones", "datasets"])
+def test_an_empty_list_prints_nothing_but_a_note(kind, capsys):
+    assert main(["list", f"--{kind}", "nothing"]) == 0
+    out, err = capsys.readouterr()
+    assert (out, err.startswith("note: no "), "match 'nothing'" in err) == ("", True, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
