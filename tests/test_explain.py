@@ -36,6 +36,8 @@ def fitted(backbone, **inner_loop):
     """A tiny detector, and queries of its task; of several modalities, some are absent."""
     batch = tiny_batch(backbone, tasks=2)
     support, query = ({name: x[1] for name, x in part.items()} for part in (batch.support, batch.query))
+    for part in (support, query):
+        part |= {name: x.sigmoid() for name, x in part.items() if name == "image"}  # between 0 and 1
     if backbone != "vit" and "image" not in query:
         name = next(iter(query))
         query[name][0, ..., -1] = torch.nan  # a column, or a channel
