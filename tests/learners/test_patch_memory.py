@@ -33,7 +33,7 @@ from tests.tiny import (
     tiny_learner,
 )
 
-IMAGES = [name for name in {*REGISTERED, *TIMM} if modality_of(registered_name(name)) == "image"]
+IMAGES = [name for name in sorted({*REGISTERED, *TIMM}) if modality_of(registered_name(name)) == "image"]
 OTHERS = [name for name in REGISTERED if modality_of(registered_name(name)) != "image"]
 LABELS = torch.tensor([0, -1, 1, 0])
 
