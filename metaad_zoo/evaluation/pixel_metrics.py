@@ -1,7 +1,7 @@
 """Metrics of heat maps against masks of the defects: pixel AUROC, AUPRO and pixel F1.
 
-All three are exact: every value that a map takes is a threshold. Beside the maps, memory holds the pixels of the defects
-and the normal pixels of one map at a time.
+All three are exact: every value that a map takes is a threshold. Beside the maps, memory holds the pixels of the
+defects and the normal pixels of one map at a time.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class _Curve:
             share = (limit - rates[n - 1]) / (rates[n] - rates[n - 1])
             at_limit = overlaps[n - 1] + share * (overlaps[n] - overlaps[n - 1])
             area += (limit - rates[n - 1]) * (overlaps[n - 1] + at_limit) / 2
-        return area / limit
+        return float(area / limit)
 
 
 def _pairs(maps: Sequence[Any], masks: Sequence[Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
