@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MIT, BSD2, BSD3 = "MIT", "BSD-2-Clause", "BSD-3-Clause"
-CC_BY, CC_BY_SA = "CC BY 4.0", "CC BY-SA 4.0"
+CC_BY, CC_BY_SA, CC_BY_NC_SA = "CC BY 4.0", "CC BY-SA 4.0", "CC BY-NC-SA 4.0"
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Terms:
     """The terms of one data set.
 
     Args:
-        licence: its name; None where the set comes without one, and nothing trained on it may be published.
+        licence: its name; None where the set comes without one. Nothing trained on such a set, or on one whose licence
+            is for non-commercial use, may be published.
         source: where the data and its terms are from.
         file: what a user must have in the folder ``METAAD_DATA`` to train on it again; None: it comes with a package.
     """
@@ -29,7 +30,12 @@ class Terms:
     @property
     def share_alike(self) -> bool:
         """Whether what is made of the data is to be passed on under the same terms."""
-        return self.licence is not None and "BY-SA" in self.licence
+        return self.licence is not None and "-SA" in self.licence
+
+    @property
+    def non_commercial(self) -> bool:
+        """Whether the data may serve non-commercial purposes only."""
+        return self.licence is not None and "-NC" in self.licence
 
 
 _DIGITS = "Alpaydin and Kaynak, UCI 1998, https://doi.org/10.24432/C50P49, test part, in scikit-learn"
@@ -51,6 +57,12 @@ TERMS: dict[str, Terms] = {
     "cifar100": Terms(None, "Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html", "cifar100.npz"),
     "torchvision/CIFAR10": Terms(None, "Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html"),
     "torchvision/CIFAR100": Terms(None, "Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html"),
+    "mvtec_ad": Terms(
+        CC_BY_NC_SA, "Bergmann et al., CVPR 2019, https://www.mvtec.com/company/research/datasets/mvtec-ad"
+    ),
+    "visa": Terms(CC_BY, "Zou et al., ECCV 2022, https://github.com/amazon-science/spot-diff"),
+    "btad": Terms(None, "Mishra et al., ISIE 2021, https://avires.dimi.uniud.it/papers/btad"),
+    "mpdd": Terms(None, "Jezek et al., ICUMT 2021, https://github.com/stepanje/MPDD"),
     # sequence
     "nab": Terms(MIT, "Lavin and Ahmad, ICMLA 2015, https://github.com/numenta/NAB", "nab.npz"),
     "smd": Terms(MIT, "Su et al., KDD 2019, https://github.com/NetManAIOps/OmniAnomaly", "smd.npz"),
@@ -89,7 +101,7 @@ def terms_of(dataset: str, stated: str | None = None) -> Terms:
         stated: licence of the publisher's own data, where this package can't know it.
 
     Raises:
-        ValueError: it has no licence, or none that is known and none is stated.
+        ValueError: it has no licence, one for non-commercial use only, or none that is known and none is stated.
     """
     terms = TERMS.get(dataset)
     if terms is None:
@@ -103,5 +115,10 @@ def terms_of(dataset: str, stated: str | None = None) -> Terms:
         raise ValueError(
             f"{dataset} comes without a licence ({terms.source}), so nothing trained on it may be published: train on "
             "a set whose terms allow it; the model stays usable from its run's folder"
+        )
+    if terms.non_commercial:
+        raise ValueError(
+            f"{dataset} is for non-commercial use only ({terms.licence}, {terms.source}), and published models are for "
+            "every use: train on a set whose terms allow it; the model stays usable from its run's folder"
         )
     return terms

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metaad_zoo.data.known import images, multimodal, series, tables  # noqa: F401 - they register their data sets
+from metaad_zoo.data.known import images, inspection, multimodal, series, tables  # noqa: F401 - they register their data sets
 from metaad_zoo.data.known.registry import DATASETS
 from metaad_zoo.registry import unknown_name
 

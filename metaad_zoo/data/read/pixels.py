@@ -83,6 +83,17 @@ def decode(path: Path, channels: int | None = None) -> tuple[Tensor, list[str]]:
     return pixels[None] if pixels.ndim == 2 else pixels.movedim(2, 0).contiguous(), notes
 
 
+def decode_mask(path: Path) -> Tensor:
+    """The mask of a defect ``(H, W)`` bool: True where a pixel is not 0, in grey, in any colour or as a palette index.
+
+    Raises:
+        ValueError: the file is no image or is damaged; the message names it.
+    """
+    image, _ = _load(path)
+    values = np.array(image.convert("RGB") if image.mode == "RGBA" else image)
+    return torch.from_numpy(values.reshape(*values.shape[:2], -1).any(2))
+
+
 def _load(path: Path) -> tuple[Image.Image, list[str]]:
     notes = []
     try:
