@@ -3,7 +3,19 @@
 They are never used in evaluation, whose anomalies are those of the data. Importing this package registers all kinds.
 """
 
-from metaad_zoo.data.synthetic import image, series, table
+from metaad_zoo.data.synthetic import defects, image, series, table
+from metaad_zoo.data.synthetic.defects import draw_defect, list_defects, register_defect
 from metaad_zoo.data.synthetic.registry import create_synthetic, list_synthetic, register_synthetic
 
-__all__ = ["create_synthetic", "image", "list_synthetic", "register_synthetic", "series", "table"]
+__all__ = [
+    "create_synthetic",
+    "defects",
+    "draw_defect",
+    "image",
+    "list_defects",
+    "list_synthetic",
+    "register_defect",
+    "register_synthetic",
+    "series",
+    "table",
+]
