@@ -81,6 +81,8 @@ class InspectionImages:
     def read_masks(self, positions: Sequence[int] | np.ndarray, height: int, width: int) -> Tensor:
         """Masks of some images at another size: a pixel is anomalous where at least half of it is.
 
+        Where a defect is so small that no pixel would be left, all pixels that it touches are anomalous.
+
         Args:
             positions: positions of ``m`` images that are good or have a mask.
             height: in pixels.
@@ -101,7 +103,8 @@ class InspectionImages:
         if file is None:
             return torch.zeros(height, width, dtype=torch.bool)
         mask = decode_mask(file).to(torch.uint8) * 255
-        return resize(mask[None, None], height, width)[0, 0] >= 128
+        share = resize(mask[None, None], height, width)[0, 0]
+        return share >= min(128, max(1, int(share.max())))
 
 
 @dataclass
