@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NoReturn, get_args
 
 import torch
 from torch import Tensor
@@ -25,7 +25,11 @@ from metaad_zoo.learners.network import AdaptedScorer, EmbeddingNetwork, reads_s
 from metaad_zoo.learners.other_head import backbone_arguments, take_backbone
 from metaad_zoo.learners.patches import coreset, farness, nearest, patch_features, to_pixels
 from metaad_zoo.learners.registry import register_learner
+from metaad_zoo.registry import unknown_name
 
+ScoreUnit = Literal["feature", "support"]
+QUANTILE, SMALLEST_UNIT = 0.9, 0.01
+"""Quantile of the support's leave-one-out scores that is their unit; smallest unit, in lengths of features."""
 USUAL_BACKBONE, USUAL_OPTIONS = "timm/tf_efficientnet_lite0", {"pretrained": "wheel"}
 
 
@@ -55,6 +59,9 @@ class PatchMemory(Learner):
         top: share of an image's patches, those farthest from the memory, whose mean distance is the score; 0: only the
             farthest patch, weighted as in PatchCore by the density of the memory near it.
         neighbours: number of neighbours in the memory for this weight; 1: no weight.
+        score_unit: unit of scores and heat maps. ``"feature"``: distance between features; ``"support"``: the 90 %
+            quantile of the support's leave-one-out scores, so that scores of different domains, and thresholds from
+            validation tasks, are comparable. A single support image has no such score: scores stay distances.
 
     Raises:
         ValueError: the backbone reads no images or has no feature maps, or a setting is out of range.
@@ -76,6 +83,7 @@ class PatchMemory(Learner):
         turns: bool = False,
         top: float = 0.01,
         neighbours: int = 9,
+        score_unit: ScoreUnit = "feature",
     ) -> None:
         super().__init__(lambda p: torch.optim.Adam(p), "constant")
         if not input_shapes:
@@ -88,6 +96,8 @@ class PatchMemory(Learner):
                 f"memory is {memory}, neighbours {neighbours} and top {top}; expected at least 1, at least 1, and a "
                 "share from 0 to 1"
             )
+        if score_unit not in get_args(ScoreUnit):
+            raise unknown_name("score_unit:", score_unit, get_args(ScoreUnit))
         if backbone_options is None:
             backbone_options = USUAL_OPTIONS if backbone == USUAL_BACKBONE else {}
         self._arguments: dict[str, Any] = {
@@ -102,6 +112,7 @@ class PatchMemory(Learner):
             "turns": turns,
             "top": top,
             "neighbours": neighbours,
+            "score_unit": score_unit,
         }
         self.network = EmbeddingNetwork(backbone, backbone_options, input_shapes, batch_norm, scaling=scaling)
         self.network.requires_grad_(False)
@@ -111,7 +122,7 @@ class PatchMemory(Learner):
         if turns and self.size[0] != self.size[1]:
             raise ValueError(f"turns=true is for square images, these have {self.size} pixels: set turns=false")
         self.unit_length, self.memory, self.turns = unit_length, memory, turns
-        self.top, self.neighbours = top, neighbours
+        self.top, self.neighbours, self.score_unit = top, neighbours, score_unit
         self.layers = self._check_layers(layers, input_shapes[self.mapped])
 
     @classmethod
@@ -176,9 +187,13 @@ class PatchMemory(Learner):
             if not len(images):
                 raise ValueError("all support samples are anomalies: a memory needs normal or unlabelled ones")
             turned = [images.rot90(k, (2, 3)) for k in range(4 if self.turns else 1)]
-            patches = torch.cat([self.patches(x, inputs).flatten(0, 2) for x in turned])
-            memory = patches[coreset(patches, self.memory)]
-        return AdaptedMemory(self, memory, inputs, scalings)
+            patches = torch.cat([self.patches(x, inputs).flatten(1, 2) for x in turned])
+            rows = coreset(patches.flatten(0, 1), self.memory)
+            adapted = AdaptedMemory(self, patches.flatten(0, 1)[rows], inputs, scalings)
+            if self.score_unit == "support" and len(images) > 1:
+                images_of_rows = rows // patches.shape[1] % len(images)
+                adapted = replace(adapted, unit=adapted.support_unit(patches[: len(images)], images_of_rows))
+        return adapted
 
     def patches(self, images: Tensor, support: Samples) -> Tensor:
         """Features of patches ``(n, H, W, d)``.
@@ -223,12 +238,14 @@ class AdaptedMemory(AdaptedScorer):
         memory: features of the stored patches ``(patches, d)``.
         support: scaled support set, for the statistics of batch normalisation.
         scalings: scaling of new samples by modality.
+        unit: ``()``, distance that counts as a score of 1.
     """
 
     learner: PatchMemory
     memory: Tensor
     support: Samples
     scalings: Mapping[str, SupportScaling] = field(default_factory=dict)
+    unit: Tensor = field(default_factory=lambda: torch.ones(()))
 
     @property
     def mapped(self) -> str:
@@ -237,7 +254,29 @@ class AdaptedMemory(AdaptedScorer):
 
     def logits(self, samples: Samples) -> Tensor:
         """Scores ``(n,)`` of samples in the network's :meth:`units`, differentiable by the samples."""
-        patches = self.learner.patches(samples[self.mapped], self.support).flatten(1, 2)
+        return self._distance(self.learner.patches(samples[self.mapped], self.support).flatten(1, 2)) / self.unit
+
+    def support_unit(self, patches: Tensor, images_of_rows: Tensor) -> Tensor:
+        """90 % quantile ``()`` of the leave-one-out scores of support images, each by the memory of the others.
+
+        Images of which the others hold copies leave nothing to compare with: the unit is at least a hundredth of the
+        mean length of the features.
+
+        Args:
+            patches: features ``(n, patches, d)`` of at least two support images.
+            images_of_rows: ``(rows of the memory,)`` index of the image that each row comes from.
+        """
+        others = [images_of_rows != i for i in range(len(patches))]
+        scores = [
+            replace(self, memory=self.memory[mask])._distance(image.unsqueeze(0))
+            for image, mask in zip(patches, others, strict=True)
+            if mask.any()
+        ]
+        smallest = SMALLEST_UNIT * patches.norm(dim=-1).mean()
+        return torch.maximum(torch.cat(scores).quantile(QUANTILE), smallest)
+
+    def _distance(self, patches: Tensor) -> Tensor:
+        """Distances ``(n,)`` of images to the memory, by their patches ``(n, patches, d)``."""
         distances, places = (x.view(patches.shape[:2]) for x in nearest(patches.flatten(0, 1), self.memory))
         if self.learner.top > 0:
             share = max(1, round(self.learner.top * distances.shape[1]))
@@ -261,7 +300,7 @@ class AdaptedMemory(AdaptedScorer):
         """Distance of each pixel to the memory ``(n, H, W)``, for samples in the network's :meth:`units`."""
         patches = self.learner.patches(samples[self.mapped], self.support)
         distances, _ = nearest(patches.flatten(0, 2), self.memory)
-        return to_pixels(distances.view(patches.shape[:3]), samples[self.mapped].shape[-2:])
+        return to_pixels(distances.view(patches.shape[:3]) / self.unit, samples[self.mapped].shape[-2:])
 
     def embed(self, samples: Samples | None = None) -> Tensor:
         """Embeddings ``(n, embedding_dim)`` of images in the network's :meth:`units`, or of the support if None."""

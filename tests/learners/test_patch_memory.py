@@ -126,6 +126,37 @@ def test_a_small_memory_is_a_coreset_and_turns_are_remembered():
     assert float(knowing.score(turned).max()) < 1e-3 < float(whole.score(turned).min())
 
 
+@pytest.mark.parametrize("settings", [{}, {"turns": True}, {"top": 0.0}])
+def test_the_unit_of_the_support_is_the_quantile_of_its_leave_one_out_scores(settings):
+    """Against numpy's quantile of scores by memories built without each image in turn."""
+    support, query = one_task()
+    plain, relative = memory(**settings), memory(**settings, score_unit="support")
+    relative.network = plain.network
+    labels = torch.tensor([0, -1, 1, 0])
+    left_out = []
+    for i in (0, 1, 3):
+        others = [j for j in (0, 1, 3) if j != i]
+        adapted = plain.adapt({"image": support["image"][others]}, labels[others])
+        left_out.append(adapted.score({"image": support["image"][i : i + 1]}).item())
+    adapted, distances = relative.adapt(support, labels), plain.adapt(support, labels)
+    unit = np.quantile(left_out, 0.9)
+    np.testing.assert_allclose(adapted.score(query).numpy(), distances.score(query).numpy() / unit, rtol=1e-4)
+    maps = [x.heat_map(x.units(query)).numpy() for x in (adapted, distances)]
+    np.testing.assert_allclose(maps[0], maps[1] / unit, rtol=1e-4)
+
+
+def test_a_support_without_leave_one_out_scores_has_a_unit_all_the_same():
+    support, query = one_task()
+    one = {"image": support["image"][:1]}
+    assert memory(score_unit="support").adapt(one, torch.zeros(1)).unit == 1
+    copies = {"image": support["image"][:1].expand(3, -1, -1, -1)}
+    adapted = memory(score_unit="support").adapt(copies, torch.zeros(3))
+    lengths = adapted.learner.patches(adapted.units(one)["image"], adapted.support).norm(dim=-1)
+    torch.testing.assert_close(adapted.unit, 0.01 * lengths.mean())
+    small = memory(score_unit="support", memory=1).adapt(support, torch.zeros(4))
+    assert bool(small.score(query).isfinite().all()), "a memory of one row leaves its own image out"
+
+
 def test_a_heat_map_is_interpolated_and_smoothed_over_half_a_patch():
     patches = torch.rand(2, 8, 8)
     found = to_pixels(patches, (64, 64))
@@ -182,6 +213,7 @@ def test_other_modalities_are_refused_by_name(backbone):
         ({"memory": 0}, "memory is 0"),
         ({"neighbours": 0}, "neighbours 0"),
         ({"top": 1.5}, "top 1.5"),
+        ({"score_unit": "suport"}, "did you mean 'support'"),
         ({"layers": [4]}, r"layers is \[4\], but conv4 has 4 feature maps"),
         ({"layers": []}, "give some of 0 to 3"),
         ({"batch_norm": "per_step"}, "takes no steps"),
