@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.data.read.account import Account
+from metaad_zoo.data.read.masks import resize_masks
 from metaad_zoo.data.read.pixels import Aspect, resize, to_channels
 
 
@@ -25,6 +26,8 @@ class ImageArrays:
         anomalous: ``(n,)`` booleans, where the set itself says which samples are anomalous (an inspection set); None
             where each class serves as normal in turn.
         account: what the reader left out and converted.
+        masks: ``(n, H, W)`` bool, defective pixels; None where the set has no masks. Without any, an anomalous image's
+            mask is missing.
 
     Raises:
         ValueError: shapes disagree or a label points nowhere.
@@ -36,6 +39,7 @@ class ImageArrays:
     class_names: Sequence[str]
     anomalous: np.ndarray | None = None
     account: Account = field(default_factory=Account)
+    masks: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.images.shape)
@@ -51,6 +55,9 @@ class ImageArrays:
                 f"{len(self.class_names)} class names"
             )
 
+        if self.masks is not None and tuple(self.masks.shape) != (shape[0], *shape[2:]):
+            raise ValueError(f"{self.name}: images of shape {shape} but masks of shape {tuple(self.masks.shape)}")
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
@@ -65,8 +72,11 @@ class ImageArrays:
             channels: 1 (luminance) or 3; None keeps them.
             aspect: see :data:`~metaad_zoo.data.read.pixels.Aspect`.
         """
-        images = to_channels(self.images, channels)
-        return replace(self, images=images if image_size is None else resize(images, image_size, image_size, aspect))
+        images, masks = to_channels(self.images, channels), self.masks
+        if image_size is not None:
+            images = resize(images, image_size, image_size, aspect)
+            masks = None if masks is None else resize_masks(masks, (image_size, image_size), aspect)
+        return replace(self, images=images, masks=masks)
 
     def read(self, ids: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         """The images at ``ids`` as ``{"image": (n, C, H, W)}`` float32 in [0, 1]."""

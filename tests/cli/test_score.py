@@ -140,7 +140,7 @@ def test_a_category_in_the_mvtec_layout(tmp_path, capsys):
     assert main([*score, str(category / "test")]) == 0
     assert written(tmp_path / "s.csv") == rows
     assert main([*score, str(tmp_path / "mvtec")]) == 1
-    assert "holds the categories ['bolt'] of the MVTec layout: score one of them" in capsys.readouterr().err
+    assert "holds the categories ['bolt'] of an inspection set: give one of them" in capsys.readouterr().err
     assert main([*adapt, str(category / "test")]) == 1, "classes together are no normal support"
     assert "one of these at a time" in capsys.readouterr().err
 

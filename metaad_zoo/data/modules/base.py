@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
 from rich.table import Table
+from torch import Tensor
 
 from metaad_zoo.data.read.pixels import Aspect
 from metaad_zoo.episodes import (
@@ -113,6 +114,13 @@ class EpisodeDataModule(pl.LightningDataModule):
     @abstractmethod
     def description(self) -> dict[str, Any]:
         """Every choice of the data that fixes a result: for the protocol of a results file."""
+
+    def query_masks(self, episode: Episode) -> Tensor | None:
+        """Masks ``(n_query, H, W)`` bool of the defects in an episode's query; None where the data has no masks.
+
+        An anomalous sample whose mask is False throughout has none.
+        """
+        return None
 
     @property
     def _episode_settings(self) -> dict[str, Any]:

@@ -20,7 +20,14 @@ from metaad_zoo.data.read.images import read_path
 from metaad_zoo.data.read.pixels import Aspect
 from metaad_zoo.data.splits import split_by_counts, split_by_patterns, usual_splits
 from metaad_zoo.data.synthetic import create_synthetic
-from metaad_zoo.episodes import ClassTaskPool, DomainTaskPool, NeighbourhoodTaskPool, TaskPool, fingerprints_by_class
+from metaad_zoo.episodes import (
+    ClassTaskPool,
+    DomainTaskPool,
+    Episode,
+    NeighbourhoodTaskPool,
+    TaskPool,
+    fingerprints_by_class,
+)
 
 
 class ImageEpisodes(EpisodeDataModule):
@@ -177,6 +184,11 @@ class ImageEpisodes(EpisodeDataModule):
     @property
     def input_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"image": self.images.image_shape}
+
+    def query_masks(self, episode: Episode) -> Tensor | None:
+        """See :meth:`metaad_zoo.data.EpisodeDataModule.query_masks`; None with a camera, which moves the defects."""
+        masks = self.images.masks
+        return None if masks is None or self.camera is not None else masks[episode.query_ids]
 
     def description(self) -> dict[str, Any]:
         return {

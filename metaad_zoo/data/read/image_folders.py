@@ -1,44 +1,100 @@
 """Which images of a folder are read: for a support, for scoring and for training.
 
-Folders in the MVTec layout (``train/good``, ``test/good``, ``test/<defect>``, ``ground_truth``; Bergmann et al., "MVTec
-AD", CVPR 2019) are one category, or hold a folder for each of several.
+Inspection sets are folders of one category, or hold a folder for each of several, in the layout of MVTec AD
+(``train/good``, ``test/good``, ``test/<defect>``, ``ground_truth/<defect>``; Bergmann et al., CVPR 2019) or of VisA
+(``Data/Images/Normal``, ``Data/Images/Anomaly``, ``Data/Masks/Anomaly``; Zou et al., ECCV 2022).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from metaad_zoo.data.read.account import Account
 from metaad_zoo.data.read.listing import list_files
+from metaad_zoo.data.read.masks import masks_of, note_missing
 from metaad_zoo.data.read.pixels import image_endings
 from metaad_zoo.data.read.table_sources import COLUMN_SUFFIXES
 
-_MASKS = "ground_truth"
+Listing = dict[Path, list[Path]]
+"""Files by folder."""
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where an inspection set keeps the images of a category, as paths from the category's folder.
+
+    Attributes:
+        name: name of the layout.
+        good: folder of the normal images that are a support.
+        scored: folder of the folders that are scored; the one of the same name as ``good`` holds normal images.
+        masks: folder of the folders of masks, which are called as those of the images.
+    """
+
+    name: str
+    good: str
+    scored: str
+    masks: str
+
+    def tests(self, category: Path, listed: Listing) -> list[Path]:
+        """Folders of images to be scored."""
+        return [folder for folder in listed if folder.parent == category / self.scored]
+
+    def masks_of(self, category: Path, listed: Listing) -> dict[Path, Path]:
+        """Mask of each image that has one."""
+        return {
+            image: mask
+            for folder in self.tests(category, listed)
+            for image, mask in masks_of(listed[folder], listed.get(category / self.masks / folder.name, [])).items()
+        }
+
+
+_LAYOUTS = (
+    _Layout("MVTec", "train/good", "test", "ground_truth"),
+    _Layout("VisA", "Data/Images/Normal", "Data/Images", "Data/Masks"),
+)
+
+
+_MASK_FOLDERS = {Path(layout.masks).name for layout in _LAYOUTS}
+
+
+def _layout_of(category: Path, listed: Listing) -> _Layout | None:
+    return next((layout for layout in _LAYOUTS if category / layout.good in listed), None)
 
 
 @dataclass
 class ImageSelection:
-    """Files that are read, and what their folders say of them; the rest of the listing is in the account."""
+    """Files that are read, and what their folders say of them; the rest of the listing is in the account.
+
+    Attributes:
+        root: the folder, or that of a single file.
+        files: the images.
+        labels: ``(n,)`` indices into ``class_names``.
+        class_names: folders of the images, or categories.
+        anomalous: ``(n,)`` bool where the layout says it, else None.
+        masks: file of each image's mask, None for images without one; empty where there are no masks.
+    """
 
     root: Path
     files: list[Path]
     labels: np.ndarray
     class_names: list[str]
     anomalous: np.ndarray | None = None
+    masks: list[Path | None] = field(default_factory=list)
 
 
 def select_support(path: Path, account: Account) -> ImageSelection:
-    """Normal images: a file, the images directly in a folder, or ``train/good`` of a category."""
+    """Normal images: a file, the images directly in a folder, or those of a category, such as ``train/good``."""
     if not path.is_dir():
         return _one_file(path)
     listed = list_files(path, image_endings(), account)
-    good = path / "train" / "good"
-    chosen = good if good in listed and not listed[path] else path
-    if chosen == good:
-        account.add("guessed", str(path), "a category in the MVTec layout: its train/good is read")
+    chosen, layout = path, _layout_of(path, listed)
+    if layout is not None and not listed[path]:
+        chosen = path / layout.good
+        account.add("guessed", str(path), f"a category in the {layout.name} layout: its {layout.good} is read")
     if not listed[chosen]:
         inside = next((folder for folder, files in listed.items() if files), None)
         what = (
@@ -62,12 +118,14 @@ def select_for_scoring(path: Path, account: Account) -> ImageSelection:
         return _of_folders(path, {path: listed[path]})
     categories = [folder.name for folder in _categories(path, listed) if folder != path]
     if categories:
-        raise ValueError(f"{path} holds the categories {categories[:10]} of the MVTec layout: score one of them")
-    if path / "train" / "good" in listed:
-        account.add("guessed", str(path), "a category in the MVTec layout: its folder test is read")
-        chosen = {f: files for f, files in listed.items() if path / "test" in (f, *f.parents)}
+        raise ValueError(f"{path} holds the categories {categories[:10]} of an inspection set: give one of them")
+    layout = _layout_of(path, listed)
+    if layout is not None:
+        reason = f"a category in the {layout.name} layout: its {layout.scored} is read"
+        account.add("guessed", str(path), reason)
+        chosen = {f: files for f, files in listed.items() if path / layout.scored in (f, *f.parents)}
     else:
-        chosen = {f: files for f, files in listed.items() if _MASKS not in f.relative_to(path).parts}
+        chosen = {f: files for f, files in listed.items() if not _MASK_FOLDERS & {*f.relative_to(path).parts}}
         masks = {str(f.relative_to(path)): files for f, files in listed.items() if files and f not in chosen}
         if masks:
             account.add("left out", str(path), "masks", list(masks))
@@ -107,18 +165,19 @@ def _class_name(root: Path, folder: Path) -> str:
     return str(folder.relative_to(root)) if folder != root else root.resolve().name
 
 
-def _categories(root: Path, listed: dict[Path, list[Path]]) -> list[Path]:
-    """Folders in the MVTec layout: the root itself, or those directly inside."""
-    if root / "train" / "good" in listed:
+def _categories(root: Path, listed: Listing) -> list[Path]:
+    """Folders of categories: the root itself, or those directly inside."""
+    if _layout_of(root, listed):
         return [root]
-    return [folder for folder in listed if folder.parent == root and folder / "train" / "good" in listed]
+    return [folder for folder in listed if folder.parent == root and _layout_of(folder, listed)]
 
 
 def select_classes(root: Path, account: Account) -> ImageSelection:
     """All classes or categories of a folder."""
     listed = list_files(root, image_endings(), account)
-    if any(folder.parts[-2:] == ("train", "good") for folder in listed):
-        return _mvtec(root, _categories(root, listed), listed, account)
+    goods = [Path(layout.good).parts for layout in _LAYOUTS]
+    if any(folder.parts[-len(good) :] == good for folder in listed for good in goods):
+        return _inspection(root, _categories(root, listed), listed, account)
     classes = {folder: files for folder, files in listed.items() if files}
     if not classes:
         raise ValueError(
@@ -134,27 +193,46 @@ def select_classes(root: Path, account: Account) -> ImageSelection:
     return _of_folders(root, classes)
 
 
-def _mvtec(root: Path, categories: list[Path], listed: dict[Path, list[Path]], account: Account) -> ImageSelection:
-    inside = {c / part for c in categories for part in ("train", "test", _MASKS)}
-    deeper = [f for f in listed if f.parts[-2:] == ("train", "good") and f.parent.parent not in categories]
+def _inspection(root: Path, categories: Sequence[Path], listed: Listing, account: Account) -> ImageSelection:
+    """Normal and anomalous images of all categories, the normal ones first, with the masks that there are."""
+    layouts = {c: layout for c in categories if (layout := _layout_of(c, listed)) is not None}
+    _refuse_others(root, layouts, listed)
+    places = [
+        (folder, i, folder.name != Path(layout.good).name)
+        for i, (category, layout) in enumerate(layouts.items())
+        for folder in dict.fromkeys([category / layout.good, *layout.tests(category, listed)])
+    ]
+    for folder, _, _ in places:
+        if not listed[folder]:
+            raise ValueError(f"{folder} holds no images: add some or remove the folder")
+    sizes = [len(listed[folder]) for folder, _, _ in places]
+    files = [file for folder, _, _ in places for file in listed[folder]]
+    labels, anomalous = (np.repeat([place[i] for place in places], sizes) for i in (1, 2))
+    masks = {image: mask for c, layout in layouts.items() for image, mask in layout.masks_of(c, listed).items()}
+    if masks:
+        missing = [files[i] for i in np.flatnonzero(anomalous) if files[i] not in masks]
+        note_missing(root, [str(file.relative_to(root)) for file in missing], account)
+    _note_unread(root, {*files, *masks.values()}, listed, account)
+    names = [c.resolve().name for c in categories]
+    return ImageSelection(root, files, labels, names, anomalous, [masks.get(file) for file in files] if masks else [])
+
+
+def _refuse_others(root: Path, layouts: dict[Path, _Layout], listed: Listing) -> None:
+    """Refuse images outside the folders of a layout, and categories that lie deeper."""
+    inside = {c / part for c, x in layouts.items() for part in (x.good, x.scored, x.masks)}
+    deeper = [f for f in listed if f not in layouts and _layout_of(f, listed)]
     stray = [f for f, files in listed.items() if files and not inside & {f, *f.parents}]
     if deeper or stray:
         raise ValueError(
             f"{root} mixes the MVTec layout with other folders ({(deeper or stray)[0]}): give the folder that holds "
             "the categories (each with train/good and test/<defect>) and nothing else"
         )
-    chosen = {c / "train" / "good": i for i, c in enumerate(categories)}
-    chosen |= {f: i for i, c in enumerate(categories) for f in listed if f.parent == c / "test"}
-    for folder in chosen:
-        if not listed[folder]:
-            raise ValueError(f"{folder} holds no images: add some or remove the folder")
+
+
+def _note_unread(root: Path, read: set[Path], listed: Listing, account: Account) -> None:
     for folder, files in listed.items():
-        if files and folder not in chosen:
-            reason = "masks" if _MASKS in folder.parts else "neither in train/good nor in a folder of test"
+        unread = [file for file in files if file not in read]
+        if unread:
+            masks = bool(_MASK_FOLDERS & {*folder.relative_to(root).parts})
+            reason = "masks without an image of this name" if masks else "neither normal images nor in a folder of test"
             account.add("left out", str(root), reason, [str(folder.relative_to(root))])
-    ordered = sorted(chosen, key=lambda folder: (chosen[folder], "train" not in folder.parts[-2:], folder))
-    sizes = [len(listed[folder]) for folder in ordered]
-    labels = np.repeat([chosen[folder] for folder in ordered], sizes)
-    anomalous = np.repeat([folder.name != "good" for folder in ordered], sizes)
-    names = [c.resolve().name for c in categories]
-    return ImageSelection(root, [file for folder in ordered for file in listed[folder]], labels, names, anomalous)

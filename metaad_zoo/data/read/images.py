@@ -23,6 +23,7 @@ from metaad_zoo.data.read.account import Account
 from metaad_zoo.data.read.archive import map_archive
 from metaad_zoo.data.read.image_folders import ImageSelection, select_classes, select_for_scoring, select_support
 from metaad_zoo.data.read.listing import common_folder, list_files
+from metaad_zoo.data.read.masks import note_missing, read_masks, resize_masks
 from metaad_zoo.data.read.pixels import (
     Aspect,
     array_in_bytes,
@@ -62,6 +63,7 @@ class ImageReader:
         class_names: the folder of each image, the domain or class of an archive.
         labels: ``(n,)`` indices into ``class_names``; None for arrays.
         anomalous: ``(n,)`` bool where the source says it, else None.
+        masks: ``(n, H, W)`` bool of an archive with masks, at the size that they have there; else None.
 
     Raises:
         ValueError: there are no images, or files, shapes or values can't be used; files are named.
@@ -90,6 +92,7 @@ class ImageReader:
         self.class_names: list[str] = []
         self.labels: np.ndarray | None = None
         self.anomalous: np.ndarray | None = None
+        self.masks: Tensor | None = None
         self._damaged, self._ratios = damaged, dict[int, float]()
         self._archive: _Archive | None = None
         self._array: np.ndarray | None = None
@@ -100,6 +103,9 @@ class ImageReader:
                 self._archive, self.files = _Archive(path), [path]
                 if (classes := self._archive.classes) is not None:
                     self.class_names, self.labels, self.anomalous = classes
+                if self.anomalous is not None:
+                    self.masks = self._archive.masks
+                    self._note_empty_masks(self.anomalous)
             else:
                 self._take((select_for_scoring if below else select_support)(path, self.account))
         elif isinstance(source, (list, tuple)) and source and all(isinstance(p, (str, Path)) for p in source):
@@ -111,6 +117,11 @@ class ImageReader:
     def _take(self, selection: ImageSelection) -> None:
         self.root, self.files, self.labels = selection.root, selection.files, selection.labels
         self.class_names, self.anomalous = selection.class_names, selection.anomalous
+
+    def _note_empty_masks(self, anomalous: np.ndarray) -> None:
+        if self.masks is not None:
+            empty = np.flatnonzero(anomalous & ~self.masks.flatten(1).any(1).numpy())
+            note_missing(self.files[0], [str(i + 1) for i in empty], self.account)
 
     def __len__(self) -> int:
         if self._array is not None:
@@ -280,7 +291,7 @@ class _Archive:
     def _arrays(self) -> dict[str, np.ndarray]:
         scratch = tempfile.mkdtemp()
         weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
-        return map_archive(self.path, ("x", "X", "y", "t", "names"), Path(scratch))
+        return map_archive(self.path, ("x", "X", "y", "t", "names", "masks"), Path(scratch))
 
     @cached_property
     def images(self) -> np.ndarray:
@@ -294,6 +305,24 @@ class _Archive:
             raise ValueError(f"{self.path} must hold the array 'x' (images), it holds {sorted(self._arrays)}")
         array_in_bytes(x.ravel()[:0], str(self.path))
         return channels_first(x, str(self.path))
+
+    @property
+    def masks(self) -> Tensor | None:
+        """``(n, H, W)`` bool, defective pixels; None where there are none.
+
+        Raises:
+            ValueError: they are of another shape or type; the file is named.
+        """
+        masks = self._arrays.get("masks")
+        if masks is None:
+            return None
+        n, _, h, w = self.images.shape
+        if masks.shape != (n, h, w) or masks.dtype.kind not in "biu":
+            raise ValueError(
+                f"{self.path}: expected 'masks' as whole numbers or bool of shape {(n, h, w)}, saw {masks.dtype} of "
+                f"shape {masks.shape}"
+            )
+        return torch.from_numpy(np.asarray(masks != 0))
 
     @cached_property
     def classes(self) -> tuple[list[str], np.ndarray, np.ndarray | None] | None:
@@ -405,8 +434,9 @@ def read_folder(
     reader = ImageReader(chosen.files, channels=channels, height=image_size, width=image_size, aspect=aspect)
     reader.account, reader.root = account, root
     images = reader.in_bytes()
+    masks = read_masks(chosen.masks, images.shape[2:], aspect) if chosen.masks else None
     name = root.resolve().name
-    return ImageArrays(name, images, chosen.labels, chosen.class_names, chosen.anomalous, account)
+    return ImageArrays(name, images, chosen.labels, chosen.class_names, chosen.anomalous, account, masks)
 
 
 def read_npz(
@@ -417,7 +447,8 @@ def read_npz(
     Arrays: ``x`` (or ``X``) ``(n, H, W)``, ``(n, H, W, C)`` or ``(n, C, H, W)`` with C 1 or 3, uint8, uint16, bool or
     floats from 0 to 1, which are brought to 8 bits; ``y`` ``(n,)`` the class; optionally ``names``, the classes' names.
     Where there is also ``t`` ``(n,)``, it tells the domain, ``names`` names the domains, and ``y`` is 0 for normal and
-    1 for anomalous.
+    1 for anomalous. There may then be ``masks`` ``(n, H, W)``, bool or 0 where a pixel is not defective; an
+    anomalous image whose mask is empty has none.
 
     Raises:
         ValueError: the file is damaged, an array is missing, or its shape or type is not as above; the file is named.
@@ -425,9 +456,9 @@ def read_npz(
     reader = ImageReader(path, channels=channels, height=image_size, width=image_size, aspect=aspect)
     if reader.labels is None:
         raise ValueError(f"{path} must hold the array 'y' (classes) beside 'x' (images)")
-    return ImageArrays(
-        path.stem, reader.in_bytes(), reader.labels, reader.class_names, reader.anomalous, reader.account
-    )
+    images = reader.in_bytes()
+    masks = None if reader.masks is None else resize_masks(reader.masks, images.shape[2:], aspect)
+    return ImageArrays(path.stem, images, reader.labels, reader.class_names, reader.anomalous, reader.account, masks)
 
 
 def read_images(paths: Sequence[Path], image_size: int | None = None, channels: int | None = None) -> Tensor:

@@ -221,7 +221,7 @@ class TestListing:
         assert [str(f.relative_to(tmp_path)) for f in scored.files] == ["test/cut/0.png", "test/good/0.png"]
         source = read_folder(tmp_path)
         assert source.anomalous.tolist() == [False, True, False]
-        assert reasons(source.account, "left out") == {"masks": ["ground_truth/cut"]}
+        assert reasons(source.account, "left out") == {}
 
 
 class TestArrays:
