@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from metaad_zoo.cli.arguments import json_argument, require_folder
 from metaad_zoo.cli.terminal import note_account, progress_bars, show
 from metaad_zoo.modality import list_modalities
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 HELP = "evaluate methods on the same episodes, or point by point on whole series"
 COMMON_OPTIONS = ("methods", "data", "out", "shots", "alpha", "calibrate", "seed", "allow_transductive")
@@ -93,6 +97,6 @@ def run(options: argparse.Namespace) -> None:
         else:
             results = evaluate(**arguments, progress=progress)
     note_account(results["protocol"]["account"])
-    table = points_table(results) if options.points else results_table(results)
+    table: RenderableType = points_table(results) if options.points else results_table(results)
     scores = "the score of every point" if options.points else "every score"
     show(options.json, results, table, f"Figures and {scores}: {options.out}")

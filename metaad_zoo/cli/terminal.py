@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import Progress
-    from rich.table import Table
 
 TABLE_WIDTH = 118
 OK, ERROR, USAGE, DAMAGED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -82,7 +81,7 @@ def wide_console() -> Console:
     return console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)
 
 
-def show(as_json: bool, results: Mapping[str, Any], table: Table, where: str) -> None:
+def show(as_json: bool, results: Mapping[str, Any], table: RenderableType, where: str) -> None:
     """Print results: as a table that is wide enough, or as JSON.
 
     Args:

@@ -54,6 +54,12 @@ class Mapped(Transparent, Protocol):
         ...
 
 
+@torch.no_grad()
+def heat_maps(adapted: Mapped, samples: Samples) -> Tensor:
+    """Heat maps ``(n, H, W)`` of samples in the detector's units, some at a time."""
+    return torch.cat([adapted.heat_map({adapted.mapped: x}) for x in samples[adapted.mapped].split(ROWS_AT_ONCE)])
+
+
 @dataclass(frozen=True)
 class NearestSupport:
     """The nearest support sample of each sample in the embedding.
@@ -149,7 +155,7 @@ class Explainer:
             )
         mapped = self._adapted.mapped
         images = samples[mapped]
-        maps = torch.cat([self._adapted.heat_map({mapped: x}) for x in images.split(ROWS_AT_ONCE)])
+        maps = heat_maps(self._adapted, samples)
         stranger = maps - maps.flatten(1).median(1).values.view(-1, 1, 1)
         share = (stranger / images.shape[1]).unsqueeze(1).expand_as(images)
         return {name: share if name == mapped else torch.zeros_like(x) for name, x in samples.items()}

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from metaad_zoo.atomic_write import write_whole
 from metaad_zoo.evaluation.metrics import MAX_FALSE_ALARMS, METRICS
 from metaad_zoo.evaluation.plots import drawing, inline_svg, standalone_svg
-from metaad_zoo.evaluation.report import POINT_TITLES, RANGE_TITLES, TITLES
+from metaad_zoo.evaluation.report import PIXEL_TITLES, POINT_TITLES, RANGE_TITLES, TITLES
 from metaad_zoo.evaluation.report_figures import Drawn, figures_of, threshold_words
 from metaad_zoo.evaluation.saved import ScoreTable, read_results, read_scores
 
@@ -26,7 +26,7 @@ COLUMNS = {
     **{m: TITLES[m] for m in ("f1", "fpr")},
 }
 COLUMNS |= {m: TITLES[m] for m in METRICS if m not in COLUMNS}
-COLUMNS |= POINT_TITLES | RANGE_TITLES
+COLUMNS |= PIXEL_TITLES | POINT_TITLES | RANGE_TITLES
 PICTURES = {
     "best": "The episode on which the first method did best",
     "worst": "The episode on which the first method did worst",

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+Images = Sequence[Any] | np.ndarray
+"""Arrays or tensors ``(H, W)``, or one of ``(n, H, W)``."""
 PIXEL_METRICS = ("pixel_auroc", "aupro", "pixel_f1")
 LIMIT = 0.3
 """False-positive rate up to which AUPRO integrates, as in MVTec's evaluation code."""
@@ -20,7 +22,7 @@ _TOUCHING = np.ones((3, 3), bool)
 """Neighbours of a pixel, of which diagonal ones count (8-connectivity)."""
 
 
-def pixel_auroc(maps: Sequence[Any], masks: Sequence[Any]) -> float:
+def pixel_auroc(maps: Images, masks: Images) -> float:
     """Area under the ROC curve over the pixels of all images together.
 
     Args:
@@ -37,7 +39,7 @@ def pixel_auroc(maps: Sequence[Any], masks: Sequence[Any]) -> float:
     return _Curve.of(maps, masks).auroc()
 
 
-def aupro(maps: Sequence[Any], masks: Sequence[Any], limit: float = LIMIT) -> float:
+def aupro(maps: Images, masks: Images, limit: float = LIMIT) -> float:
     """Area under the per-region-overlap curve up to a false-positive rate, divided by this rate: 1 at best.
 
     The overlap is the share of a defective region that lies above the threshold, averaged over the regions of all
@@ -61,7 +63,7 @@ def aupro(maps: Sequence[Any], masks: Sequence[Any], limit: float = LIMIT) -> fl
     return _Curve.of(maps, masks).aupro(limit)
 
 
-def pixel_f1(maps: Sequence[Any], masks: Sequence[Any]) -> float:
+def pixel_f1(maps: Images, masks: Images) -> float:
     """Best F1 of the pixels of all images together, over all thresholds; arguments and errors: :func:`pixel_auroc`.
 
     Example:
@@ -71,7 +73,7 @@ def pixel_f1(maps: Sequence[Any], masks: Sequence[Any]) -> float:
     return _Curve.of(maps, masks).f1()
 
 
-def pixel_metrics(maps: Sequence[Any], masks: Sequence[Any], limit: float = LIMIT) -> dict[str, float]:
+def pixel_metrics(maps: Images, masks: Images, limit: float = LIMIT) -> dict[str, float]:
     """All of :data:`PIXEL_METRICS` in one pass; arguments and errors as for :func:`aupro`."""
     curve = _Curve.of(maps, masks)
     return {"pixel_auroc": curve.auroc(), "aupro": curve.aupro(limit), "pixel_f1": curve.f1()}
@@ -98,7 +100,7 @@ class _Curve:
     normal: int
 
     @classmethod
-    def of(cls, maps: Sequence[Any], masks: Sequence[Any]) -> _Curve:
+    def of(cls, maps: Images, masks: Images) -> _Curve:
         if len(maps) != len(masks):
             raise ValueError(f"expected as many masks as heat maps, saw {len(maps)} maps and {len(masks)} masks")
         values, weights, regions, total = [], [], 0, 0
@@ -149,7 +151,7 @@ class _Curve:
         return float(area / limit)
 
 
-def _pairs(maps: Sequence[Any], masks: Sequence[Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _pairs(maps: Images, masks: Images) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Each heat map with its mask as bool; raises ValueError for those that don't fit."""
     for i, (one_map, one_mask) in enumerate(zip(maps, masks, strict=True)):
         heat, mask = np.asarray(one_map), np.asarray(one_mask)

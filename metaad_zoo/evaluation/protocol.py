@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import stats
+from torch import Tensor
 
 from metaad_zoo.episodes import Episode, Method
 from metaad_zoo.evaluation.calibration import ROUNDING, normal_scores, threshold
 from metaad_zoo.evaluation.decisions import AcrossTasks, Always, Calibrator, WithinTask
+from metaad_zoo.evaluation.localisation import localisation
 from metaad_zoo.evaluation.metrics import METRICS, all_metrics
+from metaad_zoo.evaluation.pixel_metrics import PIXEL_METRICS
 from metaad_zoo.evaluation.scores import Record, Scored
 
 CONFIDENCE = 0.95
@@ -60,6 +63,7 @@ def evaluate(
     alpha: float,
     tick: Callable[[], None] = lambda: None,
     record: Record = lambda row: None,
+    masks_of: Callable[[Episode], Tensor | None] = lambda episode: None,
 ) -> dict[str, Any]:
     """Score the same episodes by every method.
 
@@ -70,16 +74,21 @@ def evaluate(
         alpha: false-alarm rate to aim at.
         tick: called after each episode.
         record: called with every method's scores of every episode.
+        masks_of: masks ``(n_query, H, W)`` of an episode's query, or None; see
+            :meth:`metaad_zoo.data.EpisodeDataModule.query_masks`.
 
     Returns:
         The ``methods`` part of ``results.json``: for each method the mean over tasks, a 95 % interval over tasks
         (bootstrap), the threshold if it is the same for all tasks, each task's figures (means over its episodes), the
-        seconds per task, and the paired difference in AUROC to the first method.
+        seconds per task, and the paired difference in AUROC to the first method. Methods with heat maps also have
+        :data:`metaad_zoo.evaluation.pixel_metrics.PIXEL_METRICS`, over the tasks with masks.
     """
+    pixels: dict[str, dict[str, list[dict[str, float]]]] = {name: defaultdict(list) for name in methods}
     figures: dict[str, dict[str, list[dict[str, float]]]] = {name: defaultdict(list) for name in methods}
     seconds = dict.fromkeys(methods, 0.0)
     n_episodes = 0
     for episode in episodes:
+        masks = masks_of(episode)
         for name, method in methods.items():
             start = time.perf_counter()
             adapted = method.adapt(episode.support, episode.support_labels)
@@ -89,6 +98,8 @@ def evaluate(
             flagged = p <= alpha + ROUNDING
             figures[name][episode.task].append(all_metrics(scores, episode.query_labels, flagged))
             record(Scored(name, episode.task, n_episodes, episode.query_labels, scores, p, flagged))
+            if masks is not None and (by_pixel := localisation(adapted, episode.query, episode.query_labels, masks)):
+                pixels[name][episode.task].append(by_pixel)
         n_episodes += 1
         tick()
     if not n_episodes:
@@ -101,7 +112,17 @@ def evaluate(
         }
         for name, by_task in figures.items()
     }
+    for name, by_task_with_masks in pixels.items():
+        if by_task_with_masks:
+            results[name] = merged(results[name], summarise(by_task_with_masks, PIXEL_METRICS))
     return with_differences(results)
+
+
+def merged(results: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's results with further figures, of all tasks or of some, as :func:`summarise` gives them."""
+    further = {task["task"]: task for task in more["tasks"]}
+    tasks = [{**further.get(task["task"], {}), **task} for task in results["tasks"]]
+    return results | {"tasks": tasks} | {key: results[key] | more[key] for key in ("mean", "ci95")}
 
 
 def threshold_of(calibrator: Calibrator, alpha: float) -> float | None:

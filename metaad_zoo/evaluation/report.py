@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
 
 from metaad_zoo.atomic_write import write_whole
+from metaad_zoo.evaluation.pixel_metrics import LIMIT
 from metaad_zoo.evaluation.protocol import LEAST_TASKS
 
 # Columns of the table, and of a card. Partial AUROC is in the file alone: one more column would not fit the terminal.
@@ -25,16 +27,35 @@ TITLES = {
 POINT_TITLES = {"auroc": "AUROC", "ap": "AP", "vus_pr": "VUS-PR", "vus_roc": "VUS-ROC"}
 # Of decisions about points; present where a threshold was asked for. Precision and recall are in the file.
 RANGE_TITLES = {"range_precision": "range precision", "range_recall": "range recall", "range_f1": "range F1"}
+# Of heat maps against masks; present where the data has masks, in a table of their own: the first has no room.
+PIXEL_TITLES = {"pixel_auroc": "pixel AUROC", "aupro": "AUPRO", "pixel_f1": "pixel F1"}
 
 NAME_WIDTH = 12
 
 
-def results_table(results: dict[str, Any]) -> Table:
-    """One row a method: mean over tasks and its 95 % interval, in per cent.
+def results_table(results: dict[str, Any]) -> Group:
+    """One row a method: mean over tasks and its 95 % interval, in per cent; below it, heat maps judged by masks.
 
     Args:
         results: ``methods`` and ``protocol`` as in ``results.json``.
     """
+    return Group(_results_table(results), *_pixel_tables(results))
+
+
+def _pixel_tables(results: dict[str, Any]) -> list[Table]:
+    """A table of the methods with heat maps; none where the data has no masks."""
+    mapped = {name: figures for name, figures in results["methods"].items() if "pixel_auroc" in figures["mean"]}
+    if not mapped:
+        return []
+    table = Table(
+        title="heat maps against the masks of the defects, in %",
+        show_lines=True,
+        caption=f"AUPRO up to {LIMIT:.0%} false positives; pixel F1 at its best threshold, which no user knows.",
+    )
+    return [_fill(table, mapped, PIXEL_TITLES, ())]
+
+
+def _results_table(results: dict[str, Any]) -> Table:
     protocol = results["protocol"]
     enough = protocol["tasks"] >= LEAST_TASKS
     intervals = "with 95 % intervals over tasks" if enough else f"fewer than {LEAST_TASKS} tasks: no intervals"

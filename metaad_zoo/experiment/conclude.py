@@ -147,7 +147,7 @@ def test_results(
     rates = RealisedRates()
     with ScoreFile(end.run_dir / "scores.parquet") as file:
         episodes = data.episodes("test", data.test_episodes)
-        figures = evaluate(methods, episodes, calibrators, end.alpha, tick, record_all(file, rates))
+        figures = evaluate(methods, episodes, calibrators, end.alpha, tick, record_all(file, rates), data.query_masks)
     protocol = {
         "data": data.description(),
         "account": data.skipped,

@@ -108,7 +108,9 @@ def _evaluate(settings: _Settings, out: Path | None, progress: Progress) -> dict
     with nullcontext() if out is None else ScoreFile(out / "scores.parquet") as file:
         record = record_all(*([] if file is None else [file]), extremes, rates)
         tick = progress("unseen tasks", n)
-        figures = protocol.evaluate(methods, data.episodes("test", n), calibrators, settings.alpha, tick, record)
+        figures = protocol.evaluate(
+            methods, data.episodes("test", n), calibrators, settings.alpha, tick, record, data.query_masks
+        )
     results = {
         "protocol": {"too_small_for_so_many_shots": left_out}
         | _protocol(settings, data, n, calibrate)

@@ -13,32 +13,7 @@ from metaad_zoo.data.read.image_folders import select_classes, select_for_scorin
 from metaad_zoo.data.read.images import read_folder, read_npz
 from metaad_zoo.data.read.masks import resize_masks
 from metaad_zoo.episodes import EpisodeSpec
-
-LAYOUTS = {
-    "mvtec": ("train/good", "test/good", "test/hole", "ground_truth/hole", "_mask"),
-    "visa": ("Data/Images/Normal", "Data/Images/Normal", "Data/Images/Anomaly", "Data/Masks/Anomaly", ""),
-}
-
-
-def save(path, pixels):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-
-
-def category(root, layout="mvtec", n=4, size=(12, 20)):
-    """Noise; defective image k has a white square of k + 2 pixels a side at the upper left, and its mask."""
-    rng = np.random.default_rng(0)
-    train, good, hole, masks, suffix = LAYOUTS[layout]
-    for folder, numbers in ((train, range(n)), (good, range(n, 2 * n)), (hole, range(n))):
-        for k in numbers:
-            pixels = rng.integers(0, 100, size, np.uint8)
-            if folder == hole:
-                mask = np.zeros(size, np.uint8)
-                mask[: k + 2, : k + 2] = 255 if layout == "mvtec" else 3
-                pixels[mask > 0] = 255
-                save(root / masks / f"{k}{suffix}.png", mask)
-            save(root / folder / f"{k}.png", pixels)
-    return root
+from tests.inspected import LAYOUTS, category
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

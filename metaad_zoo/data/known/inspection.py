@@ -19,6 +19,7 @@ from metaad_zoo.data.known.registry import register_dataset
 from metaad_zoo.data.read.account import Account
 from metaad_zoo.data.read.images import ImageReader
 from metaad_zoo.data.read.listing import list_files
+from metaad_zoo.data.read.masks import read_masks
 from metaad_zoo.data.read.pixels import Aspect, decode_mask, image_endings, resize
 
 GOOD = ("good", "ok")
@@ -66,7 +67,8 @@ class InspectionImages:
         reader = ImageReader(self.files, channels=channels, height=image_size, width=image_size, aspect=aspect)
         reader.account = self.account
         images = reader.in_bytes()
-        return ImageArrays(self.name, images, self.labels, self.class_names, self.anomalous, self.account)
+        masks = read_masks(self.masks, images.shape[2:], aspect)
+        return ImageArrays(self.name, images, self.labels, self.class_names, self.anomalous, self.account, masks)
 
     def part(self, category: str, train: bool) -> np.ndarray:
         """Positions of the training or the test images of a category.

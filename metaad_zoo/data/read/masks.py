@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.data.read.account import Account
-from metaad_zoo.data.read.pixels import Aspect, decode
+from metaad_zoo.data.read.pixels import Aspect, decode_mask
 
 _SUFFIX = "_mask"
 
@@ -43,7 +43,7 @@ def note_missing(place: Path, defects: Sequence[str], account: Account) -> None:
 
 
 def read_masks(masks: Sequence[Path | None], size: Sequence[int], aspect: Aspect = "squash") -> Tensor:
-    """Masks at the size of samples: a pixel is defective where the nearest pixel of the mask's file is not black.
+    """Masks at the size of samples: a pixel is defective where the nearest pixel of the mask's file is not 0.
 
     Args:
         masks: files of masks; None for images without one.
@@ -59,7 +59,7 @@ def read_masks(masks: Sequence[Path | None], size: Sequence[int], aspect: Aspect
     at_size = torch.zeros(len(masks), *size, dtype=torch.bool)
     for i, mask in enumerate(masks):
         if mask is not None:
-            at_size[i] = resize_masks(decode(mask, 1)[0] > 0, size, aspect)[0]
+            at_size[i] = resize_masks(decode_mask(mask)[None], size, aspect)[0]
     return at_size
 
 
