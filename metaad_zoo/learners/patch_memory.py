@@ -61,7 +61,7 @@ class PatchMemory(Learner):
         neighbours: number of neighbours in the memory for this weight; 1: no weight.
         score_unit: unit of scores and heat maps. ``"feature"``: distance between features; ``"support"``: the 90 %
             quantile of the support's leave-one-out scores, so that scores of different domains, and thresholds from
-            validation tasks, are comparable. A single support image has no such score: scores stay distances.
+            validation tasks, are comparable; of a single image, that of the scores of its turned copies.
 
     Raises:
         ValueError: the backbone reads no images or has no feature maps, or a setting is out of range.
@@ -186,14 +186,23 @@ class PatchMemory(Learner):
             images = inputs[self.mapped][(support_labels != ANOMALOUS).to(like.device)]
             if not len(images):
                 raise ValueError("all support samples are anomalies: a memory needs normal or unlabelled ones")
-            turned = [images.rot90(k, (2, 3)) for k in range(4 if self.turns else 1)]
-            patches = torch.cat([self.patches(x, inputs).flatten(1, 2) for x in turned])
-            rows = coreset(patches.flatten(0, 1), self.memory)
-            adapted = AdaptedMemory(self, patches.flatten(0, 1)[rows], inputs, scalings)
-            if self.score_unit == "support" and len(images) > 1:
-                images_of_rows = rows // patches.shape[1] % len(images)
-                adapted = replace(adapted, unit=adapted.support_unit(patches[: len(images)], images_of_rows))
+            quarters = self._quarter_turns(len(images))
+            patches = torch.cat([self.patches(images.rot90(k, (2, 3)), inputs).flatten(1, 2) for k in quarters])
+            remembered = patches if self.turns else patches[: len(images)]
+            rows = coreset(remembered.flatten(0, 1), self.memory)
+            adapted = AdaptedMemory(self, remembered.flatten(0, 1)[rows], inputs, scalings)
+            if self.score_unit == "support":
+                images_of_rows = rows // patches.shape[1]
+                if len(images) > 1:  # turned copies are left out together with their image
+                    patches, images_of_rows = patches[: len(images)], images_of_rows % len(images)
+                adapted = replace(adapted, unit=adapted.support_unit(patches, images_of_rows))
         return adapted
+
+    def _quarter_turns(self, n_images: int) -> list[int]:
+        """Quarter turns at which support images are read: a single one is compared with its own turned copies."""
+        if self.turns or (self.score_unit == "support" and n_images == 1):
+            return [0, 1, 2, 3] if self.size[0] == self.size[1] else [0, 2]
+        return [0]
 
     def patches(self, images: Tensor, support: Samples) -> Tensor:
         """Features of patches ``(n, H, W, d)``.
@@ -263,7 +272,7 @@ class AdaptedMemory(AdaptedScorer):
         mean length of the features.
 
         Args:
-            patches: features ``(n, patches, d)`` of at least two support images.
+            patches: features ``(n, patches, d)`` of at least two images, or turned copies of one image.
             images_of_rows: ``(rows of the memory,)`` index of the image that each row comes from.
         """
         others = [images_of_rows != i for i in range(len(patches))]

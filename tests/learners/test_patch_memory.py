@@ -145,10 +145,25 @@ def test_the_unit_of_the_support_is_the_quantile_of_its_leave_one_out_scores(set
     np.testing.assert_allclose(maps[0], maps[1] / unit, rtol=1e-4)
 
 
-def test_a_support_without_leave_one_out_scores_has_a_unit_all_the_same():
+def _joined(parts):
+    return {"image": torch.cat([x["image"] for x in parts])}, torch.zeros(len(parts))
+
+
+def test_a_single_image_and_copies_of_one_have_a_unit_too():
     support, query = one_task()
     one = {"image": support["image"][:1]}
-    assert memory(score_unit="support").adapt(one, torch.zeros(1)).unit == 1
+    for turns in (False, True):
+        plain, relative = memory(turns=turns), memory(turns=turns, score_unit="support")
+        relative.network = plain.network
+        distances = memory()
+        distances.network = plain.network
+        turned = [{"image": one["image"].rot90(k, (2, 3))} for k in range(4)]
+        scores = [
+            distances.adapt(*_joined([turned[j] for j in range(4) if (turns or j == 0) and j != k])).score(turned[k])
+            for k in range(0 if turns else 1, 4)
+        ]
+        unit = relative.adapt(one, torch.zeros(1)).unit
+        torch.testing.assert_close(unit, torch.cat(scores).quantile(0.9), rtol=1e-4, atol=0)
     copies = {"image": support["image"][:1].expand(3, -1, -1, -1)}
     adapted = memory(score_unit="support").adapt(copies, torch.zeros(3))
     lengths = adapted.learner.patches(adapted.units(one)["image"], adapted.support).norm(dim=-1)
