@@ -480,19 +480,19 @@ def _from_files(files: dict[str, bytes], dtype: torch.dtype, device: torch.devic
         return load_detector(folder).to(dtype).to(device)
 
 
-def load_detector(name: str | Path) -> Detector:
+def load_detector(name: str | Path, *, weights: str | Path | None = None) -> Detector:
     """Load a detector from a published name, folder, address or Hugging Face repository; always verified.
 
     Args:
-        name: published name, as in :func:`metaad_zoo.list_checkpoints`; a finished run, its ``model`` folder, or a
-            folder of :meth:`Detector.save`; a ``file://`` or ``https://`` address of such a folder (``#sha256=...``
-            pins its manifest) or of an index (``.../index.json#NAME``); or ``hf://owner/repository``.
+        name: published name; folder of a finished run or of :meth:`Detector.save`; ``file://`` or ``https://`` address
+            of one (``#sha256=...`` pins its manifest) or of an index (``index.json#NAME``); ``hf://owner/repository``.
+        weights: local file of pretrained weights that the checkpoint does not store; None: their package or timm.
 
     Raises:
         CheckpointError: there is no such checkpoint, it can't be downloaded, or its files are damaged.
     """
     folder = locate(name)
-    checkpoint = load_checkpoint(folder)
+    checkpoint = load_checkpoint(folder, weights)
     check_detector_tensors(folder, checkpoint)
     detector = Detector(checkpoint)
     if "support_labels" in checkpoint.tensors:

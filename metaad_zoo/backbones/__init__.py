@@ -41,6 +41,7 @@ from metaad_zoo.backbones.task_axis import (
     task_axis,
 )
 from metaad_zoo.backbones.task_recurrent import differentiable_recurrence
+from metaad_zoo.backbones.weights import WeightsError, WeightsSource, replace_pretrained
 
 __all__ = [
     "ANY",
@@ -50,6 +51,8 @@ __all__ = [
     "EpisodicBatchNorm",
     "ImageBackbone",
     "TaskAxis",
+    "WeightsError",
+    "WeightsSource",
     "at_inner_step",
     "backbone_class",
     "carry_task_axis",
@@ -62,6 +65,7 @@ __all__ = [
     "options_from_shapes",
     "prefers_sample_major",
     "register_backbone",
+    "replace_pretrained",
     "require_task_axis",
     "split_missing",
     "statistics_from_first",

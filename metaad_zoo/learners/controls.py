@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from metaad_zoo.backbones import ANY
+from metaad_zoo.backbones import ANY, replace_pretrained
 from metaad_zoo.inner_loop import InnerLoopConfig
 from metaad_zoo.learners.embedding import EmbeddingLearner
 from metaad_zoo.learners.gradient import GradientLearner
@@ -87,6 +87,6 @@ def with_steps(learner: GradientLearner, steps: int) -> GradientLearner:
 
 
 def _seeded(seed: int, build: Callable[[], Built]) -> Built:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), replace_pretrained(False):
         torch.manual_seed(seed)
         return build()

@@ -22,7 +22,7 @@ from metaad_zoo.episodes import EpisodeBatch, Samples, Scaling, SupportScaling
 from metaad_zoo.episodes.scaling import LIMIT
 from metaad_zoo.inner_loop.precision import full_precision
 from metaad_zoo.learners.accumulation import mean_part_by_part
-from metaad_zoo.learners.base import Learner, OptimizerCallable, Schedule, without_download
+from metaad_zoo.learners.base import Learner, OptimizerCallable, Schedule, without_folders
 from metaad_zoo.learners.network import (
     AdaptedScorer,
     EmbeddingNetwork,
@@ -119,8 +119,8 @@ class EmbeddingLearner(Learner):
         return anomaly_loss(self.compare(reading, embeddings), labels)
 
     def arguments(self) -> dict[str, Any]:
-        """Constructor arguments, without a download of pretrained weights."""
-        return without_download(self._arguments)
+        """Constructor arguments; a local file of pretrained weights is named without its folder."""
+        return without_folders(self._arguments)
 
     def trainable(self) -> list[Tensor]:
         """Parameters of the outer loop."""

@@ -26,7 +26,7 @@ from metaad_zoo.episodes import EpisodeBatch, Samples, Scaling
 from metaad_zoo.inner_loop import DivergenceError, InnerLoop, InnerLoopConfig, Order, Visit, adapt_parameters
 from metaad_zoo.inner_loop.precision import inner_precision
 from metaad_zoo.learners.accumulation import mean_part_by_part
-from metaad_zoo.learners.base import Learner, OptimizerCallable, Schedule, without_download
+from metaad_zoo.learners.base import Learner, OptimizerCallable, Schedule, without_folders
 from metaad_zoo.learners.network import (
     AdaptedNetwork,
     EpisodeNetwork,
@@ -153,8 +153,8 @@ class GradientLearner(Learner):
         return replace(config, **cls.fixed)
 
     def arguments(self) -> dict[str, Any]:
-        """Constructor arguments, without a download of pretrained weights."""
-        return {**without_download(self._arguments), "inner_loop": asdict(self.inner_loop.config)}
+        """Constructor arguments; a local file of pretrained weights is named without its folder."""
+        return {**without_folders(self._arguments), "inner_loop": asdict(self.inner_loop.config)}
 
     def outer_parameters(self) -> Iterable[dict[str, Any]]:
         """Parameter groups of the network and of learned inner rates, the latter without weight decay."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from metaad_zoo.backbones import Backbone, replace_pretrained
 from metaad_zoo.learners.base import Learner
 from metaad_zoo.learners.embedding import EmbeddingLearner
 from metaad_zoo.learners.gradient import GradientLearner
@@ -33,7 +34,8 @@ def with_head(learner: Learner, name: str, settings: Mapping[str, Any] | None = 
     if not issubclass(kind, EmbeddingLearner):
         suitable = [n for n in list_learners() if issubclass(learner_class(n), EmbeddingLearner)]
         raise ValueError(f"{name} can't be a head over a trained backbone: take one of {', '.join(suitable)}")
-    built = kind(**backbone_arguments(learner), **(settings or {}))
+    with replace_pretrained(False):  # the trained weights follow
+        built = kind(**backbone_arguments(learner), **(settings or {}))
     take_backbone(built.network, learner)
     return built.to(learner.device)
 
@@ -58,3 +60,6 @@ def take_backbone(network: EmbeddingNetwork, learner: Learner) -> None:
     assert isinstance(learner.network, EmbeddingNetwork)
     weights = learner.network.backbone.state_dict()
     network.backbone.load_state_dict({k: x for k, x in weights.items() if ".step_" not in k})
+    for target, source in zip(network.backbone.modules(), learner.network.backbone.modules(), strict=True):
+        if isinstance(target, Backbone) and isinstance(source, Backbone):
+            target.source = source.source

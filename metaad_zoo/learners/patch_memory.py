@@ -15,10 +15,11 @@ from metaad_zoo.backbones import (
     backbone_class,
     list_backbones,
     modality_of,
+    replace_pretrained,
     statistics_from_first,
 )
 from metaad_zoo.episodes import ANOMALOUS, EpisodeBatch, Samples, Scaling, SupportScaling
-from metaad_zoo.learners.base import Learner, without_download
+from metaad_zoo.learners.base import Learner, without_folders
 from metaad_zoo.learners.embedding import EmbeddingLearner
 from metaad_zoo.learners.gradient import GradientLearner
 from metaad_zoo.learners.network import AdaptedScorer, EmbeddingNetwork, reads_statistics, scaled, usable
@@ -142,7 +143,8 @@ class PatchMemory(Learner):
             >>> PatchMemory.of(learner, layers=[1]).layers
             [1]
         """
-        built = cls(**backbone_arguments(learner), **settings)
+        with replace_pretrained(False):  # the learner's weights follow
+            built = cls(**backbone_arguments(learner), **settings)
         take_backbone(built.network, learner)
         return built.to(learner.device)
 
@@ -152,8 +154,8 @@ class PatchMemory(Learner):
         return self
 
     def arguments(self) -> dict[str, Any]:
-        """Constructor arguments, without a download of pretrained weights."""
-        return without_download(self._arguments)
+        """Constructor arguments; a local file of pretrained weights is named without its folder."""
+        return without_folders(self._arguments)
 
     def outer_loss(self, batch: EpisodeBatch) -> NoReturn:
         """Not available.

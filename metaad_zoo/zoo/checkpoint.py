@@ -25,6 +25,7 @@ from metaad_zoo.data.read.pixels import Aspect
 from metaad_zoo.episodes import SplitRecord
 from metaad_zoo.learners import Learner
 from metaad_zoo.plugins import require_plugins
+from metaad_zoo.zoo.kept_apart import is_apart, pretrained_record
 from metaad_zoo.zoo.manifest import CONFIG, FORMAT, MANIFEST, WEIGHTS, read_manifest, verify
 from metaad_zoo.zoo.reading import TEXT_LIMIT, WEIGHTS_LIMIT, CheckpointError, parse_json, parse_yaml, read_bytes
 from metaad_zoo.zoo.rebuild import build_learner, plugins_of
@@ -58,12 +59,16 @@ class Checkpoint:
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint folder; each file is written beside and renamed, the manifest last.
 
+    A pretrained backbone that is unchanged is not stored, see :mod:`metaad_zoo.zoo.kept_apart`.
+
     Args:
         folder: made if it is not there.
         checkpoint: what to write.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {f"learner/{name}": x for name, x in checkpoint.learner.state_dict().items()}
+    pretrained = pretrained_record(checkpoint.learner)
+    state = checkpoint.learner.state_dict()
+    weights = {f"learner/{name}": x for name, x in state.items() if not is_apart(name, pretrained)}
     extra = {f"extra/{name}": x for name, x in checkpoint.tensors.items()}
     content = to_safetensors({name: x.detach().cpu().contiguous().clone() for name, x in {**weights, **extra}.items()})
     sha256 = {WEIGHTS: hashlib.sha256(content).hexdigest()}
@@ -71,10 +76,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         sha256[CONFIG] = hashlib.sha256(checkpoint.config.encode()).hexdigest()
     plugins = plugins_of(checkpoint.learner)
     manifest = {
-        "format": FORMAT,
+        "format": 1 if all(fields["stored"] for fields in pretrained.values()) else FORMAT,
         "learner": checkpoint.learner.registered_name,
         "arguments": checkpoint.learner.arguments(),
         "trained_on": checkpoint.trained_on,
+        **({"pretrained": pretrained} if pretrained else {}),
         **({"plugins": plugins} if plugins else {}),
         **({} if checkpoint.splits is None else {"splits": checkpoint.splits}),
         "sha256": sha256,
@@ -88,12 +94,18 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     write_whole(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
 
 
-def load_checkpoint(folder: Path) -> Checkpoint:
+def load_checkpoint(folder: Path, weights: str | Path | None = None) -> Checkpoint:
     """Read a checkpoint folder, verified.
+
+    Args:
+        folder: checkpoint folder.
+        weights: local file of the backbone's pretrained weights, if the checkpoint does not store them; None: the
+            source that the manifest names.
 
     Raises:
         CheckpointError: a file is missing, damaged or forged, its sha256 is not the manifest's, the format is newer
-            than this version, or weights and learner do not fit together.
+            than this version, weights and learner do not fit together, or the backbone's pretrained weights are not
+            available.
         MissingPluginError: it needs a module outside this package that the user has not imported.
     """
     manifest = read_manifest(folder)
@@ -103,8 +115,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{folder / MANIFEST} is damaged: splits ({error}); fetch it again") from error
     require_plugins(manifest.get("plugins", []), str(folder / MANIFEST))
     tensors = _read_weights(folder, manifest)
-    learner = build_learner(str(folder / MANIFEST), manifest, tensors)
-    learner.load_state_dict(_part(tensors, "learner/"))
+    learner = build_learner(str(folder / MANIFEST), manifest, tensors, weights)
     config = _read_config(folder, manifest)
     trained_on = list(manifest["trained_on"])
     return Checkpoint(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from metaad_zoo.backbones.weights import Origin
 from metaad_zoo.zoo.reading import TEXT_LIMIT, CheckpointError, parse_json, read_bytes
 
-FORMAT = 1
+FORMAT = 2
+"""Newest format; 2 is written where pretrained weights are kept apart, else 1."""
 WEIGHTS, MANIFEST, CONFIG = "model.safetensors", "manifest.json", "config.yaml"
 
 
@@ -51,9 +54,26 @@ def check_manifest(manifest: Any, where: str) -> dict[str, Any]:
     plugins = manifest.get("plugins", [])
     if not isinstance(plugins, list) or not all(isinstance(name, str) for name in plugins):
         wrong.append("plugins")
+    if not _are_sources(manifest.get("pretrained", {})):
+        wrong.append("pretrained")
     if wrong:
         raise CheckpointError(f"{where} is damaged: {', '.join(wrong)} missing or of a wrong type; fetch it again")
     return manifest
+
+
+def _are_sources(value: Any) -> bool:
+    """Whether a value describes pretrained weights by backbone, as :data:`metaad_zoo.zoo.kept_apart.Record`."""
+    return isinstance(value, dict) and all(
+        isinstance(fields, dict)
+        and fields.get("origin") in get_args(Origin)
+        and re.fullmatch("[0-9a-f]{64}", str(fields.get("sha256"))) is not None
+        and type(fields.get("stored")) is bool
+        and (fields["stored"] or fields["origin"] != "file")
+        and fields.keys() <= {"origin", "name", "version", "sha256", "licence", "stored"}
+        and all(isinstance(fields.get(key, ""), str) for key in ("version", "licence"))
+        and isinstance(fields.get("name"), str)
+        for fields in value.values()
+    )
 
 
 def verify(content: bytes, sha256: object, where: str, says: str = "its manifest") -> bytes:

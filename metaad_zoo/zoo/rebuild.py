@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -13,13 +14,16 @@ import torch
 from torch import Tensor
 from torch.nn.modules import module as torch_modules
 
+from metaad_zoo.backbones import WeightsError, replace_pretrained
 from metaad_zoo.backbones.registry import BACKBONES
+from metaad_zoo.backbones.weights import Pretrained
 from metaad_zoo.inner_loop import InnerLoopConfig
 from metaad_zoo.learners import Learner, learner_class
 from metaad_zoo.modality import get_form
 from metaad_zoo.plugins import is_own
 from metaad_zoo.registry import unknown_name
-from metaad_zoo.zoo.reading import CheckpointError
+from metaad_zoo.zoo.kept_apart import Record, explain_missing, is_apart, require_backbones, verify_sources
+from metaad_zoo.zoo.reading import WEIGHTS_LIMIT, CheckpointError
 
 NUMBER_LIMIT = 2_000_000
 """Largest whole number in a learner's arguments, such as a width, a length or a count."""
@@ -29,45 +33,82 @@ STEPS_LIMIT = 10_000
 """Largest number of inner steps."""
 SPARE_PARAMETERS = 1000
 """Parameters and layers that building a learner may register beyond twice the number of its weights."""
+APART_TENSORS = 5000
+"""Largest number of weights of pretrained backbones that a checkpoint does not store."""
+APART_LIMIT = WEIGHTS_LIMIT
+"""Largest size of these weights in bytes."""
 
 
-def build_learner(where: str, manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Learner:
-    """The learner that a manifest describes, with new weights.
+def build_learner(
+    where: str, manifest: Mapping[str, Any], tensors: Mapping[str, Tensor], weights: str | Path | None = None
+) -> Learner:
+    """The learner that a manifest describes, with its weights.
 
     It is built without memory first and compared with the weights, so that no forged size can ask for more than the
-    weights' own file; nothing is fetched.
+    weights' own file, or than :data:`APART_LIMIT` of pretrained weights that are kept apart. Only these are fetched.
 
     Args:
         where: the manifest's name, for errors.
         manifest: manifest with ``learner`` and ``arguments``.
         tensors: its weights, ``learner/<name>``.
+        weights: local file of the pretrained weights that are kept apart; None: their source.
 
     Raises:
-        CheckpointError: it can't be built, or has other weights.
+        CheckpointError: it can't be built, has other weights, or its pretrained weights are not available.
     """
-    name = manifest["learner"]
+    stored = {key.removeprefix("learner/"): x for key, x in tensors.items() if key.startswith("learner/")}
+    record: Record = manifest.get("pretrained", {})
+    apart = [name for name, fields in record.items() if not fields["stored"]]
+    file = None if weights is None else str(weights)
+    if weights is not None and not apart:
+        raise CheckpointError(f"{where} stores the weights of its backbone: leave out weights (--weights) {weights}")
     try:
-        arguments = _without_fetching(manifest["arguments"])
-        _check_sizes(arguments)
-        if "inner_loop" in arguments:
-            arguments["inner_loop"] = _inner_loop(arguments["inner_loop"])
-        with torch.random.fork_rng(devices=[]), torch.device("meta"), _few_parameters(len(tensors)):
-            skeleton = learner_class(name)(**arguments)
+        kind, arguments = learner_class(manifest["learner"]), _checked_arguments(manifest)
+        expected = len(stored) + (APART_TENSORS if apart else 0)
+        with torch.device("meta"), _few_parameters(expected):
+            skeleton = _built(kind, arguments, False)
         for argument in arguments:
             if argument not in skeleton.arguments():
-                raise unknown_name(f"argument of learner {name!r}:", argument, skeleton.arguments())
-        _check_kinds(arguments, _hints(learner_class(name)))
-        wanted = {f"learner/{key}": _kind(x) for key, x in skeleton.state_dict().items()}
-        actual = {key: _kind(x) for key, x in tensors.items() if key.startswith("learner/")}
-        if wanted == actual:
-            with torch.random.fork_rng(devices=[]):
-                return learner_class(name)(**arguments)
+                raise unknown_name(f"argument of learner {manifest['learner']!r}:", argument, skeleton.arguments())
+        _check_kinds(arguments, _hints(kind))
+        require_backbones(skeleton, record)
+        state = skeleton.state_dict()
+        wanted = {name: _kind(x) for name, x in state.items() if not is_apart(name, record)}
+        actual = {name: _kind(x) for name, x in stored.items()}
+        differing = sorted(n for n in wanted.keys() | actual.keys() if wanted.get(n) != actual.get(n))
+        if not differing:
+            _check_apart(sum(x.nbytes for name, x in state.items() if is_apart(name, record)))
+            learner = _built(kind, arguments, file if apart else False)
+    except WeightsError as error:
+        raise explain_missing(record, where, error) from error
     except Exception as error:  # a forged manifest can make anything fail, which is all the same to the user
         raise CheckpointError(
             f"{where} describes a learner that can't be built ({type(error).__name__}: {error})"
         ) from error
-    differing = sorted(n for n in wanted.keys() | actual.keys() if wanted.get(n) != actual.get(n))
-    raise CheckpointError(f"the weights beside {where} do not fit the learner it describes: {differing[:5]}")
+    if differing:
+        raise CheckpointError(f"the weights beside {where} do not fit the learner it describes: {differing[:5]}")
+    verify_sources(learner, record, where, weights)
+    learner.load_state_dict(stored, strict=not apart)
+    return learner
+
+
+def _checked_arguments(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = dict(manifest["arguments"])
+    _check_sizes(arguments)
+    if "inner_loop" in arguments:
+        arguments["inner_loop"] = _inner_loop(arguments["inner_loop"])
+    return arguments
+
+
+def _built(kind: type[Learner], arguments: Mapping[str, Any], pretrained: Pretrained | None) -> Learner:
+    """A learner built with pretrained weights as :func:`replace_pretrained` takes them; the random state stays."""
+    with torch.random.fork_rng(devices=[]), replace_pretrained(pretrained):
+        return kind(**arguments)
+
+
+def _check_apart(size: int) -> None:
+    if size > APART_LIMIT:
+        raise ValueError(f"its pretrained weights have {size:,} bytes, expected at most {APART_LIMIT:,}")
 
 
 def plugins_of(learner: Learner) -> list[str]:
@@ -142,13 +183,6 @@ def _is_of(value: Any, hint: Any) -> bool:
     if hint is float:
         return type(value) in (int, float)
     return hint is Any or type(value) is hint
-
-
-def _without_fetching(value: Any) -> Any:
-    """A copy in which no backbone, alone or within another, asks for pretrained weights: its own come from the file."""
-    if isinstance(value, dict):
-        return {k: False if k == "pretrained" else _without_fetching(v) for k, v in value.items()}
-    return [_without_fetching(v) for v in value] if isinstance(value, list) else value
 
 
 def _check_sizes(arguments: Mapping[str, Any]) -> None:

