@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.episodes import Method
-from metaad_zoo.evaluation.baselines import FlagEverything, NearestNeighbour
+from metaad_zoo.evaluation.baselines import FlagEverything, NearestNeighbour, OnNetwork, create_baseline
 from metaad_zoo.evaluation.calibration import normal_scores
 from metaad_zoo.evaluation.decisions import AcrossTasks, Calibrator
 from metaad_zoo.evaluation.plots import episode_figure, learning_curve
@@ -118,6 +118,9 @@ def methods_for(learner: Learner, shapes: Mapping[str, Sequence[int]], seed: int
         methods[f"{CONTROL}, untrained"] = untrained(learner, seed)
         if can_start_from_scratch(learner):
             methods[f"{CONTROL}, from scratch"] = from_scratch(learner, seed)
+    network = getattr(learner, "network", None)
+    if not learner.trains and network is not None:
+        methods["1-NN on the embedding"] = OnNetwork(create_baseline("knn", standardise="none"), network)
     methods |= {name: NearestNeighbour(way) for name, way in form_of(shapes).neighbours.items()}
     methods["flag everything"] = FlagEverything()
     return methods

@@ -44,6 +44,12 @@ _BREAST = "Wolberg, Mangasarian, Street and Street, UCI 1993, https://doi.org/10
 _IRIS = "Fisher, 1936, UCI, https://doi.org/10.24432/C56C76, in scikit-learn"
 _OMNIGLOT = "Lake, Salakhutdinov and Tenenbaum, Science 2015, https://github.com/brendenlake/omniglot"
 _FSDD = "Jackson et al., Free Spoken Digit Dataset, https://github.com/Jakobovski/free-spoken-digit-dataset"
+_BANK = (
+    "printed circuits (https://github.com/tangsanli5201/DeepPCB), coffee leaves (https://github.com/esgario/lara2018), "
+    "tomatoes (https://github.com/skarifahmed/FGrade) and waste (https://github.com/garythung/trashnet), MIT; steel "
+    "strip (https://github.com/Fighter20092392/X-SDD-A-New-benchmark), Apache-2.0; blood smears "
+    "(https://github.com/williancarddd/fiocruz-malaria-cells-detec) and nine types of paper, CC BY 4.0"
+)
 
 TERMS: dict[str, Terms] = {
     "generated": Terms("Apache-2.0", "made by this package from a seed"),
@@ -54,6 +60,7 @@ TERMS: dict[str, Terms] = {
     "torchvision/FashionMNIST": Terms(MIT, "Xiao et al., 2017, https://github.com/zalandoresearch/fashion-mnist"),
     "torchvision/KMNIST": Terms(CC_BY_SA, "Clanuwat et al., 2018, https://github.com/rois-codh/kmnist"),
     "piped128": Terms(CC_BY, "pictures of a paper inspection, nine types of paper", "piped128.npz"),
+    "image_bank": Terms("MIT, Apache-2.0 and CC BY 4.0", _BANK, "bank, piped128.npz"),
     "cifar100": Terms(None, "Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html", "cifar100.npz"),
     "torchvision/CIFAR10": Terms(None, "Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html"),
     "torchvision/CIFAR100": Terms(None, "Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html"),

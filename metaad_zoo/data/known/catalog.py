@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metaad_zoo.data.known import images, inspection, multimodal, series, tables  # noqa: F401 - they register their data sets
+from metaad_zoo.data.known import (  # noqa: F401 - they register their data sets
+    image_bank,
+    images,
+    inspection,
+    multimodal,
+    series,
+    tables,
+)
 from metaad_zoo.data.known.registry import DATASETS
 from metaad_zoo.registry import unknown_name
 
