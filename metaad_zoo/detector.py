@@ -25,11 +25,10 @@ from metaad_zoo.evaluation.decisions import USUAL_ALPHA, Calibrate, SupportDecis
 from metaad_zoo.evaluation.explanation import Explainer, Explanation
 from metaad_zoo.modality import SCORING_CHUNK, get_modality
 from metaad_zoo.modality.samples import Reading, as_labels, have_values, read_query, read_support
-from metaad_zoo.zoo import Checkpoint, checkpoint_files, files_in_a_folder, load_checkpoint, locate, save_checkpoint
+from metaad_zoo.zoo import Checkpoint, checkpoint_files, files_in_a_folder, open_checkpoint, save_checkpoint
 from metaad_zoo.zoo.detector_tensors import (
     RATIO,
     calibration_by_shots,
-    check_detector_tensors,
     schema_tensors,
     schemas_of,
 )
@@ -480,21 +479,19 @@ def _from_files(files: dict[str, bytes], dtype: torch.dtype, device: torch.devic
         return load_detector(folder).to(dtype).to(device)
 
 
-def load_detector(name: str | Path, *, weights: str | Path | None = None) -> Detector:
+def load_detector(name: str | Path, **options: Any) -> Detector:
     """Load a detector from a published name, folder, address or Hugging Face repository; always verified.
 
     Args:
         name: published name; folder of a finished run or of :meth:`Detector.save`; ``file://`` or ``https://`` address
-            of one (``#sha256=...`` pins its manifest) or of an index (``index.json#NAME``); ``hf://owner/repository``.
-        weights: local file of pretrained weights that the checkpoint does not store; None: their package or timm.
+            of one (``#sha256=...`` pins its manifest) or of an index (``index.json#NAME``); ``hf://owner/repository``;
+            or a learner that trains nothing, such as ``"patch_memory"``.
+        options: ``weights``, ``backbone`` and ``image_size`` of :func:`metaad_zoo.zoo.open_checkpoint`.
 
     Raises:
         CheckpointError: there is no such checkpoint, it can't be downloaded, or its files are damaged.
     """
-    folder = locate(name)
-    checkpoint = load_checkpoint(folder, weights)
-    check_detector_tensors(folder, checkpoint)
-    detector = Detector(checkpoint)
-    if "support_labels" in checkpoint.tensors:
+    detector = Detector(open_checkpoint(name, **options))
+    if "support_labels" in detector._checkpoint.tensors:
         detector._state = detector._state.adapt()
     return detector

@@ -16,8 +16,18 @@ HELP = "adapt a model to your own domain from a few samples"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("name", help="published checkpoint (see metaad list), run, folder or address")
+    command.add_argument(
+        "name", help="published checkpoint (see metaad list), run, folder, address, or patch_memory for any images"
+    )
     support_arguments(command)
+    command.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help=".safetensors or .pth file of the backbone's pretrained weights, instead of a package or timm's download",
+    )
+    command.add_argument("--backbone", metavar="timm/MODEL", help="of patch_memory: any of timm's image models")
+    command.add_argument("--image-size", type=int, metavar="PIXELS", help="of patch_memory: size to read (default 224)")
     command.add_argument("--out", type=Path, required=True, help="folder to write the detector to")
     json_argument(command)
 
@@ -27,7 +37,8 @@ def run(options: argparse.Namespace) -> None:
     from metaad_zoo.modality.samples import read_support
 
     require_folder(options.out)
-    detector = load_detector(options.name)
+    chosen_model = {"weights": options.weights, "backbone": options.backbone, "image_size": options.image_size}
+    detector = load_detector(options.name, **chosen_model)
     chosen = column_options(options, detector.input_shapes)
     reading = read_support(options.support, detector.input_shapes, chosen, **detector.support_options)
     note_account(reading.account)
@@ -47,6 +58,8 @@ def run(options: argparse.Namespace) -> None:
 def _note_calibration(detector: Detector) -> None:
     """Say so where p-values will come from supports of another size."""
     n, sizes = detector.shots, detector.calibrated_for
+    if not sizes:
+        note("not calibrated on other domains: score it with --calibrate within, by your own samples")
     smaller = [size for size in sizes if size <= n]
     if len(sizes) > 1 and smaller and n not in sizes:
         note(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from metaad_zoo.zoo.index import find_published, list_checkpoints, read_index
     from metaad_zoo.zoo.lookup import is_known, locate, model_folder
     from metaad_zoo.zoo.manifest import is_checkpoint
+    from metaad_zoo.zoo.opening import open_checkpoint, published_of
     from metaad_zoo.zoo.publishing import publish, refresh
     from metaad_zoo.zoo.reading import CheckpointError
     from metaad_zoo.zoo.remote import fetch_checkpoint
@@ -47,10 +48,12 @@ __all__ = [
     "load_checkpoint",
     "locate",
     "model_folder",
+    "open_checkpoint",
     "parent_aspect",
     "parent_shapes",
     "parent_splits",
     "publish",
+    "published_of",
     "push_to_hub",
     "read_index",
     "refresh",
@@ -74,6 +77,7 @@ _NAMES_BY_MODULE = {
     "index": ("find_published", "list_checkpoints", "read_index"),
     "lookup": ("is_known", "locate", "model_folder"),
     "manifest": ("is_checkpoint",),
+    "opening": ("open_checkpoint", "published_of"),
     "publishing": ("publish", "refresh"),
     "reading": ("CheckpointError",),
     "remote": ("fetch_checkpoint",),

@@ -1,0 +1,102 @@
+"""Any timm backbone by one option: a patch memory of its own, without a published checkpoint."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import metaad_zoo as mz
+from metaad_zoo.cli import main
+from metaad_zoo.learners import PatchMemory
+from metaad_zoo.zoo import open_checkpoint, published_of
+
+
+@pytest.fixture
+def weights(tmp_path):
+    save_file(timm.create_model("test_vit3").state_dict(), tmp_path / "vit.safetensors")
+    return tmp_path / "vit.safetensors"
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "good").mkdir()
+    for i in range(3):
+        Image.fromarray(rng.integers(0, 255, (40, 40, 3), np.uint8)).save(tmp_path / "good" / f"{i}.png")
+    return tmp_path / "good"
+
+
+def test_a_memory_on_a_local_file_of_weights_by_one_command(weights, pictures, tmp_path, capsys):
+    out = tmp_path / "detector"
+    line = ["adapt", "patch_memory", "--backbone", "timm/test_vit3", "--weights", str(weights), "--image-size", "64"]
+    assert main([*line, "--support", str(pictures), "--out", str(out)]) == 0
+    assert "not calibrated on other domains" in capsys.readouterr().err
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["arguments"]["backbone"] == "timm/test_vit3"
+    assert manifest["pretrained"]["network.backbone"]["name"] == weights.name
+    weights.unlink()  # the detector holds them
+    detector = mz.load_detector(out)
+    assert detector.input_shapes == {"image": [3, 64, 64]}
+    assert detector.score(pictures).max() < 1e-3
+    assert detector.score(np.zeros((2, 64, 64, 3))).min() > detector.score(pictures).max()
+
+
+def test_a_size_that_cuts_patches_and_other_misfits_are_refused(weights, tmp_path):
+    with pytest.raises(ValueError, match=r"patches of 16 x 16 pixels; 72 is no multiple of 16: .* of 64 or 80"):
+        open_checkpoint("patch_memory", weights, "timm/test_vit3", 72)
+    with pytest.raises(ValueError, match=r"backbone \(--backbone\) is 'conv4', expected timm/<model>"):
+        open_checkpoint("patch_memory", backbone="conv4")
+    with pytest.raises(ValueError, match=r"has its own backbone .* a learner that trains nothing: .*patch_memory"):
+        open_checkpoint("image-conv4-protonet-omniglot", image_size=64)
+    with pytest.raises(ValueError, match="maml is no checkpoint"):
+        open_checkpoint("maml")
+    assert published_of("maml") == "maml"
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "grid"),
+    [
+        ("vit_small_patch14_dinov2", 56, 4),
+        ("vit_small_patch14_reg4_dinov2", 56, 4),
+        ("vit_small_patch16_dinov3", 64, 4),
+    ],
+)
+def test_maps_of_a_transformer_hold_its_patches_alone(model, size, grid):
+    """Neither the class token nor registers: each position of a map is one patch."""
+    options = {"pretrained": False, "frozen": True}
+    learner = PatchMemory(backbone=f"timm/{model}", backbone_options=options, input_shapes={"image": (3, size, size)})
+    backbone, images = learner.network.backbone, torch.rand(2, 3, size, size)
+    maps = backbone.feature_maps(images)
+    assert {tuple(x.shape) for x in maps} == {(2, 384, grid, grid)}
+    assert len(maps) == 12
+    body, taken = backbone.body, {}
+    body.blocks[learner.layers[0]].register_forward_hook(lambda *parts: taken.update(tokens=parts[-1]))
+    body.forward_features((images - backbone.mean) / backbone.std)
+    tokens = taken["tokens"][:, body.num_prefix_tokens :]
+    expected = tokens.transpose(1, 2).reshape(2, 384, grid, grid)
+    torch.testing.assert_close(maps[learner.layers[0]], expected)
+    adapted = learner.adapt({"image": images}, torch.zeros(2))
+    assert adapted.memory.shape == (2 * grid**2, 2 * 384)
+    with pytest.raises(ValueError, match=f"no multiple of {size // grid}"):
+        PatchMemory(backbone=f"timm/{model}", backbone_options=options, input_shapes={"image": (3, 60, 60)})
+
+
+def test_adapting_and_scoring_import_no_lightning(weights, pictures, tmp_path):
+    """Lightning alone takes seconds to import, and serves training only."""
+    line = f"""
+import sys, metaad_zoo as mz
+options = {{"weights": {str(weights)!r}, "backbone": "timm/test_vit3", "image_size": 64}}
+detector = mz.load_detector("patch_memory", **options).fit({str(pictures)!r})
+detector.predict({str(pictures)!r}, alpha=0.3, calibrate="within")
+print([name for name in sys.modules if name.split(".")[0] in ("lightning", "pytorch_lightning", "torchmetrics")])
+"""
+    done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
