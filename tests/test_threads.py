@@ -99,8 +99,11 @@ def test_threads_score_and_adapt_as_one_alone(name, backbone, engine):
 def fitted(backbone: str = "conv4", name: str = "maml") -> tuple[Detector, list[dict], dict]:
     """A calibrated detector, two supports for it, and a query."""
     batch = tiny_batch(backbone, tasks=2)
-    supports = [{key: x[i] for key, x in batch.support.items()} for i in (0, 1)]
-    query = {key: x[0] for key, x in batch.query.items()}
+    support, query = (
+        {key: x.sigmoid() if key == "image" else x for key, x in part.items()} for part in (batch.support, batch.query)
+    )
+    supports = [{key: x[i] for key, x in support.items()} for i in (0, 1)]
+    query = {key: x[0] for key, x in query.items()}
     calibration = {"calibration": torch.linspace(-1, 1, 99)}
     return Detector(Checkpoint(tiny(name, backbone), [], calibration)).fit(supports[0]), supports, query
 
