@@ -37,13 +37,14 @@ from metaad_zoo.data.known.inspection import (
     read_visa_split,
 )
 from metaad_zoo.data.read.images import ImageReader
+from metaad_zoo.data.read.masks import read_masks
 from metaad_zoo.data.read.pixels import Aspect
 from metaad_zoo.episodes import Method
 from metaad_zoo.evaluation.baselines import create_baseline
 from metaad_zoo.evaluation.baselines.embedding import OnNetwork
-from metaad_zoo.evaluation.explanation import Mapped
+from metaad_zoo.evaluation.localisation import localisation
 from metaad_zoo.evaluation.metrics import auroc, average_precision
-from metaad_zoo.evaluation.pixel_metrics import LIMIT, pixel_metrics
+from metaad_zoo.evaluation.pixel_metrics import LIMIT
 from metaad_zoo.evaluation.protocol import environment, interval
 from metaad_zoo.learners import PatchMemory
 from metaad_zoo.zoo import load_checkpoint, locate
@@ -107,16 +108,17 @@ def contestants(names: Sequence[str], size: int) -> dict[str, Contestant]:
 
 def _on_memory(memory: PatchMemory, name: str) -> Contestant:
     arguments = memory.arguments()
-    shape, settings = arguments["input_shapes"]["image"], {**arguments, "aspect": "squash"}
+    aspect: Aspect = "keep" if memory.any_size else "squash"
+    shape, settings = arguments["input_shapes"]["image"], {**arguments, "aspect": aspect}
     if name == NEIGHBOUR:
         backbone: Any = memory.network.backbone
         backbone.forward = embeddings = Remembered(backbone.forward)
         method = OnNetwork(create_baseline("knn", standardise="none"), memory.network)
         settings = {"baseline": "knn", "on_the_embedding_of": settings}
-        return Contestant(method, shape, "squash", settings, embeddings.outputs.clear)
+        return Contestant(method, shape, aspect, settings, embeddings.outputs.clear)
     features = Remembered(memory.patches)
     object.__setattr__(memory, "patches", features)
-    return Contestant(memory, shape, "squash", {"learner": MEMORY, **settings}, features.outputs.clear)
+    return Contestant(memory, shape, aspect, {"learner": MEMORY, **settings}, features.outputs.clear)
 
 
 @dataclass
@@ -126,23 +128,24 @@ class Category:
     train: Tensor
     test: Tensor
     labels: Tensor
-    masked: np.ndarray
     masks: Tensor
 
     @classmethod
     def read(cls, images: InspectionImages, name: str, contestant: Contestant) -> Category:
+        """With ``aspect="keep"`` the good training images decide the size."""
         channels, height, width = contestant.shape
         train, test = images.part(name, True), images.part(name, False)
-
-        def pixels(positions: np.ndarray) -> Tensor:
-            files = [images.files[i] for i in positions]
-            reader = ImageReader(files, channels=channels, height=height, width=width, aspect=contestant.aspect)
-            return reader.all()["image"]
-
+        first = ImageReader(
+            [images.files[i] for i in train], channels=channels, height=height, width=width, aspect=contestant.aspect
+        )
+        support = first.all()["image"]
+        size, aspect = support.shape[-2:], first.aspect
+        second = ImageReader(
+            [images.files[i] for i in test], channels=channels, height=size[0], width=size[1], aspect=aspect
+        )
         labels = torch.as_tensor(images.anomalous[test]).long()
-        has_mask = np.array([images.masks[i] is not None or not images.anomalous[i] for i in test])
-        masks = images.read_masks(test[has_mask], height, width)
-        return cls(pixels(train), pixels(test), labels, np.flatnonzero(has_mask), masks)
+        masks = read_masks([images.masks[i] for i in test], size, aspect)
+        return cls(support, second.all()["image"], labels, masks)
 
     def support(self, shots: int, seed: int, name: str) -> Tensor:
         """Images that depend on the seed and the category alone; those of few shots are among those of more."""
@@ -154,15 +157,13 @@ class Category:
 def figures(method: Method, category: Category, support: Tensor) -> dict[str, float | None]:
     """All metrics of one support set; None for those of pixels where there is no heat map or no mask."""
     start = time.perf_counter()
+    query = {"image": category.test}
     adapted = method.adapt({"image": support}, torch.zeros(len(support), dtype=torch.int64))
-    scores = adapted.score({"image": category.test}).double()
+    scores = adapted.score(query).double()
     row: dict[str, float | None] = dict.fromkeys(METRICS)
     row |= {"auroc": auroc(scores, category.labels), "ap": average_precision(scores, category.labels)}
-    if isinstance(adapted, Mapped) and category.masks.any():
-        shown = category.test[torch.as_tensor(category.masked)]
-        heat = torch.cat([adapted.heat_map(adapted.units({"image": x})) for x in shown.split(16)])
-        by_pixel = pixel_metrics(heat.numpy(), category.masks.numpy())
-        row |= {name: by_pixel[name] for name in METRICS if name in by_pixel}
+    by_pixel = localisation(adapted, query, category.labels, category.masks)
+    row |= {name: by_pixel[name] for name in METRICS if name in by_pixel}
     return row | {"seconds": time.perf_counter() - start}
 
 

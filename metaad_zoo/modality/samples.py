@@ -132,7 +132,9 @@ def _read_modality(
     options: ColumnOptions,
     reading_options: Mapping[str, Any],
 ) -> None:
-    if isinstance(data, Tensor) and data.is_floating_point() and data.ndim == len(shape) + 1:
+    keeps = reading_options.get("aspect") == "keep" and get_modality(name).reads_arrays
+    whole = isinstance(data, Tensor) and data.is_floating_point() and data.ndim == len(shape) + 1
+    if whole and not (keeps and not fits(data.shape[1:], shape)):
         if not fits(data.shape[1:], shape):
             raise ValueError(f"expected {name!r} of shape (n, {', '.join(map(str, shape))}), saw {tuple(data.shape)}")
         data = data.detach()

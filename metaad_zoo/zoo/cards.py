@@ -19,6 +19,7 @@ LICENCE_IDS = {"Apache-2.0": "apache-2.0", "CC BY-SA 4.0": "cc-by-sa-4.0"}
 _ASPECTS: Mapping[Aspect, str] = {
     "squash": "squashed: images are stretched to the model's size",
     "pad": "kept: images are padded to the model's",
+    "keep": "kept: images of a domain are read at a size of their own, of about as many pixels",
 }
 NAMES_SHOWN = 12
 GROUPS_SHOWN = 40

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from metaad_zoo.data.read.pixels import Aspect, kept_size
 from metaad_zoo.data.read.roles import Schema
 from metaad_zoo.modality import get_modality
 from metaad_zoo.modality.samples import as_labels, as_samples
@@ -77,7 +78,7 @@ def check_detector_tensors(folder: Path, checkpoint: Checkpoint) -> None:
         raise CheckpointError(f"{folder} holds calibration scores that are not an ascending row of numbers: damaged")
     if LABELS in tensors:
         try:
-            _check_support(tensors, shapes)
+            _check_support(tensors, _shapes_of_support(tensors, shapes, checkpoint.aspect))
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"{folder} holds a support set that does not fit its model: {error}") from error
     elif COLUMNS in tensors or RATIO in tensors or support & tensors.keys():
@@ -86,6 +87,25 @@ def check_detector_tensors(folder: Path, checkpoint: Checkpoint) -> None:
 
 def _ascending(x: Tensor) -> bool:
     return bool(torch.isfinite(x).all() and (x.diff() >= 0).all())
+
+
+def _shapes_of_support(
+    tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], aspect: Aspect
+) -> dict[str, Sequence[int]]:
+    """Shapes that the support's samples must have: with ``aspect="keep"`` images have the size for their ratio."""
+    if aspect != "keep" or RATIO not in tensors:
+        return dict(shapes)
+    _check_ratio(tensors[RATIO])
+    ratio = float(tensors[RATIO])
+    return {
+        name: (shape[0], *kept_size(shape[1], shape[2], ratio)) if get_modality(name).reads_arrays else shape
+        for name, shape in shapes.items()
+    }
+
+
+def _check_ratio(ratio: Tensor) -> None:
+    if ratio.shape != (1,) or ratio.dtype not in KINDS or not bool((ratio > 0) & ratio.isfinite()):
+        raise ValueError(f"{RATIO} is {ratio.dtype} of shape {tuple(ratio.shape)}, expected one number above 0")
 
 
 def _check_support(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> None:
@@ -97,9 +117,7 @@ def _check_support(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[
     support = as_samples(samples, shapes)
     as_labels(tensors[LABELS], len(next(iter(support.values()))))
     if RATIO in tensors:
-        ratio = tensors[RATIO]
-        if ratio.shape != (1,) or ratio.dtype not in KINDS or not bool((ratio > 0) & ratio.isfinite()):
-            raise ValueError(f"{RATIO} is {ratio.dtype} of shape {tuple(ratio.shape)}, expected one number above 0")
+        _check_ratio(tensors[RATIO])
     if COLUMNS in tensors:
         _check_columns(tensors, support)
 

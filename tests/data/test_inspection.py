@@ -23,6 +23,7 @@ from metaad_zoo.data.known.archives import Archive, fetch_archive
 from metaad_zoo.data.known.catalog import read_dataset
 from metaad_zoo.data.known.download import DownloadError
 from metaad_zoo.data.known.inspection import KNOWN_SETS, read_categories
+from metaad_zoo.data.read.masks import read_masks
 from metaad_zoo.data.read.pixels import decode_mask
 from metaad_zoo.episodes import EpisodeSpec
 from metaad_zoo.zoo.terms import TERMS, terms_of
@@ -94,12 +95,13 @@ def test_each_layout_gives_images_labels_and_masks(tmp_path, name, below):
     assert [len(train), len(test)] == [3, 6]
     assert not images.anomalous[train].any()
     assert images.anomalous[test].sum() == 3
-    truth = images.read_masks(test, 4, 6)  # half as many pixels: the left third is two columns
+    truth = read_masks([images.masks[i] for i in test], (4, 6))  # half as many pixels: the left third is two columns
     expected = torch.zeros(6, 4, 6, dtype=torch.bool)
     expected[images.anomalous[test].nonzero()[0], :, :2] = True
     assert torch.equal(truth, expected)
     arrays = images.converted(8, 1)
     assert arrays.image_shape == (1, 8, 8)
+    assert arrays.masks[:, 4, 1].tolist() == images.anomalous.tolist()
     grey = arrays.images[:, 0, 0, 0].numpy()
     assert (abs(grey[images.anomalous] - [30, 32, 34]) <= 3).all()
     assert (grey[~images.anomalous] < 28).all()
@@ -107,7 +109,7 @@ def test_each_layout_gives_images_labels_and_masks(tmp_path, name, below):
 
 def test_visa_as_its_authors_arrange_it(tmp_path):
     images = read_dataset("visa", "image", mvtec(tmp_path, "pcb1", ".png"))
-    assert images.read_masks(images.part("pcb1", False), 8, 12).flatten(1).any(1).sum() == 3
+    assert images.converted(8, 1).masks.flatten(1).any(1).sum() == 3
 
 
 def test_episodes_out_of_a_known_set(tmp_path):
@@ -138,9 +140,8 @@ def test_a_defect_without_a_mask_is_named(tmp_path):
     mvtec(tmp_path)
     (tmp_path / "bottle" / "ground_truth" / "crack" / "001_mask.png").unlink()
     images = read_categories(tmp_path)
-    assert any("crack/001.png" in line and "without a mask" in line for line in images.account)
-    with pytest.raises(ValueError, match=r"crack/001\.png has a defect but no mask"):
-        images.read_masks(images.part("bottle", False), 8, 8)
+    assert any("crack/001.png" in line and "no mask" in line for line in images.account)
+    assert images.converted(8, 1).masks.flatten(1).any(1).sum() == 2
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])

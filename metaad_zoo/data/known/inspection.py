@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from metaad_zoo.data.image_arrays import ImageArrays
 from metaad_zoo.data.known.archives import Archive, fetch_archive
@@ -19,8 +17,8 @@ from metaad_zoo.data.known.registry import register_dataset
 from metaad_zoo.data.read.account import Account
 from metaad_zoo.data.read.images import ImageReader
 from metaad_zoo.data.read.listing import list_files
-from metaad_zoo.data.read.masks import read_masks
-from metaad_zoo.data.read.pixels import Aspect, decode_mask, image_endings, resize
+from metaad_zoo.data.read.masks import masks_of, note_missing, read_masks
+from metaad_zoo.data.read.pixels import Aspect, image_endings
 
 GOOD = ("good", "ok")
 """Folder names of images without a defect: MVTec AD's and BTAD's."""
@@ -80,34 +78,6 @@ class InspectionImages:
             raise ValueError(f"{self.name} has the categories {self.class_names}, not {category!r}")
         return np.flatnonzero((self.labels == self.class_names.index(category)) & (self.train == train))
 
-    def read_masks(self, positions: Sequence[int] | np.ndarray, height: int, width: int) -> Tensor:
-        """Masks of some images at another size: a pixel is anomalous where at least half of it is.
-
-        Where a defect is so small that no pixel would be left, all pixels that it touches are anomalous.
-
-        Args:
-            positions: positions of ``m`` images that are good or have a mask.
-            height: in pixels.
-            width: in pixels.
-
-        Returns:
-            ``(m, height, width)`` bool; all False for good images.
-
-        Raises:
-            ValueError: an image has a defect but no mask, or a file can't be read.
-        """
-        return torch.stack([self._mask(int(i), height, width) for i in positions])
-
-    def _mask(self, position: int, height: int, width: int) -> Tensor:
-        file = self.masks[position]
-        if file is None and self.anomalous[position]:
-            raise ValueError(f"{self.files[position]} has a defect but no mask: leave it out of pixel metrics")
-        if file is None:
-            return torch.zeros(height, width, dtype=torch.bool)
-        mask = decode_mask(file).to(torch.uint8) * 255
-        share = resize(mask[None, None], height, width)[0, 0]
-        return share >= min(128, max(1, int(share.max())))
-
 
 @dataclass
 class _Listing:
@@ -119,8 +89,7 @@ class _Listing:
     def as_images(self, name: str, root: Path) -> InspectionImages:
         rows = sorted(self.rows, key=lambda row: (row[2], not row[4], row[0]))
         unmasked = [str(file.relative_to(root)) for file, mask, _, anomalous, _ in rows if anomalous and mask is None]
-        if unmasked:
-            self.account.add("left out", str(root), "defects without a mask, of pixel metrics alone", unmasked)
+        note_missing(root, unmasked, self.account)
         categories = sorted({row[2] for row in rows})
         for category in categories:
             if not any(row[2] == category and row[4] for row in rows):
@@ -166,18 +135,14 @@ def read_categories(root: Path, name: str | None = None, only: Collection[str] |
         listing.rows += [(file, None, category.name, False, True) for file in files[train]]
         for test in [folder for folder in files if folder.parent == category / "test"]:
             good = test.name in GOOD
-            masks = {} if good else _masks_by_stem(files.get(category / MASKS / test.name, []))
-            listing.rows += [(file, masks.get(file.stem), category.name, not good, False) for file in files[test]]
+            masks = {} if good else masks_of(files[test], files.get(category / MASKS / test.name, []))
+            listing.rows += [(file, masks.get(file), category.name, not good, False) for file in files[test]]
     return listing.as_images(name or root.resolve().name, root)
 
 
 def _train_folder(category: Path) -> Path | None:
     """The folder of a category's good training images; None if the folder is no category."""
     return next((folder for n in GOOD if (folder := category / "train" / n).is_dir()), None)
-
-
-def _masks_by_stem(files: Sequence[Path]) -> dict[str, Path]:
-    return {file.stem.removesuffix("_mask"): file for file in files}
 
 
 def read_visa_split(root: Path) -> InspectionImages:

@@ -50,8 +50,9 @@ class ImageEpisodes(EpisodeDataModule):
         image_size: height and width in pixels; None keeps the images' own, which must then be one size.
         channels: 1 or 3; None keeps the images' own.
         aspect: how own files are brought to ``image_size``: ``"squash"`` stretches them to a square, ``"pad"`` keeps
-            their aspect ratio and fills the rest with the colour of their border. The checkpoint keeps it, so that its
-            detectors read images alike.
+            their aspect ratio and fills the rest with the colour of their border, ``"keep"`` takes another size of
+            about as many pixels in the median ratio of all images, for backbones that read any size. The checkpoint
+            keeps it, so that its detectors read images alike.
         camera: photograph every sample of every split anew.
         synthetic: names of synthetic anomalies (:func:`metaad_zoo.data.synthetic.list_synthetic`), for meta-training
             alone: in all episodes of categories without anomalies of their own, and in a share of the others'.

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
-import tempfile
-import weakref
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from statistics import median_low
 from typing import Any, Literal
@@ -20,16 +16,18 @@ from torch import Tensor
 from metaad_zoo.data.chunks import Chunk
 from metaad_zoo.data.image_arrays import ImageArrays
 from metaad_zoo.data.read.account import Account
-from metaad_zoo.data.read.archive import map_archive
+from metaad_zoo.data.read.image_archive import ImageArchive
 from metaad_zoo.data.read.image_folders import ImageSelection, select_classes, select_for_scoring, select_support
 from metaad_zoo.data.read.listing import common_folder, list_files
 from metaad_zoo.data.read.masks import note_missing, read_masks, resize_masks
 from metaad_zoo.data.read.pixels import (
+    SAME_RATIO,
     Aspect,
     array_in_bytes,
     channels_first,
     decode,
     image_endings,
+    kept_size,
     resize,
     to_channels,
 )
@@ -37,8 +35,6 @@ from metaad_zoo.data.read.rows import SampleSource
 
 BLOCK = 256
 """Images that are decoded at once where the caller names no number."""
-SAME_RATIO = 1.05
-"""Aspect ratios that differ by a smaller factor count as the same."""
 
 
 class ImageReader:
@@ -50,7 +46,8 @@ class ImageReader:
         channels: 1 or 3; None keeps the images' own, which must then agree.
         height: pixels of a sample; None keeps the images' own size, which must then be one.
         width: pixels of a sample; None as for the height.
-        aspect: see :data:`~metaad_zoo.data.read.pixels.Aspect`.
+        aspect: see :data:`~metaad_zoo.data.read.pixels.Aspect`; ``"keep"`` takes ``usual_ratio``, else the median ratio
+            of these images, which are then held in memory.
         below: whether a folder without images stands for the folders below it, and a category in the MVTec layout for
             its ``test``: for scoring. False takes normal samples: the images directly in a folder, or ``train/good``.
         damaged: ``"refuse"`` files that can't be read, all of them by name, or give an ``"empty"`` sample (NaN).
@@ -94,13 +91,14 @@ class ImageReader:
         self.anomalous: np.ndarray | None = None
         self.masks: Tensor | None = None
         self._damaged, self._ratios = damaged, dict[int, float]()
-        self._archive: _Archive | None = None
+        self._kept_ratio: float | None = None
+        self._archive: ImageArchive | None = None
         self._array: np.ndarray | None = None
         self._first: tuple[Path, tuple[int, ...]] | None = None
         if isinstance(source, (str, Path)):
             path = Path(source).expanduser()
             if path.suffix.lower() == ".npz" and path.is_file():
-                self._archive, self.files = _Archive(path), [path]
+                self._archive, self.files = ImageArchive(path), [path]
                 if (classes := self._archive.classes) is not None:
                     self.class_names, self.labels, self.anomalous = classes
                 if self.anomalous is not None:
@@ -158,14 +156,63 @@ class ImageReader:
     @property
     def ratio(self) -> float | None:
         """Median width by height of the images that were read; None where none was read."""
-        return median_low(self._ratios.values()) if self._ratios else None
+        return median_low(self._ratios.values()) if self._ratios else self._kept_ratio
 
     def _images(self, size: int) -> Iterator[tuple[int, Tensor]]:
         self._ratios = {}
-        yield from (self._file_blocks if self._are_files else self._array_blocks)(size)
+        if self._keeps and not self._are_files:
+            height, width = self._pixels.shape[-2:]
+            self._keep(self.usual_ratio or width / height)
+        elif self._keeps and self.usual_ratio:
+            self._keep(self.usual_ratio)
+        if self._keeps:
+            yield from self._blocks_of_median_ratio(size)
+        elif self._are_files:
+            yield from ((start, torch.stack(images)) for start, images in self._file_blocks(size))
+        else:
+            yield from self._array_blocks(size)
         self._note_ratios()
 
-    def _file_blocks(self, size: int) -> Iterator[tuple[int, Tensor]]:
+    @property
+    def _keeps(self) -> bool:
+        """Whether the size is still to be chosen by the images' ratio."""
+        return self.aspect == "keep" and self.height is not None and self.width is not None
+
+    def _keep(self, ratio: float) -> None:
+        """Choose the size for a ratio; images of another one are squashed to it."""
+        assert self.height is not None
+        assert self.width is not None
+        size = kept_size(self.height, self.width, ratio)
+        if size != (self.height, self.width):
+            of = "by the aspect ratio of most images"
+            reason = f"read at {size[0]} x {size[1]} pixels, {of}, {ratio:.2f} (width by height)"
+            self.account.add("changed", self._place, reason)
+        (self.height, self.width), self.aspect, self._kept_ratio = size, "squash", ratio
+
+    def _blocks_of_median_ratio(self, size: int) -> Iterator[tuple[int, Tensor]]:
+        """Files in the size of their median ratio. Each is opened once, and held in the size of its own ratio first."""
+        images = [image for _, block in self._file_blocks(size) for image in block]
+        if self.ratio is not None:  # it is None where no file can be read
+            self._keep(self.ratio)
+        assert self.height is not None
+        assert self.width is not None
+        images = [resize(image[None], self.height, self.width)[0] for image in images]
+        for file, image in zip(self.files, images, strict=True):
+            self._require_one_shape(file, [image])
+        yield from ((start, torch.stack(images[start : start + size])) for start in range(0, len(images), size))
+
+    @property
+    def _place(self) -> str:
+        return str(self.root) if self._are_files else str(self.files[0]) if self.files else "images"
+
+    @property
+    def _pixels(self) -> np.ndarray:
+        """Arrays in memory or in an archive, ``(n, C, H, W)``."""
+        pixels = self._array if self._archive is None else self._archive.images
+        assert pixels is not None
+        return pixels
+
+    def _file_blocks(self, size: int) -> Iterator[tuple[int, list[Tensor]]]:
         damage: dict[str, str] = {}
         for start in range(0, len(self.files), size):
             images: list[Tensor] = []
@@ -180,14 +227,15 @@ class ImageReader:
                 for reason in reasons:
                     notes.setdefault(reason, []).append(self._name(file))
                 images.append(self._fitted(image[None], i)[0])
-                self._require_one_shape(file, images)
+                if not self._keeps:
+                    self._require_one_shape(file, images)
             for reason, names in notes.items():
                 self.account.add("changed", str(self.root), reason, names)
             if damage and self._damaged == "empty":
                 self.account.add("damaged", str(self.root), "can't be read as images", list(damage))
-                yield start, torch.stack([_in_floats(x) for x in images])
+                yield start, [_in_floats(x) for x in images]
             elif not damage:
-                yield start, torch.stack(images)
+                yield start, images
         if damage and self._damaged == "refuse":
             messages = list(damage.values())
             raise ValueError(messages[0] if len(damage) == 1 else f"{len(damage)} files: {'; '.join(messages)}")
@@ -209,8 +257,7 @@ class ImageReader:
 
     def _array_blocks(self, size: int) -> Iterator[tuple[int, Tensor]]:
         """Arrays in memory or in an archive; floats that need no other size or channels are taken as they are."""
-        x, where = (self._array, "images") if self._archive is None else (self._archive.images, str(self.files[0]))
-        assert x is not None
+        x, where = self._pixels, self._place
         asked = (self.channels, self.height, self.width)
         wanted = tuple(a if b is None else b for a, b in zip(x.shape[1:], asked, strict=True))
         for start in range(0, len(x), size):
@@ -254,13 +301,12 @@ class ImageReader:
         if not others:
             return
         names = [self._name(self.files[i]) if self._are_files else str(i + 1) for i in others]
-        place = str(self.root) if self._are_files else str(self.files[0]) if self.files else "images"
         of = "most images" if self.usual_ratio is None else "the support"
         reason = (
             f"squashed from another aspect ratio than that of {of}, {usual:.2f} (width by height), to {self.height} x "
             f"{self.width} pixels; crop them alike, or train with data.aspect=pad"
         )
-        self.account.add("changed", place, reason, names)
+        self.account.add("changed", self._place, reason, names)
 
 
 def _in_floats(images: Tensor) -> Tensor:
@@ -279,80 +325,6 @@ def _as_array(data: Any) -> np.ndarray:
         seen = f"{type(data).__name__} of {array.dtype}"
         raise ValueError(f"expected images as an array, a tensor, files or a folder, saw {seen}")
     return array
-
-
-class _Archive:
-    """An ``.npz`` of images, opened once: unpacked into the system's temporary folder and mapped from it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @cached_property
-    def _arrays(self) -> dict[str, np.ndarray]:
-        scratch = tempfile.mkdtemp()
-        weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
-        return map_archive(self.path, ("x", "X", "y", "t", "names", "masks"), Path(scratch))
-
-    @cached_property
-    def images(self) -> np.ndarray:
-        """``(n, C, H, W)`` of the type that the archive has.
-
-        Raises:
-            ValueError: there are none, or they are of another shape or type; the file is named.
-        """
-        x = self._arrays.get("x", self._arrays.get("X"))
-        if x is None:
-            raise ValueError(f"{self.path} must hold the array 'x' (images), it holds {sorted(self._arrays)}")
-        array_in_bytes(x.ravel()[:0], str(self.path))
-        return channels_first(x, str(self.path))
-
-    @property
-    def masks(self) -> Tensor | None:
-        """``(n, H, W)`` bool, defective pixels; None where there are none.
-
-        Raises:
-            ValueError: they are of another shape or type; the file is named.
-        """
-        masks = self._arrays.get("masks")
-        if masks is None:
-            return None
-        n, _, h, w = self.images.shape
-        if masks.shape != (n, h, w) or masks.dtype.kind not in "biu":
-            raise ValueError(
-                f"{self.path}: expected 'masks' as whole numbers or bool of shape {(n, h, w)}, saw {masks.dtype} of "
-                f"shape {masks.shape}"
-            )
-        return torch.from_numpy(np.asarray(masks != 0))
-
-    @cached_property
-    def classes(self) -> tuple[list[str], np.ndarray, np.ndarray | None] | None:
-        """Names and indices ``(n,)`` of classes or domains, and flags of anomalies beside domains; None without ``y``.
-
-        Raises:
-            ValueError: they are of another shape or type, or point nowhere; the file is named.
-        """
-        path, n, y = self.path, len(self.images), self._arrays.get("y")
-        if y is None:
-            return None
-        if y.shape != (n,) or not np.issubdtype(y.dtype, np.integer):
-            raise ValueError(f"{path}: expected 'y' as {n} integers, saw {y.dtype} of shape {y.shape}")
-        domains = self._arrays.get("t")
-        labels = y if domains is None else domains
-        if labels.shape != y.shape or not np.issubdtype(labels.dtype, np.integer):
-            raise ValueError(f"{path}: expected 't' as {n} integers, saw {labels.dtype} of shape {labels.shape}")
-        if n and labels.min() < 0:
-            raise ValueError(f"{path}: classes must be numbered from 0, saw {labels.min()}")
-        names = [str(name) for name in self._arrays.get("names", np.arange(labels.max(initial=-1) + 1))]
-        if n and labels.max() >= len(names):
-            raise ValueError(
-                f"{path}: labels run from {labels.min()} to {labels.max()} but there are {len(names)} names"
-            )
-        if domains is not None and not np.isin(y, (0, 1)).all():
-            raise ValueError(
-                f"{path}: beside 't' (domains), 'y' must be 0 (normal) or 1 (anomalous), saw {np.unique(y)[:9]}"
-            )
-        present, labels = np.unique(labels, return_inverse=True)  # names may list classes of which there is no sample
-        return [names[i] for i in present], labels, None if domains is None else np.asarray(y == 1)
 
 
 class ImageSource(SampleSource):

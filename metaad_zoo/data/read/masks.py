@@ -75,7 +75,7 @@ def resize_masks(masks: Tensor, size: Sequence[int], aspect: Aspect = "squash") 
     """
     (h, w), (height, width) = masks.shape[1:], size
     scale = min(height / h, width / w)
-    kept = (height, width) if aspect == "squash" else (max(1, round(h * scale)), max(1, round(w * scale)))
+    kept = (height, width) if aspect != "pad" else (max(1, round(h * scale)), max(1, round(w * scale)))
     rows, columns = (_nearest(n, size) for n, size in zip((h, w), kept, strict=True))
     out = torch.zeros(len(masks), height, width, dtype=torch.bool)
     top, left = (height - kept[0]) // 2, (width - kept[1]) // 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +13,13 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-Aspect = Literal["squash", "pad"]
-"""How a picture is brought to a size of another aspect ratio: ``squash`` stretches it, ``pad`` keeps its ratio and
-fills the rest with the median colour of its border."""
+Aspect = Literal["squash", "pad", "keep"]
+"""How pictures are brought to a size of another aspect ratio: ``squash`` stretches them, ``pad`` keeps their ratio and
+fills the rest with the median colour of their border, ``keep`` takes another size of about as many pixels in the ratio
+of most of them (:func:`kept_size`), for models that read any size."""
+
+SAME_RATIO = 1.05
+"""Aspect ratios that differ by a smaller factor count as the same."""
 
 _FORMATS = [
     "AVIF",
@@ -210,6 +215,35 @@ def to_channels(images: Tensor, channels: int | None) -> Tensor:
     return ((red + green + blue + 0x8000) >> 16).to(torch.uint8).unsqueeze(-3)
 
 
+def kept_size(height: int, width: int, ratio: float) -> tuple[int, int]:
+    """Height and width of about as many pixels as ``height x width``, in another aspect ratio.
+
+    Both are multiples of 32 (of 8, where ``height`` or ``width`` is below 128), by which the maps of convolutional
+    networks stay aligned; the nearest size is taken, where the ratio counts twice as much as the number of pixels.
+
+    Args:
+        height: in pixels.
+        width: in pixels.
+        ratio: width by height. Within a factor of :data:`SAME_RATIO` of ``width / height`` the size stays as it is.
+
+    Example:
+        >>> kept_size(224, 224, 1.0), kept_size(224, 224, 4 / 3), kept_size(224, 224, 0.5)
+        ((224, 224), (192, 256), (320, 160))
+    """
+    if abs(math.log(ratio * height / width)) <= math.log(SAME_RATIO):
+        return height, width
+    step = 32 if min(height, width) >= 128 else 8
+    pixels = height * width
+    heights = range(step, int(2 * math.sqrt(pixels / ratio)) + 2 * step, step)
+    sizes = [(h, max(1, int(h * ratio / step) + more) * step) for h in heights for more in (0, 1)]
+
+    def distance(size: tuple[int, int]) -> float:
+        h, w = size
+        return 2 * abs(math.log(w / h / ratio)) + abs(math.log(h * w / pixels))
+
+    return min(sizes, key=distance)
+
+
 def resize(images: Tensor, height: int, width: int, aspect: Aspect = "squash") -> Tensor:
     """Images uint8 ``(n, C, H, W)`` at another size: bilinear, antialiased, in bytes.
 
@@ -218,6 +252,8 @@ def resize(images: Tensor, height: int, width: int, aspect: Aspect = "squash") -
         torch.Size([1, 1, 6, 6])
     """
     h, w = images.shape[-2:]
+    if aspect == "keep":
+        return resize(images, *kept_size(height, width, w / h))
     if (h, w) == (height, width):
         return images
     if aspect == "squash":

@@ -1,0 +1,88 @@
+"""Scores of the time points of a series, out of the scores of its windows."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from metaad_zoo.data.read.roles import Schema
+from metaad_zoo.data.read.rows import series_of
+from metaad_zoo.data.windows import Pooling, score_series
+from metaad_zoo.modality.base import get_modality
+
+
+class ScoresWindows(ABC):
+    """What a detector of windows can say about the time points of a series."""
+
+    @property
+    @abstractmethod
+    def input_shapes(self) -> Mapping[str, Sequence[int]]:
+        """Shape of one sample by modality."""
+
+    @property
+    @abstractmethod
+    def schemas(self) -> dict[str, Schema]:
+        """Roles of the support's named columns, by modality."""
+
+    @abstractmethod
+    def score_known(self, samples: dict[str, Tensor], leave_one_out: bool = False) -> np.ndarray:
+        """Scores ``(n,)`` of tensors by modality; NaN for samples without any value."""
+
+    @abstractmethod
+    def _as_fitted(self) -> ScoresWindows:
+        """The detector as it is fitted now."""
+
+    @abstractmethod
+    def _fitted_support(self) -> Mapping[str, Tensor]:
+        """The support's samples by modality; RuntimeError before the detector is fitted."""
+
+    def score_series(self, series: Any, stride: int = 1, how: Pooling = "mean") -> np.ndarray:
+        """Anomaly scores of every time point of a series, ``(T,)`` float64.
+
+        Args:
+            series: ``(T,)`` or ``(T, C)``, a DataFrame or a file; NaN where a value is missing.
+            stride: steps from one window to the next, 1 to the length of the window.
+            how: pooling of a point's score over the windows that cover it, ``"mean"`` or ``"max"``.
+
+        Returns:
+            Scores; NaN where no window that covers the point has a value.
+
+        Raises:
+            RuntimeError: the detector is not fitted.
+            ValueError: the model reads no sequences, or the series is shorter than its window or can't be used.
+        """
+        fit = self._as_fitted()  # while another thread fits, the window and the scores stay those of one fit
+        window = fit.window
+        values, breaks = series_of(series, fit.schemas.get(fit._windowed))
+        return score_series(fit.score_windows, values, window, stride, how, breaks)
+
+    def score_windows(self, windows: Mapping[str, Tensor], leave_one_out: bool = False) -> np.ndarray:
+        """As :meth:`score_known`, for windows ``(n, window, C)`` of a series under any modality name."""
+        return self.score_known({self._windowed: next(iter(windows.values()))}, leave_one_out)
+
+    @property
+    def reads_windows(self) -> bool:
+        """Whether a sample is a window of a series, whose time points can be scored (:meth:`score_series`)."""
+        return len(self.input_shapes) == 1 and all(get_modality(name).windows for name in self.input_shapes)
+
+    @property
+    def _windowed(self) -> str:
+        """Modality of a model that reads windows of series; ValueError for other models."""
+        if not self.reads_windows:
+            raise ValueError(f"score_series is for models of series; this one reads {sorted(self.input_shapes)}")
+        return next(iter(self.input_shapes))
+
+    @property
+    def window(self) -> int:
+        """Length of the windows in steps: the model's, or the support's if the model reads any length.
+
+        Raises:
+            RuntimeError: the detector is not fitted.
+            ValueError: the model reads no series.
+        """
+        name, fit = self._windowed, self._as_fitted()
+        return int(fit._fitted_support()[name].shape[1])
