@@ -13,7 +13,7 @@ import metaad_zoo as mz
 from metaad_zoo.cli import main
 from metaad_zoo.detector import Detector
 from metaad_zoo.export import ExportError, exporting, load_exported
-from metaad_zoo.learners import PatchMemory
+from metaad_zoo.learners import learner_class
 from metaad_zoo.zoo import Checkpoint
 from tests.tiny import (
     EMBEDDING_LEARNERS,
@@ -37,10 +37,10 @@ def _onnx():
         pytest.importorskip(name, reason="needs the extra export")
 
 
-def patch_memory():
+def patch_memory(name="patch_memory"):
     """Fitted on images of noise."""
     options, shape = TINY["resnet12"]
-    learner = PatchMemory(backbone="resnet12", backbone_options=options, input_shapes={"image": shape})
+    learner = learner_class(name)(backbone="resnet12", backbone_options=options, input_shapes={"image": shape})
     return Detector(Checkpoint(learner.eval(), [], {"calibration": CALIBRATION})).fit(queries_of("resnet12"))
 
 
@@ -100,6 +100,7 @@ def test_learners_that_keep_their_samples_score_alike_in_onnxruntime(tmp_path):
     for detector, samples in (
         (fitted("raw_columns", "in_context"), queries_of("raw_columns")),
         (patch_memory(), queries),
+        (patch_memory("patch_change"), queries),
     ):
         mz.export_detector(detector, tmp_path / "d.onnx")
         require_equal(tmp_path / "d.onnx", detector, samples)

@@ -15,7 +15,7 @@ from torch import nn
 from metaad_zoo.backbones import EpisodicBatchNorm, carry_task_axis, differentiable_recurrence, task_recurrent
 from metaad_zoo.backbones.task_recurrent import cudnn_off
 from metaad_zoo.detector import Detector
-from metaad_zoo.learners import Learner, PatchMemory, list_learners
+from metaad_zoo.learners import Learner, PatchMemory, learner_class, list_learners
 from metaad_zoo.learners.network import load_parameters, with_own_modules
 from metaad_zoo.zoo import Checkpoint
 from tests.tiny import (
@@ -49,7 +49,9 @@ def tiny(name: str, backbone: str, **inner_loop) -> Learner:
         return tiny_learner(name, backbone, **inner_loop).eval()
     if name in EMBEDDING_LEARNERS:
         return tiny_embedding_learner(name, backbone).eval()
-    return PatchMemory(backbone=backbone, backbone_options=TINY[backbone][0], input_shapes=shapes_of(backbone))
+    return learner_class(name)(
+        backbone=backbone, backbone_options=TINY[backbone][0], input_shapes=shapes_of(backbone)
+    ).eval()
 
 
 def at_once(work: Callable[[int], object], times: int = 1) -> list:
@@ -64,12 +66,14 @@ def at_once(work: Callable[[int], object], times: int = 1) -> list:
         return list(threads.map(run, range(THREADS)))
 
 
+MEMORIES = [name for name in list_learners() if issubclass(learner_class(name), PatchMemory)]
 CASES = [
-    *((name, backbone, "higher") for name in list_learners() if name != "patch_memory" for backbone in ONE_A_MODALITY),
+    *((name, backbone, "higher") for name in list_learners() if name not in MEMORIES for backbone in ONE_A_MODALITY),
     *(("maml", backbone, "vectorized") for backbone in WITH_WEIGHTS),
     *(("protonet", backbone, "higher") for backbone in REGISTERED if backbone not in ONE_A_MODALITY),
     *((name, "timm/vit_tiny_patch16_224", "higher") for name in ("maml", "protonet")),
     *(("patch_memory", backbone, "higher") for backbone in ("conv4", "vit", "timm/test_resnet")),
+    ("patch_change", "conv4", "higher"),
 ]
 
 

@@ -13,6 +13,7 @@ from metaad_zoo.learners.network import AdaptedNetwork
 from metaad_zoo.learners.neural_process import ConditionalNeuralProcess
 from metaad_zoo.learners.other_head import with_head
 from metaad_zoo.learners.pairwise import PairwiseRelation
+from metaad_zoo.learners.patch_change import AdaptedChange, ChangeDecoder, PatchChange
 from metaad_zoo.learners.patch_memory import AdaptedMemory, PatchMemory
 from metaad_zoo.learners.pretrained import ContrastivePretraining
 from metaad_zoo.learners.proto_maml import ProtoMAML
@@ -25,10 +26,12 @@ from metaad_zoo.learners.svdd import MetaSVDD
 __all__ = [
     "ANIL",
     "BOIL",
+    "AdaptedChange",
     "AdaptedEmbedding",
     "AdaptedMemory",
     "AdaptedNetwork",
     "AdaptiveCentredRepresentations",
+    "ChangeDecoder",
     "ConditionalNeuralProcess",
     "ContrastivePretraining",
     "DeepSAD",
@@ -44,6 +47,7 @@ __all__ = [
     "MetaSGD",
     "MetaSVDD",
     "PairwiseRelation",
+    "PatchChange",
     "PatchMemory",
     "ProtoMAML",
     "PrototypicalNetwork",

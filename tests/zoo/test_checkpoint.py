@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from metaad_zoo.learners import PatchMemory, list_learners
+from metaad_zoo.learners import PatchMemory, learner_class, list_learners
 from metaad_zoo.zoo import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from tests.conftest import small_learner
 from tests.tiny import GRADIENT_LEARNERS, tiny_embedding_learner, tiny_learner
@@ -42,8 +42,8 @@ def test_comes_back_as_it_was(name, tmp_path):
         settings |= {"learn_lr": "parameter_and_step", "adapt": ("head.*",)}
     if name in GRADIENT_LEARNERS:
         learner = tiny_learner(name, "conv4", **settings)
-    elif name == "patch_memory":
-        learner = PatchMemory(backbone="conv4", input_shapes={"image": (1, 16, 16)}, layers=[2], turns=True)
+    elif issubclass(learner_class(name), PatchMemory):
+        learner = learner_class(name)(backbone="conv4", input_shapes={"image": (1, 16, 16)}, layers=[2], turns=True)
     else:
         learner = tiny_embedding_learner(name, "conv4")
     assert learner.registered_name == name

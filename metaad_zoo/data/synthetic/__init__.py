@@ -4,7 +4,7 @@ They are never used in evaluation, whose anomalies are those of the data. Import
 """
 
 from metaad_zoo.data.synthetic import defects, image, series, table
-from metaad_zoo.data.synthetic.defects import draw_defect, list_defects, register_defect
+from metaad_zoo.data.synthetic.defects import draw_defect, list_defects, register_defect, require_defects
 from metaad_zoo.data.synthetic.registry import create_synthetic, list_synthetic, register_synthetic
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "list_synthetic",
     "register_defect",
     "register_synthetic",
+    "require_defects",
     "series",
     "table",
 ]

@@ -51,6 +51,20 @@ def list_defects(pattern: str = "*") -> list[str]:
     return _DEFECTS.names(pattern)
 
 
+def require_defects(kinds: Sequence[str] | None) -> list[str]:
+    """Kinds of defects, checked; all for None.
+
+    Raises:
+        ValueError: there is none, or one is unknown (the nearest names are given).
+    """
+    names = list_defects() if kinds is None else list(kinds)
+    if not names:
+        raise ValueError(f"expected at least one of the defects {list_defects()}, saw none")
+    for name in names:
+        _ = _DEFECTS[name]
+    return names
+
+
 def draw_defect(image: Tensor, rng: np.random.Generator, kinds: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
     """Draw a defect of a random kind into an image.
 
@@ -71,7 +85,7 @@ def draw_defect(image: Tensor, rng: np.random.Generator, kinds: Sequence[str] | 
         >>> bool((changed != image).any(0).eq(mask).all()), bool(mask.any())
         (True, True)
     """
-    names = list_defects() if kinds is None else list(kinds)
+    names = require_defects(kinds)
     defect = _DEFECTS[names[rng.integers(len(names))]]
     changed = _visible(image, *defect(image, rng), rng)
     return changed, (changed != image).any(0)
