@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from metaad_zoo.experiment.methods import name_of
 from metaad_zoo.learners import Learner
 from metaad_zoo.modality import form_of, get_form, get_modality, list_modalities
 from metaad_zoo.modality.samples import Reading, fits, read_manifest, read_support
-from metaad_zoo.zoo import list_checkpoints, load_checkpoint, locate
+from metaad_zoo.zoo import CheckpointError, list_checkpoints, load_checkpoint, locate
 
 NOT_TRIED = ("flag_everything", "random")
 SMALL_FOREST = 10
@@ -59,19 +60,21 @@ def recommend(
         raise ValueError(f"support (--support) {path} does not exist: name images, a table, series or a manifest")
     wanted, source = (modality, path) if modality else _form_of(path)
     places = {name_of(m): m for m in (list_checkpoints(modality=wanted) if models is None else models)}
-    learners = {name: load_checkpoint(locate(place)).learner for name, place in places.items()}
+    learners, unavailable = _learners(places, skip=models is None)
     options = options if label is None else replace(options, label=label)
-    reading = _read(path, source, _shapes_of({} if models is None else learners, wanted), options)
+    usual = get_form(wanted).usual_shapes()
+    reading = _read(path, source, _shapes_of(learners, wanted, largest=models is None), options)
     samples = reading.samples
     labels = torch.as_tensor(np.zeros(count(samples), int) if reading.labels is None else reading.labels).long()
     n = int((labels != ANOMALOUS).sum())
     tried = {name: _reading(learner, samples) for name, learner in learners.items()}
     if models is None:  # published checkpoints that do not fit are not listed
         tried = {name: method for name, method in tried.items() if not isinstance(method, _ReadsOther)}
-    methods: dict[str, Method] = {**baselines_for(samples, n), **tried}
+    baselines = {name: _reading_as(method, usual, samples) for name, method in baselines_for(samples, n).items()}
+    methods: dict[str, Method] = {**baselines, **tried, **unavailable}
     prior = read_prior(next(iter(samples)), n) if len(samples) == 1 else None
     advice = choosing.recommend(methods, samples, labels, synthetic_for(samples), prior)
-    shapes = {m: tuple(x.shape[1:]) for m, x in samples.items()}
+    shapes = {m: usual[m] if _resizes(m) and m in usual else tuple(x.shape[1:]) for m, x in samples.items()}
     use = how_to_use(advice.choice, places.get(advice.choice), path, options, shapes)
     return replace(advice, use=use, account=reading.account.as_json())
 
@@ -128,13 +131,13 @@ def synthetic_for(samples: Samples) -> dict[str, Corruption]:
 
 @dataclass(frozen=True)
 class _Resizing:
-    """A model that reads samples of another size, which are resized."""
+    """A method that reads samples of another size, which are resized."""
 
-    learner: Learner
+    method: Method
     shapes: Mapping[str, Sequence[int]]
 
     def adapt(self, support: Samples, support_labels: Tensor) -> _Resized:
-        return _Resized(self.learner.adapt(_fitted(support, self.shapes), support_labels), self.shapes)
+        return _Resized(self.method.adapt(_fitted(support, self.shapes), support_labels), self.shapes)
 
 
 @dataclass(frozen=True)
@@ -176,10 +179,53 @@ class _ReadsOther:
         raise ValueError(self.reason)
 
 
-def _shapes_of(learners: Mapping[str, Learner], wanted: str) -> Mapping[str, Sequence[int]]:
-    """Shapes to read the files in: those of the first model of this form, or the form's default."""
+def _learners(places: Mapping[str, str], skip: bool) -> tuple[dict[str, Learner], dict[str, Method]]:
+    """Models by name, and those whose pretrained weights are not installed.
+
+    Args:
+        places: published name or folder of each model.
+        skip: list a model that can't be loaded with the reason, instead of an error.
+    """
+    learners: dict[str, Learner] = {}
+    unavailable: dict[str, Method] = {}
+    for name, place in places.items():
+        try:
+            learners[name] = load_checkpoint(locate(place)).learner
+        except CheckpointError as error:
+            if not skip:
+                raise
+            unavailable[name] = _ReadsOther(str(error))
+    return learners, unavailable
+
+
+def _resizes(modality: str) -> bool:
+    """Whether samples of a modality can be brought to another size."""
+    return get_modality(modality).reads_arrays
+
+
+def _shapes_of(learners: Mapping[str, Learner], wanted: str, largest: bool) -> Mapping[str, Sequence[int]]:
+    """Shapes to read the files in: the form's default, those of the first model of this form, or the largest.
+
+    Args:
+        learners: models to try, by name.
+        wanted: name of the form.
+        largest: read samples that can be resized as large as the model with the largest does; others by default.
+    """
+    usual = get_form(wanted).usual_shapes()
     read: list[dict[str, Any]] = [x.arguments()["input_shapes"] for x in learners.values()]
-    return next((shapes for shapes in read if form_of(shapes).name == wanted), None) or get_form(wanted).usual_shapes()
+    read = [shapes for shapes in read if form_of(shapes).name == wanted]
+    if not largest:
+        return next(iter(read), usual)
+    if not usual or not all(map(_resizes, usual)):
+        return usual
+    return max([dict(usual), *read], key=lambda shapes: sum(math.prod(shape) for shape in shapes.values()))
+
+
+def _reading_as(method: Method, shapes: Mapping[str, Sequence[int]], samples: Samples) -> Method:
+    """A baseline that reads samples in the default shapes, where they can be resized."""
+    if set(shapes) == set(samples) and all(map(_resizes, shapes)):
+        return _Resizing(method, shapes)
+    return method
 
 
 def _form_of(support: Path) -> tuple[str, Any]:
