@@ -34,11 +34,13 @@ class ImageBackbone(Backbone):
 
     Attributes:
         any_size: whether it reads images of any height and width.
+        last_map: index of the last feature map that is needed; those after it need not be computed. None: all.
     """
 
     modality = "image"
     axes = ("channels", "height", "width")
     any_size: bool = False
+    last_map: int | None = None
 
     @classmethod
     def options_from_shape(cls, shape: Sequence[int]) -> dict[str, Any]:

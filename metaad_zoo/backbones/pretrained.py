@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,8 @@ from metaad_zoo.backbones.weights import (
 from metaad_zoo.registry import unknown_name
 
 TIMM_PREFIX = "timm/"
+PIXELS_AT_ONCE = 4 * 224**2
+"""Number of pixels that pass through a model at once on a CPU; beyond its caches an image takes up to twice as long."""
 
 
 class TimmBackbone(ImageBackbone):
@@ -134,8 +136,20 @@ class TimmBackbone(ImageBackbone):
                 f"timm/{self.model} has no intermediate feature maps (in timm {timm.__version__} it lacks "
                 "forward_intermediates): take another model, such as timm/resnet18, or a newer timm"
             )
-        maps: list[Tensor] = intermediates((x - self.mean) / self.std, intermediates_only=True, output_fmt="NCHW")
-        return maps
+        options: dict[str, Any] = {"intermediates_only": True, "output_fmt": "NCHW"}
+        if self.last_map is not None:
+            options |= {"indices": list(range(self.last_map + 1)), "stop_early": True}
+        parts = [intermediates((part - self.mean) / self.std, **options) for part in self._parts(x)]
+        return parts[0] if len(parts) == 1 else [torch.cat(maps) for maps in zip(*parts, strict=True)]
+
+    def _parts(self, x: Tensor) -> Sequence[Tensor]:
+        """Images in parts that fit into the caches of a CPU, where they don't depend on one another."""
+        layers = [m for m in self.body.modules() if isinstance(m, (EpisodicBatchNorm, torch.nn.BatchNorm2d))]
+        apart = all(not m.training and getattr(m, "policy", "running") == "running" for m in layers)
+        # A traced graph can't split batches of unknown length.
+        if not apart or x.device.type != "cpu" or torch.compiler.is_compiling():
+            return [x]
+        return x.split(max(1, PIXELS_AT_ONCE // max(1, x[0, 0].numel())))
 
 
 def require_model(model: str) -> None:

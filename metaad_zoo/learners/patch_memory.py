@@ -237,12 +237,13 @@ class PatchMemory(Learner):
             n = len(backbone.feature_maps(torch.zeros(1, *shape, dtype=like.dtype, device=like.device)))
         if layers is None:
             middle = (n - 1) // 2
-            return [middle, middle + 1] if n > middle + 1 else [middle]
+            layers = [middle, middle + 1] if n > middle + 1 else [middle]
         if not layers or len(set(layers)) < len(layers) or not all(0 <= i < n for i in layers):
             raise ValueError(
                 f"layers is {layers}, but {self._arguments['backbone']} has {n} feature maps: give some of 0 to "
                 f"{n - 1}, each once"
             )
+        backbone.last_map = max(layers)
         return sorted(layers)
 
 
