@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import yaml
 from PIL import Image
+from safetensors.torch import save_file
 from scipy.io import wavfile
 
 from metaad_zoo.cli.train import run
@@ -20,6 +23,10 @@ from tests.conftest import REPOSITORY
 
 LISTED = sorted(CONFIGS.rglob("*.yaml"))
 ONE_STEP = [option for option in SHORT if "backbone_options" not in option]
+ONE_STEP += ["--data.calibration_episodes=2", "--data.calibration_shots=[2]"]
+    "--data.calibration_episodes=2",
+    "--data.calibration_shots=[2]",
+]
 ON_THIS_MACHINE = [f"--trainer.{name}" for name in ("accelerator=cpu", "devices=1", "num_nodes=1", "strategy=auto")]
 
 
@@ -88,6 +95,13 @@ def single_data(modality: str, root: Path) -> Path:
     return root / "normal.csv"
 
 
+def random_weights(config: Path, file: Path) -> str:
+    """A file of weights for the timm backbone of a config."""
+    backbone = yaml.safe_load(config.read_text())["model"]["init_args"]["backbone"]
+    save_file(timm.create_model(backbone.removeprefix("timm/")).state_dict(), file)
+    return str(file)
+
+
 def parent(modality: str, folder: Path) -> Path:
     """A checkpoint that `finetune/<modality>.yaml` can go on with; it reads other shapes than the user's files have."""
     backbone, options, shapes = {
@@ -115,6 +129,9 @@ def test_every_config_trains_a_step(config, tmp_path, monkeypatch, request):
         words[words.index("--data.root") + 1] = str(files(modality, tmp_path / "own"))
     if "--model.checkpoint" in words:
         words[words.index("--model.checkpoint") + 1] = str(parent(modality, tmp_path / "parent"))
+    if "WEIGHTS" in words:
+        words[words.index("WEIGHTS")] = random_weights(config, tmp_path / "weights.safetensors")
+        words.append("--data.image_size=112")  # a multiple of both kinds of patches
     cli = run(["fit", *words, *ON_THIS_MACHINE, "--trainer.max_steps=1", *ONE_STEP, "--runs", str(tmp_path / "runs")])
     assert cli.trainer.global_step == int(cli.model.trains)
 
