@@ -77,4 +77,5 @@ def _new(name: str, weights: str | Path | None, backbone: str | None, image_size
         settings["backbone_options"] = {"pretrained": True if weights is None else str(weights), "frozen": True}
     modality, size = modality_of(settings["backbone"]), image_size or IMAGE_SIZE
     channels = get_modality(modality).shape[0]
-    return Checkpoint(kind(**settings, input_shapes={modality: (channels, size, size)}), [], {})
+    learner = kind(**settings, input_shapes={modality: (channels, size, size)})
+    return Checkpoint(learner, [], {}, aspect="keep" if learner.any_size else "squash")
