@@ -416,8 +416,7 @@ class Detector(ScoresWindows):
 
         Args:
             samples: samples, in any of the forms that :meth:`fit` reads.
-            method: ``"integrated_gradients"``, ``"occlusion"``, ``"nearest"``, ``"patches"`` or ``"auto"``; see
-                :meth:`metaad_zoo.evaluation.explanation.Explainer.attribute`.
+            method: see :meth:`metaad_zoo.evaluation.explanation.Explainer.attribute`.
 
         Returns:
             float32 ``(n, ...)`` in the samples' shape, NaN where they have NaN; a dict for several modalities.
@@ -427,7 +426,7 @@ class Detector(ScoresWindows):
             ValueError: samples can't be used, or the method is unknown or does not suit the model.
         """
         fit = self._as_fitted()
-        explainer, readable = fit._explainer(), fit._readable(samples)
+        explainer, readable = fit.explainer(), fit._readable(samples)
         attributions = {name: x.float().cpu().numpy() for name, x in explainer.attribute(readable, method).items()}
         return attributions if len(attributions) > 1 else next(iter(attributions.values()))
 
@@ -441,11 +440,12 @@ class Detector(ScoresWindows):
             ValueError: samples can't be used.
         """
         fit = self._as_fitted()
-        explainer, readable = fit._explainer(), fit._readable(samples)
+        explainer, readable = fit.explainer(), fit._readable(samples)
         nearest = explainer.nearest(explainer.units(readable))
         return nearest.indices.cpu().numpy(), nearest.distances.double().cpu().numpy()
 
-    def _explainer(self) -> Explainer:
+    def explainer(self) -> Explainer:
+        """The attributions behind :meth:`explain`; raises RuntimeError if the detector is not fitted."""
         return Explainer(self._fitted(), self._support(), self._checkpoint.tensors["support_labels"])
 
     def save(self, folder: str | Path) -> None:

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from metaad_zoo.cli import main
+from metaad_zoo.data.chunks import Chunk
 from metaad_zoo.detector import Detector
 from metaad_zoo.evaluation.baselines import NearestNeighbour
 from metaad_zoo.evaluation.explanation import Explainer
-from metaad_zoo.explain import explanation_figure, write_explanations
+from metaad_zoo.explain import Choice, explanation_figure, write_explanations
 from metaad_zoo.learners import GradientLearner
 from metaad_zoo.zoo import Checkpoint
 from tests.tiny import shapes_of, tiny_batch, tiny_learner
@@ -57,7 +58,7 @@ def test_integrated_gradients_are_complete(backbone):
         assert found[name].shape == x.shape
         assert found[name].dtype == np.float32
         assert np.array_equal(np.isnan(found[name]), x.isnan().numpy())
-    explainer = detector._explainer()
+    explainer = detector.explainer()
     start = explainer.baseline(explainer.units(query))
     rise = detector.score(query) - explainer.score(start).detach().numpy()
     total = sum(np.nansum(x.reshape(len(x), -1), 1) for x in found.values())
@@ -150,7 +151,9 @@ def test_what_cannot_be_explained_is_refused():
 def test_a_picture_a_sample_and_an_archive(backbone, tmp_path):
     detector, query = fitted(backbone)
     n, query = 2, {name: x[:2] for name, x in query.items()}
-    write_explanations(detector, [f"a/{i}.png" for i in range(n)], query, tmp_path / "out", "nearest")
+    chunk = Chunk([f"a/{i}.png" for i in range(n)], query, 1.0)
+    figures = write_explanations(detector, [chunk], tmp_path / "out", "nearest", Choice(decided=False))
+    assert (figures.samples, figures.pictures, figures.boxes) == (n, n, None)
     assert sorted(p.name for p in tmp_path.glob("out/*.png")) == [f"{i + 1:04}_{i}.png" for i in range(n)]
     with np.load(tmp_path / "out" / "explanations.npz", allow_pickle=False) as archive:
         np.testing.assert_allclose(archive["score"], detector.score(query))

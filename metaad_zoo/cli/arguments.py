@@ -12,6 +12,7 @@ import shtab
 if TYPE_CHECKING:
     from metaad_zoo.data.read.roles import ColumnOptions
     from metaad_zoo.detector import Detector
+    from metaad_zoo.evaluation.decisions import Calibrate
 
 
 def support_arguments(command: argparse.ArgumentParser) -> None:
@@ -76,6 +77,24 @@ def column_options(options: argparse.Namespace, input_shapes: Iterable[str] = ()
             f"{sorted(input_shapes)}: leave them out"
         )
     return chosen
+
+
+def decision_arguments(command: argparse.ArgumentParser) -> None:
+    """Add ``--alpha``, ``--calibrate`` and ``--contamination``."""
+    command.add_argument("--alpha", type=float, help="false-alarm rate of the decisions (default: 0.1)")
+    command.add_argument(
+        "--calibrate",
+        choices=("across", "within", "contamination"),
+        help="calibrate by scores of the validation tasks (across, the default), by leave-one-out scores of the "
+        "support set (within), or by those without the highest share --contamination (contamination)",
+    )
+    command.add_argument("--contamination", type=float, help="expected share of anomalies in the support set")
+
+
+def decision_way(options: argparse.Namespace) -> tuple[float | None, Calibrate, float | None]:
+    """Arguments of :meth:`metaad_zoo.Detector.decide`, of a command that has :func:`decision_arguments`."""
+    usual: Calibrate = "across" if options.contamination is None else "contamination"
+    return options.alpha, options.calibrate or usual, options.contamination
 
 
 def json_argument(command: argparse.ArgumentParser) -> None:

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from metaad_zoo.cli.arguments import adapted_detector, column_options, data_arguments, json_argument, require_folder
-from metaad_zoo.cli.terminal import note_account, tell
+from metaad_zoo.cli.arguments import (
+    adapted_detector,
+    column_options,
+    data_arguments,
+    decision_arguments,
+    decision_way,
+    json_argument,
+    require_folder,
+)
+from metaad_zoo.cli.terminal import DAMAGED, OK, bars, note, note_account, tell
+
+if TYPE_CHECKING:
+    from metaad_zoo.detector import Detector
+    from metaad_zoo.explain import Choice, Explained
 
 HELP = "show which parts of each sample its score comes from"
 
@@ -14,7 +28,10 @@ HELP = "show which parts of each sample its score comes from"
 def add_arguments(command: argparse.ArgumentParser) -> None:
     data_arguments(command)
     command.add_argument(
-        "--out", type=Path, required=True, help="folder to write a picture of each sample and explanations.npz to"
+        "--out",
+        type=Path,
+        required=True,
+        help="folder to write a picture of each sample, explanations.npz and, of images, boxes.csv to",
     )
     command.add_argument(
         "--method",
@@ -22,19 +39,57 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         default="auto",
         help="attribution method (default: auto)",
     )
+    command.add_argument("--only-anomalous", action="store_true", help="explain only samples that are called anomalous")
+    command.add_argument("--top", type=int, metavar="N", help="explain only the N samples of the highest scores")
+    decision_arguments(command)
     json_argument(command)
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> int:
     from metaad_zoo.explain import write_explanations
-    from metaad_zoo.modality.samples import read_samples
+    from metaad_zoo.modality.streams import SampleStream
 
     require_folder(options.out)
     detector = adapted_detector(options.folder)
+    choice = _choice(options, detector)
     chosen = column_options(options, detector.input_shapes)
-    reading = read_samples(options.data, detector.input_shapes, chosen, detector.schemas, **detector.image_options)
-    note_account(reading.account)
-    columns = {name: schema.features for name, schema in reading.schemas.items()}
-    write_explanations(detector, reading.names, reading.samples, options.out, options.method, columns)
-    figures = {"samples": len(reading.names), "out": options.out, "account": reading.account.as_json()}
-    tell(options.json, figures, f"{len(reading.names)} pictures and explanations.npz: {options.out}")
+    reading = {**detector.image_options, "damaged": "empty"}
+    stream = SampleStream(options.data, detector.input_shapes, chosen, detector.schemas, below=True, **reading)
+    with bars() as progress:
+        bar = progress.add_task("reading", total=1.0)
+
+        def tick(figures: Explained) -> None:
+            sentence = f"{figures.samples} read, {figures.pictures} explained"
+            progress.update(bar, completed=figures.done, description=sentence)
+
+        figures = write_explanations(
+            detector, stream, options.out, options.method, choice, stream.schemas, stream.original, tick
+        )
+    note_account(stream.account)
+    if figures.without_value:
+        why = "can't be read" if stream.account.damaged else "have no value at all"
+        note(f"{figures.without_value} of {figures.samples} samples {why}: they are not explained")
+    done = asdict(figures) | {"out": options.out, "account": stream.account.as_json()}
+    files = "explanations.npz" if figures.boxes is None else "explanations.npz and boxes.csv"
+    tell(options.json, done, f"{figures.pictures} pictures, {files}: {options.out}")
+    return DAMAGED if stream.account.damaged else OK
+
+
+def _choice(options: argparse.Namespace, detector: Detector) -> Choice:
+    """What is explained; without decisions if none are asked for and the detector can make none.
+
+    Raises:
+        RuntimeError, ValueError: decisions are asked for, but the detector can make none.
+    """
+    from metaad_zoo.explain import Choice
+
+    alpha, calibrate, contamination = decision_way(options)
+    choice = Choice(True, options.only_anomalous, options.top, alpha, calibrate, contamination)
+    try:
+        choice.threshold(detector)
+    except (RuntimeError, ValueError) as error:
+        if options.only_anomalous or (options.alpha, options.calibrate, options.contamination) != (None, None, None):
+            raise
+        note(f"no sample is called anomalous, and no region is outlined: {error}")
+        return replace(choice, decided=False)
+    return choice

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metaad_zoo.atomic_write import replacing
-from metaad_zoo.cli.arguments import adapted_detector, column_options, data_arguments, json_argument
+from metaad_zoo.cli.arguments import (
+    adapted_detector,
+    column_options,
+    data_arguments,
+    decision_arguments,
+    decision_way,
+    json_argument,
+)
 from metaad_zoo.cli.terminal import DAMAGED, OK, bars, note, note_account, tell
 
 if TYPE_CHECKING:
@@ -19,7 +26,6 @@ if TYPE_CHECKING:
 
     from metaad_zoo.data.read.series import Piece
     from metaad_zoo.detector import Detector
-    from metaad_zoo.evaluation.decisions import Calibrate
     from metaad_zoo.modality.streams import SampleStream
 
 HELP = "score any number of samples with a detector, in constant memory"
@@ -36,14 +42,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--out", type=Path, required=True, help="CSV file to write, with columns sample, score, p_value and anomaly"
     )
-    command.add_argument("--alpha", type=float, help="false-alarm rate of the decisions (default: 0.1)")
-    command.add_argument(
-        "--calibrate",
-        choices=("across", "within", "contamination"),
-        help="calibrate by scores of the validation tasks (across, the default), by leave-one-out scores of the "
-        "support set (within), or by those without the highest share --contamination (contamination)",
-    )
-    command.add_argument("--contamination", type=float, help="expected share of anomalies in the support set")
+    decision_arguments(command)
     command.add_argument(
         "--points",
         action="store_true",
@@ -70,8 +69,8 @@ def run(options: argparse.Namespace) -> int:
     if options.stride is not None and not options.points:
         raise ValueError("--stride is only with --points")
     detector = adapted_detector(options.folder)
-    calibrate: Calibrate = options.calibrate or ("across" if options.contamination is None else "contamination")
-    way: tuple[float | None, Calibrate, float | None] = (options.alpha, calibrate, options.contamination)
+    way = decision_way(options)
+    calibrate = way[1]
     detector.decide(np.zeros(0), *way)  # what can't be decided is told before any work
     chosen = column_options(options, detector.input_shapes)
     reading = {**detector.image_options, "damaged": "empty"}

@@ -50,7 +50,7 @@ class Mapped(Transparent, Protocol):
         ...
 
     def heat_map(self, samples: Samples) -> Tensor:
-        """Anomaly score of each pixel ``(n, H, W)``, for samples in its units."""
+        """Anomaly score of each pixel ``(n, H, W)``, for samples in its units; in the unit of the samples' scores."""
         ...
 
 
@@ -100,6 +100,11 @@ class Explainer:
         """Scores ``(n,)`` of samples in the detector's units."""
         return self._adapted.logits(samples) if isinstance(self._adapted, Transparent) else self._adapted.score(samples)
 
+    @property
+    def mapped(self) -> str | None:
+        """Modality of the heat maps (``method="patches"``); None for a detector without heat maps."""
+        return self._adapted.mapped if isinstance(self._adapted, Mapped) else None
+
     def baseline(self, samples: Samples) -> dict[str, Tensor]:
         """The support's usual sample in the shape of samples in the detector's units."""
         return baseline_for(samples, self._usual)
@@ -126,7 +131,7 @@ class Explainer:
         if method == "nearest":
             return self._difference(inputs)
         if method == "patches":
-            return self._heat(inputs)
+            return self.localise(inputs)[1]
         baseline = self.baseline(inputs)
         self._require_own_scores(inputs, baseline)
         if method == "occlusion":
@@ -146,19 +151,27 @@ class Explainer:
             return "patches"
         return "integrated_gradients" if isinstance(self._adapted, Transparent) else "occlusion"
 
-    def _heat(self, samples: Samples) -> dict[str, Tensor]:
-        """The heat map, divided equally among the channels."""
+    def localise(self, samples: Samples) -> tuple[Tensor, dict[str, Tensor]]:
+        """Heat maps ``(n, H, W)`` in the unit of the scores, and the attributions made of them.
+
+        An attribution is the map minus its median, divided equally among the channels.
+
+        Args:
+            samples: samples in the detector's units.
+
+        Raises:
+            ValueError: the detector has no heat maps.
+        """
         if not isinstance(self._adapted, Mapped):
             raise ValueError(
-                f"method='patches' is for the learner patch_memory, not for {type(self._adapted).__name__}: take "
-                "method='auto'"
+                f"method='patches' is for learners with heat maps, such as patch_memory, not for "
+                f"{type(self._adapted).__name__}: take method='auto'"
             )
         mapped = self._adapted.mapped
-        images = samples[mapped]
-        maps = heat_maps(self._adapted, samples)
+        images, maps = samples[mapped], heat_maps(self._adapted, samples)
         stranger = maps - maps.flatten(1).median(1).values.view(-1, 1, 1)
         share = (stranger / images.shape[1]).unsqueeze(1).expand_as(images)
-        return {name: share if name == mapped else torch.zeros_like(x) for name, x in samples.items()}
+        return maps, {name: share if name == mapped else torch.zeros_like(x) for name, x in samples.items()}
 
     @torch.no_grad()
     def nearest(self, samples: Samples) -> NearestSupport:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from metaad_zoo.data.chunks import Chunk, rebatched
 from metaad_zoo.data.read.account import Account
 from metaad_zoo.data.read.roles import USUAL_OPTIONS, ColumnOptions, Schema
@@ -76,6 +78,10 @@ class SampleStream:
     def ratio(self) -> float | None:
         """Median width by height of images, once they are read."""
         return self._source.ratio
+
+    def original(self, position: int) -> Tensor | None:
+        """A picture ``(C, H, W)`` uint8, counted from 0, at its own size; None of samples that are no pictures."""
+        return self._source.original(position)
 
     def series(self, file: Any) -> Iterator[tuple[Piece, float]]:
         """A series, one of the files, in pieces, and the share of all files that is read."""

@@ -149,6 +149,17 @@ class ImageReader:
             names = [str(self.files[i]) if self._are_files else str(i + 1) for i in range(start, stop)]
             yield Chunk(names, {"image": _in_floats(images)}, stop / n)
 
+    def original(self, position: int) -> Tensor:
+        """One image as uint8 ``(C, H, W)`` at its own size and with its own channels; a file is opened again.
+
+        Raises:
+            ValueError: the file can't be read, or the values have no known range.
+        """
+        if self._are_files:
+            return decode(self.files[position])[0]
+        part = np.asarray(self._pixels[position])
+        return torch.from_numpy(array_in_bytes(part.clip(0, 1) if part.dtype.kind == "f" else part, "images").copy())
+
     def in_bytes(self) -> Tensor:
         """All images of files or an archive as uint8 ``(n, C, H, W)``."""
         return torch.cat([images for _, images in self._images(BLOCK)])
@@ -348,6 +359,9 @@ class ImageSource(SampleSource):
             yield Chunk(chunk.names, {self.name: chunk.samples["image"]}, chunk.done, labels)
             start = stop
         self.ratio = self._reader.ratio
+
+    def original(self, position: int) -> Tensor:
+        return self._reader.original(position)
 
 
 def as_images(data: Any, shape: Sequence[int]) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.data.read.account import Account
-from metaad_zoo.data.read.pixels import Aspect, decode_mask
+from metaad_zoo.data.read.pixels import Aspect, decode_mask, placed
 
 _SUFFIX = "_mask"
 
@@ -74,13 +74,11 @@ def resize_masks(masks: Tensor, size: Sequence[int], aspect: Aspect = "squash") 
         tensor([[0, 2, 2, 0]])
     """
     (h, w), (height, width) = masks.shape[1:], size
-    scale = min(height / h, width / w)
-    kept = (height, width) if aspect != "pad" else (max(1, round(h * scale)), max(1, round(w * scale)))
-    rows, columns = (_nearest(n, size) for n, size in zip((h, w), kept, strict=True))
-    out = torch.zeros(len(masks), height, width, dtype=torch.bool)
-    top, left = (height - kept[0]) // 2, (width - kept[1]) // 2
-    out[:, top : top + kept[0], left : left + kept[1]] = masks[:, rows][:, :, columns]
-    return out
+    at_size = torch.zeros(len(masks), height, width, dtype=torch.bool)
+    places = placed(h, w, height, width, aspect)
+    rows, columns = (_nearest(n, place.stop - place.start) for n, place in zip((h, w), places, strict=True))
+    at_size[:, places[0], places[1]] = masks[:, rows][:, :, columns]
+    return at_size
 
 
 def _nearest(n: int, size: int) -> Tensor:

@@ -258,12 +258,36 @@ def resize(images: Tensor, height: int, width: int, aspect: Aspect = "squash") -
         return images
     if aspect == "squash":
         return F.interpolate(images, (height, width), mode="bilinear", antialias=True)
+    padded = _border(images)[..., None, None].repeat(1, 1, height, width)
+    rows, columns = placed(h, w, height, width, aspect)
+    padded[..., rows, columns] = resize(images, rows.stop - rows.start, columns.stop - columns.start)
+    return padded
+
+
+def placed(h: int, w: int, height: int, width: int, aspect: Aspect) -> tuple[slice, slice]:
+    """Rows and columns of a sample of ``height`` x ``width`` pixels that show a picture of ``h`` x ``w``.
+
+    Example:
+        >>> placed(4, 8, 6, 6, "squash"), placed(4, 8, 6, 6, "pad")
+        ((slice(0, 6, None), slice(0, 6, None)), (slice(1, 4, None), slice(0, 6, None)))
+    """
+    if aspect != "pad":
+        return slice(0, height), slice(0, width)
     scale = min(height / h, width / w)
     inner = min(height, max(1, round(h * scale))), min(width, max(1, round(w * scale)))
-    padded = _border(images)[..., None, None].repeat(1, 1, height, width)
     top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
-    padded[..., top : top + inner[0], left : left + inner[1]] = resize(images, *inner)
-    return padded
+    return slice(top, top + inner[0]), slice(left, left + inner[1])
+
+
+def at_own_size(maps: Tensor, h: int, w: int, aspect: Aspect) -> Tensor:
+    """Maps ``(n, height, width)`` of a sample at the size of the picture that it shows, ``(n, h, w)``: bilinear.
+
+    Example:
+        >>> at_own_size(torch.eye(6)[None], 4, 8, "pad").shape
+        torch.Size([1, 4, 8])
+    """
+    rows, columns = placed(h, w, maps.shape[1], maps.shape[2], aspect)
+    return F.interpolate(maps[:, None, rows, columns], (h, w), mode="bilinear", align_corners=False)[:, 0]
 
 
 def _border(images: Tensor) -> Tensor:

@@ -90,6 +90,10 @@ class SampleSource(ABC):
             ValueError: a file can't be used; it is named.
         """
 
+    def original(self, position: int) -> Tensor | None:
+        """A picture ``(C, H, W)`` uint8 as it is, before it is brought to the model's size; None for other samples."""
+        return None
+
     @property
     def shape(self) -> Sequence[int]:
         """Of one sample, where there is one modality."""

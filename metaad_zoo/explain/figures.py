@@ -1,18 +1,13 @@
-"""Figures of explanations, and the folder that `metaad explain` writes."""
+"""Figures of a sample beside its attributions, for every modality."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from metaad_zoo.detector import Detector
-from metaad_zoo.episodes import Samples
-from metaad_zoo.evaluation.explanation import Explanation
 from metaad_zoo.modality import get_modality, list_modalities
 
 
@@ -75,41 +70,3 @@ def _modality_of_axes(number: int) -> str:
             return modality.name
     shapes = {m.name: f"({', '.join(m.axes)})" for m in modalities}
     raise ValueError(f"expected one sample, {shapes}, saw {number} axes: give a dict from modality to sample")
-
-
-def write_explanations(
-    detector: Detector,
-    labels: Sequence[str],
-    samples: Samples,
-    out: Path,
-    method: Explanation = "auto",
-    names: Mapping[str, Sequence[str]] | None = None,
-) -> None:
-    """Write a figure of each sample, and ``explanations.npz`` with all attributions.
-
-    The archive holds ``sample`` (the labels), ``score``, ``attribution/<modality>`` in the samples' shapes, and
-    with ``method="nearest"`` also ``nearest_support``, indices into the support set.
-
-    Args:
-        detector: fitted detector.
-        labels: names of the samples, such as their files.
-        samples: samples by modality ``(n, ...)``.
-        out: folder, created if it does not exist.
-        method: attribution method, see :meth:`metaad_zoo.Detector.explain`.
-        names: names of channels or columns by modality, see :func:`explanation_figure`.
-    """
-    attributions = detector.explain(dict(samples), method)
-    maps = attributions if isinstance(attributions, dict) else dict.fromkeys(samples, attributions)
-    scores = detector.score(dict(samples))
-    out.mkdir(parents=True, exist_ok=True)
-    arrays: dict[str, Any] = {f"attribution/{name}": x for name, x in maps.items()}
-    if method == "nearest":
-        arrays["nearest_support"] = detector.nearest_support(dict(samples))[0]
-    np.savez_compressed(out / "explanations.npz", sample=np.array(labels), score=scores, **arrays)
-    for i, label in enumerate(labels):
-        sample = {name: x[i].cpu().numpy() for name, x in samples.items()}
-        figure = explanation_figure(
-            sample, {name: x[i] for name, x in maps.items()}, names, f"{label}: {scores[i]:.3g}"
-        )
-        stem = re.sub(r"[^\w.-]+", "_", Path(label).stem)
-        figure.savefig(out / f"{i + 1:04}_{stem}.png", dpi=110)
