@@ -21,6 +21,7 @@ from metaad_zoo.episodes import NORMAL, Adapted, count
 from metaad_zoo.evaluation.calibration import ROUNDING, threshold
 from metaad_zoo.evaluation.decisions import USUAL_ALPHA, Calibrate, SupportDecisions, shots_of
 from metaad_zoo.evaluation.explanation import Explainer, Explanation
+from metaad_zoo.evaluation.novelty import Novelty
 from metaad_zoo.modality import SCORING_CHUNK, get_modality
 from metaad_zoo.modality.samples import Reading, as_labels, have_values, read_query, read_support
 from metaad_zoo.modality.window_scoring import ScoresWindows
@@ -30,6 +31,7 @@ from metaad_zoo.zoo.detector_tensors import (
     calibration_by_shots,
     schema_tensors,
     schemas_of,
+    training_tasks_of,
 )
 
 
@@ -262,6 +264,16 @@ class Detector(ScoresWindows):
         """
         self._fitted()
         return self._checkpoint.tensors["support_labels"]
+
+    @property
+    def novelty(self) -> Novelty | None:
+        """How unlike the checkpoint's training tasks the support set is; None where the checkpoint can't tell.
+
+        Raises:
+            RuntimeError: the detector is not fitted.
+        """
+        tasks = training_tasks_of(self._checkpoint.tensors)
+        return None if tasks is None else tasks.novelty(self._support(), self.support_labels)
 
     @property
     def schemas(self) -> dict[str, Schema]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metaad_zoo.cli.arguments import column_options, json_argument, require_folder, support_arguments
+from metaad_zoo.cli.novelty import note_novelty
 from metaad_zoo.cli.terminal import note, note_account, tell
 
 if TYPE_CHECKING:
@@ -46,10 +47,11 @@ def run(options: argparse.Namespace) -> None:
         reading.require_normal(str(options.support))
     detector.fit_reading(reading).save(options.out)
     _note_calibration(detector)
+    novelty = note_novelty(detector)
     n = len(reading.names)
     anomalous = 0 if reading.labels is None else int((reading.labels == 1).sum())
     figures = {"samples": n, "anomalous": anomalous, "columns": detector.columns, "out": options.out}
-    figures |= {"account": reading.account.as_json()}
+    figures |= {"novelty": novelty, "account": reading.account.as_json()}
     also = f", {anomalous} of them known anomalies" if anomalous else ""
     sentence = f"Adapted to {n} samples{also}. Next, try:  metaad score {options.out} --data PATH --out scores.csv"
     tell(options.json, figures, sentence)

@@ -23,20 +23,34 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--replace", action="store_true", help="overwrite an existing checkpoint of this name")
     command.add_argument("--refresh", action="store_true", help="only rewrite all cards and the index")
+    command.add_argument(
+        "--training-tasks",
+        nargs="+",
+        metavar="NAME",
+        default=[],
+        help="with --refresh: compute statistics of the training tasks of these checkpoints from their data and store "
+        "them, so that the models warn of supports unlike these tasks",
+    )
     json_argument(command)
 
 
 def run(options: argparse.Namespace) -> None:
+    from metaad_zoo.experiment.training_tasks import add_training_tasks
     from metaad_zoo.zoo import publish, refresh
     from metaad_zoo.zoo.published import CARD
 
     if options.refresh:
         if options.folder is not None or options.name is not None:
             raise ValueError("--refresh takes neither a run nor --name: it writes all cards and the index anew")
+        for name in options.training_tasks:
+            if not add_training_tasks(options.to / name):
+                note(f"{name} was trained without tasks that have statistics: nothing is added")
         changed = refresh(options.to)
         sentence = f"{len(changed)} files changed" + "".join(f"\n{path}" for path in changed)
         tell(options.json, {"changed": [str(path) for path in changed]}, sentence)
         return
+    if options.training_tasks:
+        raise ValueError("--training-tasks is only with --refresh")
     if options.folder is None or options.name is None:
         raise ValueError("expected metaad publish RUN --name NAME, or metaad publish --refresh")
     notes = options.notes.read_text(encoding="utf-8") if options.notes else None

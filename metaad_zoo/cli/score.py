@@ -19,6 +19,7 @@ from metaad_zoo.cli.arguments import (
     decision_way,
     json_argument,
 )
+from metaad_zoo.cli.novelty import note_novelty
 from metaad_zoo.cli.terminal import DAMAGED, OK, bars, note, note_account, tell
 
 if TYPE_CHECKING:
@@ -85,9 +86,10 @@ def run(options: argparse.Namespace) -> int:
     )
     n, anomalous, unknown = _write(out, detector, rows, way)
     note_account(stream.account)
+    novelty = note_novelty(detector)
     rate = None if options.alpha is None and calibrate == "contamination" else options.alpha or USUAL_ALPHA
     figures = {"samples": n, "anomalous": anomalous, "without_value": unknown, "alpha": rate}
-    figures |= {"calibrate": calibrate, "out": out, "account": stream.account.as_json()}
+    figures |= {"calibrate": calibrate, "out": out, "novelty": novelty, "account": stream.account.as_json()}
     what, by = "points" if options.points else "samples", "" if rate is None else f" at alpha={rate}"
     if unknown:
         why = "can't be read" if stream.account.damaged else "have no value at all"

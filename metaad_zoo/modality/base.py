@@ -172,6 +172,12 @@ class Modality(SampleForm):
 
         return SupportScaling.fit(support, self.scaling)
 
+    def statistics(self, samples: Tensor) -> Tensor | None:
+        """Numbers ``(n, d)`` between 0 and 1 that describe samples ``(n, ...)`` whatever they show, to compare domains
+        by (:mod:`metaad_zoo.evaluation.novelty`); None: this modality has none.
+        """
+        return None
+
     @abstractmethod
     def usual(self, support: Tensor) -> Tensor:
         """The sample to which others are compared, which broadcasts over them; NaN where the support has nothing.

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from metaad_zoo.modality.drawing import Thumbnails
 
 PATCHES_A_SIDE = 8
+DARK, SCALES = 0.1, (1, 2, 4)
+"""Grey level below which a pixel counts as dark; pixels a side whose means are compared with those beside them."""
 BLUE, RED = "#3b8bff", "#ff3b30"
 """Lowers, raises; over grey pixels."""
 
@@ -37,6 +39,20 @@ class PictureModality(Modality):
         from metaad_zoo.episodes import SupportScaling
 
         return SupportScaling.fit(support.flatten(1).unsqueeze(-1), "standard")
+
+    def statistics(self, samples: Tensor) -> Tensor:
+        """Brightness, contrast, shares of dark and of bright pixels, roughness at three scales, and colourfulness."""
+        import torch
+        from torch.nn.functional import avg_pool2d
+
+        grey = samples.double().mean(1, keepdim=True)
+        spread, brightness = torch.std_mean(grey, dim=(1, 2, 3), correction=0)
+        shares = [mask.double().mean((1, 2, 3)) for mask in (grey < DARK, grey > 1 - DARK)]
+        coarse = [avg_pool2d(grey, scale) for scale in SCALES if 2 * scale <= min(grey.shape[2:])]
+        roughness = [(x.diff(dim=2).abs().mean((1, 2, 3)) + x.diff(dim=3).abs().mean((1, 2, 3))) / 2 for x in coarse]
+        roughness += [torch.zeros_like(brightness)] * (len(SCALES) - len(coarse))  # images of a few pixels
+        colourfulness = samples.double().std(1, correction=0).mean((1, 2))
+        return torch.stack([brightness, spread, *shares, *roughness, colourfulness], 1)
 
     def usual(self, support: Tensor) -> Tensor:
         """The mean image."""

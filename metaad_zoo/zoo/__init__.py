@@ -19,6 +19,8 @@ if TYPE_CHECKING:
         check_detector_tensors,
         schema_tensors,
         schemas_of,
+        training_tasks_of,
+        training_tasks_tensors,
     )
     from metaad_zoo.zoo.fine_tuned import FineTuned, parent_aspect, parent_shapes, parent_splits
     from metaad_zoo.zoo.hub import push_to_hub
@@ -60,6 +62,8 @@ __all__ = [
     "save_checkpoint",
     "schema_tensors",
     "schemas_of",
+    "training_tasks_of",
+    "training_tasks_tensors",
 ]
 
 _NAMES_BY_MODULE = {
@@ -71,6 +75,8 @@ _NAMES_BY_MODULE = {
         "check_detector_tensors",
         "schema_tensors",
         "schemas_of",
+        "training_tasks_of",
+        "training_tasks_tensors",
     ),
     "fine_tuned": ("FineTuned", "parent_aspect", "parent_shapes", "parent_splits"),
     "hub": ("push_to_hub",),

@@ -43,7 +43,9 @@ class Checkpoint:
             :data:`metaad_zoo.data.read.pixels.Aspect`.
         tensors: further tensors by name: ``calibration/<n>`` (ascending scores of normal samples on the validation
             tasks, with supports of n) or ``calibration`` (of any size) and, for an adapted detector, ``support_labels``
-            and ``support/<modality>``, and of images ``support_ratio``, their median width by height.
+            and ``support/<modality>``, and of images ``support_ratio``, their median width by height; for
+            :class:`metaad_zoo.evaluation.novelty.TrainingTasks`, ``training_tasks/statistics`` and
+            ``training_tasks/distances/<n>``.
         splits: fingerprints of the classes or domains of each split, see :class:`metaad_zoo.episodes.SplitRecord`; None
             for checkpoints older than records of splits.
     """

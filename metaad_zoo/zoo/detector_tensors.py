@@ -1,4 +1,4 @@
-"""Tensors of an adapted detector in a checkpoint: calibration scores and support set, converted and validated."""
+"""Tensors of a detector in a checkpoint, converted and validated: calibration, training tasks and support set."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metaad_zoo.data.read.pixels import Aspect, kept_size
 from metaad_zoo.data.read.roles import Schema
+from metaad_zoo.evaluation.novelty import TrainingTasks, support_statistics
 from metaad_zoo.modality import get_modality
 from metaad_zoo.modality.samples import as_labels, as_samples
 from metaad_zoo.zoo.checkpoint import Checkpoint
@@ -20,6 +21,7 @@ from metaad_zoo.zoo.reading import CheckpointError, parse_json
 CALIBRATION, LABELS, COLUMNS, SUPPORT = "calibration", "support_labels", "support_columns", "support/"
 RATIO = "support_ratio"
 """Median width by height of a support set's images, before they were brought to a model's size."""
+STATISTICS, DISTANCES = "training_tasks/statistics", "training_tasks/distances"
 KINDS = (torch.float32, torch.float64)
 """Dtypes of scores and samples."""
 
@@ -42,14 +44,39 @@ def calibration_by_shots(tensors: Mapping[str, Tensor]) -> dict[int, Tensor]:
     Raises:
         ValueError: a name ends in no size.
     """
-    by_shots = {1: tensors[CALIBRATION]} if CALIBRATION in tensors else {}
-    for name, scores in tensors.items():
-        if name.startswith(f"{CALIBRATION}/"):
-            size = name.removeprefix(f"{CALIBRATION}/")
-            if not re.fullmatch("[1-9][0-9]{0,8}", size):
-                raise ValueError(f"{name!r} names no size of a support set")
-            by_shots[int(size)] = scores
-    return dict(sorted(by_shots.items()))
+    of_any_size = {1: tensors[CALIBRATION]} if CALIBRATION in tensors else {}
+    return dict(sorted((of_any_size | _by_shots(tensors, CALIBRATION)).items()))
+
+
+def _by_shots(tensors: Mapping[str, Tensor], prefix: str) -> dict[int, Tensor]:
+    """Tensors of a prefix by the size of the support set that ends their names; ValueError where one is no size."""
+    sizes = {name.removeprefix(f"{prefix}/"): x for name, x in tensors.items() if name.startswith(f"{prefix}/")}
+    for size in sizes:
+        if not re.fullmatch("[1-9][0-9]{0,8}", size):
+            raise ValueError(f"'{prefix}/{size}' names no size of a support set")
+    return {int(size): x for size, x in sizes.items()}
+
+
+def training_tasks_tensors(tasks: TrainingTasks | None) -> dict[str, Tensor]:
+    """Statistics of the training tasks under the names that a checkpoint has them; {} without any.
+
+    Example:
+        >>> list(training_tasks_tensors(TrainingTasks(torch.zeros(3, 8), {5: torch.zeros(2)})))
+        ['training_tasks/statistics', 'training_tasks/distances/5']
+    """
+    if tasks is None:
+        return {}
+    return {STATISTICS: tasks.statistics} | {f"{DISTANCES}/{n}": x for n, x in tasks.distances.items()}
+
+
+def training_tasks_of(tensors: Mapping[str, Tensor]) -> TrainingTasks | None:
+    """Inverse of :func:`training_tasks_tensors`; None for checkpoints without them.
+
+    Raises:
+        ValueError: a name ends in no size.
+    """
+    distances = _by_shots(tensors, DISTANCES)
+    return TrainingTasks(tensors[STATISTICS], distances) if STATISTICS in tensors else None
 
 
 def check_detector_tensors(folder: Path, checkpoint: Checkpoint) -> None:
@@ -66,7 +93,8 @@ def check_detector_tensors(folder: Path, checkpoint: Checkpoint) -> None:
     shapes: Mapping[str, Sequence[int]] = checkpoint.learner.arguments()["input_shapes"]
     support = {f"{SUPPORT}{name}" for name in shapes}
     scores = {name: x for name, x in tensors.items() if name == CALIBRATION or name.startswith(f"{CALIBRATION}/")}
-    unknown = sorted(tensors.keys() - {LABELS, COLUMNS, RATIO} - support - scores.keys())
+    distances = {name: x for name, x in tensors.items() if name.startswith(f"{DISTANCES}/")}
+    unknown = sorted(tensors.keys() - {LABELS, COLUMNS, RATIO, STATISTICS} - support - {*scores, *distances})
     if unknown:
         named = [name[:40] for name in unknown[:3]]
         raise CheckpointError(f"{folder} holds {named}, which no detector keeps: it is damaged or was changed")
@@ -76,6 +104,10 @@ def check_detector_tensors(folder: Path, checkpoint: Checkpoint) -> None:
         raise CheckpointError(f"{folder} holds calibration scores of no known kind: {error}; damaged") from error
     if not all(x.ndim == 1 and x.dtype in KINDS and _ascending(x) for x in scores.values()):
         raise CheckpointError(f"{folder} holds calibration scores that are not an ascending row of numbers: damaged")
+    try:
+        _check_training_tasks(tensors, distances, shapes)
+    except ValueError as error:
+        raise CheckpointError(f"{folder} holds training tasks that no training has written: {error}") from error
     if LABELS in tensors:
         try:
             _check_support(tensors, _shapes_of_support(tensors, shapes, checkpoint.aspect))
@@ -83,6 +115,26 @@ def check_detector_tensors(folder: Path, checkpoint: Checkpoint) -> None:
             raise CheckpointError(f"{folder} holds a support set that does not fit its model: {error}") from error
     elif COLUMNS in tensors or RATIO in tensors or support & tensors.keys():
         raise CheckpointError(f"{folder} holds a support set without its labels: it is damaged or was changed")
+
+
+def _check_training_tasks(
+    tensors: Mapping[str, Tensor], distances: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]
+) -> None:
+    tasks = training_tasks_of(tensors)
+    if tasks is None:
+        if distances:
+            raise ValueError("there are distances to them, but no statistics")
+        return
+    blank = {name: torch.zeros(1, *(max(size, 1) for size in shape)) for name, shape in shapes.items()}
+    statistics, expected = tasks.statistics, support_statistics(blank, torch.zeros(1))
+    width = 0 if expected is None else len(expected)
+    if statistics.dtype not in KINDS or statistics.ndim != 2 or statistics.shape[1] != width or not len(statistics):
+        shape = tuple(statistics.shape)
+        raise ValueError(f"statistics are {statistics.dtype} of shape {shape}, expected (tasks, {width}) of float32")
+    if not bool(statistics.isfinite().all()) or not all(
+        x.ndim == 1 and x.dtype in KINDS and _ascending(x) for x in distances.values()
+    ):
+        raise ValueError("statistics or ascending distances are not finite, or not ascending")
 
 
 def _ascending(x: Tensor) -> bool:
