@@ -36,10 +36,14 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from metaad_zoo.detector import load_detector
     from metaad_zoo.modality.samples import read_support
+    from metaad_zoo.zoo import published_of
 
     require_folder(options.out)
     chosen_model = {"weights": options.weights, "backbone": options.backbone, "image_size": options.image_size}
-    detector = load_detector(options.name, **chosen_model)
+    name = published_of(options.name, options.backbone, options.image_size)
+    if name != options.name:
+        note(f"{options.name} is the published checkpoint {name}")
+    detector = load_detector(name, **chosen_model)
     chosen = column_options(options, detector.input_shapes)
     reading = read_support(options.support, detector.usual_shapes, chosen, **detector.support_options)
     note_account(reading.account)
@@ -51,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
     n = len(reading.names)
     anomalous = 0 if reading.labels is None else int((reading.labels == 1).sum())
     figures = {"samples": n, "anomalous": anomalous, "columns": detector.columns, "out": options.out}
-    figures |= {"novelty": novelty, "account": reading.account.as_json()}
+    figures |= {"checkpoint": name, "novelty": novelty, "account": reading.account.as_json()}
     also = f", {anomalous} of them known anomalies" if anomalous else ""
     sentence = f"Adapted to {n} samples{also}. Next, try:  metaad score {options.out} --data PATH --out scores.csv"
     tell(options.json, figures, sentence)

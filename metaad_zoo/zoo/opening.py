@@ -40,7 +40,7 @@ def open_checkpoint(
         CheckpointError: there is no such checkpoint, it is damaged, or its weights are not available.
         ValueError: the backbone does not fit the learner, or the checkpoint has its own.
     """
-    name = published_of(str(name)) if backbone is None and image_size is None else str(name)
+    name = published_of(str(name), backbone, image_size)
     if name in list_learners() and not learner_class(name).trains:
         return _new(name, weights, backbone, image_size)
     if backbone is not None or image_size is not None:
@@ -59,9 +59,15 @@ def untrained_learners() -> list[str]:
     return [name for name in list_learners() if not learner_class(name).trains]
 
 
-def published_of(name: str) -> str:
-    """The first published checkpoint of a learner that trains nothing; other names unchanged."""
-    if name not in untrained_learners():
+def published_of(name: str, backbone: str | None = None, image_size: int | None = None) -> str:
+    """The first published checkpoint of a learner that trains nothing; other names unchanged.
+
+    Args:
+        name: name of a checkpoint or learner.
+        backbone: backbone that the user names; there is then no published checkpoint.
+        image_size: the same for the image size.
+    """
+    if backbone is not None or image_size is not None or name not in untrained_learners():
         return name
     return next((entry for entry, fields in read_index().items() if fields.learner == name), name)
 

