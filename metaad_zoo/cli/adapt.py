@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
 
     require_folder(options.out)
     chosen_model = {"weights": options.weights, "backbone": options.backbone, "image_size": options.image_size}
-    name = published_of(options.name, options.backbone, options.image_size)
+    name = published_of(options.name) if options.backbone is None and options.image_size is None else options.name
     if name != options.name:
         note(f"{options.name} is the published checkpoint {name}")
     detector = load_detector(name, **chosen_model)

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from metaad_zoo.zoo.fine_tuned import FineTuned, parent_aspect, parent_shapes, parent_splits
     from metaad_zoo.zoo.hub import push_to_hub
     from metaad_zoo.zoo.index import find_published, list_checkpoints, read_index
-    from metaad_zoo.zoo.lookup import is_known, locate, model_folder
+    from metaad_zoo.zoo.lookup import is_known, locate, model_folder, published_of
     from metaad_zoo.zoo.manifest import is_checkpoint
-    from metaad_zoo.zoo.opening import open_checkpoint, published_of
+    from metaad_zoo.zoo.opening import open_checkpoint
     from metaad_zoo.zoo.publishing import publish, refresh
     from metaad_zoo.zoo.reading import CheckpointError
     from metaad_zoo.zoo.remote import fetch_checkpoint
@@ -81,9 +81,9 @@ _NAMES_BY_MODULE = {
     "fine_tuned": ("FineTuned", "parent_aspect", "parent_shapes", "parent_splits"),
     "hub": ("push_to_hub",),
     "index": ("find_published", "list_checkpoints", "read_index"),
-    "lookup": ("is_known", "locate", "model_folder"),
+    "lookup": ("is_known", "locate", "model_folder", "published_of"),
     "manifest": ("is_checkpoint",),
-    "opening": ("open_checkpoint", "published_of"),
+    "opening": ("open_checkpoint",),
     "publishing": ("publish", "refresh"),
     "reading": ("CheckpointError",),
     "remote": ("fetch_checkpoint",),

@@ -8,12 +8,11 @@ from typing import Any
 
 from metaad_zoo.backbones import modality_of
 from metaad_zoo.backbones.pretrained import TIMM_PREFIX
-from metaad_zoo.learners import learner_class, list_learners
+from metaad_zoo.learners import learner_class
 from metaad_zoo.modality import get_modality
 from metaad_zoo.zoo.checkpoint import Checkpoint, load_checkpoint
 from metaad_zoo.zoo.detector_tensors import check_detector_tensors
-from metaad_zoo.zoo.index import read_index
-from metaad_zoo.zoo.lookup import locate
+from metaad_zoo.zoo.lookup import locate, published_of, untrained_learners
 
 IMAGE_SIZE = 224
 """Height and width in pixels that a new checkpoint reads if none is named: that of most pretrained networks."""
@@ -40,9 +39,9 @@ def open_checkpoint(
         CheckpointError: there is no such checkpoint, it is damaged, or its weights are not available.
         ValueError: the backbone does not fit the learner, or the checkpoint has its own.
     """
-    name = published_of(str(name), backbone, image_size)
-    if name in list_learners() and not learner_class(name).trains:
-        return _new(name, weights, backbone, image_size)
+    is_new = backbone is not None or image_size is not None or published_of(str(name)) == str(name)
+    if is_new and str(name) in untrained_learners():
+        return _new(str(name), weights, backbone, image_size)
     if backbone is not None or image_size is not None:
         raise ValueError(
             f"{name} has its own backbone and image size: leave out backbone (--backbone) and image_size "
@@ -52,24 +51,6 @@ def open_checkpoint(
     checkpoint = load_checkpoint(folder, weights)
     check_detector_tensors(folder, checkpoint)
     return checkpoint
-
-
-def untrained_learners() -> list[str]:
-    """Names of the learners that train nothing."""
-    return [name for name in list_learners() if not learner_class(name).trains]
-
-
-def published_of(name: str, backbone: str | None = None, image_size: int | None = None) -> str:
-    """The first published checkpoint of a learner that trains nothing; other names unchanged.
-
-    Args:
-        name: name of a checkpoint or learner.
-        backbone: backbone that the user names; there is then no published checkpoint.
-        image_size: the same for the image size.
-    """
-    if backbone is not None or image_size is not None or name not in untrained_learners():
-        return name
-    return next((entry for entry, fields in read_index().items() if fields.learner == name), name)
 
 
 def _new(name: str, weights: str | Path | None, backbone: str | None, image_size: int | None) -> Checkpoint:

@@ -180,6 +180,20 @@ def test_feature_maps_go_from_fine_to_coarse_and_end_in_the_embedding(name):
         backbone.feature_maps(x[0])
 
 
+def test_images_pass_in_parts_where_they_are_independent(monkeypatch):
+    backbone, x = build("timm/test_resnet").eval(), torch.rand(5, *TINY["timm/test_resnet"][1])
+    whole, sizes = backbone.feature_maps(x), []
+    monkeypatch.setattr("metaad_zoo.backbones.pretrained.PIXELS_AT_ONCE", 2 * x[0, 0].numel())
+    backbone.body.conv1.register_forward_hook(lambda _, given, __: sizes.append(len(given[0])))
+    parts = backbone.feature_maps(x)
+    assert sizes == [2, 2, 1]
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other)
+    sizes.clear()
+    backbone.train().feature_maps(x)  # statistics of the whole batch
+    assert sizes == [5]
+
+
 def test_a_token_lies_on_the_map_where_its_patch_lies_in_the_image():
     """With one black image and one with a bright patch in row 0, column 2, layers that do not attend tell where."""
     backbone = build("vit").eval()

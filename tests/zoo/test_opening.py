@@ -74,7 +74,10 @@ def test_maps_of_a_transformer_hold_its_patches_alone(model, size, grid):
     options = {"pretrained": False, "frozen": True}
     learner = PatchMemory(backbone=f"timm/{model}", backbone_options=options, input_shapes={"image": (3, size, size)})
     backbone, images = learner.network.backbone, torch.rand(2, 3, size, size)
+    needed, backbone.last_map = backbone.feature_maps(images), None
     maps = backbone.feature_maps(images)
+    assert len(needed) == learner.layers[-1] + 1
+    assert all(torch.equal(x, y) for x, y in zip(needed, maps, strict=False))
     assert {tuple(x.shape) for x in maps} == {(2, 384, grid, grid)}
     assert len(maps) == 12
     body, taken = backbone.body, {}
