@@ -13,16 +13,16 @@ import metaad_zoo as mz
 from metaad_zoo.cli import main
 from metaad_zoo.detector import Detector
 from metaad_zoo.export import ExportError, exporting, load_exported
-from metaad_zoo.learners import learner_class
+from metaad_zoo.learners import PatchMetric
 from metaad_zoo.zoo import Checkpoint
 from tests.tiny import (
     EMBEDDING_LEARNERS,
     GRADIENT_LEARNERS,
-    TINY,
     WITH_WEIGHTS,
     tiny_batch,
     tiny_embedding_learner,
     tiny_learner,
+    tiny_patch_learner,
 )
 
 CALIBRATION = torch.linspace(-2, 2, 99)
@@ -38,10 +38,11 @@ def _onnx():
 
 
 def patch_memory(name="patch_memory"):
-    """Fitted on images of noise."""
-    options, shape = TINY["resnet12"]
-    learner = learner_class(name)(backbone="resnet12", backbone_options=options, input_shapes={"image": shape})
-    return Detector(Checkpoint(learner.eval(), [], {"calibration": CALIBRATION})).fit(queries_of("resnet12"))
+    """A learner that compares patches, fitted on images of noise."""
+    learner = tiny_patch_learner(name, "conv4")
+    if isinstance(learner, PatchMetric):
+        torch.nn.init.normal_(learner.change, std=0.05)
+    return Detector(Checkpoint(learner.eval(), [], {"calibration": CALIBRATION})).fit(queries_of("conv4"))
 
 
 def fitted(backbone, learner="maml", **inner_loop):
@@ -96,11 +97,12 @@ def test_every_learner_scores_alike_in_onnxruntime(learner, tmp_path):
 @pytest.mark.usefixtures("_onnx")
 def test_learners_that_keep_their_samples_score_alike_in_onnxruntime(tmp_path):
     """Distances to rows, and to patches."""
-    queries = {"image": queries_of("resnet12")["image"].flip(-1)}
+    queries = {"image": queries_of("conv4")["image"].flip(-1)}
     for detector, samples in (
         (fitted("raw_columns", "in_context"), queries_of("raw_columns")),
         (patch_memory(), queries),
         (patch_memory("patch_change"), queries),
+        (patch_memory("patch_metric"), queries),
     ):
         mz.export_detector(detector, tmp_path / "d.onnx")
         require_equal(tmp_path / "d.onnx", detector, samples)
@@ -127,7 +129,7 @@ def test_torch_export_scores_alike(backbone, tmp_path):
 def test_a_memory_of_patches(tmp_path):
     detector = patch_memory()
     mz.export_detector(detector, tmp_path / "d.pt2")
-    require_equal(tmp_path / "d.pt2", detector, {"image": queries_of("resnet12")["image"].flip(-1)})
+    require_equal(tmp_path / "d.pt2", detector, {"image": queries_of("conv4")["image"].flip(-1)})
 
 
 @pytest.mark.parametrize("policy", ["running", "per_step"])

@@ -23,12 +23,11 @@ from tests.tiny import (
     GRADIENT_LEARNERS,
     REGISTERED,
     TIMM,
-    TINY,
     WITH_WEIGHTS,
-    shapes_of,
     tiny_batch,
     tiny_embedding_learner,
     tiny_learner,
+    tiny_patch_learner,
 )
 
 THREADS = 8
@@ -49,9 +48,7 @@ def tiny(name: str, backbone: str, **inner_loop) -> Learner:
         return tiny_learner(name, backbone, **inner_loop).eval()
     if name in EMBEDDING_LEARNERS:
         return tiny_embedding_learner(name, backbone).eval()
-    return learner_class(name)(
-        backbone=backbone, backbone_options=TINY[backbone][0], input_shapes=shapes_of(backbone)
-    ).eval()
+    return tiny_patch_learner(name, backbone).eval()
 
 
 def at_once(work: Callable[[int], object], times: int = 1) -> list:
@@ -73,7 +70,7 @@ CASES = [
     *(("protonet", backbone, "higher") for backbone in REGISTERED if backbone not in ONE_A_MODALITY),
     *((name, "timm/vit_tiny_patch16_224", "higher") for name in ("maml", "protonet")),
     *(("patch_memory", backbone, "higher") for backbone in ("conv4", "vit", "timm/test_resnet")),
-    ("patch_change", "conv4", "higher"),
+    *((name, "conv4", "higher") for name in ("patch_change", "patch_metric")),
 ]
 
 

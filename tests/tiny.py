@@ -9,7 +9,7 @@ import torch
 from metaad_zoo.backbones import ANY, list_backbones, modality_of
 from metaad_zoo.episodes import EpisodeBatch
 from metaad_zoo.inner_loop import InnerLoopConfig
-from metaad_zoo.learners import EmbeddingLearner, GradientLearner, learner_class, list_learners
+from metaad_zoo.learners import EmbeddingLearner, GradientLearner, PatchMemory, learner_class, list_learners
 
 Shape = tuple[int, ...]
 
@@ -116,6 +116,19 @@ def tiny_embedding_learner(learner: str, backbone: str, **arguments: Any) -> Emb
     with torch.no_grad():
         for p in built.network.parameters():
             p += 0.05 * torch.randn_like(p)
+    return built
+
+
+def tiny_patch_learner(learner: str, backbone: str, **arguments: Any) -> PatchMemory:
+    """A learner that compares patches, over a tiny backbone."""
+    torch.manual_seed(0)
+    built = learner_class(learner)(
+        backbone=registered_name(backbone),
+        backbone_options=TINY[backbone][0],
+        input_shapes=shapes_of(backbone),
+        **arguments,
+    )
+    assert isinstance(built, PatchMemory)
     return built
 
 

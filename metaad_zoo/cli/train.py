@@ -19,10 +19,11 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
+from torch import Tensor
 
 from metaad_zoo import data as data_room
 from metaad_zoo.cli.resume import find_checkpoint, read_checkpoint, refuse_other_config, splits_of_checkpoint
-from metaad_zoo.cli.terminal import note_account, progress_bars, wide_console
+from metaad_zoo.cli.terminal import note, note_account, progress_bars, wide_console
 from metaad_zoo.cli.train_parser import HintingParser, arrange, own_error, take_imports
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.episodes import SplitRecord
@@ -297,11 +298,34 @@ def _trained_or_read(cli: TrainingCLI, trains: bool) -> tuple[dict[str, Any], st
         weights = "as built: nothing is trained"
         _note_untrained(cli)
     elif trains:
+        start, before = _start(cli) if learner.may_stay else ({}, None)
         cli.trainer.fit(trainable(learner), datamodule=cli.datamodule, ckpt_path=cli.resume_from, weights_only=True)
         best = cli.run_dir / "checkpoints" / "best.ckpt"
         weights = BEST if best.is_file() else "last step"
         checkpoint = read_checkpoint(best, learner) if best.is_file() else {}
+        after = _best_validation(cli)
+        if before is not None and after is not None and after < before:
+            checkpoint = {"state_dict": start}
+            weights = f"as before training: validation AUROC {before:.4f}, at most {after:.4f} in training"
+            note(f"the weights stay {weights}")
     return checkpoint, weights
+
+
+def _start(cli: TrainingCLI) -> tuple[dict[str, Tensor], float | None]:
+    """Weights before training, and their validation AUROC; None where there is no validation."""
+    learner = cli.model
+    state = {name: x.detach().clone() for name, x in learner.state_dict().items()}
+    figures = cli.trainer.validate(trainable(learner), datamodule=cli.datamodule, verbose=False)
+    return state, figures[0].get("val/auroc") if figures else None
+
+
+def _best_validation(cli: TrainingCLI) -> float | None:
+    """Validation AUROC of the best weights, or of the last ones if only those are kept; None without validation."""
+    for callback in cli.trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, ModelCheckpoint) and callback.monitor == "val/auroc":
+            return None if callback.best_model_score is None else float(callback.best_model_score)
+    last = cli.trainer.callback_metrics.get("val/auroc")
+    return None if last is None else float(last)
 
 
 def _end(cli: TrainingCLI, trains: bool, seen: list[str], weights: str) -> None:

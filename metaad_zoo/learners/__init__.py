@@ -15,6 +15,7 @@ from metaad_zoo.learners.other_head import with_head
 from metaad_zoo.learners.pairwise import PairwiseRelation
 from metaad_zoo.learners.patch_change import AdaptedChange, ChangeDecoder, PatchChange
 from metaad_zoo.learners.patch_memory import AdaptedMemory, PatchMemory
+from metaad_zoo.learners.patch_metric import PatchMetric
 from metaad_zoo.learners.pretrained import ContrastivePretraining
 from metaad_zoo.learners.proto_maml import ProtoMAML
 from metaad_zoo.learners.prototypes import PrototypicalNetwork
@@ -49,6 +50,7 @@ __all__ = [
     "PairwiseRelation",
     "PatchChange",
     "PatchMemory",
+    "PatchMetric",
     "ProtoMAML",
     "PrototypicalNetwork",
     "Reptile",

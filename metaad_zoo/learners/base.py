@@ -89,6 +89,8 @@ class Learner(nn.Module):
     registered_name: ClassVar[str]
     trains: ClassVar[bool] = True
     """False for a learner without training: ``train.py`` then only tests it."""
+    may_stay: ClassVar[bool] = False
+    """Whether ``train.py`` keeps the weights from before the training if none of it reach their validation AUROC."""
     parent: Parent | None = None
     """Checkpoint from which it starts, during fine-tuning."""
 

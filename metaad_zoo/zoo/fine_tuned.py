@@ -9,7 +9,7 @@ import torch
 
 from metaad_zoo.data.read.pixels import Aspect
 from metaad_zoo.episodes import SplitRecord
-from metaad_zoo.learners import FineTuning, Learner, Trained, with_head
+from metaad_zoo.learners import FineTuning, Learner, PatchMemory, PatchMetric, Trained, with_head
 from metaad_zoo.learners.base import OptimizerCallable, Schedule
 from metaad_zoo.modality.samples import fits
 from metaad_zoo.zoo.checkpoint import aspect_of, load_checkpoint
@@ -21,7 +21,8 @@ class FineTuned(Learner):
     """A checkpoint's learner, to be trained on; for configs: ``class_path: metaad_zoo.zoo.FineTuned``.
 
     As ``pathlib.Path`` does, it builds an object of another class: the checkpoint's own, with its settings and weights.
-    That one's :attr:`~metaad_zoo.learners.Learner.parent` tells what it has seen before, which no test may be on.
+    A patch memory, which trains nothing, becomes a :class:`metaad_zoo.learners.PatchMetric` that starts as it. The
+    object's :attr:`~metaad_zoo.learners.Learner.parent` tells what it has seen before, which no test may be on.
 
     Args:
         checkpoint: what :func:`metaad_zoo.zoo.locate` takes: a published name, a finished run, a folder, an address.
@@ -57,7 +58,12 @@ class FineTuned(Learner):
             _require_shapes(checkpoint, parent.learner, input_shapes)
         if head is None and head_options:
             raise ValueError(f"head_options={head_options} is for another head: name it by model.head")
-        learner = parent.learner if head is None else with_head(parent.learner, head, head_options)
+        if head is not None:
+            learner: Learner = with_head(parent.learner, head, head_options)
+        elif isinstance(parent.learner, PatchMemory) and not parent.learner.trains:
+            learner = PatchMetric.on(parent.learner)
+        else:
+            learner = parent.learner
         sha256 = str(read_manifest(folder)["sha256"][WEIGHTS])
         return how.apply(learner, checkpoint, sha256, parent.trained_on)
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 import yaml
 
 import metaad_zoo as mz
 from metaad_zoo.cli.train import run
-from metaad_zoo.learners import ContrastivePretraining, PrototypicalNetwork
+from metaad_zoo.learners import ContrastivePretraining, PatchMemory, PatchMetric, PrototypicalNetwork
 from metaad_zoo.zoo import Checkpoint, FineTuned, load_checkpoint, save_checkpoint
 from tests.cli.short import CONFIGS, SHORT
 from tests.cli.test_configs import own_data
+from tests.inspected import category
 
 QUICK = [option for option in SHORT if "backbone_options" not in option and "_episodes=" not in option]
 QUICK += ["--data.val_episodes=4", "--data.calibration_episodes=4", "--data.test_episodes=4"]
@@ -125,3 +127,45 @@ def test_data_of_another_shape_is_refused(parent, tmp_path, shapes):
     parent("old/a")
     with pytest.raises(ValueError, match=r"reads .*image"):
         FineTuned(str(tmp_path / "parent"), input_shapes=shapes)
+
+
+def memory_command(tmp_path, *further):
+    """Fine-tuning of a patch memory on five categories of inspection images."""
+    torch.manual_seed(0)
+    learner = PatchMemory(backbone="conv4", backbone_options={"width": 4}, input_shapes={"image": [1, 16, 16]}, top=0.1)
+    save_checkpoint(tmp_path / "parent", Checkpoint(learner, ["old/a"], {}))
+    for name in ("bolt", "nut", "pin", "rod", "screw"):
+        category(tmp_path / "own" / name, n=6, size=(16, 16))
+    return command(tmp_path, "--data.episode.support_normal=2", "--model.train=full", *further)
+
+
+def test_a_patch_memory_becomes_a_learned_metric_shown_before_and_after(tmp_path, capsys):
+    cli = run(memory_command(tmp_path, "--trainer.max_steps=4"))
+    learner = load_checkpoint(cli.run_dir / "model").learner
+    assert isinstance(learner, PatchMetric)
+    assert learner.top == 0.1
+    assert learner.change.abs().max() > 0
+    results = json.loads((cli.run_dir / "results.json").read_text())
+    assert list(results["methods"])[:2] == ["patch_metric", "before fine-tuning"]
+    assert results["protocol"]["fine_tuned_from"]["checkpoint"] == str(tmp_path / "parent")
+    held_out = {task["task"].partition("/")[2] for task in results["methods"]["patch_metric"]["tasks"]}
+    assert held_out == set(cli.datamodule.class_splits["test"])
+    printed = capsys.readouterr().out
+    assert "patch_metric" in printed
+    assert "before fine-tuning" in printed
+    mz.load_detector(cli.run_dir)
+
+
+def test_a_metric_that_chooses_worse_gives_way_to_the_memory(tmp_path, capsys, monkeypatch):
+    """A loss with the wrong sign lowers the validation AUROC."""
+    right = PatchMetric.ranking_loss
+    monkeypatch.setattr(PatchMetric, "ranking_loss", lambda self, *task: -right(self, *task))
+    cli = run(memory_command(tmp_path, "--trainer.max_steps=40", "--model.optimizer.lr=0.1", "--data.val_episodes=8"))
+    learner = load_checkpoint(cli.run_dir / "model").learner
+    assert isinstance(learner, PatchMetric)
+    assert learner.change.abs().max() == 0
+    results = json.loads((cli.run_dir / "results.json").read_text())
+    assert results["protocol"]["weights"].startswith("as before training: validation AUROC")
+    assert "note: the weights stay as before training" in capsys.readouterr().err
+    before, after = (results["methods"][name]["mean"]["auroc"] for name in ("before fine-tuning", "patch_metric"))
+    assert before == after
