@@ -15,7 +15,7 @@ from scipy import ndimage
 from metaad_zoo.cli import main
 from metaad_zoo.data.read.pixels import at_own_size, resize
 from metaad_zoo.detector import load_detector
-from metaad_zoo.explain import Region, find_regions, overlay, region_level
+from metaad_zoo.explain import Region, find_regions, heat_maps, overlay, region_level
 from metaad_zoo.explain.overlay import EDGE, TOP, top_mean
 from metaad_zoo.learners import PatchMemory
 from metaad_zoo.learners.patches import to_pixels
@@ -86,6 +86,12 @@ def test_the_box_hits_the_stain_at_the_pictures_own_size(folder, capsys):
         assert (drawn == EDGE).all(2).any() == bool(judged[2])
     assert decisions[[2, 4]].tolist() == [1, 1]
     assert all(hits(by_file[files[i]]) for i in (2, 4))
+    limit = detector.threshold(calibrate="within")
+    for file, decision, (photograph, heat) in zip(files, decisions, heat_maps(detector, files), strict=True):
+        assert np.array_equal(photograph[..., 0], np.array(Image.open(file)))
+        if decision:
+            expected = overlay(photograph, heat, region_level(heat, limit))
+            np.testing.assert_array_equal(np.array(Image.open(folder / "out" / by_file[file]["picture"])), expected)
     with np.load(folder / "out" / "explanations.npz", allow_pickle=False) as archive:
         assert archive["sample"].tolist() == files
         np.testing.assert_allclose(archive["attribution/image"], detector.explain(files), atol=1e-5)

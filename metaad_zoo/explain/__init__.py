@@ -2,6 +2,7 @@
 
 from metaad_zoo.explain.figures import explanation_figure
 from metaad_zoo.explain.folder import Choice, Explained, write_explanations
+from metaad_zoo.explain.maps import heat_maps
 from metaad_zoo.explain.overlay import Region, find_regions, overlay, region_level
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Region",
     "explanation_figure",
     "find_regions",
+    "heat_maps",
     "overlay",
     "region_level",
     "write_explanations",

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from metaad_zoo.atomic_write import replacing
 from metaad_zoo.data.chunks import Chunk
-from metaad_zoo.data.read.pixels import Aspect, at_own_size
 from metaad_zoo.data.read.roles import Schema
 from metaad_zoo.detector import Detector
 from metaad_zoo.evaluation.calibration import threshold
@@ -25,11 +24,10 @@ from metaad_zoo.evaluation.decisions import USUAL_ALPHA, Calibrate
 from metaad_zoo.evaluation.explanation import Explanation
 from metaad_zoo.explain.archive import GrowingArchive
 from metaad_zoo.explain.figures import explanation_figure
+from metaad_zoo.explain.maps import AT_ONCE, beside_its_picture
 from metaad_zoo.explain.overlay import Region, find_regions, overlay, region_level
 
 BOX_COLUMNS = ("sample", "score", "p_value", "anomaly", "picture", *(f.name for f in fields(Region)))
-AT_ONCE = 16
-"""Samples that are explained at once."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +160,8 @@ def write_explanations(
                 if mapped is None or boxes is None or heats is None:
                     _draw_figure(path, row, {name: x[i] for name, x in maps.items()}, schemas)
                 else:
-                    picture, heat = _at_own_size(row, mapped, heats[i : i + 1], original(row.position), detector.aspect)
+                    image, photograph = row.sample[mapped], original(row.position)
+                    picture, heat = beside_its_picture(heats[i], image, photograph, detector.aspect)
                     boxes.add(row, path, _draw_overlay(path, row, picture, heat, figures.threshold))
                     figures.boxes = boxes.n
             tick(figures)
@@ -241,16 +240,6 @@ def _explain(
     if method == "nearest":
         archive.add(nearest_support=detector.nearest_support(samples)[0])
     return heats, maps
-
-
-def _at_own_size(
-    row: _Judged, mapped: str, heat: Tensor, picture: Tensor | None, aspect: Aspect
-) -> tuple[np.ndarray, np.ndarray]:
-    """Picture ``(H, W, C)`` and heat map ``(H, W)`` at the photograph's own size; without one, at the sample's."""
-    if picture is None:
-        picture, aspect = row.sample[mapped].cpu().clamp(0, 1).mul(255).round().to(torch.uint8), "squash"
-    resized = at_own_size(heat.float().cpu(), picture.shape[1], picture.shape[2], aspect)
-    return picture.movedim(0, 2).numpy(), resized[0].numpy()
 
 
 def _draw_overlay(path: Path, row: _Judged, picture: np.ndarray, heat: np.ndarray, limit: float | None) -> list[Region]:

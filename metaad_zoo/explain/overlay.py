@@ -41,7 +41,7 @@ def region_level(heat: np.ndarray, threshold: float) -> float:
 
     It is the threshold of the scores: a score is the mean over the highest 1 % of the patches' values, which the map
     shows. The map is smoothed, so that less than 1 % of it may reach the threshold; then it is the mean of its highest
-    1 %, and there is always such a pixel.
+    1 %, and there is always such a pixel. Pixels of exactly 0, outside a region of interest, do not count.
 
     Args:
         heat: heat map ``(H, W)``, in the unit of the scores.
@@ -52,7 +52,8 @@ def region_level(heat: np.ndarray, threshold: float) -> float:
         >>> region_level(heat, 1.5), region_level(heat, 3.5)
         (1.5, 3.0)
     """
-    return min(threshold, top_mean(heat))
+    counted = heat[heat != 0]
+    return min(threshold, top_mean(counted)) if counted.size else threshold
 
 
 def top_mean(heat: np.ndarray) -> float:
@@ -114,7 +115,8 @@ def overlay(picture: Any, heat: Any, level: float | None = None) -> np.ndarray:
         raise ValueError(f"expected a heat map of the picture's size {pixels.shape[:2]}, saw shape {values.shape}")
     low, high = float(np.median(values)), float(values.max())
     high = high if level is None else max(high, level)
-    opacity = np.clip((values - low) / max(high - low, 1e-12), 0, 1)[..., None] * np.float32(MOST_HEAT)
+    strength = np.clip((values - low) / max(high - low, 1e-12), 0, 1)[..., None]
+    opacity = strength**2 * np.float32(MOST_HEAT)  # squared: what is usual stays clear
     drawn = np.round(pixels * (1 - opacity) + np.array(HEAT, np.float32) * opacity).astype(np.uint8)
     return drawn if level is None else _outlined(drawn, values, level)
 
