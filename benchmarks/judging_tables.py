@@ -137,7 +137,34 @@ def finetuning(measured: dict[str, Any]) -> list[str]:
     return lines
 
 
+def finetune_inspection(measured: dict[str, Any]) -> list[str]:
+    """AUROC of a product left out by the memory and by the metric learned on its siblings, by number of good images."""
+    shots = list(next(iter(measured["families"].values()))["summary"])
+    lines = head("left out", *(f"{k} good image{'s' if k != '1' else ''}" for k in shots))
+    for family, found in measured["families"].items():
+        for row in found["products"]:
+            lines.append(f"| {row['product']} | {' | '.join(_pair(row['shots'][k]) for k in shots)} |")
+        changes = (found["summary"][k] for k in shots)
+        lines.append(f"| **mean change, {family}** | {' | '.join(_change(c) for c in changes)} |")
+        if "pixel_before" in found["summary"][shots[0]]:
+            pixels = (_pair(found["summary"][k], "pixel_") for k in shots)
+            lines.append(f"| pixel AUROC, {family} | {' | '.join(pixels)} |")
+    return lines
+
+
+def _pair(figures: dict[str, float], kind: str = "") -> str:
+    """Before and after, in per cent."""
+    return f"{100 * figures[f'{kind}before']:.1f} → {100 * figures[f'{kind}after']:.1f}"
+
+
+def _change(figures: dict[str, Any]) -> str:
+    """Mean change in points, with its interval if it has one."""
+    around = "" if figures["ci95"] is None else " [{:+.1f}, {:+.1f}]".format(*(100 * x for x in figures["ci95"]))
+    return f"{100 * figures['change']:+.1f}{around}"
+
+
 TABLES = {
+    "finetune inspection": finetune_inspection,
     "adbench shots": adbench_shots,
     "few labels": few_labels,
     "finetuning": finetuning,
