@@ -76,12 +76,11 @@ def find_regions(heat: np.ndarray, level: float) -> list[Region]:
         >>> find_regions(heat, 0.5)
         [Region(x0=2, y0=1, x1=5, y1=3, peak=2.0)]
     """
-    labels, n = ndimage.label(heat >= level, _TOUCHING)
-    peaks = ndimage.maximum(heat, labels, range(1, n + 1))
-    regions = [
-        Region(columns.start, rows.start, columns.stop, rows.stop, float(peak))
-        for (rows, columns), peak in zip(ndimage.find_objects(labels), peaks, strict=True)
-    ]
+    labels, _ = ndimage.label(heat >= level, _TOUCHING)
+    regions = []
+    for k, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
+        peak = heat[rows, columns][labels[rows, columns] == k].max()
+        regions.append(Region(columns.start, rows.start, columns.stop, rows.stop, float(peak)))
     return sorted(regions, key=lambda region: -region.peak)
 
 
