@@ -23,12 +23,14 @@ from metaad_zoo.evaluation.decisions import USUAL_ALPHA, Calibrate, SupportDecis
 from metaad_zoo.evaluation.explanation import Explainer, Explanation
 from metaad_zoo.evaluation.novelty import Novelty
 from metaad_zoo.modality import SCORING_CHUNK, get_modality
-from metaad_zoo.modality.samples import Reading, as_labels, have_values, read_query, read_support
+from metaad_zoo.modality.samples import Reading, as_labels, have_values, read_query, read_support, require_size
 from metaad_zoo.modality.window_scoring import ScoresWindows
 from metaad_zoo.zoo import Checkpoint, checkpoint_files, files_in_a_folder, open_checkpoint, save_checkpoint
 from metaad_zoo.zoo.detector_tensors import (
     RATIO,
+    ROI,
     calibration_by_shots,
+    roi_tensors,
     schema_tensors,
     schemas_of,
     training_tasks_of,
@@ -46,6 +48,8 @@ class _State:
     def adapt(self) -> _State:
         """Adapted to the support set that the checkpoint holds."""
         learner, tensors = self.checkpoint.learner, self.checkpoint.tensors
+        if ROI in tensors:
+            learner = learner.within(tensors[ROI])
         task = self.support(), tensors["support_labels"]
         decisions = SupportDecisions(learner, *task, calibration_by_shots(tensors))
         return _State(self.checkpoint, learner.adapt(*task), decisions)
@@ -135,6 +139,7 @@ class Detector(ScoresWindows):
         label: str | None = None,
         time: str | None = None,
         ignore: Sequence[str] = (),
+        roi: Any = None,
     ) -> Detector:
         """Adapt to a new domain.
 
@@ -145,6 +150,7 @@ class Detector(ScoresWindows):
             label: column of labels of a file or DataFrame.
             time: column of time stamps of a file or DataFrame.
             ignore: columns of a file or DataFrame to leave out.
+            roi: region of interest of all images: image file or array ``(H, W)``, white inside.
 
         Returns:
             The detector itself; its :attr:`account` says what was left out or guessed.
@@ -158,14 +164,15 @@ class Detector(ScoresWindows):
         reading = read_support(support, self.usual_shapes, options, **self.support_options)
         if labels is None and label is None:
             reading.require_normal(str(support) if isinstance(support, (str, Path)) else "the support")
-        return self.fit_reading(reading, labels)
+        return self.fit_reading(reading, labels, roi)
 
-    def fit_reading(self, reading: Reading, labels: Any = None) -> Detector:
+    def fit_reading(self, reading: Reading, labels: Any = None, roi: Any = None) -> Detector:
         """Adapt to a support set that is already read.
 
         Args:
             reading: support set as :func:`metaad_zoo.modality.samples.read_support` returns it.
             labels: ``(n,)`` as for :meth:`fit`; None: the reading's labels, or all normal without them.
+            roi: as for :meth:`fit`.
 
         Raises:
             ValueError, FloatingPointError: as for :meth:`fit`.
@@ -176,24 +183,14 @@ class Detector(ScoresWindows):
         tensors = {"support_labels": kinds} | {f"support/{name}": x for name, x in reading.samples.items()}
         if reading.ratio is not None:
             tensors[RATIO] = torch.tensor([reading.ratio], dtype=torch.float64)
-        tensors |= schema_tensors(reading.schemas)
-        self._require_size(reading.samples)
+        tensors |= schema_tensors(reading.schemas) | roi_tensors(roi, reading.samples, reading.ratio, self.aspect)
+        learner = self._checkpoint.learner
+        require_size(reading.samples, self.usual_shapes, learner.any_size, learner.registered_name)
         with self._changing:
             before = {name: x for name, x in self._checkpoint.tensors.items() if not name.startswith("support")}
             self._state = _State(replace(self._checkpoint, tensors=before | tensors)).adapt()
             self.account = reading.account
         return self
-
-    def _require_size(self, samples: dict[str, Tensor]) -> None:
-        """Refuse images of a size that the model can't read; ValueError."""
-        learner = self._checkpoint.learner
-        for name, shape in self.usual_shapes.items():
-            size = list(samples[name].shape[1:])
-            if get_modality(name).reads_arrays and size != list(shape) and not learner.any_size:
-                raise ValueError(
-                    f"{name!r} has shape {tuple(size)} by its aspect ratio, but {learner.registered_name} reads "
-                    f"{tuple(shape)} alone: crop the images to that ratio, or take a model with aspect=squash or pad"
-                )
 
     @property
     def support_options(self) -> dict[str, Any]:
@@ -274,6 +271,11 @@ class Detector(ScoresWindows):
         """
         tasks = training_tasks_of(self._checkpoint.tensors)
         return None if tasks is None else tasks.novelty(self._support(), self.support_labels)
+
+    @property
+    def region(self) -> Tensor | None:
+        """Region of interest ``(H, W)`` bool at the size of the images; None: they count as a whole."""
+        return self._checkpoint.tensors.get(ROI)
 
     @property
     def schemas(self) -> dict[str, Schema]:

@@ -29,6 +29,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--backbone", metavar="timm/MODEL", help="of patch_memory: any of timm's image models")
     command.add_argument("--image-size", type=int, metavar="PIXELS", help="of patch_memory: size to read (default 224)")
+    command.add_argument(
+        "--roi",
+        type=Path,
+        metavar="FILE",
+        help="region of interest: an image over the samples', white where they are to be inspected, black elsewhere",
+    )
     command.add_argument("--out", type=Path, required=True, help="folder to write the detector to")
     json_argument(command)
 
@@ -49,13 +55,17 @@ def run(options: argparse.Namespace) -> None:
     note_account(reading.account)
     if chosen.label is None:
         reading.require_normal(str(options.support))
-    detector.fit_reading(reading).save(options.out)
+    detector.fit_reading(reading, roi=options.roi).save(options.out)
     _note_calibration(detector)
     novelty = note_novelty(detector)
     n = len(reading.names)
     anomalous = 0 if reading.labels is None else int((reading.labels == 1).sum())
     figures = {"samples": n, "anomalous": anomalous, "columns": detector.columns, "out": options.out}
     figures |= {"checkpoint": name, "novelty": novelty, "account": reading.account.as_json()}
+    region = detector.region
+    if region is not None:
+        figures["region_of_interest"] = float(region.float().mean())
+        note(f"region of interest: {region.float().mean():.0%} of each image; the rest counts nowhere")
     also = f", {anomalous} of them known anomalies" if anomalous else ""
     sentence = f"Adapted to {n} samples{also}. Next, try:  metaad score {options.out} --data PATH --out scores.csv"
     tell(options.json, figures, sentence)

@@ -169,7 +169,9 @@ class Explainer:
             )
         mapped = self._adapted.mapped
         images, maps = samples[mapped], heat_maps(self._adapted, samples)
-        stranger = maps - maps.flatten(1).median(1).values.view(-1, 1, 1)
+        read = maps != 0  # outside a region of interest maps are 0, and so are attributions
+        median = maps.where(read, torch.nan).flatten(1).nanmedian(1).values.nan_to_num().view(-1, 1, 1)
+        stranger = (maps - median).where(read, 0)
         share = (stranger / images.shape[1]).unsqueeze(1).expand_as(images)
         return maps, {name: share if name == mapped else torch.zeros_like(x) for name, x in samples.items()}
 

@@ -114,6 +114,20 @@ class Learner(nn.Module):
     def adapt(self, support: Samples, support_labels: Tensor) -> Adapted:
         """Adapt to a support set without changing the learner; see :class:`metaad_zoo.episodes.Method`."""
 
+    def within(self, region: Tensor) -> Learner:
+        """The learner, sharing its weights, for a region of interest alone: what lies outside counts nowhere.
+
+        Args:
+            region: ``(H, W)`` bool, at the size of the images.
+
+        Raises:
+            ValueError: it scores whole images.
+        """
+        raise ValueError(
+            f"{self.registered_name} scores whole images: a region of interest (--roi) is for learners that compare "
+            "patches, such as patch_memory; crop the images instead"
+        )
+
     @abstractmethod
     def outer_loss(self, batch: EpisodeBatch) -> Tensor:
         """Mean loss ``()`` over the batch's tasks, whose gradient is the meta-gradient."""

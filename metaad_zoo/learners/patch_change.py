@@ -17,7 +17,7 @@ from metaad_zoo.episodes import ANOMALOUS, EpisodeBatch, Samples
 from metaad_zoo.learners.base import OptimizerCallable, Schedule
 from metaad_zoo.learners.network import anomaly_loss
 from metaad_zoo.learners.patch_memory import AdaptedMemory, PatchMemory
-from metaad_zoo.learners.patches import farness, to_pixels
+from metaad_zoo.learners.patches import farness
 from metaad_zoo.learners.registry import register_learner
 
 LEAST = 1e-6
@@ -175,7 +175,7 @@ class AdaptedChange(AdaptedMemory):
 
     def logits(self, samples: Samples) -> Tensor:
         """Scores ``(n,)`` of samples in the network's :meth:`units`: mean logit of the top share of patches."""
-        return self.top_share(self.mask_logits(samples))
+        return self.top_share(self.learner.inside(self.mask_logits(samples).unsqueeze(-1)))
 
     def mask_logits(self, samples: Samples) -> Tensor:
         """Logits ``(n, H, W)`` of patches, for samples in the network's :meth:`units`."""
@@ -192,14 +192,14 @@ class AdaptedChange(AdaptedMemory):
         return (flat.unsqueeze(1) - self.memory[places]).view(*patches.shape[:3], n, -1), spread.clamp_min(LEAST)
 
     def top_share(self, logits: Tensor) -> Tensor:
-        """Mean ``(n,)`` of the top share of logits ``(n, H, W)``."""
+        """Mean ``(n,)`` of the top share of logits ``(n, ...)``."""
         flat = logits.flatten(1)
         return flat.topk(max(1, round(self.learner.top * flat.shape[1])), dim=1).values.mean(1)
 
     @torch.no_grad()
     def heat_map(self, samples: Samples) -> Tensor:
         """Mask ``(n, H, W)`` at the image's resolution in [0, 1], for samples in the network's :meth:`units`."""
-        return to_pixels(self.mask_logits(samples).sigmoid(), samples[self.mapped].shape[-2:])
+        return self.learner.to_pixels(self.mask_logits(samples).sigmoid(), samples[self.mapped].shape[-2:])
 
 
 def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NoReturn, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from metaad_zoo.backbones import (
@@ -69,6 +71,9 @@ class PatchMemory(Learner):
     """
 
     trains = False
+    region: Tensor | None = None
+    """Region of interest ``(H, W)``; see :meth:`within`."""
+    _positions: dict[tuple[int, int, int], Tensor]
 
     def __init__(
         self,
@@ -195,7 +200,7 @@ class PatchMemory(Learner):
             if not len(images):
                 raise ValueError("all support samples are anomalies: a memory needs normal or unlabelled ones")
             quarters = self._quarter_turns(len(images))
-            patches = torch.cat([self.patches(images.rot90(k, (2, 3)), inputs).flatten(1, 2) for k in quarters])
+            patches = torch.cat([self.inside(self.patches(images.rot90(k, (2, 3)), inputs), k) for k in quarters])
             remembered = patches if self.turns else patches[: len(images)]
             rows = coreset(remembered.flatten(0, 1), self.memory)
             adapted = AdaptedMemory(self, remembered.flatten(0, 1)[rows], inputs, scalings)
@@ -211,6 +216,42 @@ class PatchMemory(Learner):
         if self.turns or (self.score_unit == "support" and n_images == 1):
             return [0, 1, 2, 3] if self.size[0] == self.size[1] else [0, 2]
         return [0]
+
+    def within(self, region: Tensor) -> PatchMemory:
+        """The learner for a region of interest: patches outside are in no memory and no score, and maps are 0 there."""
+        learner = copy.copy(self)
+        learner.region, learner._positions = region, {}
+        return learner
+
+    def inside(self, patches: Tensor, quarter: int = 0) -> Tensor:
+        """Those of patches ``(n, H, W, d)`` that lie in the region of interest, ``(n, patches, d)``.
+
+        Args:
+            patches: features of all patches.
+            quarter: quarter turns of the images.
+        """
+        flat, grid = patches.flatten(1, 2), (patches.shape[1], patches.shape[2])
+        if self.region is None:
+            return flat
+        key = (*grid, quarter)
+        if key not in self._positions:  # kept, because a traced graph can't compute numbers of positions
+            mask = self.patches_inside(grid if quarter % 2 == 0 else grid[::-1]).rot90(quarter)
+            self._positions[key] = mask.flatten().nonzero().flatten().to(flat.device)
+        return flat[:, self._positions[key]]
+
+    def patches_inside(self, grid: tuple[int, int]) -> Tensor:
+        """Which patches ``grid`` ``(H, W)`` lie in the region by half or, if none does, by any part, bool."""
+        if self.region is None:
+            return torch.ones(grid, dtype=torch.bool)
+        share = F.adaptive_avg_pool2d(self.region.float()[None], grid)[0]
+        return share >= 0.5 if bool((share >= 0.5).any()) else share > 0
+
+    def to_pixels(self, values: Tensor, size: Sequence[int]) -> Tensor:
+        """Values of all patches ``(n, H, W)`` as a map of the image ``(n, *size)``, 0 outside the region."""
+        if self.region is None:
+            return to_pixels(values, size)
+        inside = self.patches_inside((values.shape[1], values.shape[2])).to(values.device)
+        return to_pixels(values * inside, size) * self.region.to(values.device)
 
     def patches(self, images: Tensor, support: Samples) -> Tensor:
         """Features of patches ``(n, H, W, d)``.
@@ -272,7 +313,8 @@ class AdaptedMemory(AdaptedScorer):
 
     def logits(self, samples: Samples) -> Tensor:
         """Scores ``(n,)`` of samples in the network's :meth:`units`, differentiable by the samples."""
-        return self._distance(self.learner.patches(samples[self.mapped], self.support).flatten(1, 2)) / self.unit
+        patches = self.learner.patches(samples[self.mapped], self.support)
+        return self._distance(self.learner.inside(patches)) / self.unit
 
     def support_unit(self, patches: Tensor, images_of_rows: Tensor) -> Tensor:
         """90 % quantile ``()`` of the leave-one-out scores of support images, each by the memory of the others.
@@ -317,8 +359,8 @@ class AdaptedMemory(AdaptedScorer):
     def heat_map(self, samples: Samples) -> Tensor:
         """Distance of each pixel to the memory ``(n, H, W)``, for samples in the network's :meth:`units`."""
         patches = self.learner.patches(samples[self.mapped], self.support)
-        distances, _ = nearest(patches.flatten(0, 2), self.memory)
-        return to_pixels(distances.view(patches.shape[:3]) / self.unit, samples[self.mapped].shape[-2:])
+        distances = nearest(patches.flatten(0, 2), self.memory)[0].view(patches.shape[:3]) / self.unit
+        return self.learner.to_pixels(distances, samples[self.mapped].shape[-2:])
 
     def embed(self, samples: Samples | None = None) -> Tensor:
         """Embeddings ``(n, embedding_dim)`` of images in the network's :meth:`units`, or of the support if None."""

@@ -310,6 +310,27 @@ def _refuse_empty(samples: Mapping[str, Tensor]) -> None:
         )
 
 
+def require_size(samples: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], any_size: bool, name: str) -> None:
+    """Refuse images that were read at a size by their own aspect ratio, for a model of one size.
+
+    Args:
+        samples: samples by modality ``(n, ...)``.
+        shapes: shape that the model is built for, by modality.
+        any_size: whether it reads images of any size.
+        name: name of its learner, for the message.
+
+    Raises:
+        ValueError: as said.
+    """
+    for modality, shape in shapes.items():
+        size = tuple(samples[modality].shape[1:])
+        if get_modality(modality).reads_arrays and size != tuple(shape) and not any_size:
+            raise ValueError(
+                f"{modality!r} has shape {size} by its aspect ratio, but {name} reads {tuple(shape)} alone: crop the "
+                "images to that ratio, or take a model with aspect=squash or pad"
+            )
+
+
 def fits(sizes: Sequence[int], shape: Sequence[int]) -> bool:
     """Whether one sample's shape is a model's; -1 there stands for any length.
 

@@ -6,11 +6,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from metaad_zoo.data.read.pixels import Aspect, kept_size
+from metaad_zoo.data.read.region import read_region
 from metaad_zoo.data.read.roles import Schema
 from metaad_zoo.evaluation.novelty import TrainingTasks, support_statistics
 from metaad_zoo.modality import get_modality
@@ -21,6 +23,8 @@ from metaad_zoo.zoo.reading import CheckpointError, parse_json
 CALIBRATION, LABELS, COLUMNS, SUPPORT = "calibration", "support_labels", "support_columns", "support/"
 RATIO = "support_ratio"
 """Median width by height of a support set's images, before they were brought to a model's size."""
+ROI = "support_roi"
+"""Region of interest ``(H, W)`` bool, at the size of the support's images."""
 STATISTICS, DISTANCES = "training_tasks/statistics", "training_tasks/distances"
 KINDS = (torch.float32, torch.float64)
 """Dtypes of scores and samples."""
@@ -94,7 +98,7 @@ def check_detector_tensors(folder: Path, checkpoint: Checkpoint) -> None:
     support = {f"{SUPPORT}{name}" for name in shapes}
     scores = {name: x for name, x in tensors.items() if name == CALIBRATION or name.startswith(f"{CALIBRATION}/")}
     distances = {name: x for name, x in tensors.items() if name.startswith(f"{DISTANCES}/")}
-    unknown = sorted(tensors.keys() - {LABELS, COLUMNS, RATIO, STATISTICS} - support - {*scores, *distances})
+    unknown = sorted(tensors.keys() - {LABELS, COLUMNS, RATIO, ROI, STATISTICS} - support - {*scores, *distances})
     if unknown:
         named = [name[:40] for name in unknown[:3]]
         raise CheckpointError(f"{folder} holds {named}, which no detector keeps: it is damaged or was changed")
@@ -113,7 +117,7 @@ def check_detector_tensors(folder: Path, checkpoint: Checkpoint) -> None:
             _check_support(tensors, _shapes_of_support(tensors, shapes, checkpoint.aspect))
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"{folder} holds a support set that does not fit its model: {error}") from error
-    elif COLUMNS in tensors or RATIO in tensors or support & tensors.keys():
+    elif {COLUMNS, RATIO, ROI} & tensors.keys() or support & tensors.keys():
         raise CheckpointError(f"{folder} holds a support set without its labels: it is damaged or was changed")
 
 
@@ -170,8 +174,34 @@ def _check_support(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[
     as_labels(tensors[LABELS], len(next(iter(support.values()))))
     if RATIO in tensors:
         _check_ratio(tensors[RATIO])
+    if ROI in tensors:
+        roi, images = tensors[ROI], [x for name, x in support.items() if get_modality(name).reads_arrays]
+        if len(images) != 1 or roi.dtype != torch.bool or roi.shape != images[0].shape[2:] or not bool(roi.any()):
+            raise ValueError(f"{ROI} is {roi.dtype} of shape {tuple(roi.shape)}, expected a mask of the images' size")
     if COLUMNS in tensors:
         _check_columns(tensors, support)
+
+
+def roi_tensors(roi: Any, support: Mapping[str, Tensor], ratio: float | None, aspect: Aspect) -> dict[str, Tensor]:
+    """Region of interest of a support set as a checkpoint's tensor; empty without one.
+
+    Args:
+        roi: as for :func:`metaad_zoo.data.read.region.read_region`, or None.
+        support: samples by modality ``(n, ...)``.
+        ratio: width by height of the support's images before they were brought to the model's size.
+        aspect: how they were.
+
+    Raises:
+        ValueError: the region can't be used, or the samples are no images.
+    """
+    if roi is None:
+        return {}
+    images = [x for name, x in support.items() if get_modality(name).reads_arrays]
+    if len(images) != 1:
+        raise ValueError(
+            f"a region of interest (--roi) is for images, but this model reads {sorted(support)}: leave it out"
+        )
+    return {ROI: read_region(roi, images[0].shape[-2:], ratio, aspect)}
 
 
 def schema_tensors(schemas: Mapping[str, Schema]) -> dict[str, Tensor]:
