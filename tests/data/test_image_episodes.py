@@ -241,13 +241,19 @@ def test_of_two_categories_one_is_tested_and_the_other_halved(tmp_path):
     assert "a half of its images each" in data.skipped[0]
 
 
-def test_own_categories_are_split_without_being_told_and_one_alone_is_refused(tmp_path):
+def test_own_categories_are_split_without_being_told_and_one_alone_is_halved(tmp_path):
     write_categories(tmp_path / "five", 5)
     data = ImageEpisodes("own", str(tmp_path / "five"), episode=SMALL)
     assert [len(names) for names in data.class_splits.values()] == [3, 1, 1]
     write_categories(tmp_path / "one", 1)
-    with pytest.raises(ValueError, match=r"1 categories \(two will do\).*metaad adapt"):
-        ImageEpisodes("own", str(tmp_path / "one"), episode=SMALL).setup("fit")
+    one = ImageEpisodes("own", str(tmp_path / "one"), episode=SMALL)
+    one.setup("test")
+    (name,) = one._images.class_names
+    assert one.class_splits == {"train": [], "val": [f"{name} (first half)"], "test": [f"{name} (second half)"]}
+    assert f"{one.images.name}/{name}" in one.seen, "no later test may be on it"
+    assert "the only category" in one.skipped[0]
+    with pytest.raises(ValueError, match=r"1 category \(two will do\).*metaad adapt"):
+        one.sampler("train")
 
 
 def test_synthetic_anomalies_reach_training_alone(tmp_path):

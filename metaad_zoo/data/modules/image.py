@@ -24,7 +24,9 @@ from metaad_zoo.episodes import (
     ClassTaskPool,
     DomainTaskPool,
     Episode,
+    EpisodeSampler,
     NeighbourhoodTaskPool,
+    Split,
     TaskPool,
     fingerprints_by_class,
 )
@@ -44,7 +46,8 @@ class ImageEpisodes(EpisodeDataModule):
         splits: which classes or categories go where: for each of ``train``, ``val``, ``test`` a list of fnmatch
             patterns, or three counts, drawn at random by ``seed``. None, for own files alone: about 60, 20 and 20 %,
             at least two classes or one category each; of two categories one is tested and the other's images are
-            halved, one half for training, one for validation.
+            halved, one half for training, one for validation; a single category is halved for validation and test,
+            for a learner that trains nothing.
         split_by: what the counts count: ``"class"``, or ``"parent"``: all before the last ``/`` of a class name.
         anomalies: ``"pair"``: the anomalies of a task come from one other class; ``"rest"``: from all others.
         image_size: height and width in pixels; None keeps the images' own, which must then be one size.
@@ -113,7 +116,7 @@ class ImageEpisodes(EpisodeDataModule):
         recorded = {f"{images.name}/{n}" for n in images.class_names} & self._record.splits.keys()
         # A category that a checkpoint knows by halves stays halved, also among more than two.
         halve = [n for n in images.class_names if f"{images.name}/{n}{HALVES[0]}" in self._record.splits]
-        if not halve and not recorded and len(images.class_names) == 2:
+        if not halve and not recorded and len(images.class_names) <= 2:
             halve = [images.class_names[int(np.bincount(images.labels).argmax())]]
         return halved(images, halve[0], self.seed) if halve else images
 
@@ -146,6 +149,8 @@ class ImageEpisodes(EpisodeDataModule):
             raise ValueError(f"data.splits is not set: say which of {list(names)[:20]} go to train, val and test")
         halves = [n for n in names if n.endswith(HALVES)]
         if halves and fixed.keys().isdisjoint(halves):  # a pair of categories, see halved
+            if len(names) == len(halves):
+                return {"train": [], "val": halves[:1], "test": halves[1:]}
             return {"train": halves[:1], "val": halves[1:], "test": [n for n in names if n not in halves]}
         least, what = (2, "classes") if self.images.anomalous is None else (1, "categories (two will do)")
         what = f"{what} of {self.images.name}, {list(names)[:20]},"
@@ -154,9 +159,20 @@ class ImageEpisodes(EpisodeDataModule):
     @property
     def skipped(self) -> list[str]:
         sentences = list(self.images.account)
-        if any(n.endswith(HALVES) for n in self.images.class_names):
+        halves = [n.endswith(HALVES) for n in self.images.class_names]
+        if all(halves):
+            sentences.append("the only category serves validation by one half of its images and the test by the other")
+        elif any(halves):
             sentences.append("one of two categories serves training and validation by a half of its images each")
         return sentences
+
+    def sampler(self, split: Split) -> EpisodeSampler:
+        if split == "train" and split not in self.pools and self.parts_of_domains:
+            raise ValueError(
+                f"{self.images.name} is 1 category (two will do), which leaves none to train on: give more, adapt a "
+                "trained model instead (`metaad adapt`), or take a learner that trains nothing (patch_memory)"
+            )
+        return super().sampler(split)
 
     @cached_property
     def pools(self) -> Mapping[str, TaskPool]:
