@@ -1,22 +1,35 @@
-"""Any timm backbone by one option: a patch memory of its own, without a published checkpoint."""
+"""The published patch memory, and one of any timm backbone by one option."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, distribution
 
 import numpy as np
 import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from sklearn.datasets import load_sample_image
 
 import metaad_zoo as mz
+from metaad_zoo.backbones.efficientnet_lite import DISTRIBUTION, SHA256
 from metaad_zoo.cli import main
 from metaad_zoo.learners import PatchMemory
 from metaad_zoo.zoo import open_checkpoint, published_of
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture
+def wheel():
+    try:
+        distribution(DISTRIBUTION)
+    except PackageNotFoundError:
+        pytest.skip(f"needs the package {DISTRIBUTION}")
 
 
 @pytest.fixture
@@ -103,3 +116,33 @@ print([name for name in sys.modules if name.split(".")[0] in ("lightning", "pyto
 """
     done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+@pytest.mark.usefixtures("wheel")
+def test_the_published_memory_needs_one_picture():
+    """It is what its learner's name stands for; its folder holds settings and calibration, and its card the origin."""
+    name = published_of("patch_memory")
+    folder = REPOSITORY / "checkpoints" / name
+    assert not [tensor for tensor in load_file(folder / "model.safetensors") if tensor.startswith("learner/")]
+    card = (folder / "README.md").read_text()
+    for words in (f"sha256 {SHA256}", DISTRIBUTION, "not stored here", "pip install 'metaad_zoo[pretrained]'"):
+        assert words in card
+    detector = mz.load_detector("patch_memory")
+    assert repr(detector) == repr(mz.load_detector(name))
+    assert detector.calibrated_for[:2] == [1, 2]
+    photo = load_sample_image("china.jpg")[:224, :224]
+    broken = photo.copy()
+    broken[60:110, 60:110] = load_sample_image("flower.jpg")[200:250, 300:350]
+    detector.fit(photo[None])
+    assert detector.score(broken[None])[0] > detector.score(photo[None])[0]
+    assert 0 < detector.p_value(photo[None])[0] <= 1
+
+
+@pytest.mark.usefixtures("wheel")
+def test_a_changed_manifest_of_origins_is_refused(tmp_path):
+    """Another sha256 than that of the installed package's file."""
+    shutil.copytree(REPOSITORY / "checkpoints" / published_of("patch_memory"), tmp_path / "c")
+    text = (tmp_path / "c" / "manifest.json").read_text()
+    (tmp_path / "c" / "manifest.json").write_text(text.replace(SHA256, "0" * 64))
+    with pytest.raises(mz.CheckpointError, match=rf"has sha256 {SHA256}, .* says 0{{64}}: .* other weights"):
+        mz.load_detector(tmp_path / "c")
