@@ -26,26 +26,30 @@ from metaad_zoo.learners.embedding import EmbeddingLearner
 from metaad_zoo.learners.gradient import GradientLearner
 from metaad_zoo.learners.network import AdaptedScorer, EmbeddingNetwork, reads_statistics, scaled, usable
 from metaad_zoo.learners.other_head import backbone_arguments, take_backbone
-from metaad_zoo.learners.patches import coreset, farness, nearest, patch_features, to_pixels
+from metaad_zoo.learners.patches import Grid, Subspace, coreset, farness, nearest, patch_features, to_pixels
 from metaad_zoo.learners.registry import register_learner
 from metaad_zoo.registry import unknown_name
 
 ScoreUnit = Literal["feature", "support"]
 QUANTILE, SMALLEST_UNIT = 0.9, 0.01
 """Quantile of the support's leave-one-out scores that is their unit; smallest unit, in lengths of features."""
+FEW = 2
+"""Largest support whose images are also stored rotated where ``turns`` is ``"auto"``."""
 USUAL_BACKBONE, USUAL_OPTIONS = "timm/tf_efficientnet_lite0", {"pretrained": "wheel"}
 
 
 @register_learner("patch_memory")
 class PatchMemory(Learner):
-    """Distance of an image's most unusual patches to the patches of the support.
+    """Distance of an image's most unusual patches from the patches of the support.
 
     It needs no training: the backbone is pretrained, or that of a meta-trained learner (:meth:`of`).
 
     Source: Roth et al., "Towards Total Recall in Industrial Anomaly Detection" (PatchCore), CVPR 2022: the features of
     patches, the coreset and the weight of the score (equation 7). For few images Damm et al., "AnomalyDINO: Boosting
     Patch-based Few-shot Anomaly Detection with DINOv2", WACV 2025: memory of all patches, features of unit length,
-    rotations of the support, and the mean over the highest share of patches as score.
+    rotations of the support, and the mean over the highest share of patches as score. The second distance is that of
+    Lendering et al., "SubspaceAD: Training-Free Few-Shot Anomaly Detection via Subspace Modeling", CVPR 2026. The
+    defaults are chosen by ``benchmarks/image_bank.py`` on families of images left out.
 
     Args:
         backbone: name of an image backbone with feature maps.
@@ -57,8 +61,12 @@ class PatchMemory(Learner):
         layers: indices of the backbone's feature maps, from 0; None: the two in the middle.
         unit_length: whether each map's vectors are scaled to unit length.
         memory: maximum number of patches, selected by :func:`metaad_zoo.learners.patches.coreset`.
+        grid: whether patches are the positions of the finest or of the coarsest of these maps.
         turns: whether the memory includes the support rotated by 90, 180 and 270 degrees, for square images without a
-            fixed orientation.
+            fixed orientation; ``"auto"``: for square images in supports of one or two.
+        subspace: share of the variance of the support's patches that their principal components hold. The distance of a
+            patch is the geometric mean of those to the memory and to the subspace of these components. 0: to the memory
+            alone.
         top: share of an image's patches, those farthest from the memory, whose mean distance is the score; 0: only the
             farthest patch, weighted as in PatchCore by the density of the memory near it.
         neighbours: number of neighbours in the memory for this weight; 1: no weight.
@@ -86,7 +94,9 @@ class PatchMemory(Learner):
         layers: list[int] | None = None,
         unit_length: bool = True,
         memory: int = 10_000,
-        turns: bool = False,
+        grid: Grid = "finest",
+        turns: bool | Literal["auto"] = "auto",
+        subspace: float = 0.95,
         top: float = 0.01,
         neighbours: int = 9,
         score_unit: ScoreUnit = "feature",
@@ -97,13 +107,16 @@ class PatchMemory(Learner):
         _require_images(backbone)
         if batch_norm == "per_step":
             raise ValueError("batch_norm='per_step' is for inner loops; a memory takes no steps: choose 'running'")
-        if memory < 1 or neighbours < 1 or not 0 <= top <= 1:
+        if memory < 1 or neighbours < 1 or not 0 <= top <= 1 or not 0 <= subspace < 1:
             raise ValueError(
-                f"memory is {memory}, neighbours {neighbours} and top {top}; expected at least 1, at least 1, and a "
-                "share from 0 to 1"
+                f"memory is {memory}, neighbours {neighbours}, top {top} and subspace {subspace}; expected at least 1, "
+                "at least 1, a share from 0 to 1, and a share from 0 to below 1"
             )
-        if score_unit not in get_args(ScoreUnit):
-            raise unknown_name("score_unit:", score_unit, get_args(ScoreUnit))
+        for setting, value, kind in (("score_unit", score_unit, ScoreUnit), ("grid", grid, Grid)):
+            if value not in get_args(kind):
+                raise unknown_name(f"{setting}:", str(value), get_args(kind))
+        if turns not in (True, False, "auto"):
+            raise ValueError(f"turns is {turns!r}; expected true, false or 'auto'")
         if backbone_options is None:
             backbone_options = USUAL_OPTIONS if backbone == USUAL_BACKBONE else {}
         self._arguments: dict[str, Any] = {
@@ -115,7 +128,9 @@ class PatchMemory(Learner):
             "layers": layers,
             "unit_length": unit_length,
             "memory": memory,
+            "grid": grid,
             "turns": turns,
+            "subspace": subspace,
             "top": top,
             "neighbours": neighbours,
             "score_unit": score_unit,
@@ -125,9 +140,9 @@ class PatchMemory(Learner):
         self.eval()
         self.mapped = self.network.modalities[0]
         self.size = tuple(input_shapes[self.mapped][-2:])
-        if turns and self.size[0] != self.size[1]:
+        if turns is True and self.size[0] != self.size[1]:
             raise ValueError(f"turns=true is for square images, these have {self.size} pixels: set turns=false")
-        self.unit_length, self.memory, self.turns = unit_length, memory, turns
+        self.unit_length, self.memory, self.grid, self.turns, self.subspace = unit_length, memory, grid, turns, subspace
         self.top, self.neighbours, self.score_unit = top, neighbours, score_unit
         self.layers = self._check_layers(layers, input_shapes[self.mapped])
 
@@ -199,23 +214,58 @@ class PatchMemory(Learner):
             images = inputs[self.mapped][(support_labels != ANOMALOUS).to(like.device)]
             if not len(images):
                 raise ValueError("all support samples are anomalies: a memory needs normal or unlabelled ones")
-            quarters = self._quarter_turns(len(images))
-            patches = torch.cat([self.inside(self.patches(images.rot90(k, (2, 3)), inputs), k) for k in quarters])
-            remembered = patches if self.turns else patches[: len(images)]
-            rows = coreset(remembered.flatten(0, 1), self.memory)
-            adapted = AdaptedMemory(self, remembered.flatten(0, 1)[rows], inputs, scalings)
+            turned = self.turns_supports_of(len(images))
+            compared = turned or (self.score_unit == "support" and len(images) == 1)
+            patches = torch.cat(
+                [self.inside(self.patches(images.rot90(k, (2, 3)), inputs), k) for k in self._quarters(compared)]
+            )
+            stored = patches if turned else patches[: len(images)]
+            rows = coreset(stored.flatten(0, 1), self.memory)
+            memory = stored.flatten(0, 1)[rows]
+            adapted = AdaptedMemory(self, memory, inputs, scalings, self._subspace(stored))
             if self.score_unit == "support":
-                images_of_rows = rows // patches.shape[1]
-                if len(images) > 1:  # turned copies are left out together with their image
-                    patches, images_of_rows = patches[: len(images)], images_of_rows % len(images)
-                adapted = replace(adapted, unit=adapted.support_unit(patches, images_of_rows))
+                adapted = replace(adapted, unit=self._support_unit(adapted, patches, stored, rows, len(images)))
         return adapted
 
-    def _quarter_turns(self, n_images: int) -> list[int]:
-        """Quarter turns at which support images are read: a single one is compared with its own turned copies."""
-        if self.turns or (self.score_unit == "support" and n_images == 1):
-            return [0, 1, 2, 3] if self.size[0] == self.size[1] else [0, 2]
-        return [0]
+    def turns_supports_of(self, n: int) -> bool:
+        """Whether the memory includes rotated copies of a support of n images."""
+        return self.turns is True or (self.turns == "auto" and n <= FEW and self.size[0] == self.size[1])
+
+    def _quarters(self, several: bool) -> list[int]:
+        if not several:
+            return [0]
+        return [0, 1, 2, 3] if self.size[0] == self.size[1] else [0, 2]
+
+    def _subspace(self, patches: Tensor) -> Subspace | None:
+        """That of patches ``(n, patches, d)``."""
+        return Subspace.of(patches.flatten(0, 1), self.subspace) if self.subspace else None
+
+    def _support_unit(self, adapted: AdaptedMemory, patches: Tensor, stored: Tensor, rows: Tensor, n: int) -> Tensor:
+        """90 % quantile ``()`` of the leave-one-out scores of support images, each by the memory of the others.
+
+        Of a single image, the copies are left out one by one; else together with their image. Images of which the
+        others hold copies leave nothing to compare with: the unit is at least a hundredth of the mean length of the
+        features.
+
+        Args:
+            adapted: memory of all images.
+            patches: features ``(copies * n, patches, d)`` of the images, followed by those of their turned copies.
+            stored: those of the images and copies that the memory is of.
+            rows: positions of the memory's patches in ``stored``.
+            n: number of images.
+        """
+        groups = n if n > 1 else len(patches)
+        image_of_row = rows // stored.shape[1] % groups
+        image_of_stored = torch.arange(len(stored), device=rows.device) % groups
+        scores = []
+        for i, image in enumerate(patches[:groups]):
+            of_others = image_of_row != i
+            if of_others.any():
+                subspace = self._subspace(stored[image_of_stored != i])
+                others = replace(adapted, memory=adapted.memory[of_others], subspace=subspace)
+                scores.append(others.distances(image.unsqueeze(0)))
+        smallest = SMALLEST_UNIT * patches.norm(dim=-1).mean()
+        return torch.maximum(torch.cat(scores).quantile(QUANTILE), smallest)
 
     def within(self, region: Tensor) -> PatchMemory:
         """The learner for a region of interest: patches outside are in no memory and no score, and maps are 0 there."""
@@ -266,7 +316,7 @@ class PatchMemory(Learner):
         x = torch.cat([support[self.mapped], images]) if rows else images
         with statistics_from_first(rows), torch.autocast(self.device.type, enabled=False):
             maps = backbone.feature_maps(x)
-        return patch_features([maps[i][rows:] for i in self.layers], self.unit_length)
+        return patch_features([maps[i][rows:] for i in self.layers], self.unit_length, self.grid)
 
     @torch.no_grad()
     def _check_layers(self, layers: list[int] | None, shape: Sequence[int]) -> list[int]:
@@ -297,6 +347,7 @@ class AdaptedMemory(AdaptedScorer):
         memory: features of the stored patches ``(patches, d)``.
         support: scaled support set, for the statistics of batch normalisation.
         scalings: scaling of new samples by modality.
+        subspace: subspace of the support's patches; None: the distance is that to the memory alone.
         unit: ``()``, distance that counts as a score of 1.
     """
 
@@ -304,6 +355,7 @@ class AdaptedMemory(AdaptedScorer):
     memory: Tensor
     support: Samples
     scalings: Mapping[str, SupportScaling] = field(default_factory=dict)
+    subspace: Subspace | None = None
     unit: Tensor = field(default_factory=lambda: torch.ones(()))
 
     @property
@@ -314,36 +366,25 @@ class AdaptedMemory(AdaptedScorer):
     def logits(self, samples: Samples) -> Tensor:
         """Scores ``(n,)`` of samples in the network's :meth:`units`, differentiable by the samples."""
         patches = self.learner.patches(samples[self.mapped], self.support)
-        return self._distance(self.learner.inside(patches)) / self.unit
+        return self.distances(self.learner.inside(patches)) / self.unit
 
-    def support_unit(self, patches: Tensor, images_of_rows: Tensor) -> Tensor:
-        """90 % quantile ``()`` of the leave-one-out scores of support images, each by the memory of the others.
-
-        Images of which the others hold copies leave nothing to compare with: the unit is at least a hundredth of the
-        mean length of the features.
-
-        Args:
-            patches: features ``(n, patches, d)`` of at least two images, or turned copies of one image.
-            images_of_rows: ``(rows of the memory,)`` index of the image that each row comes from.
-        """
-        others = [images_of_rows != i for i in range(len(patches))]
-        scores = [
-            replace(self, memory=self.memory[mask])._distance(image.unsqueeze(0))
-            for image, mask in zip(patches, others, strict=True)
-            if mask.any()
-        ]
-        smallest = SMALLEST_UNIT * patches.norm(dim=-1).mean()
-        return torch.maximum(torch.cat(scores).quantile(QUANTILE), smallest)
-
-    def _distance(self, patches: Tensor) -> Tensor:
-        """Distances ``(n,)`` of images to the memory, by their patches ``(n, patches, d)``."""
-        distances, places = (x.view(patches.shape[:2]) for x in nearest(patches.flatten(0, 1), self.memory))
+    def distances(self, patches: Tensor) -> Tensor:
+        """Distances ``(n,)`` of images from the support, by their patches ``(n, patches, d)``."""
+        distances, places = (x.view(patches.shape[:2]) for x in self._of_patches(patches.flatten(0, 1)))
         if self.learner.top > 0:
             share = max(1, round(self.learner.top * distances.shape[1]))
             return distances.topk(share, dim=1).values.mean(1)
         farthest = distances.argmax(1, keepdim=True)
         patch = patches.take_along_dim(farthest.unsqueeze(-1), 1).squeeze(1)
         return distances.gather(1, farthest).squeeze(1) * self._weight(patch, places.gather(1, farthest).squeeze(1))
+
+    def _of_patches(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Distance of patches ``(m, d)``, and the index of the nearest one in the memory, ``(m,)`` each."""
+        distances, places = nearest(patches, self.memory)
+        if self.subspace is not None:
+            product = distances * self.subspace.residual(patches)
+            distances = product.clamp_min(torch.finfo(product.dtype).tiny).sqrt()  # sqrt has no derivative at 0
+        return distances, places
 
     def _weight(self, patch: Tensor, place: Tensor) -> Tensor:
         """PatchCore's equation 7: higher if the nearest patch in the memory is rare."""
@@ -359,7 +400,7 @@ class AdaptedMemory(AdaptedScorer):
     def heat_map(self, samples: Samples) -> Tensor:
         """Distance of each pixel to the memory ``(n, H, W)``, for samples in the network's :meth:`units`."""
         patches = self.learner.patches(samples[self.mapped], self.support)
-        distances = nearest(patches.flatten(0, 2), self.memory)[0].view(patches.shape[:3]) / self.unit
+        distances = self._of_patches(patches.flatten(0, 2))[0].view(patches.shape[:3]) / self.unit
         return self.learner.to_pixels(distances, samples[self.mapped].shape[-2:])
 
     def embed(self, samples: Samples | None = None) -> Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,27 +13,34 @@ from torch import Tensor
 
 PAIRS_AT_ONCE = 2**24
 """Maximum number of distances in memory at once."""
+Grid = Literal["finest", "coarsest"]
 
 
-def patch_features(maps: Sequence[Tensor], unit_length: bool) -> Tensor:
-    """Feature vector of each position of the finest map: local means over 3 x 3 positions of all maps, concatenated.
+def patch_features(maps: Sequence[Tensor], unit_length: bool, grid: Grid = "finest") -> Tensor:
+    """Feature vector of each position of a grid: local means over 3 x 3 positions of all maps, concatenated.
 
     Source: Roth et al., "Towards Total Recall in Industrial Anomaly Detection" (PatchCore), CVPR 2022, section 3.1.
 
     Args:
-        maps: maps ``(n, C_i, H_i, W_i)``, the finest first; coarser maps are interpolated bilinearly to its size.
+        maps: maps ``(n, C_i, H_i, W_i)``, the finest first.
         unit_length: whether each map's vectors are scaled to unit length, for equal weight of all maps.
+        grid: positions of the finest or of the coarsest map. Coarser maps are interpolated bilinearly to it; of finer
+            ones the means over its cells are taken.
 
     Returns:
-        ``(n, H_0, W_0, sum of the C_i)``.
+        ``(n, H, W, sum of the C_i)``, with H and W of the finest or the coarsest map.
     """
+    height, width = maps[0 if grid == "finest" else -1].shape[-2:]
+    size = (height, width)
     parts = []
     for x in maps:
         around = F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
         if unit_length:
             around = F.normalize(around, dim=1)
-        if around.shape[-2:] != maps[0].shape[-2:]:
-            around = F.interpolate(around, maps[0].shape[-2:], mode="bilinear", align_corners=False)
+        if around.shape[-1] > size[-1]:
+            around = F.adaptive_avg_pool2d(around, size)
+        elif tuple(around.shape[-2:]) != size:
+            around = F.interpolate(around, size, mode="bilinear", align_corners=False)
         parts.append(around)
     return torch.cat(parts, 1).permute(0, 2, 3, 1)
 
@@ -89,6 +98,45 @@ def farness(x: Tensor, memory: Tensor) -> Tensor:
     It replaces cdist, which ONNX lacks, for ordering the memory by distance.
     """
     return memory.square().sum(1) / 2 - x @ memory.T
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """A linear subspace of features through their mean.
+
+    Source: Lendering et al., "SubspaceAD: Training-Free Few-Shot Anomaly Detection via Subspace Modeling", CVPR 2026.
+
+    Attributes:
+        mean: ``(d,)``.
+        axes: ``(d, r)``, orthonormal.
+    """
+
+    mean: Tensor
+    axes: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, share: float) -> Subspace:
+        """The principal components that hold a share of the variance.
+
+        Args:
+            x: ``(n, d)``.
+            share: share of the variance, in (0, 1).
+
+        Example:
+            >>> line = Subspace.of(torch.tensor([[0.0, 0.0], [4.0, 0.0], [2.0, 0.0]]), 0.9)
+            >>> line.residual(torch.tensor([[9.0, 1.0]]))
+            tensor([1.])
+        """
+        mean = x.mean(0)
+        centred = x - mean
+        variances, axes = torch.linalg.eigh(centred.T @ centred)  # ascending
+        held = variances.flip(0).cumsum(0) / variances.sum().clamp_min(torch.finfo(x.dtype).tiny)
+        return cls(mean, axes.flip(1)[:, : int((held < share).sum()) + 1])
+
+    def residual(self, x: Tensor) -> Tensor:
+        """Distances ``(m,)`` of ``x`` ``(m, d)`` to the subspace."""
+        centred = x - self.mean
+        return (centred - centred @ self.axes @ self.axes.T).norm(dim=1)
 
 
 def to_pixels(distances: Tensor, size: Sequence[int]) -> Tensor:

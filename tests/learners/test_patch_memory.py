@@ -11,13 +11,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
+from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from metaad_zoo.backbones import modality_of
 from metaad_zoo.cli.train import run
 from metaad_zoo.detector import load_detector
 from metaad_zoo.learners import EmbeddingLearner, GradientLearner, PatchMemory
-from metaad_zoo.learners.patches import coreset, nearest, patch_features, to_pixels
+from metaad_zoo.learners.patches import Subspace, coreset, nearest, patch_features, to_pixels
 from metaad_zoo.learners.training import trainable
 from metaad_zoo.zoo import Checkpoint, save_checkpoint
 from tests.cli.short import QUICKSTART, SHORT
@@ -91,7 +92,7 @@ def test_the_nearest_patch_is_scikit_learns(monkeypatch):
 @pytest.mark.parametrize("backbone", IMAGES)
 def test_scores_are_those_of_scikit_learns_neighbours(backbone, top):
     """Over any image backbone; with PatchCore's weight written out from its equation 7."""
-    learner = memory(backbone, top=top, neighbours=3)
+    learner = memory(backbone, top=top, neighbours=3, subspace=0)
     support, query = one_task(backbone)
     maps = [learner.network.backbone.feature_maps(x["image"]) for x in (support, query)]
     kept, asked = (patch_features([m[i] for i in learner.layers], True).detach() for m in maps)
@@ -117,16 +118,58 @@ def test_scores_are_those_of_scikit_learns_neighbours(backbone, top):
 def test_a_small_memory_is_a_coreset_and_turns_are_remembered():
     support, query = one_task()
     labels = torch.zeros(4)
-    whole = memory(top=0.0, neighbours=1).adapt(support, labels)
-    small = memory(memory=7, top=0.0, neighbours=1).adapt(support, labels)
+    settings = {"top": 0.0, "neighbours": 1, "subspace": 0}
+    whole = memory(**settings).adapt(support, labels)
+    small = memory(memory=7, **settings).adapt(support, labels)
     assert small.memory.shape == (7, whole.memory.shape[1])
     assert (small.score(query) >= whole.score(query) - 1e-6).all()
     turned = {"image": support["image"].rot90(1, (2, 3))}
-    knowing = memory(turns=True, top=0.0, neighbours=1).adapt(support, labels)
-    assert float(knowing.score(turned).max()) < 1e-3 < float(whole.score(turned).min())
+    with_turns = memory(turns=True, **settings).adapt(support, labels)
+    assert float(with_turns.score(turned).max()) < 1e-3 < float(whole.score(turned).min())
 
 
-@pytest.mark.parametrize("settings", [{}, {"turns": True}, {"top": 0.0}])
+@pytest.mark.parametrize(("n", "copies"), [(1, 4), (2, 4), (3, 1)])
+def test_one_or_two_images_are_also_stored_turned(n, copies):
+    learner = memory()
+    adapted = learner.adapt({"image": one_task()[0]["image"][:n]}, torch.zeros(n))
+    assert learner.turns_supports_of(n) == (copies == 4)
+    patches = learner.patches(torch.zeros(1, 1, 16, 16), adapted.support).flatten(0, 2)
+    assert len(adapted.memory) == copies * n * len(patches)
+
+
+def test_patches_of_the_coarsest_map_are_means_of_the_finer_ones():
+    fine, coarse = torch.randn(2, 3, 6, 4), torch.randn(2, 5, 3, 2)
+    patches = patch_features([fine, coarse], unit_length=False, grid="coarsest")
+    assert patches.shape == (2, 3, 2, 8)
+    means = F.avg_pool2d(fine, 3, 1, 1, count_include_pad=False)
+    torch.testing.assert_close(patches[:, 1, 0, :3], means[:, :, 2:4, 0:2].mean((2, 3)))
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
+def test_the_subspace_is_that_of_scikit_learns_principal_components(share):
+    x, y = torch.randn(40, 6) * torch.tensor([5.0, 3.0, 2.0, 1.0, 0.5, 0.1]), torch.randn(7, 6)
+    subspace, expected = Subspace.of(x.double(), share), PCA(share).fit(x.double().numpy())
+    assert subspace.axes.shape == (6, expected.n_components_)
+    left = y.double().numpy() - expected.inverse_transform(expected.transform(y.double().numpy()))
+    np.testing.assert_allclose(subspace.residual(y.double()).numpy(), np.linalg.norm(left, axis=1))
+
+
+@pytest.mark.parametrize("backbone", ["conv4", "vit"])
+def test_the_distance_of_a_patch_is_the_geometric_mean_of_both_distances(backbone):
+    learner = memory(backbone, subspace=0.8)
+    support, query = one_task(backbone)
+    adapted = learner.adapt(support, LABELS)
+    kept, asked = (learner.patches(adapted.units(x)["image"], adapted.support) for x in (support, query))
+    kept, asked = kept[LABELS != 1].flatten(0, 2).numpy(), asked.flatten(0, 2).numpy()
+    to_memory = NearestNeighbors(n_neighbors=1).fit(kept).kneighbors(asked)[0][:, 0]
+    components = PCA(0.8).fit(kept)
+    to_subspace = np.linalg.norm(asked - components.inverse_transform(components.transform(asked)), axis=1)
+    expected = np.sqrt(to_memory * to_subspace).reshape(6, -1)
+    share = max(1, round(0.01 * expected.shape[1]))
+    np.testing.assert_allclose(adapted.score(query).numpy(), np.sort(expected, 1)[:, -share:].mean(1), rtol=1e-3)
+
+
+@pytest.mark.parametrize("settings", [{"turns": False}, {"turns": True}, {"turns": False, "subspace": 0, "top": 0.0}])
 def test_the_unit_of_the_support_is_the_quantile_of_its_leave_one_out_scores(settings):
     """Against numpy's quantile of scores by memories built without each image in turn."""
     support, query = one_task()
@@ -155,7 +198,7 @@ def test_a_single_image_and_copies_of_one_have_a_unit_too():
     for turns in (False, True):
         plain, relative = memory(turns=turns), memory(turns=turns, score_unit="support")
         relative.network = plain.network
-        distances = memory()
+        distances = memory(turns=False)
         distances.network = plain.network
         turned = [{"image": one["image"].rot90(k, (2, 3))} for k in range(4)]
         scores = [
@@ -228,6 +271,9 @@ def test_other_modalities_are_refused_by_name(backbone):
         ({"memory": 0}, "memory is 0"),
         ({"neighbours": 0}, "neighbours 0"),
         ({"top": 1.5}, "top 1.5"),
+        ({"subspace": 1}, "subspace 1"),
+        ({"turns": "always"}, "turns is 'always'"),
+        ({"grid": "fine"}, "grid: 'fine'.*finest"),
         ({"score_unit": "suport"}, "did you mean 'support'"),
         ({"layers": [4]}, r"layers is \[4\], but conv4 has 4 feature maps"),
         ({"layers": []}, "give some of 0 to 3"),
