@@ -151,14 +151,16 @@ def test_without_calibration_maps_are_drawn_without_outlines(folder, capsys):
 
 @pytest.mark.parametrize("unit", ["feature", "support"])
 def test_the_maps_top_explains_the_score(unit):
-    """A score is the mean of the highest 1 % of the patches' distances, and the map shows these distances, smoothed."""
+    """A score is the mean of the highest 1 % of the patches' distances; the map shows these distances, smoothed."""
     images = resize(torch.stack([torch.tensor(picture(i, i > 3)) for i in range(6)])[:, None], 64, 64).float() / 255
     learner, samples = memory(score_unit=unit), {"image": images[3:]}
     adapted = learner.adapt({"image": images[:3]}, torch.zeros(3))
     scores, maps = adapted.score(samples), adapted.heat_map(adapted.units(samples))
     patches = learner.patches(adapted.units(samples)["image"], adapted.support)
     exactly = "donot_use_mm_for_euclid_dist"
-    distances = torch.cdist(patches.flatten(1, 2), adapted.memory, compute_mode=exactly).amin(2) / adapted.unit
+    distances = torch.cdist(patches.flatten(1, 2), adapted.memory, compute_mode=exactly).amin(2)
+    distances *= adapted.subspace.residual(patches.flatten(0, 2)).view_as(distances)
+    distances = distances.sqrt() / adapted.unit
     share = max(1, round(TOP * distances.shape[1]))
     torch.testing.assert_close(scores, distances.topk(share).values.mean(1), rtol=1e-3, atol=1e-4)
     expected = to_pixels(distances.view(patches.shape[:3]), (64, 64))

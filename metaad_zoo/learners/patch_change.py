@@ -83,6 +83,7 @@ class PatchChange(PatchMemory):
         compared: number of nearest patches that each patch is compared with.
         defects: kinds of synthetic defects, as :func:`metaad_zoo.data.synthetic.list_defects` lists them; None: all.
         by_image: weight of the loss on whole images, beside that on masks.
+        subspace: 0, because the decoder compares with the memory alone.
         optimizer: function that builds the outer optimiser.
         schedule: schedule of the outer learning rate, ``"constant"`` or ``"cosine"``.
         kwargs: further arguments of :class:`PatchMemory`.
@@ -100,19 +101,23 @@ class PatchChange(PatchMemory):
         compared: int = 3,
         defects: list[str] | None = None,
         by_image: float = 0.3,
+        subspace: float = 0.0,
         optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=2e-3, weight_decay=1e-3),
         schedule: Schedule = "cosine",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(subspace=subspace, **kwargs)
         if width < 1 or compared < 1 or by_image < 0:
             raise ValueError(
                 f"width is {width}, compared {compared} and by_image {by_image}; expected at least 1, 1 and 0"
             )
         if self.top == 0:
             raise ValueError("top=0 weights a distance by the memory, and a mask has no distances: set a share above 0")
-        if self.score_unit != "feature":
-            raise ValueError(f"score_unit={self.score_unit!r} is for distances, and a mask has none: leave it out")
+        if self.score_unit != "feature" or self.subspace:
+            raise ValueError(
+                f"score_unit is {self.score_unit!r} and subspace {self.subspace}, but these are for distances, and a "
+                "mask has none: leave them out"
+            )
         self.set_optimizer(optimizer, schedule)
         self._arguments |= {"width": width, "compared": compared, "defects": defects, "by_image": by_image}
         self.defects = require_defects(defects)

@@ -94,7 +94,7 @@ class PatchMemory(Learner):
         layers: list[int] | None = None,
         unit_length: bool = True,
         memory: int = 10_000,
-        grid: Grid = "finest",
+        grid: Grid = "coarsest",
         turns: bool | Literal["auto"] = "auto",
         subspace: float = 0.95,
         top: float = 0.01,

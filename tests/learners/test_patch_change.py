@@ -48,9 +48,8 @@ def one_task(n_query: int = 6):
 @pytest.mark.parametrize("backbone", ["conv4", "vit", "timm/test_resnet"])
 def test_an_untrained_decoder_ranks_images_as_the_memory_does(backbone):
     learner = change(backbone)
-    plain = PatchMemory(
-        backbone=backbone, backbone_options=TINY[backbone][0], input_shapes=shapes_of(backbone), layers=learner.layers
-    )
+    options = {"backbone_options": TINY[backbone][0], "input_shapes": shapes_of(backbone), "layers": learner.layers}
+    plain = PatchMemory(backbone=backbone, subspace=0, **options)
     plain.network = learner.network
     batch = tiny_batch(backbone)
     support, query = {"image": batch.support["image"][0]}, {"image": batch.query["image"][0]}
@@ -179,7 +178,7 @@ def test_it_learns_the_masks_of_new_defects():
         ({"compared": 0}, "compared 0"),
         ({"by_image": -1.0}, "by_image -1.0"),
         ({"top": 0.0}, "top=0 weights a distance"),
-        ({"score_unit": "support"}, "score_unit='support' is for distances"),
+        ({"score_unit": "support"}, "score_unit is 'support'"),
         ({"defects": ["scrach"]}, "unknown defect 'scrach'; did you mean 'scratch'"),
         ({"defects": []}, "expected at least one of the defects"),
     ],

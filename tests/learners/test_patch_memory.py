@@ -95,7 +95,7 @@ def test_scores_are_those_of_scikit_learns_neighbours(backbone, top):
     learner = memory(backbone, top=top, neighbours=3, subspace=0)
     support, query = one_task(backbone)
     maps = [learner.network.backbone.feature_maps(x["image"]) for x in (support, query)]
-    kept, asked = (patch_features([m[i] for i in learner.layers], True).detach() for m in maps)
+    kept, asked = (patch_features([m[i] for i in learner.layers], True, learner.grid).detach() for m in maps)
     kept = kept[LABELS != 1].flatten(0, 2).numpy()
     distances, places = NearestNeighbors(n_neighbors=1).fit(kept).kneighbors(asked.flatten(0, 2).numpy())
     distances, places = distances.reshape(6, -1), places.reshape(6, -1)
@@ -119,12 +119,13 @@ def test_a_small_memory_is_a_coreset_and_turns_are_remembered():
     support, query = one_task()
     labels = torch.zeros(4)
     settings = {"top": 0.0, "neighbours": 1, "subspace": 0}
-    whole = memory(**settings).adapt(support, labels)
-    small = memory(memory=7, **settings).adapt(support, labels)
+    learners = [memory(**settings), memory(memory=7, **settings), memory(turns=True, **settings)]
+    for learner in learners:
+        learner.network = learners[0].network
+    whole, small, with_turns = (learner.adapt(support, labels) for learner in learners)
     assert small.memory.shape == (7, whole.memory.shape[1])
     assert (small.score(query) >= whole.score(query) - 1e-6).all()
     turned = {"image": support["image"].rot90(1, (2, 3))}
-    with_turns = memory(turns=True, **settings).adapt(support, labels)
     assert float(with_turns.score(turned).max()) < 1e-3 < float(whole.score(turned).min())
 
 
