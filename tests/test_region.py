@@ -52,7 +52,8 @@ def test_scores_are_those_of_the_patches_inside(pictures, settings):
     by_hand = torch.cat([x[:, :, : width // 2].flatten(0, 2) for x in turned])
     assert sorted(map(tuple, adapted.memory.tolist())) == sorted(map(tuple, by_hand.tolist()))
     patches = whole.patches(query["image"], support)[:, :, : width // 2].flatten(1, 2)
-    distances = nearest(patches.flatten(0, 1), adapted.memory)[0].view(2, -1)
+    flat = patches.flatten(0, 1)
+    distances = (nearest(flat, adapted.memory)[0] * adapted.subspace.residual(flat)).sqrt().view(2, -1)
     if settings.get("top") != 0.0 and "score_unit" not in settings:
         share = max(1, round(learner.top * distances.shape[1]))
         torch.testing.assert_close(adapted.score(query), distances.topk(share, 1).values.mean(1))

@@ -53,7 +53,7 @@ def test_untrained_it_is_the_memory(backbone):
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_distances_are_scikit_learns_mahalanobis_distances(backbone):
-    learner = moved(backbone, top=0.2)
+    learner = moved(backbone, top=0.2, subspace=0)
     memory = tiny_patch_learner("patch_memory", backbone)
     support, query, _ = one_task(backbone)
     kept, asked = (memory.patches(x["image"], x).detach().double() for x in (support, query))
@@ -68,7 +68,7 @@ def test_distances_are_scikit_learns_mahalanobis_distances(backbone):
 
 
 def test_the_loss_is_brute_force_and_its_gradient_that_of_finite_differences():
-    learner = moved(top=0.2, penalty=0.1, temperature=0.3).double()
+    learner = moved(top=0.2, subspace=0, penalty=0.1, temperature=0.3).double()
     batch = tiny_batch("conv4")
     batch = EpisodeBatch(
         {"image": batch.support["image"].double()},
@@ -128,6 +128,7 @@ def test_a_metric_learned_on_siblings_finds_the_defects_of_another_task(monkeypa
         input_shapes={"image": (3, 16, 16)},
         layers=[0],
         unit_length=False,
+        subspace=0,
         optimizer=ADAM,
         schedule="constant",
     )
