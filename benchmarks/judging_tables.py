@@ -163,7 +163,41 @@ def _change(figures: dict[str, Any]) -> str:
     return f"{100 * figures['change']:+.1f}{around}"
 
 
+def inspection_thresholds(measured: dict[str, Any]) -> list[str]:
+    """Realised false alarms of the patch memory on unseen domains, by the number of good images."""
+    lines = head("good images", "scores", "domains held", "supports held", "false alarms", "lowest, highest", "power")
+    for row in measured["summary"]:
+        held = (f"{100 * row[share]:.0f} %" for share in ("domains_held", "supports_held"))
+        spread = f"{100 * row['fpr_lowest']:.1f}, {100 * row['fpr_highest']:.1f}"
+        power = f"{100 * row['power']:.0f} of {100 * row['power_at_exactly_alpha']:.0f}"
+        cells = [str(row["shots"]), row["way"], *held, cell(row["fpr"], row["fpr_ci95"]), spread, power]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def strange_supports(measured: dict[str, Any]) -> list[str]:
+    """Supports that models of characters call novel, on unseen alphabets and on the pictures that look most alike."""
+    rows, sizes = measured["rows"], sorted({row["shots"] for row in measured["rows"]})
+    unseen, *others = dict.fromkeys(row["pictures"] for row in rows)
+    lowest = {name: min(row["warned"] for row in rows if row["pictures"] == name) for name in others}
+    fewest = min(lowest, key=lambda name: lowest[name])
+    lines = head("supports called novel, %", *(f"of {k}" for k in sizes))
+    names = dict.fromkeys(row["checkpoint"] for row in rows)
+    groups = {f"{name}, {unseen}": ([unseen], [name]) for name in names}
+    groups |= {
+        f"all, {len(others)} other kinds of pictures": (others, names),
+        f"all, {fewest} of these": ([fewest], names),
+    }
+    for label, (pictures, checkpoints) in groups.items():
+        chosen = [row for row in rows if row["pictures"] in pictures and row["checkpoint"] in checkpoints]
+        means = (100 * np.mean([row["warned"] for row in chosen if row["shots"] == k]) for k in sizes)
+        lines.append(f"| {label} | {' | '.join(f'{mean:.1f}' for mean in means)} |")
+    return lines
+
+
 TABLES = {
+    "inspection thresholds": inspection_thresholds,
+    "strange supports": strange_supports,
     "finetune inspection": finetune_inspection,
     "adbench shots": adbench_shots,
     "few labels": few_labels,
