@@ -96,6 +96,29 @@ def patch_memory(measured: dict[str, Any]) -> list[str]:
     return lines
 
 
+def patch_change(measured: dict[str, Any]) -> list[str]:
+    """AUROC on unseen families of images by the number of good images, and the paired difference to the memory."""
+    names = {
+        "memory": "plain patch memory",
+        "synthetic": "change head, synthetic defects",
+        "synthetic + memory": "the same, added to the memory",
+        "synthetic and real": "change head, real anomalies of other families too",
+        "synthetic and real + memory": "the same, added to the memory",
+        "bound": "logistic regression on labels of the family itself",
+    }
+    shots = sorted({row["shots"] for row in measured["rows"]})
+    lines = head("method", *(f"{k} good, minus memory" if i else f"{k} good" for k in shots for i in (0, 1)))
+    for method, name in names.items():
+        by_shots = {row["shots"]: row for row in measured["rows"] if row["method"] == method}
+        cells = []
+        for k in shots:
+            row = by_shots[k]
+            minus = "" if method == "memory" else cell(row["minus_memory"], row["minus_memory_ci95"])
+            cells += [f"{100 * row['auroc']:.1f}", minus]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
 def adbench_shots(measured: dict[str, Any]) -> list[str]:
     """AUROC on unseen tables by the number of normal rows, and what the first is behind the strongest classical one."""
     rows = measured["rows"]
@@ -202,6 +225,7 @@ TABLES = {
     "adbench shots": adbench_shots,
     "few labels": few_labels,
     "finetuning": finetuning,
+    "patch change": patch_change,
     "patch memory": patch_memory,
     "calibration": calibration,
     "recommendation": recommendation,

@@ -145,7 +145,7 @@ class PatchChange(PatchMemory):
         grid = (logits.shape[1], logits.shape[2])
         covered = F.adaptive_avg_pool2d(changed.to(logits.dtype).unsqueeze(1), grid).squeeze(1) > COVERED
         anomalous = real | changed.flatten(1).any(1)
-        by_image = anomaly_loss(adapted.top_share(logits), anomalous.long())
+        by_image = anomaly_loss(top_share(logits, self.top), anomalous.long())
         return mask_loss(logits[~real], covered[~real]) + self.by_image * by_image
 
     def _with_defects(self, images: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,31 +180,48 @@ class AdaptedChange(AdaptedMemory):
 
     def logits(self, samples: Samples) -> Tensor:
         """Scores ``(n,)`` of samples in the network's :meth:`units`: mean logit of the top share of patches."""
-        return self.top_share(self.learner.inside(self.mask_logits(samples).unsqueeze(-1)))
+        return top_share(self.learner.inside(self.mask_logits(samples).unsqueeze(-1)), self.learner.top)
 
     def mask_logits(self, samples: Samples) -> Tensor:
         """Logits ``(n, H, W)`` of patches, for samples in the network's :meth:`units`."""
         patches = self.learner.patches(samples[self.mapped], self.support)
-        return self.learner.decoder(*self.compare(patches))
-
-    def compare(self, patches: Tensor) -> tuple[Tensor, Tensor]:
-        """Differences to the nearest patches of the memory ``(n, H, W, compared, d)``, and its spread ``()``."""
-        flat = patches.flatten(0, 2)
-        n = min(self.learner.compared, len(self.memory))
-        spread = (self.memory - self.memory.mean(0)).square().sum(1).mean().sqrt()
-        with torch.no_grad():
-            places = farness(flat, self.memory).topk(n, dim=1, largest=False).indices
-        return (flat.unsqueeze(1) - self.memory[places]).view(*patches.shape[:3], n, -1), spread.clamp_min(LEAST)
-
-    def top_share(self, logits: Tensor) -> Tensor:
-        """Mean ``(n,)`` of the top share of logits ``(n, ...)``."""
-        flat = logits.flatten(1)
-        return flat.topk(max(1, round(self.learner.top * flat.shape[1])), dim=1).values.mean(1)
+        logits: Tensor = self.learner.decoder(*compared(patches, self.memory, self.learner.compared))
+        return logits
 
     @torch.no_grad()
     def heat_map(self, samples: Samples) -> Tensor:
         """Mask ``(n, H, W)`` at the image's resolution in [0, 1], for samples in the network's :meth:`units`."""
         return self.learner.to_pixels(self.mask_logits(samples).sigmoid(), samples[self.mapped].shape[-2:])
+
+
+def compared(patches: Tensor, memory: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
+    """What a :class:`ChangeDecoder` reads.
+
+    Args:
+        patches: features of patches ``(n, H, W, d)``.
+        memory: features of the support's patches ``(m, d)``.
+        neighbours: number of nearest patches in the memory.
+
+    Returns:
+        Differences to the nearest patches ``(n, H, W, min(neighbours, m), d)``, the nearest first; and the memory's
+        spread ``()``, the root of its total variance.
+    """
+    flat = patches.flatten(0, 2)
+    with torch.no_grad():
+        places = farness(flat, memory).topk(min(neighbours, len(memory)), dim=1, largest=False).indices
+    spread = (memory - memory.mean(0)).square().sum(1).mean().sqrt().clamp_min(LEAST)
+    return (flat.unsqueeze(1) - memory[places]).view(*patches.shape[:3], places.shape[1], -1), spread
+
+
+def top_share(logits: Tensor, share: float) -> Tensor:
+    """Mean ``(n,)`` of the highest logits of each image ``(n, H, W)``, at least one.
+
+    Example:
+        >>> top_share(torch.tensor([[[1.0, 3.0], [0.0, 2.0]]]), 0.5)
+        tensor([2.5000])
+    """
+    flat = logits.flatten(1)
+    return flat.topk(max(1, round(share * flat.shape[1])), dim=1).values.mean(1)
 
 
 def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from metaad_zoo.cli.train import run
 from metaad_zoo.detector import load_detector
 from metaad_zoo.episodes import EpisodeBatch
 from metaad_zoo.learners import ChangeDecoder, PatchChange, PatchMemory
-from metaad_zoo.learners.patch_change import mask_loss
+from metaad_zoo.learners.patch_change import compared, mask_loss
 from metaad_zoo.learners.training import trainable
 from metaad_zoo.zoo import Checkpoint, save_checkpoint
 from tests.cli.short import QUICKSTART, SHORT
@@ -62,14 +62,13 @@ def test_patches_are_compared_with_scikit_learns_neighbours():
     learner, (support, query) = change(compared=4), one_task()
     adapted = learner.adapt(support, LABELS)
     patches = learner.patches(query["image"], support)
-    differences, spread = adapted.compare(patches)
+    differences, spread = compared(patches, adapted.memory, 4)
     flat, memory = patches.flatten(0, 2).numpy(), adapted.memory.numpy()
     _, places = NearestNeighbors(n_neighbors=4).fit(memory).kneighbors(flat)
     expected = (flat[:, None] - memory[places]).reshape(differences.shape)
     np.testing.assert_allclose(differences.numpy(), expected, atol=1e-5)
     assert float(spread) == pytest.approx(np.sqrt(memory.var(0).sum()), rel=1e-4)
-    few = change(compared=9, memory=2).adapt(support, LABELS)
-    assert few.compare(patches)[0].shape[3] == 2
+    assert compared(patches, adapted.memory[:2], 4)[0].shape[3] == 2
 
 
 def test_the_decoder_is_its_formula_and_takes_any_number_of_neighbours():
