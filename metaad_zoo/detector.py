@@ -189,6 +189,8 @@ class Detector(ScoresWindows):
         with self._changing:
             before = {name: x for name, x in self._checkpoint.tensors.items() if not name.startswith("support")}
             self._state = _State(replace(self._checkpoint, tensors=before | tensors)).adapt()
+            for sentence in getattr(self._state.adapted, "notes", ()):
+                reading.account.add("changed", "the support set", sentence)
             self.account = reading.account
         return self
 

@@ -55,7 +55,10 @@ def run(options: argparse.Namespace) -> None:
     note_account(reading.account)
     if chosen.label is None:
         reading.require_normal(str(options.support))
+    noted = len(reading.account)
     detector.fit_reading(reading, roi=options.roi).save(options.out)
+    for sentence in list(reading.account)[noted:]:
+        note(sentence)
     _note_calibration(detector)
     novelty = note_novelty(detector)
     n = len(reading.names)

@@ -363,6 +363,14 @@ class AdaptedMemory(AdaptedScorer):
         """Modality of :meth:`heat_map`."""
         return self.learner.mapped
 
+    @property
+    def notes(self) -> list[str]:
+        """What was done to this support set by its size, in sentences."""
+        n = len(self.support[self.mapped])
+        if self.learner.turns != "auto" or not self.learner.turns_supports_of(n):
+            return []
+        return ["its images are also stored rotated by 90, 180 and 270 degrees, as for any support of one or two"]
+
     def logits(self, samples: Samples) -> Tensor:
         """Scores ``(n,)`` of samples in the network's :meth:`units`, differentiable by the samples."""
         patches = self.learner.patches(samples[self.mapped], self.support)

@@ -134,6 +134,7 @@ def test_the_published_memory_needs_one_picture():
     broken = photo.copy()
     broken[60:110, 60:110] = load_sample_image("flower.jpg")[200:250, 300:350]
     detector.fit(photo[None])
+    assert "its images are also stored rotated" in list(detector.account)[-1]
     assert detector.score(broken[None])[0] > detector.score(photo[None])[0]
     assert 0 < detector.p_value(photo[None])[0] <= 1
 
