@@ -9,7 +9,8 @@ images of the other families of domains (leave one family out), as a published c
 
 For each domain and support size: the share of normal images that are flagged at alpha = 0.1, as the mean over supports
 and its range over them, and the share of anomalies (power), beside that of a threshold with exactly this rate.
-benchmarks/results/inspection_thresholds.json is its result (--json).
+benchmarks/results/inspection_thresholds.json is its result (--json), with distances to the memory alone and features of
+the finer map averaged over 2 x 2 positions. --defaults takes the learner's own settings instead.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ ALPHA, LOWEST, HIGHEST = 0.1, 0.03, 0.17
 """Aimed rate, and bounds within which a realised rate counts as held."""
 SHOTS = (1, 2, 5, 10)
 WITHIN_FROM = 9
+MEASURED: dict[str, Any] = {"grid": "finest", "turns": False, "subspace": 0.0}
+POOL = 2
+"""Settings of the result file; side of the squares of positions over which features are averaged."""
 CALIBRATING = 12
 """Normal images of each support's domain that calibrate other families: as many of every domain."""
 BANK = {
@@ -190,13 +194,14 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=10, help="supports of each domain and size")
     parser.add_argument("--images", type=int, nargs=2, default=(50, 25), help="normal and anomalous images of a domain")
     parser.add_argument("--size", type=int, default=224, help="pixels of a side")
-    parser.add_argument("--pool", type=int, default=2, help="positions of a side whose features are averaged")
+    parser.add_argument("--defaults", action="store_true", help="the learner's default settings")
     parser.add_argument("--shots", type=int, nargs="+", default=SHOTS)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     shape = (3, options.size, options.size)
-    memory = RememberedPatches(input_shapes={"image": shape}, score_unit="support")
-    memory.pool, memory.computed = options.pool, {}
+    settings = {} if options.defaults else MEASURED
+    memory = RememberedPatches(input_shapes={"image": shape}, score_unit="support", **settings)
+    memory.pool, memory.computed = 1 if options.defaults else POOL, {}
     measured = []
     total = len(PAPERS) + len(BANK) + sum(len(groups) for _, groups in GROUPED.values())
     for domain in track(domains(options.data, shape, tuple(options.images)), "domains", total, update_period=5):
@@ -221,9 +226,9 @@ def main() -> None:
         table.add_row(str(r["shots"]), r["way"], *(f"{100 * x:.0f} %" for x in cells), best)
     Console(width=120).print(table)
     if options.json:
-        settings = {"alpha": ALPHA, "held": [LOWEST, HIGHEST], "draws": options.draws, "images": list(options.images)}
-        content = settings | {
-            "pool": options.pool,
+        about = {"alpha": ALPHA, "held": [LOWEST, HIGHEST], "draws": options.draws, "images": list(options.images)}
+        content = about | {
+            "pool": memory.pool,
             "learner": memory.arguments(),
             "summary": summary(rows),
             "rows": rows,
