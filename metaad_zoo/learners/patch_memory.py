@@ -33,6 +33,8 @@ from metaad_zoo.registry import unknown_name
 ScoreUnit = Literal["feature", "support"]
 QUANTILE, SMALLEST_UNIT = 0.9, 0.01
 """Quantile of the support's leave-one-out scores that is their unit; smallest unit, in lengths of features."""
+LEAST = 1e-3
+"""Smallest distance of a patch where two distances are multiplied."""
 FEW = 2
 """Largest support whose images are also stored rotated where ``turns`` is ``"auto"``."""
 USUAL_BACKBONE, USUAL_OPTIONS = "timm/tf_efficientnet_lite0", {"pretrained": "wheel"}
@@ -390,8 +392,8 @@ class AdaptedMemory(AdaptedScorer):
         """Distance of patches ``(m, d)``, and the index of the nearest one in the memory, ``(m,)`` each."""
         distances, places = nearest(patches, self.memory)
         if self.subspace is not None:
-            product = distances * self.subspace.residual(patches)
-            distances = product.clamp_min(torch.finfo(product.dtype).tiny).sqrt()  # sqrt has no derivative at 0
+            # Near 0 the root would enlarge rounding errors, and has no derivative there.
+            distances = (distances.clamp_min(LEAST) * self.subspace.residual(patches).clamp_min(LEAST)).sqrt()
         return distances, places
 
     def _weight(self, patch: Tensor, place: Tensor) -> Tensor:
