@@ -1,7 +1,7 @@
 """Write the tables and figures of `docs/` out of result files: `python benchmarks/docs_tables.py` (`--check` compares).
 
-Between `<!-- what -->` and `<!-- end -->` a page may have what `readme_tables.py` writes; `every run` and `zoo`; and
-within a sentence `auroc: RUN ours`, `auroc: RUN 1-NN`, `tasks: RUN`.
+Between `<!-- what -->` and `<!-- end -->` a page may have what `readme_tables.py` writes; `every run`, `zoo` and
+`inspection speed`; and within a sentence `auroc: RUN ours`, `auroc: RUN 1-NN`, `tasks: RUN`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,22 @@ def auroc(name: str, whose: str) -> str:
     return f"{100 * results['methods'][method]['mean']['auroc']:.1f}"
 
 
-TABLES: dict[str, Callable[[], str]] = {"every run": every_run, "zoo": zoo}
+def inspection_speed() -> str:
+    """Seconds of each step of an inspection."""
+    measured = json.loads((RESULTS / "inspection_speed.json").read_text(encoding="utf-8"))
+    titles = {
+        "import": "import the package",
+        "load": "load the model",
+        "adapt": f"adapt to {measured['shots']} pictures",
+        "score": f"score {measured['scored']} pictures",
+    }
+    rows = [f"| {titles[name]} | {s['clock']:.2f} | {s['processor']:.2f} |" for name, s in measured["seconds"].items()]
+    rate = measured["pictures_per_second"]
+    rows.append(f"| pictures a second | {rate['clock']:.1f} | {rate['processor']:.1f} |")
+    return "\n".join(["| step | seconds by the clock | seconds of one core |", "|---|---|---|", *rows])
+
+
+TABLES: dict[str, Callable[[], str]] = {"every run": every_run, "zoo": zoo, "inspection speed": inspection_speed}
 
 
 def with_figures(text: str) -> str:
