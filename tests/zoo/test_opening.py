@@ -85,7 +85,8 @@ def test_a_size_that_cuts_patches_and_other_misfits_are_refused(weights, tmp_pat
 def test_maps_of_a_transformer_hold_its_patches_alone(model, size, grid):
     """Neither the class token nor registers: each position of a map is one patch."""
     options = {"pretrained": False, "frozen": True}
-    learner = PatchMemory(backbone=f"timm/{model}", backbone_options=options, input_shapes={"image": (3, size, size)})
+    shapes = {"image": (3, size, size)}
+    learner = PatchMemory(backbone=f"timm/{model}", backbone_options=options, input_shapes=shapes, turns=False)
     backbone, images = learner.network.backbone, torch.rand(2, 3, size, size)
     needed, backbone.last_map = backbone.feature_maps(images), None
     maps = backbone.feature_maps(images)
