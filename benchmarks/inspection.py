@@ -183,9 +183,9 @@ class Results:
             differing = {k: (seen.get(k), own.get(k)) for k in own if seen.get(k) != own.get(k)}
             raise ValueError(f"{file} is of another evaluation (file, this one): {differing}; name another file")
         for name, settings in self.settings.items():
-            if content["methods"].get(name, settings) != settings:
+            if content["settings"].get(name, settings) != settings:
                 raise ValueError(f"{file} holds {name} with other settings, {content['methods'][name]}: name another")
-        self.rows, self.settings = content["rows"], content["methods"] | self.settings
+        self.rows, self.settings = content["rows"], content["settings"] | self.settings
 
     def __contains__(self, key: tuple[Any, ...]) -> bool:
         return key in self._done
@@ -196,7 +196,7 @@ class Results:
         if self.file is not None:
             content = {
                 "protocol": self.protocol,
-                "methods": self.settings,
+                "settings": self.settings,
                 "summary": summary(self.rows),
                 "rows": self.rows,
                 "environment": environment("cpu"),
