@@ -184,7 +184,7 @@ class Results:
             raise ValueError(f"{file} is of another evaluation (file, this one): {differing}; name another file")
         for name, settings in self.settings.items():
             if content["settings"].get(name, settings) != settings:
-                raise ValueError(f"{file} holds {name} with other settings, {content['methods'][name]}: name another")
+                raise ValueError(f"{file} holds {name} with other settings, {content['settings'][name]}: name another")
         self.rows, self.settings = content["rows"], content["settings"] | self.settings
 
     def __contains__(self, key: tuple[Any, ...]) -> bool:
