@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import Any, get_args
 
-from metaad_zoo.backbones.weights import Origin
 from metaad_zoo.zoo.reading import TEXT_LIMIT, CheckpointError, parse_json, read_bytes
 
 FORMAT = 2
@@ -63,7 +62,13 @@ def check_manifest(manifest: Any, where: str) -> dict[str, Any]:
 
 def _are_sources(value: Any) -> bool:
     """Whether a value describes pretrained weights by backbone, as :data:`metaad_zoo.zoo.kept_apart.Record`."""
-    return isinstance(value, dict) and all(
+    return isinstance(value, dict) and all(_is_source(fields) for fields in value.values())
+
+
+def _is_source(fields: Any) -> bool:
+    from metaad_zoo.backbones.weights import Origin  # imports torch
+
+    return (
         isinstance(fields, dict)
         and fields.get("origin") in get_args(Origin)
         and re.fullmatch("[0-9a-f]{64}", str(fields.get("sha256"))) is not None
@@ -72,7 +77,6 @@ def _are_sources(value: Any) -> bool:
         and fields.keys() <= {"origin", "name", "version", "sha256", "licence", "stored"}
         and all(isinstance(fields.get(key, ""), str) for key in ("version", "licence"))
         and isinstance(fields.get("name"), str)
-        for fields in value.values()
     )
 
 
