@@ -38,7 +38,7 @@ def fitted(backbone, **inner_loop):
     batch = tiny_batch(backbone, tasks=2)
     support, query = ({name: x[1] for name, x in part.items()} for part in (batch.support, batch.query))
     for part in (support, query):
-        part |= {name: x.sigmoid() for name, x in part.items() if name == "image"}  # between 0 and 1
+        part |= {name: x.clamp(-1, 2) for name, x in part.items() if name == "image"}  # about 0 to 1, as is read
     if backbone != "vit" and "image" not in query:
         name = next(iter(query))
         query[name][0, ..., -1] = torch.nan  # a column, or a channel

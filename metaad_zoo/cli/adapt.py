@@ -27,8 +27,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=".safetensors or .pth file of the backbone's pretrained weights, instead of a package or timm's download",
     )
-    command.add_argument("--backbone", metavar="timm/MODEL", help="of patch_memory: any of timm's image models")
-    command.add_argument("--image-size", type=int, metavar="PIXELS", help="of patch_memory: size to read (default 224)")
+    command.add_argument("--backbone", metavar="timm/MODEL", help="any of timm's image models, for patch_memory")
+    command.add_argument(
+        "--image-size", type=int, metavar="PIXELS", help="height and width to read, for patch_memory (default: 224)"
+    )
     command.add_argument(
         "--roi",
         type=Path,

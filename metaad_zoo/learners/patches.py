@@ -131,7 +131,7 @@ class Subspace:
         centred = x - mean
         variances, axes = torch.linalg.eigh(centred.T @ centred)  # ascending
         held = variances.flip(0).cumsum(0) / variances.sum().clamp_min(torch.finfo(x.dtype).tiny)
-        return cls(mean, axes.flip(1)[:, : int((held < share).sum()) + 1])
+        return cls(mean, axes.flip(1)[:, : int((held < share).sum()) + 1].contiguous())
 
     def residual(self, x: Tensor) -> Tensor:
         """Distances ``(m,)`` of ``x`` ``(m, d)`` to the subspace."""

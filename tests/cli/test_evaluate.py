@@ -143,7 +143,7 @@ def test_own_files_are_evaluated_without_a_config(tmp_path, capsys):
         (["knn", "--data", "nowhere", "--modality", "imgae"], "unknown modality 'imgae'; did you mean 'image'"),
         (
             ["knn", "--data", "nowhere"],
-            r"add modality \(--modality\), one of .*tabular, name a model, or give a config",
+            r"set modality \(--modality\) to one of .*tabular, name a model, or give a config",
         ),
         (["model", "--data", "nowhere", "--modality", "image"], "the model decides"),
         (["knn", "--data", "data.yaml", "--modality", "image"], r"modality \(--modality\) image is for your own files"),

@@ -190,11 +190,11 @@ def test_a_detector_of_series_names_windows(tmp_path):
         assert [row["sample"] for row in csv.DictReader(file)] == [f"{series}:0", f"{series}:4"]
 
 
-def test_scoring_other_columns_than_the_supports_is_refused(rows, tmp_path):
+def test_scoring_other_columns_than_the_supports_is_refused(monkeypatch):
     learner = GradientLearner("gru", None, {"sequence": [4, 2]}, InnerLoopConfig(steps=1))
     detector = mz.Detector(Checkpoint(learner, [], dict(CALIBRATION)))
     detector.fit(np.zeros((3, 4, 2)))
-    detector.input_shapes = {"sequence": [4, -1]}
+    monkeypatch.setattr(mz.Detector, "input_shapes", {"sequence": [4, -1]})
     with pytest.raises(ValueError, match="'sequence' has 3 columns or channels, but the support set had 2"):
         detector.score(np.zeros((3, 4, 3)))
 
