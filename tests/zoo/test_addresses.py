@@ -190,7 +190,7 @@ def test_the_commands(zoo, server, run, tmp_path, capsys):
     assert entry["name"] == NAME
     assert entry["figures"]["best_baseline"]["name"]
     assert main(["list", "--modality", "image"]) == 0
-    assert "there are 1 in all" in capsys.readouterr().out
+    assert "there are 1 in all" in capsys.readouterr().err
     assert main(["info", NAME]) == 0
     assert "Limits, and when not to use it" in capsys.readouterr().out
     assert main(["info", NAME, "--json"]) == 0
