@@ -181,7 +181,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=128, help="pixels at which images are read")
+    parser.add_argument("--size", type=int, default=224, help="pixels at which images are read")
     parser.add_argument("--draws", type=int, default=10, help="of support and query, for each product and support size")
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="others' figures stay")
     parser.add_argument("--json", type=Path, required=True)
