@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.data.read.images import as_images
+from metaad_zoo.episodes import Samples
+from metaad_zoo.learners import PatchMemory
 
 BANK = {
     "cookies_aws": "biscuit",
@@ -28,6 +31,9 @@ GROUPED = {"pcb_deeppcb": ("board", ("group00041", "group12100")), "ballscrew_bs
 PAPERS = ["BDP01_TL", "BFT01_TL", "BRG01_RL", "BRG02_RL", "BRG03_TL", "FLR01_TL", "FLR02_TL", "ZPB01_RL"]
 SPOILT = 7
 """Grade of a fruit from which it counts as anomalous; lower ones but 0 are left out."""
+
+
+N_DOMAINS = len(PAPERS) + len(BANK) + sum(len(groups) for _, groups in GROUPED.values())
 
 
 @dataclass(frozen=True)
@@ -49,21 +55,20 @@ class Domain:
     masks: Tensor | None
 
 
-def domains(data: Path, size: int, most: int) -> Iterator[Domain]:
+def domains(data: Path, size: int, most: tuple[int, int]) -> Iterator[Domain]:
     """All domains.
 
     Args:
         data: folder that holds piped128.npz and bank/.
         size: height and width of the images in pixels.
-        most: largest number of images of each kind, chosen at random.
+        most: largest numbers of normal and anomalous images, chosen at random.
     """
 
     def domain(name: str, family: str, archive: dict[str, np.ndarray], members: np.ndarray) -> Domain:
         rng = np.random.default_rng(0)
         bad = archive["y"] >= (SPOILT if family == "fruit" else 1)
-        good, bad = (
-            np.sort(rng.permutation(np.flatnonzero(members & kind))[:most]) for kind in (archive["y"] == 0, bad)
-        )
+        kinds = zip((archive["y"] == 0, bad), most, strict=True)
+        good, bad = (np.sort(rng.permutation(np.flatnonzero(members & kind))[:n]) for kind, n in kinds)
         normal, anomalous = (as_images(archive["x"][rows], (3, size, size)) for rows in (good, bad))
         return Domain(name, family, normal, anomalous, _masks(archive, bad))
 
@@ -77,6 +82,25 @@ def domains(data: Path, size: int, most: int) -> Iterator[Domain]:
         archive = dict(np.load(data / "bank" / f"{file}.npz"))
         for group in groups:
             yield domain(f"{file}/{group}", family, archive, archive["group"] == group)
+
+
+class RememberedPatches(PatchMemory):
+    """A patch memory that computes the features of an image once: supports and queries repeat them."""
+
+    computed: dict[bytes, Tensor]
+
+    def patches(self, images: Tensor, support: Samples) -> Tensor:
+        """See :class:`PatchMemory`."""
+        return once(partial(super().patches, support=support), images, self.computed)
+
+
+def once(compute: Callable[[Tensor], Tensor], images: Tensor, computed: dict[bytes, Tensor]) -> Tensor:
+    """What is computed of each image, taken from ``computed`` where it is there already."""
+    keys = [image[:, ::5, ::5].numpy().tobytes() for image in images]  # enough to tell images apart
+    for key, image in zip(keys, images, strict=True):
+        if key not in computed:
+            computed[key] = compute(image[None])
+    return torch.cat([computed[key] for key in keys])
 
 
 def _masks(archive: dict[str, np.ndarray], rows: np.ndarray) -> Tensor | None:

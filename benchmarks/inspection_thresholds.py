@@ -9,29 +9,25 @@ images of the other families of domains (leave one family out), as a published c
 
 For each domain and support size: the share of normal images that are flagged at alpha = 0.1, as the mean over supports
 and its range over them, and the share of anomalies (power), beside that of a threshold with exactly this rate.
-benchmarks/results/inspection_thresholds.json is its result (--json), with distances to the memory alone and features of
-the finer map averaged over 2 x 2 positions. --defaults takes the learner's own settings instead.
+benchmarks/results/inspection_thresholds.json is its result (--json).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from image_families import N_DOMAINS, Domain, RememberedPatches, domains
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
-from metaad_zoo.data.read.images import as_images
-from metaad_zoo.episodes import Samples
 from metaad_zoo.evaluation.calibration import ROUNDING, p_values
 from metaad_zoo.evaluation.leave_one_out import leave_one_out_scores
 from metaad_zoo.evaluation.protocol import environment, interval
@@ -41,38 +37,17 @@ ALPHA, LOWEST, HIGHEST = 0.1, 0.03, 0.17
 """Aimed rate, and bounds within which a realised rate counts as held."""
 SHOTS = (1, 2, 5, 10)
 WITHIN_FROM = 9
-MEASURED: dict[str, Any] = {"grid": "finest", "turns": False, "subspace": 0.0}
-POOL = 2
-"""Settings of the result file; side of the squares of positions over which features are averaged."""
 CALIBRATING = 12
 """Normal images of each support's domain that calibrate other families: as many of every domain."""
-BANK = {
-    "cookies_aws": "biscuit",
-    "insulator_cplid": "insulator",
-    "brick_crack": "brick",
-    "coffee_leaf": "leaf",
-    "tomato_fgrade": "fruit",
-    "brain_mri": "brain",
-    "fdm_print": "print",
-    "malaria_fiocruz": "blood",
-}
-"""Family by file; each file is one domain."""
-GROUPED = {"pcb_deeppcb": ("board", ("group00041", "group12100")), "ballscrew_bsdata": ("spindle", ("01", "KG"))}
-"""Family and groups with enough good images; each group is one domain."""
-PAPERS = ["BDP01_TL", "BFT01_TL", "BRG01_RL", "BRG02_RL", "BRG03_TL", "FLR01_TL", "FLR02_TL", "ZPB01_RL"]
-SPOILT = 7
-"""Grade of a fruit from which it counts as anomalous; lower ones but 0 are left out."""
 
 
 @dataclass
-class Domain:
-    """One kind of product: images ``(n, 3, H, W)`` between 0 and 1, and what was measured by the support size."""
+class Measured:
+    """What was measured on one domain, by the support size."""
 
     name: str
     family: str
-    normal: Tensor
-    anomalous: Tensor
-    draws: dict[int, list[Draw]] = field(default_factory=dict)
+    draws: dict[int, list[Draw]]
 
 
 @dataclass
@@ -85,52 +60,9 @@ class Draw:
     within: tuple[Tensor, Tensor] | None
 
 
-def domains(data: Path, shape: tuple[int, int, int], most: tuple[int, int]) -> Iterator[Domain]:
-    """All domains, with at most so many normal and anomalous images."""
-
-    def domain(name: str, family: str, x: np.ndarray, good: np.ndarray, bad: np.ndarray) -> Domain:
-        rng = np.random.default_rng(0)
-        parts = [
-            x[np.sort(rng.permutation(np.flatnonzero(mask))[:n])] for mask, n in zip((good, bad), most, strict=True)
-        ]
-        return Domain(name, family, as_images(parts[0], shape), as_images(parts[1], shape))
-
-    paper = np.load(data / "piped128.npz")
-    for kind in PAPERS:
-        mine = paper["t"] == list(paper["names"]).index(f"PA_{kind}")
-        yield domain(kind, "paper", paper["x"], mine & (paper["y"] == 0), mine & (paper["y"] == 1))
-    for file, family in BANK.items():
-        z = np.load(data / "bank" / f"{file}.npz")
-        yield domain(file, family, z["x"], z["y"] == 0, z["y"] >= (SPOILT if family == "fruit" else 1))
-    for file, (family, groups) in GROUPED.items():
-        z = np.load(data / "bank" / f"{file}.npz")
-        for group in groups:
-            mine = z["group"] == group
-            yield domain(f"{file}/{group}", family, z["x"], mine & (z["y"] == 0), mine & (z["y"] > 0))
-
-
-class RememberedPatches(PatchMemory):
-    """A patch memory that computes the features of an image once: supports and queries repeat them.
-
-    Features are averaged over squares of ``pool`` x ``pool`` positions: distances are computed ``pool ** 4`` times as
-    fast.
-    """
-
-    pool: int
-    computed: dict[bytes, Tensor]
-
-    def patches(self, images: Tensor, support: Samples) -> Tensor:
-        """See :class:`PatchMemory`."""
-        keys = [image.numpy().tobytes() for image in images]
-        for key, image in zip(keys, images, strict=True):
-            if key not in self.computed:
-                fine = super().patches(image[None], support).permute(0, 3, 1, 2)
-                self.computed[key] = avg_pool2d(fine, self.pool).permute(0, 2, 3, 1)
-        return torch.cat([self.computed[key] for key in keys])
-
-
-def measure(memory: PatchMemory, domain: Domain, shots: int, draws: int) -> None:
-    """Score the domain's images by memories of random supports."""
+def measure(memory: PatchMemory, domain: Domain, shots: int, draws: int) -> list[Draw]:
+    """Scores of the domain's images by memories of random supports."""
+    measured = []
     rng = np.random.default_rng(shots)
     labels = torch.zeros(shots, dtype=torch.long)
     for _ in range(draws):
@@ -144,10 +76,11 @@ def measure(memory: PatchMemory, domain: Domain, shots: int, draws: int) -> None
             own = leave_one_out_scores(memory, support, labels)
             within = p_values(normal, own), p_values(anomalous, own)
         unit = float(adapted.unit)
-        domain.draws.setdefault(shots, []).append(Draw(normal * unit, anomalous * unit, unit, within))
+        measured.append(Draw(normal * unit, anomalous * unit, unit, within))
+    return measured
 
 
-def flagged(all_domains: list[Domain], shots: int, way: str) -> list[dict[str, Any]]:
+def flagged(all_domains: list[Measured], shots: int, way: str) -> list[dict[str, Any]]:
     """Realised rates of each domain by one way to calibrate."""
     rows = []
     for domain in all_domains:
@@ -194,22 +127,18 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=10, help="supports of each domain and size")
     parser.add_argument("--images", type=int, nargs=2, default=(50, 25), help="normal and anomalous images of a domain")
     parser.add_argument("--size", type=int, default=224, help="pixels of a side")
-    parser.add_argument("--defaults", action="store_true", help="the learner's default settings")
     parser.add_argument("--shots", type=int, nargs="+", default=SHOTS)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     shape = (3, options.size, options.size)
-    settings = {} if options.defaults else MEASURED
-    memory = RememberedPatches(input_shapes={"image": shape}, score_unit="support", **settings)
-    memory.pool, memory.computed = 1 if options.defaults else POOL, {}
+    memory = RememberedPatches(input_shapes={"image": shape}, score_unit="support")
+    memory.computed = {}
     measured = []
-    total = len(PAPERS) + len(BANK) + sum(len(groups) for _, groups in GROUPED.values())
-    for domain in track(domains(options.data, shape, tuple(options.images)), "domains", total, update_period=5):
-        for shots in options.shots:
-            measure(memory, domain, shots, options.draws)
+    read = domains(options.data, options.size, tuple(options.images))
+    for domain in track(read, "domains", N_DOMAINS, update_period=5):
+        draws = {shots: measure(memory, domain, shots, options.draws) for shots in options.shots}
+        measured.append(Measured(domain.name, domain.family, draws))
         memory.computed.clear()
-        domain.normal = domain.anomalous = torch.empty(0)  # all images at once would take a gigabyte
-        measured.append(domain)
     rows = []
     for shots in options.shots:
         for way in ("distances", "support units", *(["within"] if shots >= WITHIN_FROM else [])):
@@ -228,7 +157,6 @@ def main() -> None:
     if options.json:
         about = {"alpha": ALPHA, "held": [LOWEST, HIGHEST], "draws": options.draws, "images": list(options.images)}
         content = about | {
-            "pool": memory.pool,
             "learner": memory.arguments(),
             "summary": summary(rows),
             "rows": rows,

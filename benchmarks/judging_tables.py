@@ -86,13 +86,18 @@ def table_size(measured: dict[str, Any]) -> list[str]:
     return lines
 
 
-def patch_memory(measured: dict[str, Any]) -> list[str]:
-    """AUROC on paper by the number of good images."""
+def image_bank(measured: dict[str, Any]) -> list[str]:
+    """AUROC of the patch memory on families of images, by its settings and the number of good images."""
     shots = sorted({row["shots"] for row in measured["rows"]})
-    lines = head("method", *(f"{k} good images" for k in shots))
+    by_method = {(row["method"], row["shots"]): row for row in measured["rows"]}
+    lines = head("setting", *(f"{k} good" for k in shots))
     for name in dict.fromkeys(row["method"] for row in measured["rows"]):
-        by_shots = {row["shots"]: row for row in measured["rows"] if row["method"] == name}
-        lines.append(f"| {name} | {' | '.join(cell(by_shots[k]['auroc'], by_shots[k]['ci95']) for k in shots)} |")
+        rows = [by_method[name, k] for k in shots]
+        lines.append(f"| {name} | {' | '.join(cell(row['auroc'], row['ci95']) for row in rows)} |")
+    usual = [by_method[f"subspace 0.95{', turns' * (k <= 2)}", k] for k in shots]
+    for other in ("plain memory", "1-NN on the embedding"):
+        ahead = [row[f"ahead of {other}"] for row in usual]
+        lines.append(f"| **default, ahead of {other}** | {' | '.join(cell(x['mean'], x['ci95']) for x in ahead)} |")
     return lines
 
 
@@ -226,7 +231,7 @@ TABLES = {
     "few labels": few_labels,
     "finetuning": finetuning,
     "patch change": patch_change,
-    "patch memory": patch_memory,
+    "image bank": image_bank,
     "calibration": calibration,
     "recommendation": recommendation,
     "explanations": explanations,
