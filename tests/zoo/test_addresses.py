@@ -200,7 +200,7 @@ def test_the_commands(zoo, server, run, tmp_path, capsys):
     assert main(["pull", server.url + NAME, "--out", str(tmp_path / "pulled")]) == 0
     np.testing.assert_array_equal(scores(tmp_path / "pulled"), scores(NAME))
     assert main(["pull", NAME, "--out", str(tmp_path / "pulled")]) == 1
-    assert "not empty" in capsys.readouterr().err
+    assert "is not an empty folder" in capsys.readouterr().err
     to = ["--name", NAME, "--to", str(tmp_path / "other")]
     assert main(["publish", str(run), *to]) == 0
     assert main(["publish", str(run), *to]) == 1
