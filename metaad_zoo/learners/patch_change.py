@@ -179,8 +179,9 @@ class AdaptedChange(AdaptedMemory):
     learner: PatchChange
 
     def logits(self, samples: Samples) -> Tensor:
-        """Scores ``(n,)`` of samples in the network's :meth:`units`: mean logit of the top share of patches."""
-        return top_share(self.learner.inside(self.mask_logits(samples).unsqueeze(-1)), self.learner.top)
+        """Scores ``(n,)`` of samples in the network's :meth:`units`: softplus of the mean logit of the top share."""
+        logits = self.learner.inside(self.mask_logits(samples).unsqueeze(-1))
+        return F.softplus(top_share(logits, self.learner.top))
 
     def mask_logits(self, samples: Samples) -> Tensor:
         """Logits ``(n, H, W)`` of patches, for samples in the network's :meth:`units`."""
@@ -190,8 +191,8 @@ class AdaptedChange(AdaptedMemory):
 
     @torch.no_grad()
     def heat_map(self, samples: Samples) -> Tensor:
-        """Mask ``(n, H, W)`` at the image's resolution in [0, 1], for samples in the network's :meth:`units`."""
-        return self.learner.to_pixels(self.mask_logits(samples).sigmoid(), samples[self.mapped].shape[-2:])
+        """Softplus of the mask logits ``(n, H, W)`` at the image's resolution: at least 0, in the scores' unit."""
+        return self.learner.to_pixels(F.softplus(self.mask_logits(samples)), samples[self.mapped].shape[-2:])
 
 
 def compared(patches: Tensor, memory: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
