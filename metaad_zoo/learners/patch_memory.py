@@ -51,7 +51,7 @@ class PatchMemory(Learner):
     Patch-based Few-shot Anomaly Detection with DINOv2", WACV 2025: memory of all patches, features of unit length,
     rotations of the support, and the mean over the highest share of patches as score. The second distance is that of
     Lendering et al., "SubspaceAD: Training-Free Few-Shot Anomaly Detection via Subspace Modeling", CVPR 2026. The
-    defaults are chosen by ``benchmarks/image_bank.py`` on families of images left out.
+    defaults were chosen on the families of images of ``benchmarks/image_bank.py``.
 
     Args:
         backbone: name of an image backbone with feature maps.
