@@ -105,7 +105,7 @@ def train(memory: PatchMemory, family: Family, left_out: str) -> tuple[PatchMetr
     chosen_by = [choosing.draw(i % len(choosing), EPISODE, rng) for i in range(VAL_EPISODES)]
     optimizer = trainable(learner).configure_optimizers()
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-    validation, kept = {0: mean_auroc(learner, chosen_by)}, learner.change.detach().clone()
+    validation, best = {0: mean_auroc(learner, chosen_by)}, learner.change.detach().clone()
     start = time.perf_counter()
     for step in range(1, STEPS + 1):
         drawn = [training.draw(int(t), EPISODE, rng) for t in rng.integers(len(training), size=TASKS)]
@@ -116,12 +116,12 @@ def train(memory: PatchMemory, family: Family, left_out: str) -> tuple[PatchMetr
         if step % (STEPS // CHECKS) == 0:
             figure, before = mean_auroc(learner, chosen_by), list(validation.values())
             if figure > max(before[1:], default=0) and figure >= before[0]:
-                kept = learner.change.detach().clone()
+                best = learner.change.detach().clone()
             validation[step] = figure
     seconds = time.perf_counter() - start
     with torch.no_grad():
-        learner.change.copy_(kept)
-    about = {"validation_auroc": validation, "change": float(kept.norm()), "seconds": round(seconds, 1)}
+        learner.change.copy_(best)
+    about = {"validation_auroc": validation, "change": float(best.norm()), "seconds": round(seconds, 1)}
     return learner, about | {"trained_on": sorted(training.members), "chosen_on": sorted(choosing.members)}
 
 
@@ -185,19 +185,19 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=10, help="of support and query, for each product and support size")
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="others' figures stay")
     parser.add_argument("--json", type=Path, required=True)
-    given = parser.parse_args()
-    memory = PatchMemory(input_shapes={"image": (3, given.size, given.size)})
+    options = parser.parse_args()
+    memory = PatchMemory(input_shapes={"image": (3, options.size, options.size)})
     backbone: Any = memory.network.backbone
     backbone.feature_maps = Remembered(backbone.feature_maps)
-    results: dict[str, Any] = json.loads(given.json.read_text()) if given.json.is_file() else {}
-    results |= {"size": given.size, "draws": given.draws, "steps": STEPS, "tasks": TASKS, "lr": LR}
+    results: dict[str, Any] = json.loads(options.json.read_text()) if options.json.is_file() else {}
+    results |= {"size": options.size, "draws": options.draws, "steps": STEPS, "tasks": TASKS, "lr": LR}
     results |= {"memory": memory.arguments(), "environment": environment("cpu")}
     families = results.setdefault("families", {})
     table = Table("family", *(f"K={k}" for k in SHOTS), title="AUROC in %: memory, learned metric, change")
-    for name in given.families:
-        rows = measure(FAMILIES[name](given.size), memory, given.draws)
+    for name in options.families:
+        rows = measure(FAMILIES[name](options.size), memory, options.draws)
         families[name] = {"products": rows, "summary": summary(rows)}
-        write_json(given.json, results)
+        write_json(options.json, results)
         cells = (f"{100 * s['before']:.1f} {100 * s['after']:.1f}" for s in families[name]["summary"].values())
         table.add_row(name, *cells)
     Console(width=110).print(table)

@@ -86,10 +86,12 @@ def flagged(all_domains: list[Measured], shots: int, way: str) -> list[dict[str,
     for domain in all_domains:
         others = [d for d in all_domains if d.family != domain.family]
         draws = domain.draws[shots]
-        known = torch.cat([_scores(x, way)[0][:CALIBRATING] for d in others for x in d.draws[shots]]).sort().values
+        calibration = (
+            torch.cat([_scores(x, way)[0][:CALIBRATING] for d in others for x in d.draws[shots]]).sort().values
+        )
         rates = []
         for draw in draws:
-            p = draw.within if way == "within" else [p_values(x, known) for x in _scores(draw, way)]
+            p = draw.within if way == "within" else [p_values(x, calibration) for x in _scores(draw, way)]
             assert p is not None
             exact = draw.anomalous > draw.normal.quantile(1 - ALPHA)
             rates.append([float((x <= ALPHA + ROUNDING).double().mean()) for x in p] + [float(exact.double().mean())])

@@ -169,13 +169,13 @@ def finetune_inspection(measured: dict[str, Any]) -> list[str]:
     """AUROC of a product left out by the memory and by the metric learned on its siblings, by number of good images."""
     shots = list(next(iter(measured["families"].values()))["summary"])
     lines = head("left out", *(f"{k} good image{'s' if k != '1' else ''}" for k in shots))
-    for family, found in measured["families"].items():
-        for row in found["products"]:
+    for family, figures in measured["families"].items():
+        for row in figures["products"]:
             lines.append(f"| {row['product']} | {' | '.join(_pair(row['shots'][k]) for k in shots)} |")
-        changes = (found["summary"][k] for k in shots)
+        changes = (figures["summary"][k] for k in shots)
         lines.append(f"| **mean change, {family}** | {' | '.join(_change(c) for c in changes)} |")
-        if "pixel_before" in found["summary"][shots[0]]:
-            pixels = (_pair(found["summary"][k], "pixel_") for k in shots)
+        if "pixel_before" in figures["summary"][shots[0]]:
+            pixels = (_pair(figures["summary"][k], "pixel_") for k in shots)
             lines.append(f"| pixel AUROC, {family} | {' | '.join(pixels)} |")
     return lines
 

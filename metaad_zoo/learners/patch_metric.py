@@ -131,10 +131,10 @@ class PatchMetric(PatchMemory):
         """
         raw = usable(support, self.change)
         scalings = self.network.scalings(raw)
-        inputs, asked = (scaled(x, scalings, self.change.dtype) for x in (raw, usable(query, self.change)))
+        inputs, queries = (scaled(x, scalings, self.change.dtype) for x in (raw, usable(query, self.change)))
         normal = (support_labels != ANOMALOUS).to(self.device)
         memory = self._features(inputs[self.mapped][normal], inputs).flatten(0, 2)
-        patches = self._features(asked[self.mapped], inputs).flatten(1, 2)
+        patches = self._features(queries[self.mapped], inputs).flatten(1, 2)
         distances, places = nearest(self._mapped(patches.flatten(0, 1)), self._mapped(memory))
         share = max(1, round(self.top * patches.shape[1]))
         far = distances.view(patches.shape[:2]).topk(share, dim=1).indices

@@ -88,8 +88,8 @@ def _source(fields: Mapping[str, Any]) -> str:
     origin = {"wheel": "Python package", "timm": "timm's download", "file": "local file"}[fields["origin"]]
     version = f" {fields['version']}" if "version" in fields else ""
     licence = f", {fields['licence']}" if "licence" in fields else ""
-    kept = "stored here" if fields["stored"] else "not stored here"
-    return f"{origin} {fields['name']}{version}, sha256 {fields['sha256']}{licence}; {kept}"
+    storage = "stored here" if fields["stored"] else "not stored here"
+    return f"{origin} {fields['name']}{version}, sha256 {fields['sha256']}{licence}; {storage}"
 
 
 def _use(published: Published) -> str:

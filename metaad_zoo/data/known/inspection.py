@@ -231,18 +231,18 @@ def read_inspection(name: str, root: str | Path | None = None) -> InspectionImag
     Raises:
         ValueError: files are missing or damaged, or the set is not there and can't be downloaded.
     """
-    known, folder = KNOWN_SETS[name], data_folder(root)
+    published, folder = KNOWN_SETS[name], data_folder(root)
     for place in (folder, folder / name):
         if name == "visa" and (place / VISA_SPLIT).is_file():
             return read_visa_split(place)
-        if any(_train_folder(place / category) for category in known.categories):
-            return read_categories(place, name, known.categories)
+        if any(_train_folder(place / category) for category in published.categories):
+            return read_categories(place, name, published.categories)
     if not (folder / name).exists():
-        fetch_archive(known.archive, folder / name)
+        fetch_archive(published.archive, folder / name)
         return read_inspection(name, folder / name)
     raise ValueError(
-        f"{folder / name} holds none of the categories of {name} ({', '.join(known.categories)}): put them there, or "
-        f"remove it; they come from {known.archive.url}"
+        f"{folder / name} holds none of the categories of {name} ({', '.join(published.categories)}): put them "
+        f"there, or remove it; they come from {published.archive.url}"
     )
 
 
