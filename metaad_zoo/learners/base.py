@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +89,8 @@ class Learner(nn.Module):
     registered_name: ClassVar[str]
     trains: ClassVar[bool] = True
     """False for a learner without training: ``train.py`` then only tests it."""
+    former_arguments: ClassVar[Mapping[str, Any]] = {}
+    """Values that arguments stand for in checkpoints from before they were introduced."""
     may_stay: ClassVar[bool] = False
     """Whether ``train.py`` keeps the weights from before the training if none of it reach their validation AUROC."""
     parent: Parent | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, ClassVar, Literal, NoReturn, get_args
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +81,7 @@ class PatchMemory(Learner):
     """
 
     trains = False
+    former_arguments: ClassVar[Mapping[str, Any]] = {"grid": "finest", "subspace": 0.0}
     region: Tensor | None = None
     """Region of interest ``(H, W)``; see :meth:`within`."""
     _positions: dict[tuple[int, int, int], Tensor]

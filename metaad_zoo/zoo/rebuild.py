@@ -63,7 +63,8 @@ def build_learner(
     if weights is not None and not apart:
         raise CheckpointError(f"{where} stores the weights of its backbone: leave out weights (--weights) {weights}")
     try:
-        kind, arguments = learner_class(manifest["learner"]), _checked_arguments(manifest)
+        kind = learner_class(manifest["learner"])
+        arguments = {**kind.former_arguments, **_checked_arguments(manifest)}
         expected = len(stored) + (APART_TENSORS if apart else 0)
         with torch.device("meta"), _few_parameters(expected):
             skeleton = _built(kind, arguments, False)

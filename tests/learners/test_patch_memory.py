@@ -20,7 +20,7 @@ from metaad_zoo.detector import load_detector
 from metaad_zoo.learners import EmbeddingLearner, GradientLearner, PatchMemory
 from metaad_zoo.learners.patches import Subspace, coreset, nearest, patch_features, to_pixels
 from metaad_zoo.learners.training import trainable
-from metaad_zoo.zoo import Checkpoint, save_checkpoint
+from metaad_zoo.zoo import Checkpoint, load_checkpoint, save_checkpoint
 from tests.cli.short import QUICKSTART, SHORT
 from tests.learners.test_training import QUIET
 from tests.tiny import (
@@ -245,6 +245,19 @@ def test_a_strange_patch_is_found_where_it_is(tmp_path):
     assert np.array_equal(load_detector(tmp_path / "mine").score(strange), scores)
     for method in ("nearest", "occlusion", "integrated_gradients"):
         assert detector.explain(strange[:1], method).shape == (1, 1, 16, 16)
+
+
+def test_a_checkpoint_from_before_a_setting_keeps_its_scores(tmp_path):
+    settings = {"grid": "finest", "turns": False, "subspace": 0}
+    learner, (support, query) = memory(**settings), one_task()
+    save_checkpoint(tmp_path, Checkpoint(learner, [], {}))
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    del manifest["arguments"]["grid"], manifest["arguments"]["subspace"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    loaded = load_checkpoint(tmp_path).learner
+    assert {name: loaded.arguments()[name] for name in settings} == settings
+    scores, expected = (x.adapt(support, torch.zeros(4)).score(query) for x in (loaded, learner))
+    torch.testing.assert_close(scores, expected)
 
 
 @pytest.mark.parametrize("name", ["maml", "maml_pp", "protonet"])
