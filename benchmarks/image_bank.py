@@ -40,24 +40,34 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "subspace 0.9": {"subspace": 0.9},
     "subspace 0.95": {"subspace": 0.95},
     "subspace 0.95, turns": {"subspace": 0.95, "turns": True},
+    "strides 16 and 32": {"layers": [3, 4]},
+    "strides 8, 16 and 32": {"layers": [2, 3, 4]},
 }
 """What each setting changes of the plain memory."""
-FINEST = {"finest grid, subspace 0.95": {"grid": "finest", "subspace": 0.95}}
-"""Compared by its heat maps alone: it computes sixteen times as many distances."""
+FINE: dict[str, dict[str, Any]] = {
+    "finest grid": {"grid": "finest"},
+    "finest grid, subspace 0.95": {"grid": "finest", "subspace": 0.95},
+    "strides 4 and 8": {"layers": [1, 2]},
+}
+"""Settings with sixteen times as many distances, measured on the first draws alone."""
 
 Scores = dict[tuple[str, int], dict[str, list[float]]]
 """AUROC of each draw by setting and shots, and by domain."""
 
 
 def memories() -> dict[str, RememberedPatches]:
-    """A memory of each setting, over one network; those of one grid share the features of patches."""
-    built = {}
-    for name, settings in (SETTINGS | FINEST).items():
-        chosen = {**PLAIN_SETTINGS, **settings}
-        built[name] = RememberedPatches(input_shapes={"image": (3, SIZE, SIZE)}, **chosen)
-        like = next(memory for memory in built.values() if memory.grid == chosen["grid"])
-        built[name].computed = getattr(like, "computed", {})
-        built[name].network = built[PLAIN].network
+    """A memory of each setting, over one network; those of one grid and the same layers share the features."""
+    built: dict[str, RememberedPatches] = {}
+    computed: dict[Any, dict[bytes, torch.Tensor]] = defaultdict(dict)
+    for name, settings in (SETTINGS | FINE).items():
+        memory = RememberedPatches(input_shapes={"image": (3, SIZE, SIZE)}, **{**PLAIN_SETTINGS, **settings})
+        memory.computed = computed[(memory.grid, *memory.layers)]
+        built[name] = memory
+    network = built[PLAIN].network
+    backbone: Any = network.backbone
+    backbone.last_map = max(max(memory.layers) for memory in built.values())
+    for memory in built.values():
+        memory.network = network
     return built
 
 
@@ -91,8 +101,8 @@ def summarise(scores: Scores, families: Mapping[str, str]) -> list[dict[str, Any
     """Rows of setting and shots: the mean over families, its interval, and the differences on the same draws."""
     kinds = sorted(set(families.values()))
 
-    def by_family(name: str, k: int) -> np.ndarray:
-        means = {d: np.mean(values) for d, values in scores[name, k].items()}
+    def by_family(name: str, k: int, draws: int | None = None) -> np.ndarray:
+        means = {d: np.mean(values[:draws]) for d, values in scores[name, k].items()}
         return np.array([np.mean([m for d, m in means.items() if families[d] == kind]) for kind in kinds])
 
     chosen = [
@@ -101,13 +111,15 @@ def summarise(scores: Scores, families: Mapping[str, str]) -> list[dict[str, Any
     rows = []
     for k in SHOTS:
         for name in [*(n for n, shots in scores if shots == k), CHOSEN]:
+            draws = len(next(iter(scores[PLAIN if name == CHOSEN else name, k].values())))
             if name == CHOSEN:
                 values = np.array([by_family(setting, k)[i] for i, setting in enumerate(chosen)])
             else:
                 values = by_family(name, k)
-            row: dict[str, Any] = {"method": name, "shots": k, "auroc": float(values.mean()), "ci95": interval(values)}
+            row: dict[str, Any] = {"method": name, "shots": k, "draws": draws}
+            row |= {"auroc": float(values.mean()), "ci95": interval(values)}
             for other in (PLAIN, EMBEDDING):
-                ahead = values - by_family(other, k)
+                ahead = values - by_family(other, k, draws)
                 row[f"ahead of {other}"] = {"mean": float(ahead.mean()), "ci95": interval(ahead)}
             row["families"] = dict(zip(kinds, values.tolist(), strict=True))
             if name == CHOSEN:
@@ -123,6 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--draws", type=int, default=10, help="supports of each domain and size")
+    parser.add_argument("--fine-draws", type=int, default=3, help="the same for the settings of a finer grid")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     built = memories()
@@ -137,8 +150,9 @@ def main() -> None:
         print(domain.name, file=sys.stderr)
         families[domain.name] = domain.family
         judge(domain, methods, options.draws, scores)
+        judge(domain, {name: built[name] for name in FINE}, options.fine_draws, scores)
         if domain.masks is not None:
-            tried = [PLAIN, "subspace 0.95", *FINEST]
+            tried = [PLAIN, "subspace 0.95", "finest grid, subspace 0.95"]
             by_pixel += [{"method": m, **pixels(domain, built[m], k)} for m in tried for k in (1, 5)]
         for memory in built.values():
             memory.computed.clear()
@@ -146,7 +160,7 @@ def main() -> None:
     rows = summarise(scores, families)
     _show(rows, by_pixel)
     if options.json:
-        content = {"draws": options.draws, "families": families, "rows": rows, "pixels": by_pixel}
+        content = {"families": families, "rows": rows, "pixels": by_pixel}
         options.json.write_text(json.dumps(content | {"environment": environment("cpu")}, indent=1) + "\n", "utf-8")
 
 
