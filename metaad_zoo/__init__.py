@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from metaad_zoo.experiment.recommend import recommend
     from metaad_zoo.export import export_detector
     from metaad_zoo.learners import list_learners
+    from metaad_zoo.version import __version__
     from metaad_zoo.zoo import CheckpointError, list_checkpoints, push_to_hub
 
 __all__ = [
     "CheckpointError",
     "Detector",
     "EpisodeSpec",
+    "__version__",
     "create_backbone",
     "evaluate",
     "evaluate_points",
@@ -45,6 +47,7 @@ _MODULES = {
     "CheckpointError": "metaad_zoo.zoo",
     "Detector": "metaad_zoo.detector",
     "EpisodeSpec": "metaad_zoo.episodes",
+    "__version__": "metaad_zoo.version",
     "create_backbone": "metaad_zoo.backbones",
     "evaluate": "metaad_zoo.experiment.evaluate",
     "evaluate_points": "metaad_zoo.experiment.points",

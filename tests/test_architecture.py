@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "metaad_zoo"
 FLOORS = [
-    {"atomic_write", "lazy", "plugins"},
+    {"atomic_write", "lazy", "plugins", "version"},
     {"registry"},
     {"episodes", "backbones", "inner_loop"},
     {"data"},

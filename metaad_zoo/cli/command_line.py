@@ -1,4 +1,4 @@
-"""The `metaad` command: list, adapt, score, explain, evaluate, recommend, publish, export and serve.
+"""The `metaad` command: list, adapt, score, explain, evaluate, recommend, train, publish, export and serve.
 
 Verbs import what they need when they run, so that help and completion take no time.
 """
@@ -12,7 +12,21 @@ from collections.abc import Sequence
 
 import shtab
 
-from metaad_zoo.cli import adapt, evaluate, explain, export, info, publish, pull, push, recommend, report, score, serve
+from metaad_zoo.cli import (
+    adapt,
+    evaluate,
+    explain,
+    export,
+    info,
+    publish,
+    pull,
+    push,
+    recommend,
+    report,
+    score,
+    serve,
+    train_config,
+)
 from metaad_zoo.cli import list as list_
 from metaad_zoo.cli.arguments import complete_paths, import_argument
 from metaad_zoo.cli.parsing import VerbParser
@@ -28,6 +42,7 @@ VERBS = {
     "recommend": recommend,
     "evaluate": evaluate,
     "report": report,
+    "train": train_config,
     "export": export,
     "serve": serve,
     "publish": publish,
@@ -61,9 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def command_parser() -> argparse.ArgumentParser:
     """The parser of the command line of `metaad`."""
-    parser = VerbParser(
-        prog="metaad", description="Few-shot anomaly detection; train with train.py.", epilog=EXIT_CODES
-    )
+    parser = VerbParser(prog="metaad", description="Few-shot anomaly detection.", epilog=EXIT_CODES)
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     shtab.add_argument_to(parser, "--print-completion", help="print a completion script for this shell")
     commands = parser.add_subparsers(dest="command", required=True)
     for verb, module in VERBS.items():
@@ -73,3 +87,13 @@ def command_parser() -> argparse.ArgumentParser:
         complete_paths(command)
         command.set_defaults(run=module.run)
     return parser
+
+
+class _Version(argparse.Action):
+    """Prints the version, which is looked up when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from metaad_zoo.version import __version__
+
+        print(f"metaad_zoo {__version__}")
+        parser.exit()

@@ -10,12 +10,29 @@ from typing import Any
 
 
 class VerbParser(argparse.ArgumentParser):
-    """Parser of `metaad` and of each verb: an unknown option is reported before the options that are then missing."""
+    """Parser of `metaad` and of each verb: an unknown option is reported before the options that are then missing.
+
+    Attributes:
+        own_options: None, or the only options that the parser itself takes: it then passes the other arguments on as
+            ``passed_on``, to a parser that knows them. With other arguments, ``--help`` is passed on too.
+    """
+
+    own_options: frozenset[str] | None = None
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        tokens = sys.argv[1:] if args is None else list(args)
+        if self.own_options is not None:
+            return self._parse_own(tokens, namespace, self.own_options)
         if self._subparsers is None:
-            self._refuse_unknown(sys.argv[1:] if args is None else list(args))
+            self._refuse_unknown(tokens)
         return super().parse_known_args(args, namespace)
+
+    def _parse_own(self, tokens: list[str], namespace: Any, own_options: frozenset[str]) -> tuple[Any, list[str]]:
+        passed_on = [token for token in tokens if token not in own_options]
+        own = own_options if set(passed_on) - {"-h", "--help"} else own_options | {"-h", "--help"}
+        namespace, _ = super().parse_known_args([token for token in tokens if token in own], namespace)
+        namespace.passed_on = passed_on
+        return namespace, []
 
     def _refuse_unknown(self, tokens: Sequence[str]) -> None:
         options = [option for option in self._option_string_actions if option.startswith("--")]

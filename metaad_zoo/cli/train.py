@@ -24,7 +24,8 @@ from torch import Tensor
 from metaad_zoo import data as data_room
 from metaad_zoo.cli.resume import find_checkpoint, read_checkpoint, refuse_other_config, splits_of_checkpoint
 from metaad_zoo.cli.terminal import note, note_account, progress_bars, wide_console
-from metaad_zoo.cli.train_parser import HintingParser, arrange, own_error, take_imports
+from metaad_zoo.cli.train_arguments import arrange, take_imports
+from metaad_zoo.cli.train_parser import HintingParser, own_error
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.episodes import SplitRecord
 from metaad_zoo.evaluation.report import results_table
@@ -39,6 +40,7 @@ METRICS_FILE = "metrics.csv"
 FINE_TUNED = "metaad_zoo.zoo.FineTuned"
 for _name in data_room.__all__:  # every DataModule must be imported to be known by its short name
     getattr(data_room, _name)
+PROGRAM = "python train.py"
 BEST = "best validation AUROC"
 """Description of the weights of `best.ckpt` in the protocol."""
 
@@ -61,10 +63,11 @@ class TrainingCLI(LightningCLI):
 
     Args:
         args: command line without the verb.
-        verb: one of :data:`metaad_zoo.cli.train_parser.VERBS`, or None for fit and test.
+        verb: one of :data:`metaad_zoo.cli.train_arguments.VERBS`, or None for fit and test.
+        program: the program's name in help and errors.
     """
 
-    def __init__(self, args: Sequence[str], verb: str | None) -> None:
+    def __init__(self, args: Sequence[str], verb: str | None, program: str = PROGRAM) -> None:
         self.verb = verb
         super().__init__(
             Learner,  # type: ignore[arg-type]
@@ -72,6 +75,7 @@ class TrainingCLI(LightningCLI):
             save_config_callback=_SaveConfig,
             seed_everything_default=0,
             parser_class=HintingParser,
+            parser_kwargs={"prog": program},
             subclass_mode_model=True,
             subclass_mode_data=True,
             args=list(args),
@@ -216,11 +220,12 @@ def _splits_of_parent(config: Any) -> SplitRecord | None:
     return parent_splits(model["init_args"]["checkpoint"]) if str(model["class_path"]).startswith(FINE_TUNED) else None
 
 
-def run(argv: Sequence[str] | None = None) -> TrainingCLI:
+def run(argv: Sequence[str] | None = None, program: str = PROGRAM) -> TrainingCLI:
     """Train, validate, test or predict as a command line says.
 
     Args:
         argv: command line without the program's name; None takes ``sys.argv``.
+        program: the program's name in help and errors.
     """
     # Lightning's own calls of functions that torch and jsonargparse have renamed; not ours to mend.
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
@@ -233,7 +238,7 @@ def run(argv: Sequence[str] | None = None) -> TrainingCLI:
         modules, rest = take_imports(sys.argv[1:] if argv is None else argv)
         import_plugins(modules)
         verb, args = arrange(rest)
-        cli = TrainingCLI(args, verb)
+        cli = TrainingCLI(args, verb, program)
         _run_verb(cli)
     except (ValueError, FloatingPointError, MisconfigurationException) as error:
         raise SystemExit(f"error: {own_error(error) or error}") from error

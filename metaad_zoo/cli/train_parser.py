@@ -1,21 +1,20 @@
-"""The parser of `train.py`: the verb anywhere, configs first, the nearest key for an unknown one."""
+"""The parser of `train.py`: errors name the nearest key for an unknown one."""
 
 from __future__ import annotations
 
 import inspect
 import re
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
 from metaad_zoo.cli.parsing import nearest_keys
+from metaad_zoo.cli.train_arguments import VERBS
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.learners import Learner
 
-VERBS = ("fit", "validate", "test", "predict")
-_VALUELESS = ("-h", "--help", "--print_config")
 KINDS = {
     "int": "a whole number",
     "float": "a number",
@@ -25,66 +24,6 @@ KINDS = {
     "list": "a list such as [a, b]",
     "NoneType": "null",
 }
-
-
-def arrange(argv: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Find the verb wherever it stands, and put configs first, so that an override wins wherever it stands.
-
-    Args:
-        argv: command line without the program's name.
-
-    Returns:
-        The verb, None if there is none, and the other arguments.
-
-    Example:
-        >>> arrange(["--trainer.max_steps", "5", "fit", "--config", "a.yaml"])
-        ('fit', ['--config', 'a.yaml', '--trainer.max_steps', '5'])
-    """
-    verb: str | None = None
-    configs: list[str] = []
-    overrides: list[str] = []
-    tokens = iter(argv)
-    for token in tokens:
-        if token in VERBS and verb is None:
-            verb = token
-            continue
-        name, equals, _ = token.partition("=")
-        into = configs if name in ("-c", "--config") else overrides
-        into.append(token)
-        if token.startswith("-") and not equals and token not in _VALUELESS:
-            into += [value for value in [next(tokens, None)] if value is not None]
-    return verb, configs + overrides
-
-
-def take_imports(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Take ``--import MODULE`` out of a command line, because these modules are imported before the rest is parsed.
-
-    Args:
-        argv: command line without the program's name.
-
-    Returns:
-        The modules, and the other arguments.
-
-    Raises:
-        ValueError: the last ``--import`` names no module.
-
-    Example:
-        >>> take_imports(["fit", "--import", "mine", "--config", "a.yaml", "--import=nets"])
-        (['mine', 'nets'], ['fit', '--config', 'a.yaml'])
-    """
-    modules: list[str] = []
-    rest: list[str] = []
-    tokens = iter(argv)
-    for token in tokens:
-        name, equals, value = token.partition("=")
-        if name != "--import":
-            rest.append(token)
-            continue
-        module = value if equals else next(tokens, "")
-        if not module:
-            raise ValueError("--import names no module: write --import my_module")
-        modules.append(module)
-    return modules, rest
 
 
 class HintingParser(LightningArgumentParser):
@@ -107,12 +46,13 @@ class HintingParser(LightningArgumentParser):
         if package_error is not None:
             message = str(package_error)
         elif "required: data, model" in message:
-            message += "\nName an experiment: python train.py --config configs/quickstart.yaml"
+            message += f"\nName an experiment: {self.prog.replace('CONFIG', 'quickstart')}"
+            message += " --config configs/quickstart.yaml" if "CONFIG" not in str(self.prog) else ""
         elif near:
             message += f"\nDid you mean {' or '.join(dict.fromkeys(near))}?"
         elif not _unknown_keys(message):
             message = wrong_value(message) or message
-        self.exit(2, f"error: {message}\nFor all options: python train.py --help\n")
+        self.exit(2, f"error: {message}\nFor all options: {self.prog} --help\n")
         raise AssertionError("exit does not return")
 
     def _known_keys(self) -> set[str]:

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from metaad_zoo.cli.train import TrainingCLI, run
-from metaad_zoo.cli.train_parser import arrange
+from metaad_zoo.cli.train_arguments import arrange
 from tests.cli.short import CONFIGS, QUICKSTART, SHORT
 
 

@@ -1,0 +1,111 @@
+"""What is installed: the wheel's files, the version, and what the package imports."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import packages_distributions, version
+
+import pytest
+
+import metaad_zoo as mz
+from metaad_zoo.cli import main
+from tests.conftest import REPOSITORY
+from tests.test_architecture import MODULES, PACKAGE, imports
+
+tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+NOT_COPIED = (".git", ".*cache", "__pycache__", "runs", "build", "dist", "*.egg-info", ".venv")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> set[str]:
+    """Names of the files in a wheel of this repository."""
+    room = tmp_path_factory.mktemp("wheel")
+    shutil.copytree(REPOSITORY, room / "copy", ignore=shutil.ignore_patterns(*NOT_COPIED))
+    built = subprocess.run(
+        [sys.executable, "-c", BUILD, str(room)], cwd=room / "copy", capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stderr
+    (path,) = room.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        return set(archive.namelist())
+
+
+@pytest.mark.parametrize(
+    ("folder", "inside", "pattern"),
+    [
+        ("metaad_zoo", "metaad_zoo", "**/*.py"),
+        ("metaad_zoo", "metaad_zoo", "**/*.j2"),
+        ("metaad_zoo", "metaad_zoo", "**/*.json"),
+        ("metaad_zoo", "metaad_zoo", "py.typed"),
+        ("configs", "metaad_zoo/_configs", "**/*.yaml"),
+        ("checkpoints", "metaad_zoo/_checkpoints", "**/*.*"),
+    ],
+)
+def test_the_wheel_has_every_file(folder, inside, pattern, wheel):
+    root = REPOSITORY / folder
+    files = {f"{inside}/{path.relative_to(root).as_posix()}" for path in root.glob(pattern) if path.is_file()}
+    files = {name for name in files if "__pycache__" not in name}
+    if folder == "checkpoints":
+        files.discard(f"{inside}/README.md")  # the overview of the folder, for the repository's readers
+    assert files
+    assert files <= wheel
+
+
+def test_every_package_is_named():
+    folders = [path.parent.relative_to(REPOSITORY) for path in PACKAGE.rglob("__init__.py")]
+    packages = {".".join(folder.parts) for folder in folders}
+    named = set(PROJECT["tool"]["setuptools"]["packages"])
+    assert named == packages | {"metaad_zoo._checkpoints", "metaad_zoo._configs"}
+
+
+def test_the_version_is_that_of_the_metadata(capsys):
+    assert mz.__version__ == version("metaad_zoo")
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"metaad_zoo {mz.__version__}\n"
+
+
+def requirement(text: str) -> str:
+    """Name of a required distribution, as distributions are compared."""
+    name = text.partition(";")[0]
+    for end in "[<>=!~ ":
+        name = name.partition(end)[0]
+    return name.lower().replace("_", "-")
+
+
+def test_every_import_is_declared():
+    """Each imported distribution is a dependency, or part of an extra."""
+    project = PROJECT["project"]
+    extras = [text for extra in project["optional-dependencies"].values() for text in extra]
+    declared = {requirement(text) for text in [*project["dependencies"], *extras]}
+    tops = (
+        {
+            name.partition(".")[0]
+            for path in MODULES.values()
+            for name in [module for module, _ in imports(path)]
+            if not _only_for_types(path, name)
+        }
+        - {"metaad_zoo"}
+        - sys.stdlib_module_names
+    )
+    distributions = packages_distributions()
+    undeclared = {
+        top for top in tops if not {n.lower().replace("_", "-") for n in distributions.get(top, [top])} & declared
+    }
+    assert not undeclared
+
+
+def _only_for_types(path, module: str) -> bool:
+    """Whether a file imports a module for type checkers alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    inside = {ast.unparse(node) for block in blocks for node in ast.walk(block) if isinstance(node, ast.ImportFrom)}
+    whole = [ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module == module]
+    return bool(whole) and set(whole) <= inside
