@@ -10,6 +10,7 @@ import zipfile
 from importlib.metadata import packages_distributions, version
 
 import pytest
+import yaml
 
 import metaad_zoo as mz
 from metaad_zoo.cli import main
@@ -70,6 +71,26 @@ def test_the_version_is_that_of_the_metadata(capsys):
         main(["--version"])
     assert caught.value.code == 0
     assert capsys.readouterr().out == f"metaad_zoo {mz.__version__}\n"
+
+
+def test_the_changelog_and_the_citation_have_the_version():
+    number = PROJECT["project"]["version"]
+    assert f"## {number}" in (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))["version"] == number
+
+
+def test_the_workflow_runs_the_test_command():
+    workflow = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    steps = [step.get("run") for job in workflow["jobs"].values() for step in job["steps"]]
+    assert ".ci/run" in steps
+    assert (REPOSITORY / ".ci" / "run").is_file()
+
+
+@pytest.mark.parametrize("form", ["bug", "feature"])
+def test_issue_forms_ask_for_something(form):
+    content = yaml.safe_load((REPOSITORY / ".github" / "ISSUE_TEMPLATE" / f"{form}.yml").read_text(encoding="utf-8"))
+    assert {"name", "description", "body"} <= set(content)
+    assert any(field.get("validations", {}).get("required") for field in content["body"])
 
 
 def requirement(text: str) -> str:
