@@ -9,19 +9,20 @@ import warnings
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import yaml
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, TQDMProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from torch import Tensor
 
 from metaad_zoo import data as data_room
+from metaad_zoo.cli.loggers import given_loggers, log_hyperparameters, log_test_figures
 from metaad_zoo.cli.resume import find_checkpoint, read_checkpoint, refuse_other_config, splits_of_checkpoint
 from metaad_zoo.cli.terminal import note, note_account, progress_bars, wide_console
 from metaad_zoo.cli.train_arguments import arrange, take_imports
@@ -45,19 +46,6 @@ BEST = "best validation AUROC"
 """Description of the weights of `best.ckpt` in the protocol."""
 
 
-class _SaveConfig(SaveConfigCallback):
-    """Writes the resolved config into the run's folder when fit starts; a resumed run writes it again."""
-
-    def __init__(self, parser: LightningArgumentParser, config: Any, run_dir: Path) -> None:
-        super().__init__(parser, config, save_to_log_dir=False)
-        self.run_dir = run_dir
-
-    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage == "fit":
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, self.run_dir / "config.yaml", skip_none=False, overwrite=True)
-
-
 class TrainingCLI(LightningCLI):
     """Parses configs and overrides, and builds learner, data and trainer; :func:`run` then does what the verb says.
 
@@ -72,7 +60,7 @@ class TrainingCLI(LightningCLI):
         super().__init__(
             Learner,  # type: ignore[arg-type]
             EpisodeDataModule,
-            save_config_callback=_SaveConfig,
+            save_config_callback=None,  # _save_config does it, also where nothing is trained
             seed_everything_default=0,
             parser_class=HintingParser,
             parser_kwargs={"prog": program},
@@ -115,17 +103,26 @@ class TrainingCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         self.run_dir = self._choose_run_dir()
-        self.save_config_kwargs = {"run_dir": self.run_dir}
         settings = self.config_init["trainer"]
-        if self.verb not in (None, "fit"):
-            kwargs["logger"] = False  # a finished run's own logs stay as they are
-        elif settings["logger"] in (None, True):
-            _keep_earlier_metrics(self.run_dir)
-            folder = self.run_dir.parent
-            place: dict[str, Any] = {"save_dir": folder.parent, "name": folder.name, "version": self.run_dir.name}
-            kwargs["logger"] = [CSVLogger(**place), TensorBoardLogger(**place)]
+        kwargs["logger"] = self._loggers(settings["logger"])
         settings["callbacks"] = [*(settings["callbacks"] or []), *self._callbacks(settings)]
         return super().instantiate_trainer(**kwargs)
+
+    def _loggers(self, configured: Any) -> list[Logger] | Literal[False]:
+        """Loggers of the trainer: the configured ones, TensorBoard by default, and while training ``metrics.csv``.
+
+        Args:
+            configured: ``trainer.logger``: a logger, several, None or True for the default, False for none at all.
+        """
+        if configured is False or self.verb in ("validate", "predict"):
+            return False
+        folder = self.run_dir.parent
+        place: dict[str, Any] = {"save_dir": folder.parent, "name": folder.name, "version": self.run_dir.name}
+        default = configured in (None, True)
+        if self.verb == "test":  # what a test alone yields is in results.json; only a tracking server may want a copy
+            return False if default else given_loggers(configured)
+        _keep_earlier_metrics(self.run_dir)
+        return [CSVLogger(**place), *([TensorBoardLogger(**place)] if default else given_loggers(configured))]
 
     def _choose_run_dir(self) -> Path:
         """A resumed training goes on in its own folder; anything else gets a new one, named by the time."""
@@ -289,7 +286,7 @@ def _refuse_first(cli: TrainingCLI, trains: bool) -> None:
     if cli.verb in (None, "test"):
         check_before_training(learner, data, cli.config["alpha"], cli.config["allow_transductive"])
     if trains and cli.resume_from:
-        refuse_other_config(cli.run_dir, yaml.safe_load(cli.parser.dump(cli.config)))
+        refuse_other_config(cli.run_dir, _resolved(cli))
 
 
 def _trained_or_read(cli: TrainingCLI, trains: bool) -> tuple[dict[str, Any], str]:
@@ -303,6 +300,8 @@ def _trained_or_read(cli: TrainingCLI, trains: bool) -> tuple[dict[str, Any], st
         weights = "as built: nothing is trained"
         _note_untrained(cli)
     elif trains:
+        if not cli.config["trainer"]["fast_dev_run"]:
+            _save_config(cli)
         start, before = _start(cli) if learner.may_stay else ({}, None)
         cli.trainer.fit(trainable(learner), datamodule=cli.datamodule, ckpt_path=cli.resume_from, weights_only=True)
         best = cli.run_dir / "checkpoints" / "best.ckpt"
@@ -354,6 +353,9 @@ def _end(cli: TrainingCLI, trains: bool, seen: list[str], weights: str) -> None:
         if "camera" in results["protocol"]["data"]:
             print(f"Pictures seen through: {results['protocol']['data']['camera'] or 'no camera, as they are'}")
         print(f"All figures, pictures and the model: {cli.run_dir}")
+        if not trains:
+            log_hyperparameters(cli.trainer.loggers, _resolved(cli))
+        log_test_figures(cli.trainer.loggers, results["methods"], cli.trainer.global_step)
     else:
         print(f"The model: {cli.run_dir}")
     if cli.config["next"]:
@@ -366,5 +368,18 @@ def _note_untrained(cli: TrainingCLI) -> None:
     if cli.trainer.is_global_zero:
         name = type(cli.model).registered_name
         print(f"{name} has nothing to train: no step is taken, its weights stay as they are built")
+        _save_config(cli)
+
+
+def _save_config(cli: TrainingCLI) -> None:
+    """Write the resolved config into the run's folder, and send it to every logger as hyper-parameters."""
+    if cli.trainer.is_global_zero:
         cli.run_dir.mkdir(parents=True, exist_ok=True)
         cli.parser.save(cli.config, cli.run_dir / "config.yaml", skip_none=False, overwrite=True)
+    log_hyperparameters(cli.trainer.loggers, _resolved(cli))
+
+
+def _resolved(cli: TrainingCLI) -> dict[str, Any]:
+    """The config with all defaults and overrides, as plain values."""
+    config: dict[str, Any] = yaml.safe_load(cli.parser.dump(cli.config))
+    return config

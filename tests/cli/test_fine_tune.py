@@ -145,6 +145,7 @@ def test_a_patch_memory_becomes_a_learned_metric_shown_before_and_after(tmp_path
     assert isinstance(learner, PatchMetric)
     assert learner.top == 0.1
     assert learner.change.abs().max() > 0
+    assert (cli.run_dir / "model" / "config.yaml").is_file(), "written before the validation of the weights at start"
     results = json.loads((cli.run_dir / "results.json").read_text())
     assert list(results["methods"])[:2] == ["patch_metric", "before fine-tuning"]
     assert results["protocol"]["fine_tuned_from"]["checkpoint"] == str(tmp_path / "parent")
