@@ -1,117 +1,90 @@
-"""Write the tables and figures of `docs/` out of result files: `python benchmarks/docs_tables.py` (`--check` compares).
+"""Write the tables and figures of the README and `docs/` from result files: `python benchmarks/docs_tables.py`.
 
-Between `<!-- what -->` and `<!-- end -->` a page may have what `readme_tables.py` writes; `every run`, `zoo` and
-`inspection speed`; and within a sentence `auroc: RUN ours`, `auroc: RUN 1-NN`, `tasks: RUN`.
+`--check` compares instead of writing. A result file comes from a run:
+cp runs/<name>/<time>/results.json benchmarks/results/<name>.json
+
+A page marks a table by `<!-- what -->` and `<!-- end -->`. What is a key of `judging_tables.TABLES` or `TABLES`,
+`results: NAME` or `overview: NAME NAME ...`; within a sentence `auroc: NAME ours`, `auroc: NAME 1-NN` or
+`tasks: NAME`.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable
-from functools import cache
-from typing import Any
 
-from judging_tables import cell  # these two beside this script
-from readme_tables import REPOSITORY, RESULTS, with_tables
+import judging_tables  # these two beside this script
+from result_tables import (
+    REPOSITORY,
+    RESULTS,
+    evaluation_rows,
+    front_rows,
+    inspection_speed_rows,
+    leaderboard_rows,
+    memory_rows,
+    nearest_neighbour,
+    overview_rows,
+    read_json,
+    results_by_name,
+    runs,
+    speed_rows,
+    zoo_rows,
+)
 
-from metaad_zoo.zoo.overview import zoo_table
-
-PAGES = sorted((REPOSITORY / "docs").glob("*.md"))
-
-
-@cache
-def results_by_name() -> dict[str, dict[str, Any]]:
-    """All results of methods, by name of the result file or of the published checkpoint."""
-    paths = {path.stem: path for path in sorted(RESULTS.glob("*.json"))}
-    paths |= {path.parent.name: path for path in sorted((REPOSITORY / "checkpoints").glob("*/metrics.json"))}
-    found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items()}
-    return {name: r for name, r in found.items() if "methods" in r and _nearest(r)}
-
-
-def runs() -> dict[str, dict[str, Any]]:
-    """Results that `train.py` wrote on episodes of unseen tasks; one that was published as it was, once."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, results in results_by_name().items():
-        by_training = isinstance(results["protocol"].get("learner"), dict) and "tasks" in results["protocol"]
-        if by_training and not any(_means(results) == _means(r) for r in found.values()):
-            found[name] = results
-    return found
-
-
-def _means(results: dict[str, Any]) -> list[float]:
-    return [round(m["mean"]["auroc"], 6) for m in results["methods"].values()]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+TABLES: dict[str, Callable[[], list[str]]] = {
+    "front": front_rows,
+    "every run": leaderboard_rows,
+    "zoo": zoo_rows,
+    "inner loop: speed": lambda: speed_rows(read_json(RESULTS / "inner_loop.json")),
+    "inner loop: memory": lambda: memory_rows(read_json(RESULTS / "inner_loop.json")),
+    "inspection speed": lambda: inspection_speed_rows(read_json(RESULTS / "inspection_speed.json")),
+}
 
 
-def _nearest(results: dict[str, Any]) -> str | None:
-    """The better of the nearest neighbours."""
-    names = [name for name in results["methods"] if name.startswith("1-NN")]
-    return max(names, key=lambda name: results["methods"][name]["mean"]["auroc"], default=None)
+def rows_of(what: str) -> list[str] | None:
+    """The rows of the table that a marker names; None where it names a figure within a sentence.
+
+    Raises:
+        ValueError: nothing has this name.
+    """
+    kind, _, names = what.partition(": ")
+    if what in TABLES:
+        return TABLES[what]()
+    if what in judging_tables.TABLES:
+        return judging_tables.TABLES[what](read_json(RESULTS / f"{what.replace(' ', '_')}.json"))
+    if kind == "results":
+        return evaluation_rows(read_json(RESULTS / f"{names}.json"))
+    if kind == "overview":
+        return overview_rows(names.split())
+    if kind in ("auroc", "tasks"):
+        return None
+    raise ValueError(
+        f"<!-- {what} -->: expected one of {sorted({*TABLES, *judging_tables.TABLES})}, results: NAME, ..."
+    )
 
 
-def every_run() -> str:
-    """A row a run, the largest difference to the nearest neighbour first."""
-    lines = ["| run | learner | backbone | unseen tasks | ours | 1-NN | ours minus 1-NN |", "|---" * 7 + "|"]
-    rows = []
-    for name, results in runs().items():
-        learner, nearest = results["protocol"]["learner"], results["methods"][_nearest(results)]
-        ours, behind = next(iter(results["methods"].values())), nearest["auroc_behind_first"]
-        figures = [cell(m["mean"]["auroc"], m["ci95"]["auroc"]) for m in (ours, nearest)]
-        cells = [f"`{name}`", f"`{learner['name']}`", f"`{learner['backbone']}`", str(results["protocol"]["tasks"])]
-        rows.append((behind["mean"], [*cells, *figures, cell(behind["mean"], behind["ci95"])]))
-    return "\n".join(lines + [f"| {' | '.join(cells)} |" for _, cells in sorted(rows, reverse=True)])
-
-
-def zoo() -> str:
-    """The published checkpoints."""
-    index = json.loads((REPOSITORY / "checkpoints" / "index.json").read_text(encoding="utf-8"))
-    return re.sub(r"\[(.+?)\]\(.+?\)", r"`\1`", zoo_table(index["checkpoints"]))
-
-
-def auroc(name: str, whose: str) -> str:
-    """One figure in per cent."""
+def figure_of(what: str) -> str:
+    """AUROC in per cent or number of tasks, for a sentence."""
+    kind, _, rest = what.partition(": ")
+    name, _, whose = rest.partition(" ")
+    if kind == "tasks":
+        return str(runs()[name]["protocol"]["tasks"])
     results = results_by_name()[name]
-    method = {"ours": next(iter(results["methods"])), "1-NN": _nearest(results)}[whose]
+    method = {"ours": next(iter(results["methods"])), "1-NN": nearest_neighbour(results)}[whose]
     return f"{100 * results['methods'][method]['mean']['auroc']:.1f}"
 
 
-def inspection_speed() -> str:
-    """Seconds of each step of an inspection."""
-    measured = json.loads((RESULTS / "inspection_speed.json").read_text(encoding="utf-8"))
-    titles = {
-        "import": "import the package",
-        "load": "load the model",
-        "adapt": f"adapt to {measured['shots']} pictures",
-        "score": f"score {measured['scored']} pictures",
-    }
-    rows = [f"| {titles[name]} | {s['clock']:.2f} | {s['processor']:.2f} |" for name, s in measured["seconds"].items()]
-    rate = measured["pictures_per_second"]
-    rows.append(f"| pictures a second | {rate['clock']:.1f} | {rate['processor']:.1f} |")
-    return "\n".join(["| step | seconds by the clock | seconds of one core |", "|---|---|---|", *rows])
-
-
-TABLES: dict[str, Callable[[], str]] = {"every run": every_run, "zoo": zoo, "inspection speed": inspection_speed}
-
-
 def with_figures(text: str) -> str:
-    """The page with all tables and figures written anew, `zoo` without the README's links, which lead outside."""
-    text = with_tables(text)
-    for what, table in TABLES.items():
-        filled = f"<!-- {what} -->\n{{}}\n<!-- end -->"
-        if f"<!-- {what} -->" in text:
-            new = filled.format(table())
-            text = re.sub(rf"<!-- {what} -->.*?<!-- end -->", lambda _, new=new: new, text, flags=re.DOTALL)
-    text = re.sub(
-        r"(<!-- auroc: ([\w-]+) (ours|1-NN) -->)[^<]*(<!-- end -->)",
-        lambda m: m[1] + auroc(m[2], m[3]) + m[4],
-        text,
-    )
-    return re.sub(
-        r"(<!-- tasks: ([\w-]+) -->)[^<]*(<!-- end -->)",
-        lambda m: m[1] + str(runs()[m[2]]["protocol"]["tasks"]) + m[3],
-        text,
-    )
+    """The page with all tables and figures written anew."""
+
+    def fill(match: re.Match[str]) -> str:
+        rows = rows_of(match[1])
+        content = figure_of(match[1]) if rows is None else "\n" + "\n".join(rows) + "\n"
+        return f"<!-- {match[1]} -->{content}<!-- end -->"
+
+    return re.sub(r"<!-- (?!end)([\w:, -]+?) -->.*?<!-- end -->", fill, text, flags=re.DOTALL)
 
 
 def main() -> int:

@@ -1,31 +1,69 @@
-"""Write the README's tables from the result files: `python benchmarks/readme_tables.py` (`--check` only compares).
-
-A result file comes from a run: cp runs/<name>/<time>/results.json benchmarks/results/<name>.json
-"""
+"""Rows of the tables of evaluations: one result file, several side by side, engines, and the README's own table."""
 
 from __future__ import annotations
 
 import json
 import re
-import sys
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from judging_tables import TABLES, cell  # beside this script
+from judging_tables import cell, head  # beside this script
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results"
 METRICS = {"auroc": "AUROC", "ap": "AP", "f1": "F1", "fpr": "false alarms"}
 POINT_METRICS = {"auroc": "AUROC", "ap": "AP", "vus_pr": "VUS-PR", "vus_roc": "VUS-ROC"}
+BASELINES = {
+    "1-NN, raw": ("1-NN on raw inputs", "1-NN on pixels"),
+    "1-NN, standardised": ("1-NN on standardised inputs", "1-NN on standardised pixels"),
+    "from scratch": ("same network, from scratch",),
+}
 
 
-def table(results: dict[str, Any]) -> str:
-    """A Markdown table in per cent, with intervals over tasks; of points where they were scored one by one."""
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds a mapping."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+@cache
+def results_by_name() -> dict[str, dict[str, Any]]:
+    """All evaluations, by name of the result file or of the published checkpoint."""
+    paths = {path.stem: path for path in sorted(RESULTS.glob("*.json"))}
+    paths |= {path.parent.name: path for path in sorted((REPOSITORY / "checkpoints").glob("*/metrics.json"))}
+    contents = {name: read_json(path) for name, path in paths.items()}
+    return {name: results for name, results in contents.items() if "methods" in results}
+
+
+def runs() -> dict[str, dict[str, Any]]:
+    """Evaluations that a training wrote on episodes of unseen tasks; one that was also published counts once."""
+    chosen: dict[str, dict[str, Any]] = {}
+    for name, results in results_by_name().items():
+        by_training = isinstance(results["protocol"].get("learner"), dict) and "tasks" in results["protocol"]
+        published = any(_means(results) == _means(r) for r in chosen.values())
+        if by_training and nearest_neighbour(results) and not published:
+            chosen[name] = results
+    return chosen
+
+
+def _means(results: Mapping[str, Any]) -> list[float]:
+    return [round(m["mean"]["auroc"], 6) for m in results["methods"].values()]
+
+
+def nearest_neighbour(results: Mapping[str, Any]) -> str | None:
+    """The better of the nearest neighbours, by AUROC."""
+    names = [name for name in results["methods"] if name.startswith("1-NN")]
+    return max(names, key=lambda name: results["methods"][name]["mean"]["auroc"], default=None)
+
+
+def evaluation_rows(results: Mapping[str, Any]) -> list[str]:
+    """A row a method, in per cent, with intervals over tasks; of points where points were scored one by one."""
     methods = results["methods"]
     metrics = POINT_METRICS if "vus_pr" in next(iter(methods.values()))["mean"] else METRICS
     decided = all({"recall", "fpr"} <= set(figures["mean"]) for figures in methods.values())
-    header = ["method", *metrics.values(), *["balanced accuracy"] * decided, "AUROC behind ours"]
-    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    lines = head("method", *metrics.values(), *["balanced accuracy"] * decided, "AUROC of the first minus this one")
     for name, figures in methods.items():
         mean = figures["mean"]
         cells = [cell(mean[m], figures["ci95"][m]) for m in metrics]
@@ -34,45 +72,16 @@ def table(results: dict[str, Any]) -> str:
         behind = figures["auroc_behind_first"]
         cells.append("" if not lines[2:] else cell(behind["mean"], behind["ci95"]))
         lines.append(f"| {name.partition('/20')[0]} | {' | '.join(cells)} |")  # a run without its time
-    return "\n".join(lines)
-
-
-def speed_rows(measured: dict[str, Any]) -> list[str]:
-    """Speed over `higher` at 16 tasks, a row a case and order."""
-    rows = [row for row in measured["speed"] if row["tasks"] == 16]
-    names = [name for name in dict.fromkeys(n for row in rows for n in row["over_higher"]) if name != "higher"]
-    lines = [f"| 16 tasks | order | higher, s | {' | '.join(names)} |", "|---" * (len(names) + 3) + "|"]
-    for row in rows:
-        ratios = [f"{row['over_higher'][n]:.2f}x" if n in row["over_higher"] else "" for n in names]
-        lines.append(f"| {row['case']} | {row['order']} | {row['seconds']['higher']:.2f} | {' | '.join(ratios)} |")
     return lines
-
-
-def memory_rows(measured: dict[str, Any]) -> list[str]:
-    """Peak memory of one outer step of Conv4, in MiB."""
-    lines = ["| Conv4-32, 16 tasks, second order unless said | 1 step | 5 steps | 10 steps |", "|---|---|---|---|"]
-    for row in measured["memory"]:
-        if row["case"].startswith("Conv4"):
-            peaks = (f"{row['mib_by_steps'][steps]:.0f}" for steps in ("1", "5", "10"))
-            lines.append(f"| {row['setting']} | {' | '.join(peaks)} |")
-    return lines
-
-
-OTHERS = {
-    "1-NN, raw": ("1-NN on raw inputs", "1-NN on pixels"),
-    "1-NN, standardised": ("1-NN on standardised inputs", "1-NN on standardised pixels"),
-    "from scratch": ("same network, from scratch",),
-}
 
 
 def overview_rows(names: list[str]) -> list[str]:
     """A row a result file: AUROC of the learner beside the baselines', then its F1 and false alarms."""
-    header = ["run", "unseen tasks", "ours", *OTHERS, "F1", "F1, flag everything", "false alarms"]
-    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    lines = head("run", "unseen tasks", "ours", *BASELINES, "F1", "F1, flag everything", "false alarms")
     for name in names:
-        results = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        results = read_json(RESULTS / f"{name}.json")
         methods = results["methods"]
-        shown = [next(iter(methods)), *(next((m for m in alike if m in methods), "") for alike in OTHERS.values())]
+        shown = [next(iter(methods)), *(next((m for m in alike if m in methods), "") for alike in BASELINES.values())]
         cells = [cell(methods[m]["mean"]["auroc"], methods[m]["ci95"]["auroc"]) if m else "" for m in shown]
         first, all_flagged = next(iter(methods.values())), methods["flag everything"]
         decided = (first["mean"]["f1"], all_flagged["mean"]["f1"], first["mean"]["fpr"])
@@ -81,54 +90,118 @@ def overview_rows(names: list[str]) -> list[str]:
     return lines
 
 
+def leaderboard_rows() -> list[str]:
+    """A row a training, the largest difference to the nearest neighbour first."""
+    lines = head("run", "learner", "backbone", "unseen tasks", "ours", "1-NN", "ours minus 1-NN")
+    rows = []
+    for name, results in runs().items():
+        learner, nearest = results["protocol"]["learner"], results["methods"][nearest_neighbour(results)]
+        ours, behind = next(iter(results["methods"].values())), nearest["auroc_behind_first"]
+        figures = [cell(m["mean"]["auroc"], m["ci95"]["auroc"]) for m in (ours, nearest)]
+        cells = [f"`{name}`", f"`{learner['name']}`", f"`{learner['backbone']}`", str(results["protocol"]["tasks"])]
+        rows.append((behind["mean"], [*cells, *figures, cell(behind["mean"], behind["ci95"])]))
+    return lines + [f"| {' | '.join(cells)} |" for _, cells in sorted(rows, reverse=True)]
+
+
+class Judged(NamedTuple):
+    """A row of the README's table.
+
+    Attributes:
+        data: what the user has.
+        support: what the detector is adapted to.
+        learner: the method of ours.
+        results: name of the result file or of the published checkpoint.
+    """
+
+    data: str
+    support: str
+    learner: str
+    results: str
+
+
+FRONT = (
+    Judged("written characters (Omniglot)", "10 drawings", "protonet", "image-conv4-protonet-omniglot"),
+    Judged("servers and space probes, 19 to 38 channels", "50 windows", "in_context", "servers_in_context_points"),
+    Judged("single channels (NAB)", "50 windows", "in_context", "nab_points"),
+    Judged("tables (ADBench)", "10 rows", "in_context", "adbench_in_context"),
+    Judged("a picture and a pen track", "5 pairs", "protonet", "omniglot_image_stroke_protonet"),
+    Judged("a written and a spoken digit that agree", "10 pairs", "maml", "digits_audio_image"),
+)
+_NOT_SIMPLE = ("same network", "flag everything")
+
+
+def front_rows() -> list[str]:
+    """A row a kind of data: ours beside the best simple method of the same evaluation, AUROC in per cent."""
+    lines = head("data", "adapted to", "unseen tasks", "ours", "best simple method", "difference")
+    lines.append(_picture_row())
+    for row in FRONT:
+        results = results_by_name()[row.results]
+        methods = results["methods"]
+        first, *others = methods
+        simple = [name for name in others if not name.startswith(_NOT_SIMPLE)]
+        best = max(simple, key=lambda name: methods[name]["mean"]["auroc"])
+        behind = methods[best]["auroc_behind_first"]
+        tasks = results["protocol"].get("tasks") or len(methods[first]["tasks"])
+        cells = [row.data, row.support, str(tasks)]
+        cells += [f"`{row.learner}` {100 * methods[first]['mean']['auroc']:.1f}"]
+        cells += [f"{best} {100 * methods[best]['mean']['auroc']:.1f}", _difference(behind["mean"], behind["ci95"])]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _picture_row() -> str:
+    """Five good pictures, with the settings that were chosen on other families."""
+    measured = read_json(RESULTS / "image_bank.json")
+    by_method = {row["method"]: row for row in measured["rows"] if row["shots"] == 5}
+    ours, nearest = by_method["chosen on the other families"], by_method["1-NN on the embedding"]
+    ahead, domains = ours["ahead of 1-NN on the embedding"], len(by_method["plain memory"]["domains"])
+    cells = ["pictures of products, plants and medicine", "5 pictures", str(domains)]
+    cells += [f"`patch_memory` {100 * ours['auroc']:.1f}", f"1-NN on the embedding {100 * nearest['auroc']:.1f}"]
+    return f"| {' | '.join([*cells, _difference(ahead['mean'], ahead['ci95'])])} |"
+
+
+def _difference(mean: float, interval: list[float]) -> str:
+    """In points; in bold where the interval lies on one side of 0."""
+    text = f"{100 * mean:+.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+    return f"**{text}**" if interval[0] > 0 or interval[1] < 0 else text
+
+
+def speed_rows(measured: Mapping[str, Any]) -> list[str]:
+    """Speed over `higher` at 16 tasks, a row a case and order."""
+    rows = [row for row in measured["speed"] if row["tasks"] == 16]
+    names = [name for name in dict.fromkeys(n for row in rows for n in row["over_higher"]) if name != "higher"]
+    lines = head("16 tasks", "order", "higher, s", *names)
+    for row in rows:
+        ratios = [f"{row['over_higher'][n]:.2f}x" if n in row["over_higher"] else "" for n in names]
+        lines.append(f"| {row['case']} | {row['order']} | {row['seconds']['higher']:.2f} | {' | '.join(ratios)} |")
+    return lines
+
+
+def memory_rows(measured: Mapping[str, Any]) -> list[str]:
+    """Peak memory of one outer step of Conv4, in MiB."""
+    lines = head("Conv4-32, 16 tasks, second order unless stated", "1 step", "5 steps", "10 steps")
+    for row in measured["memory"]:
+        if row["case"].startswith("Conv4"):
+            peaks = (f"{row['mib_by_steps'][steps]:.0f}" for steps in ("1", "5", "10"))
+            lines.append(f"| {row['setting']} | {' | '.join(peaks)} |")
+    return lines
+
+
+def inspection_speed_rows(measured: Mapping[str, Any]) -> list[str]:
+    """Seconds of each step of an inspection."""
+    titles = {
+        "import": "import the package",
+        "load": "load the model",
+        "adapt": f"adapt to {measured['shots']} pictures",
+        "score": f"score {measured['scored']} pictures",
+    }
+    lines = head("step", "wall-clock seconds", "processor seconds")
+    rows = [f"| {titles[name]} | {s['clock']:.2f} | {s['processor']:.2f} |" for name, s in measured["seconds"].items()]
+    rate = measured["pictures_per_second"]
+    return [*lines, *rows, f"| pictures a second | {rate['clock']:.1f} | {rate['processor']:.1f} |"]
+
+
 def zoo_rows() -> list[str]:
-    """The overview of the published checkpoints, which is made from their cards' figures."""
+    """The overview of the published checkpoints, whose names lead to the pages of their cards."""
     lines = (REPOSITORY / "checkpoints" / "README.md").read_text(encoding="utf-8").splitlines()
-    return [line.replace("](", "](checkpoints/") for line in lines if line.startswith("|")]
-
-
-def put(text: str, name: str, rows: list[str]) -> str:
-    """The text with these rows behind the marker of this name; as it is where it has no such marker."""
-    before, marker, behind = text.partition(f"<!-- {name} -->")
-    body = "\n".join(rows)
-    return f"{before}{marker}\n{body}\n<!-- end -->{behind.partition('<!-- end -->')[2]}" if marker else text
-
-
-def with_tables(text: str) -> str:
-    """The text with what stands between each pair of `<!-- results: NAME -->` and `<!-- end -->` written anew."""
-
-    def fill(match: re.Match[str]) -> str:
-        results = json.loads((RESULTS / f"{match[1]}.json").read_text(encoding="utf-8"))
-        return f"<!-- results: {match[1]} -->\n{table(results)}\n<!-- end -->"
-
-    def fill_timing(match: re.Match[str]) -> str:
-        measured = json.loads((RESULTS / "inner_loop.json").read_text(encoding="utf-8"))
-        rows = {"speed": speed_rows, "memory": memory_rows}[match[1]](measured)
-        return f"<!-- inner loop: {match[1]} -->\n" + "\n".join(rows) + "\n<!-- end -->"
-
-    def fill_overview(match: re.Match[str]) -> str:
-        rows = overview_rows(match[1].split())
-        return f"<!-- overview: {match[1]} -->\n" + "\n".join(rows) + "\n<!-- end -->"
-
-    for name, rows_of in TABLES.items():
-        if f"<!-- {name} -->" in text:
-            measured = json.loads((RESULTS / f"{name.replace(' ', '_')}.json").read_text(encoding="utf-8"))
-            text = put(text, name, rows_of(measured))
-    text = put(text, "zoo", zoo_rows())
-    text = re.sub(r"<!-- overview: ([\w ]+?) -->.*?<!-- end -->", fill_overview, text, flags=re.DOTALL)
-    text = re.sub(r"<!-- results: (\w+) -->.*?<!-- end -->", fill, text, flags=re.DOTALL)
-    return re.sub(r"<!-- inner loop: (\w+) -->.*?<!-- end -->", fill_timing, text, flags=re.DOTALL)
-
-
-def main() -> int:
-    """Exit status 1 where `--check` finds a difference."""
-    readme = REPOSITORY / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    if "--check" in sys.argv:
-        return int(with_tables(text) != text)
-    readme.write_text(with_tables(text), encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    return [re.sub(r"\]\(([\w-]+)/README\.md\)", r"](models/\1.md)", line) for line in lines if line.startswith("|")]
