@@ -13,7 +13,7 @@ from metaad_zoo.cli.terminal import note, note_account, tell
 if TYPE_CHECKING:
     from metaad_zoo.detector import Detector
 
-HELP = "adapt a model to your own domain from a few samples"
+HELP = "adapt a model to your own domain with a few samples"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -25,17 +25,21 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--weights",
         type=Path,
         metavar="FILE",
-        help=".safetensors or .pth file of the backbone's pretrained weights, instead of a package or timm's download",
+        help="file with pretrained weights of the backbone, .safetensors or .pth (default: an installed package or "
+        "timm's download)",
     )
-    command.add_argument("--backbone", metavar="timm/MODEL", help="any of timm's image models, for patch_memory")
+    command.add_argument("--backbone", metavar="timm/MODEL", help="backbone for patch_memory: any image model of timm")
     command.add_argument(
-        "--image-size", type=int, metavar="PIXELS", help="height and width to read, for patch_memory (default: 224)"
+        "--image-size",
+        type=int,
+        metavar="PIXELS",
+        help="image size for patch_memory, height and width (default: 224)",
     )
     command.add_argument(
         "--roi",
         type=Path,
         metavar="FILE",
-        help="region of interest: an image over the samples', white where they are to be inspected, black elsewhere",
+        help="region of interest: an image that is white where the samples are inspected and black elsewhere",
     )
     command.add_argument("--out", type=Path, required=True, help="folder to write the detector to")
     json_argument(command)
@@ -70,20 +74,20 @@ def run(options: argparse.Namespace) -> None:
     region = detector.region
     if region is not None:
         figures["region_of_interest"] = float(region.float().mean())
-        note(f"region of interest: {region.float().mean():.0%} of each image; the rest counts nowhere")
+        note(f"region of interest: {region.float().mean():.0%} of each image; the rest is ignored")
     also = f", {anomalous} of them known anomalies" if anomalous else ""
     sentence = f"Adapted to {n} samples{also}. Next, try:  metaad score {options.out} --data PATH --out scores.csv"
     tell(options.json, figures, sentence)
 
 
 def _note_calibration(detector: Detector) -> None:
-    """Say so where p-values will come from supports of another size."""
+    """Print a note if p-values come from supports of another size."""
     n, sizes = detector.shots, detector.calibrated_for
     if not sizes:
-        note("not calibrated on other domains: score it with --calibrate within, by your own samples")
+        note("not calibrated on other domains: score with --calibrate within, which uses your own samples")
     smaller = [size for size in sizes if size <= n]
     if len(sizes) > 1 and smaller and n not in sizes:
         note(
-            f"calibrated for supports of {', '.join(map(str, sizes))}: with {n} samples p-values are those of "
-            f"{smaller[-1]}, which flag less than they may; take {smaller[-1]} samples, or score --calibrate within"
+            f"calibrated for supports of {', '.join(map(str, sizes))} samples: {n} samples use the p-values for "
+            f"{smaller[-1]}, which give fewer alarms; use {smaller[-1]} samples, or score with --calibrate within"
         )

@@ -18,41 +18,44 @@ if TYPE_CHECKING:
 def support_arguments(command: argparse.ArgumentParser) -> None:
     """Add ``--support`` and the options of its columns."""
     command.add_argument(
-        "--support", type=Path, required=True, help="normal samples: images, a table, series or a manifest"
+        "--support",
+        type=Path,
+        required=True,
+        help="normal samples: a file or folder of images, tables or series, or a manifest",
     )
-    column_arguments(command, "column of labels: 0 normal, 1 anomalous (default: a column with a usual name)")
+    column_arguments(command, "label column, 0 normal and 1 anomalous (default: a column named label or alike)")
 
 
 def data_arguments(command: argparse.ArgumentParser) -> None:
     """Add the detector's folder, ``--data`` and the options of its columns."""
-    command.add_argument("folder", help="folder of a detector that `metaad adapt` wrote")
+    command.add_argument("folder", help="folder of a detector, written by `metaad adapt`")
     command.add_argument(
         "--data",
         type=Path,
         required=True,
-        help="samples: one file, a folder of images, tables or series, or a manifest",
+        help="samples: a file, a folder of images, tables or series, or a manifest",
     )
-    column_arguments(command, "column of labels, which is left out")
+    column_arguments(command, "label column, which is not a feature")
 
 
 def column_arguments(command: argparse.ArgumentParser, label: str) -> None:
     """Add the options that say what the columns of a table, series or manifest are."""
     columns = command.add_argument_group("columns of tables, series and manifests")
     columns.add_argument("--label", help=label)
-    columns.add_argument("--time", help="column of times (default: inferred from name and content)")
-    columns.add_argument("--ignore", nargs="+", default=[], metavar="COLUMN", help="columns to leave out")
+    columns.add_argument("--time", help="time column (default: inferred from name and content)")
+    columns.add_argument("--ignore", nargs="+", default=[], metavar="COLUMN", help="columns to ignore")
     columns.add_argument(
         "--columns",
         nargs="+",
         metavar="COLUMN",
-        help="columns of data (default: all but labels, times, counters and identifiers)",
+        help="feature columns (default: all except labels, times, counters and identifiers)",
     )
     columns.add_argument(
         "--decimal",
         choices=(",", "."),
         metavar="CHARACTER",
-        help="decimal separator of numbers in a CSV file, a comma or a point; with a point, commas separate thousands "
-        "(default: inferred from the numbers)",
+        help="decimal separator in CSV files, a comma or a point; with a point, commas separate thousands (default: "
+        "inferred from the numbers)",
     )
 
 
@@ -81,14 +84,14 @@ def column_options(options: argparse.Namespace, input_shapes: Iterable[str] = ()
 
 def decision_arguments(command: argparse.ArgumentParser) -> None:
     """Add ``--alpha``, ``--calibrate`` and ``--contamination``."""
-    command.add_argument("--alpha", type=float, help="false-alarm rate of the decisions (default: 0.1)")
+    command.add_argument("--alpha", type=float, help="target false-alarm rate (default: 0.1)")
     command.add_argument(
         "--calibrate",
         choices=("across", "within", "contamination"),
-        help="calibrate by scores of the validation tasks (across, the default), by leave-one-out scores of the "
-        "support set (within), or by those without the highest share --contamination (contamination)",
+        help="source of the threshold: normal samples of the validation tasks (across, the default), leave-one-out "
+        "scores of the support (within), or the share of anomalies in the support (contamination)",
     )
-    command.add_argument("--contamination", type=float, help="expected share of anomalies in the support set")
+    command.add_argument("--contamination", type=float, help="expected share of anomalies in the support, such as 0.1")
 
 
 def decision_way(options: argparse.Namespace) -> tuple[float | None, Calibrate, float | None]:
@@ -108,8 +111,8 @@ def calibrate_argument(command: argparse.ArgumentParser) -> None:
         "--calibrate",
         choices=("across", "within"),
         default="across",
-        help="take the threshold from scores of the validation tasks (across, the default), or from leave-one-out "
-        "scores of the support set (within)",
+        help="source of the threshold: normal samples of the validation tasks (across, the default) or leave-one-out "
+        "scores of the support (within)",
     )
 
 
@@ -121,13 +124,13 @@ def import_argument(command: argparse.ArgumentParser) -> None:
         metavar="MODULE",
         action="append",
         default=[],
-        help="import a module of yours that registers backbones, learners, data sets, modalities or baselines "
+        help="Python module that registers your own backbones, learners, data sets, modalities or baselines "
         "(repeatable)",
     )
 
 
 def require_folder(out: Path) -> None:
-    """Refuse an ``--out`` that can't become a folder, before any work.
+    """Check that ``--out`` is not a file, before any work.
 
     Raises:
         ValueError: it is a file.
@@ -147,13 +150,13 @@ def adapted_detector(folder: str) -> Detector:
     """Load a detector.
 
     Raises:
-        ValueError: it is adapted to no domain yet.
+        ValueError: it is not adapted to any domain yet.
     """
     from metaad_zoo.detector import load_detector
 
     detector = load_detector(folder)
     if not detector.is_fitted:
         raise ValueError(
-            f"{folder} is adapted to no domain yet: metaad adapt {folder} --support PATH --out my_detector"
+            f"{folder} is not adapted to any domain yet: metaad adapt {folder} --support PATH --out my_detector"
         )
     return detector

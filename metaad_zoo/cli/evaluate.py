@@ -13,7 +13,7 @@ from metaad_zoo.modality import list_modalities
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-HELP = "evaluate methods on the same episodes, or point by point on whole series"
+HELP = "compare methods on the same episodes, or point by point on whole series"
 COMMON_OPTIONS = ("methods", "data", "out", "shots", "alpha", "calibrate", "seed", "allow_transductive")
 EPISODE_OPTIONS = ("episodes", "inner_steps", "modality")
 POINT_OPTIONS = ("draws", "stride", "longest", "buffer")
@@ -21,44 +21,50 @@ POINT_OPTIONS = ("draws", "stride", "longest", "buffer")
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "methods", nargs="+", help="checkpoints by name or folder, baselines, and BASELINE@CHECKPOINT on its embedding"
+        "methods",
+        nargs="+",
+        help="checkpoints by name or folder, baselines, or a baseline on an embedding: BASELINE@CHECKPOINT",
     )
-    command.add_argument("--data", type=Path, required=True, help="config with a data section, or your own files")
+    command.add_argument("--data", type=Path, required=True, help="training config, or your own labelled files")
     command.add_argument("--out", type=Path, required=True, help="folder to write results.json and scores.parquet to")
-    command.add_argument("--shots", type=int, nargs="+", help="number of normal support samples; several draw a curve")
+    command.add_argument("--shots", type=int, nargs="+", help="numbers of normal support samples; several give a curve")
     command.add_argument("--alpha", type=float, help="target false-alarm rate (default: 0.1)")
     command.add_argument(
         "--calibrate",
         type=_calibration,
         choices=("across", "within"),
-        help="set thresholds by the validation tasks (across) or by each support set (within); with --points only "
-        "within, and without it no threshold",
+        help="source of the thresholds: the validation tasks (across) or each support (within); --points has no "
+        "threshold unless this is within",
     )
     command.add_argument(
         "--seed",
         type=int,
-        help="random seed of the episodes of your own files, or of --points (default: 0)",
+        help="random seed of the episodes, for your own files or --points (default: 0)",
     )
     command.add_argument(
-        "--allow-transductive", action="store_true", help="accept models that normalise over the queries"
+        "--allow-transductive", action="store_true", help="allow models that normalise over the queries"
     )
-    episodes = command.add_argument_group("on episodes")
+    episodes = command.add_argument_group("evaluation on episodes")
     episodes.add_argument(
-        "--episodes", type=int, help="number of test episodes (default: 600, or one of each task if there are more)"
+        "--episodes",
+        type=int,
+        help="number of test episodes (default: 600, or the number of tasks if it is larger)",
     )
     episodes.add_argument(
         "--modality",
-        help=f"modality of your own files, for baselines without a model: one of {', '.join(list_modalities())}",
+        help=f"modality of your own files, if only baselines are compared: {', '.join(list_modalities())}",
     )
     episodes.add_argument(
-        "--inner-steps", type=int, nargs="+", help="numbers of inner steps of gradient learners; draws a curve"
+        "--inner-steps", type=int, nargs="+", help="numbers of inner steps of gradient-based learners; gives a curve"
     )
-    points = command.add_argument_group("point by point")
-    points.add_argument("--points", action="store_true", help="score the whole later part of each labelled series")
-    points.add_argument("--draws", type=int, help="number of draws of each series' support windows (default: 3)")
-    points.add_argument("--stride", type=int, help="steps between scored windows (default: a quarter of the window)")
-    points.add_argument("--longest", type=int, help="largest number of scored points of a series (default: 50000)")
-    points.add_argument("--buffer", type=int, help="longest buffer of VUS in points (default: the window)")
+    points = command.add_argument_group("evaluation point by point")
+    points.add_argument("--points", action="store_true", help="score each point in the later part of a labelled series")
+    points.add_argument("--draws", type=int, help="number of supports that are drawn from each series (default: 3)")
+    points.add_argument(
+        "--stride", type=int, help="number of steps between scored windows (default: a quarter of the window)"
+    )
+    points.add_argument("--longest", type=int, help="maximum number of scored points of a series (default: 50000)")
+    points.add_argument("--buffer", type=int, help="maximum buffer length of VUS in points (default: the window)")
     json_argument(command)
 
 

@@ -1,4 +1,4 @@
-"""`metaad explain`: which parts of each sample its score comes from."""
+"""`metaad explain`: which parts of a sample cause its score."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from metaad_zoo.detector import Detector
     from metaad_zoo.explain import Choice, Explained
 
-HELP = "show which parts of each sample its score comes from"
+HELP = "show which parts of a sample cause its score"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         required=True,
-        help="folder to write a picture of each sample, explanations.npz and, of images, boxes.csv to",
+        help="folder to write a picture of each sample, explanations.npz and, for images, boxes.csv to",
     )
     command.add_argument(
         "--method",
@@ -39,8 +39,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         default="auto",
         help="attribution method (default: auto)",
     )
-    command.add_argument("--only-anomalous", action="store_true", help="explain only samples that are called anomalous")
-    command.add_argument("--top", type=int, metavar="N", help="explain only the N samples of the highest scores")
+    command.add_argument("--only-anomalous", action="store_true", help="explain only anomalous samples")
+    command.add_argument("--top", type=int, metavar="N", help="explain only the N samples with the highest scores")
     decision_arguments(command)
     json_argument(command)
 

@@ -10,16 +10,16 @@ from pathlib import Path
 from metaad_zoo.cli.arguments import calibrate_argument, json_argument
 from metaad_zoo.cli.terminal import note
 
-HELP = "write an adapted detector as one ONNX or torch.export graph"
+HELP = "export a detector as an ONNX or torch.export graph"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("folder", help="folder of a detector that `metaad adapt` wrote")
-    command.add_argument("--format", choices=("onnx", "pt2"), help="file format (default: by the ending of --out)")
+    command.add_argument("folder", help="folder of a detector, written by `metaad adapt`")
+    command.add_argument("--format", choices=("onnx", "pt2"), help="file format (default: from the suffix of --out)")
     command.add_argument("--out", type=Path, required=True, help="file to write, such as detector.onnx")
     judge = command.add_mutually_exclusive_group()
     judge.add_argument(
-        "--alpha", type=float, default=0.1, help="false-alarm rate of the threshold in the graph (default: 0.1)"
+        "--alpha", type=float, default=0.1, help="target false-alarm rate of the threshold in the graph (default: 0.1)"
     )
     judge.add_argument(
         "--scores-only", action="store_true", help="export scores without a threshold; needs no calibration"

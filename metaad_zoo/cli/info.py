@@ -8,11 +8,11 @@ import json
 from metaad_zoo.cli.arguments import json_argument
 from metaad_zoo.cli.terminal import printable, tell, wide_console
 
-HELP = "show the card of a checkpoint (data, figures, limits, how to reproduce it), or what a baseline is"
+HELP = "show the card of a checkpoint (data, figures, limits, command), or describe a baseline"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("name", help="published name, folder or address of a checkpoint, or name of a baseline")
+    command.add_argument("name", help="name, folder or address of a checkpoint, or name of a baseline")
     json_argument(command)
 
 
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
         seen = manifest["trained_on"]
         learner = printable(manifest["learner"])
         print(f"{folder}: {learner}, {manifest['arguments']}; trained on {len(seen)} classes or domains.")
-        print("It has no card: that is written when a run is published.")
+        print("It has no card; `metaad publish` writes one.")
 
 
 def _about_baseline(name: str, as_json: bool) -> bool:

@@ -15,7 +15,7 @@ KINDS = ("backbones", "learners", "datasets", "baselines")
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("pattern", nargs="?", default="*", help="pattern such as '*net*', or 'timm/resnet*'")
+    command.add_argument("pattern", nargs="?", default="*", help="pattern of names, such as '*net*' or 'timm/resnet*'")
     kinds = command.add_mutually_exclusive_group()
     kinds.add_argument(
         "--checkpoints", dest="kind", action="store_const", const=None, help="list checkpoints (the default)"
@@ -25,7 +25,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         kinds.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind, help=text)
     command.add_argument(
         "--modality",
-        help=f"list only items that read this modality: {', '.join(list_modalities(several=True))}",
+        help=f"list only entries for this modality: {', '.join(list_modalities(several=True))}",
     )
     json_argument(command)
 

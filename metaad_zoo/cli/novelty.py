@@ -22,8 +22,8 @@ def note_novelty(detector: Detector) -> dict[str, Any] | None:
         return None
     if novelty.is_novel:
         note(
-            "the support set is unlike all tasks that this checkpoint was trained on (its distance to them is "
-            f"{novelty.distance:.1f}, that of unseen tasks like them at most {novelty.usual:.1f}): scores and p-values "
-            "may mean nothing; compare other methods by `metaad recommend --support PATH`"
+            "the support is unlike all tasks that this checkpoint was trained on (its distance to them is "
+            f"{novelty.distance:.1f}; unseen tasks of the same kind have at most {novelty.usual:.1f}): scores and "
+            "p-values may be meaningless; compare methods with `metaad recommend --support PATH`"
         )
     return asdict(novelty) | {"novel": novelty.is_novel}

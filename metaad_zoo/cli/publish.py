@@ -12,24 +12,24 @@ HELP = "publish a finished run as a checkpoint with a card"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("folder", metavar="RUN", type=Path, nargs="?", help="finished run, runs/<name>/<time>")
+    command.add_argument("folder", metavar="RUN", type=Path, nargs="?", help="finished run: runs/<name>/<time>")
     command.add_argument("--name", help="name of the checkpoint: <modality>-<backbone>-<learner>-<data>")
-    command.add_argument("--notes", type=Path, help="Markdown file on the model's limits, for the card")
+    command.add_argument("--notes", type=Path, help="Markdown file with limits of the model, added to the card")
     command.add_argument(
-        "--data-licence", help="licence of your own data, if models trained on it may be published under it"
+        "--data-licence", help="licence of your own data, under which models trained on it may be published"
     )
     command.add_argument(
         "--to", type=Path, default=Path("checkpoints"), help="folder of published checkpoints (default: checkpoints)"
     )
     command.add_argument("--replace", action="store_true", help="overwrite an existing checkpoint of this name")
-    command.add_argument("--refresh", action="store_true", help="only rewrite all cards and the index")
+    command.add_argument("--refresh", action="store_true", help="rewrite all cards and the index, and publish nothing")
     command.add_argument(
         "--training-tasks",
         nargs="+",
         metavar="NAME",
         default=[],
-        help="with --refresh: compute statistics of the training tasks of these checkpoints from their data and store "
-        "them, so that the models warn of supports unlike these tasks",
+        help="with --refresh: add statistics of the training tasks to these checkpoints, so that the models warn about "
+        "supports unlike these tasks; needs the training data",
     )
     json_argument(command)
 
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
 
     if options.refresh:
         if options.folder is not None or options.name is not None:
-            raise ValueError("--refresh takes neither a run nor --name: it writes all cards and the index anew")
+            raise ValueError("--refresh takes neither a run nor --name: it rewrites all cards and the index")
         for name in options.training_tasks:
             if not add_training_tasks(options.to / name):
                 note(f"{name} was trained without tasks that have statistics: nothing is added")
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
         tell(options.json, {"changed": [str(path) for path in changed]}, sentence)
         return
     if options.training_tasks:
-        raise ValueError("--training-tasks is only with --refresh")
+        raise ValueError("--training-tasks needs --refresh")
     if options.folder is None or options.name is None:
         raise ValueError("expected metaad publish RUN --name NAME, or metaad publish --refresh")
     notes = options.notes.read_text(encoding="utf-8") if options.notes else None

@@ -6,11 +6,11 @@ import argparse
 import shutil
 from pathlib import Path
 
-HELP = "fetch a checkpoint into a folder"
+HELP = "download a checkpoint into a folder"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("address", help="address hf://owner/repository or https://.../, or a published name")
+    command.add_argument("address", help="address (hf://owner/repository or https://.../), or a published name")
     command.add_argument("--out", type=Path, required=True, help="folder to write the checkpoint to")
 
 

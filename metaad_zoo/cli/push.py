@@ -8,8 +8,8 @@ HELP = "upload a checkpoint to a Hugging Face repository"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("name", help="published name or folder of the checkpoint")
-    command.add_argument("repository", help="owner/name on Hugging Face, created if it does not exist")
+    command.add_argument("name", help="name or folder of the checkpoint")
+    command.add_argument("repository", help="owner/name of the repository; created if it does not exist")
     command.add_argument("--private", action="store_true", help="create the repository as private")
 
 

@@ -14,7 +14,7 @@ from metaad_zoo.modality import list_modalities
 if TYPE_CHECKING:
     from metaad_zoo.evaluation.choosing import Recommendation
 
-HELP = "recommend a method for your samples, with the reason"
+HELP = "recommend a method for your samples, with reasons"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

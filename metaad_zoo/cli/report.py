@@ -9,11 +9,11 @@ from pathlib import Path
 from metaad_zoo.cli.arguments import json_argument
 from metaad_zoo.cli.terminal import tell
 
-HELP = "write results as one HTML page with tables and plots"
+HELP = "write results as an HTML page with tables and plots"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("folder", type=Path, help="folder that `metaad evaluate` wrote, or a finished run")
+    command.add_argument("folder", type=Path, help="folder written by `metaad evaluate`, or a finished run")
     json_argument(command)
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from metaad_zoo.detector import Detector
     from metaad_zoo.modality.streams import SampleStream
 
-HELP = "score any number of samples with a detector, in constant memory"
+HELP = "score samples with a detector, any number in constant memory"
 
 Rows = Iterator[tuple[list[str], "np.ndarray", float]]
 """Names and scores of some samples, and the share of all samples that is scored with them."""
@@ -47,10 +47,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--points",
         action="store_true",
-        help="score every time point of a series, instead of consecutive windows: the mean score of the windows that "
-        "cover it; its p-value compares this mean with scores of whole windows",
+        help="score each time step of a series by the mean score of the windows that cover it, instead of consecutive "
+        "windows; p-values compare this mean with scores of whole windows",
     )
-    command.add_argument("--stride", type=int, help="with --points: steps from one window to the next (default: 1)")
+    command.add_argument("--stride", type=int, help="with --points: number of steps between windows (default: 1)")
     json_argument(command)
 
 

@@ -11,20 +11,20 @@ HELP = "serve scores over HTTP"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("folder", type=Path, help="folder of a detector that `metaad adapt` wrote")
+    command.add_argument("folder", type=Path, help="folder of a detector, written by `metaad adapt`")
     command.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen on (default: 127.0.0.1, this machine alone; 0.0.0.0: all interfaces)",
+        help="address to listen on; 0.0.0.0 for all interfaces (default: 127.0.0.1, only this machine)",
     )
     command.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
-    command.add_argument("--alpha", type=float, default=0.1, help="false-alarm rate of the decisions (default: 0.1)")
+    command.add_argument("--alpha", type=float, default=0.1, help="target false-alarm rate (default: 0.1)")
     calibrate_argument(command)
     command.add_argument(
-        "--max-samples", type=int, default=1024, help="largest number of samples in one request (default: 1024)"
+        "--max-samples", type=int, default=1024, help="maximum number of samples in a request (default: 1024)"
     )
     command.add_argument(
-        "--max-bytes", type=int, default=16_000_000, help="largest size of one request in bytes (default: 16000000)"
+        "--max-bytes", type=int, default=16_000_000, help="maximum size of a request in bytes (default: 16000000)"
     )
 
 

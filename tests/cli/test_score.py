@@ -123,7 +123,7 @@ def test_a_category_in_the_mvtec_layout(tmp_path, capsys):
     adapt = ["adapt", str(tmp_path / "model"), "--out", str(tmp_path / "mine"), "--support"]
     score = ["score", str(tmp_path / "mine"), "--out", str(tmp_path / "s.csv"), "--data"]
     assert main(["score", str(tmp_path / "model"), "--out", str(tmp_path / "s.csv"), "--data", str(category)]) == 1
-    assert "is adapted to no domain yet: metaad adapt" in capsys.readouterr().err
+    assert "is not adapted to any domain yet: metaad adapt" in capsys.readouterr().err
     assert main([*adapt, str(category)]) == 0
     by_folder = load_detector(tmp_path / "model").fit(category / "train" / "good")
     np.testing.assert_array_equal(

@@ -70,7 +70,7 @@ def test_adapt_says_which_support_size_p_values_come_from(place, capsys):
     save_checkpoint(place / "sizes", Checkpoint(small_learner(), [], {f"calibration/{n}": scores for n in (2, 10)}))
     adapt = ["adapt", str(place / "sizes"), "--support", str(place / "good"), "--out", str(place / "mine")]
     assert main(adapt) == 0
-    assert "calibrated for supports of 2, 10: with 5 samples p-values are those of 2" in capsys.readouterr().err
+    assert "calibrated for supports of 2, 10 samples: 5 samples use the p-values for 2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", list_baselines())
@@ -117,7 +117,7 @@ def test_adapt_then_score(place, capsys):
         (["adapt", "{model}", "--support", "{good}", "--out", "{good}/0.png"], "0.png is a file: name a folder"),
         (["explain", "{model}", "--data", "{good}", "--out", "{good}/0.png"], "0.png is a file: name a folder"),
         (["evaluate", "{model}", "--data", "{good}", "--out", "{good}/0.png"], "0.png is a file: name a folder"),
-        (["score", "{model}", "--data", "{good}", "--out", "x"], "adapted to no domain yet"),
+        (["score", "{model}", "--data", "{good}", "--out", "x"], "not adapted to any domain yet"),
         (["score", "{model}", "--data", "{good}", "--out", "/dev/null"], "is a link or a device"),
     ],
 )

@@ -149,7 +149,7 @@ def test_a_model_of_characters_warns_of_photographs(name, tmp_path, capsys):
     ):
         assert main([*arguments, "--json"]) == 0
         output, notes = capsys.readouterr()
-        assert "the support set is unlike all tasks that this checkpoint was trained on" in notes
+        assert "the support is unlike all tasks that this checkpoint was trained on" in notes
         assert json.loads(output)["novelty"]["novel"] is True
 
 
