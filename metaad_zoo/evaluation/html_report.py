@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import csv
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -11,8 +13,10 @@ from typing import Any
 
 import jinja2
 from markupsafe import Markup
+from PIL import Image
 
 from metaad_zoo.atomic_write import write_whole
+from metaad_zoo.evaluation.conclusion import CONTROLS, conclusion, readable_names
 from metaad_zoo.evaluation.metrics import MAX_FALSE_ALARMS, METRICS
 from metaad_zoo.evaluation.plots import drawing, inline_svg, standalone_svg
 from metaad_zoo.evaluation.report import PIXEL_TITLES, POINT_TITLES, RANGE_TITLES, TITLES
@@ -35,6 +39,10 @@ PICTURES = {
 }
 KNOWN_KEYS = ("protocol", "methods", "curves", "calibration", "environment")
 KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
+EXPLANATIONS, BOXES = "explanations.npz", "boxes.csv"
+"""Files that `metaad explain` writes beside its pictures."""
+MOST_HEAT_MAPS, HEAT_MAP_SIDE = 8, 480
+"""Number of heat maps on the page, and their longer side in pixels."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +64,15 @@ def write_report(folder: Path) -> Report:
     """Write ``report.html`` and ``figures/`` into the folder of an evaluation or of a finished run.
 
     Args:
-        folder: folder with ``results.json`` and, for curves, histograms and calibration, ``scores.parquet``.
+        folder: folder with ``results.json`` and, for curves, histograms and calibration, ``scores.parquet``. The page
+            also shows pictures of `metaad explain` in this folder or in a folder of it.
 
     Raises:
         ValueError: there is no ``results.json``, or a file was not written by an evaluation.
     """
     results = read_results(folder)
     scores = read_scores(folder, list(results["methods"]))
+    results, scores = _renamed(results, scores)
     drawn, missing = figures_of(results, scores)
     pictures = _pictures(folder)
     if not {"best", "worst"} <= {p["name"] for p in pictures}:
@@ -71,6 +81,54 @@ def write_report(folder: Path) -> Report:
     page = folder / "report.html"
     write_whole(page, _render(folder, results, scores, drawn, pictures, missing))
     return Report(page, files, missing)
+
+
+def _renamed(
+    results: dict[str, Any], scores: dict[str, ScoreTable] | None
+) -> tuple[dict[str, Any], dict[str, ScoreTable] | None]:
+    """The same with the names of runs in place of their time stamps."""
+    curves = results.get("curves") or {}
+    tables = [results, *curves.values(), results.get("calibration") or {"methods": {}}]
+    names = readable_names(dict.fromkeys(name for table in tables for name in table["methods"]))
+
+    def named(table: dict[str, Any]) -> dict[str, Any]:
+        return {**table, "methods": {names[name]: figures for name, figures in table["methods"].items()}}
+
+    results = named(results)
+    if curves:
+        results["curves"] = {key: named(curve) for key, curve in curves.items()}
+    if results.get("calibration"):
+        results["calibration"] = named(results["calibration"])
+    return results, None if scores is None else {names[name]: table for name, table in scores.items()}
+
+
+def _heat_maps(folder: Path) -> list[dict[str, str]]:
+    """Pictures that `metaad explain` wrote, those of the highest scores first, as data: addresses."""
+    sources = [place for place in (folder, *sorted(folder.iterdir())) if (place / EXPLANATIONS).is_file()]
+    pictures = []
+    for place in sources:
+        captions = _captions(place / BOXES)
+        names = captions or {path.name: path.stem for path in sorted(place.glob("[0-9]*_*.png"))}
+        pictures += [(place / name, caption) for name, caption in names.items() if (place / name).is_file()]
+    return [{"caption": caption, "source": _thumbnail(path)} for path, caption in pictures[:MOST_HEAT_MAPS]]
+
+
+def _captions(boxes: Path) -> dict[str, str]:
+    """Sample and score by picture, the highest scores first; empty where there is no ``boxes.csv``."""
+    if not boxes.is_file():
+        return {}
+    with boxes.open(newline="", encoding="utf-8") as file:
+        rows = {row["picture"]: row for row in csv.DictReader(file)}
+    ordered = sorted(rows.values(), key=lambda row: -float(row["score"] or "-inf"))
+    return {row["picture"]: f"{row['sample']}: score {float(row['score']):.3g}" for row in ordered if row["score"]}
+
+
+def _thumbnail(path: Path) -> str:
+    image = Image.open(path).convert("RGB")
+    image.thumbnail((HEAT_MAP_SIDE, HEAT_MAP_SIDE))
+    written = io.BytesIO()
+    image.save(written, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode('ascii')}"
 
 
 def _save(folder: Path, drawn: list[Drawn]) -> list[Path]:
@@ -124,6 +182,9 @@ def _render(
     return environment.from_string(source).render(
         title=str(named or folder.resolve().name),
         methods=methods,
+        conclusion=conclusion(methods, protocol.get("alpha") if isinstance(protocol.get("alpha"), float) else None),
+        controls=CONTROLS,
+        heat_maps=_heat_maps(folder),
         columns={m: title for m, title in COLUMNS.items() if any(m in f["mean"] for f in methods.values())},
         floor=floor(methods, scores),
         n_tasks=len(first["tasks"]),

@@ -14,7 +14,7 @@ from metaad_zoo.evaluation.plots.comparison import by_rank
 from metaad_zoo.evaluation.saved import ScoreTable
 from metaad_zoo.evaluation.task_curves import ALPHAS, Band, false_alarms_at, over_tasks, precision_at, roc_at
 
-CURVES = {"shots": "shots (support samples a task)", "inner_steps": "inner steps"}
+CURVES = {"shots": "shots (support samples per task)", "inner_steps": "inner steps"}
 MEANING = "Mean over tasks"
 BANDS = "; shaded: 95 % interval of that mean, bootstrap over tasks"
 
@@ -93,7 +93,7 @@ def _ranking(scores: Mapping[str, ScoreTable], styles: Mapping[str, plots.Style]
 
 
 def _how(bands: list[Band]) -> str:
-    return MEANING + BANDS if any(b.low is not None for b in bands) else "A single task, and so no interval over tasks"
+    return MEANING + BANDS if any(b.low is not None for b in bands) else "One task, so no interval over tasks"
 
 
 def _histograms(methods: Mapping[str, Any], scores: Mapping[str, ScoreTable]) -> list[Drawn]:
@@ -102,7 +102,7 @@ def _histograms(methods: Mapping[str, Any], scores: Mapping[str, ScoreTable]) ->
         threshold = methods[name].get("threshold")
         caption = f"{(table.labels == 0).sum()} normal and {(table.labels == 1).sum()} anomalous samples of all tasks. "
         if by_rank(table.scores):
-            caption += "By rank, for a few scores lie far out. "
+            caption += "By rank, because a few scores are far from the others. "
         caption += (
             f"No line: {threshold_words(methods[name])}." if threshold is None else "Right of the dashed line: flagged."
         )
@@ -157,11 +157,11 @@ def _calibration(
     if not lines:
         return []
     figure = plots.calibration_figure(lines, styles)
-    title = "False-alarm rate: aimed at and reached"
-    caption += ". On the grey line a method keeps its promise; above it raises more false alarms than were asked for."
+    title = "False-alarm rate: target and result"
+    caption += ". On the grey line, false alarms are as asked for; above it, there are more."
     left_out = [name for name in scores if telling and name not in telling]
     if left_out:
-        caption += f" Left out (scores all alike, or without p-values): {', '.join(left_out)}."
+        caption += f" Not shown (equal scores, or no p-values): {', '.join(left_out)}."
     return [Drawn("calibration", "Calibration", title, caption, figure)]
 
 

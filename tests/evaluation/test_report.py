@@ -12,11 +12,13 @@ from xml.etree import ElementTree
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 from pyarrow import parquet
 from sklearn.metrics import auc
 
 from metaad_zoo.cli import main
 from metaad_zoo.evaluation import html_report, plots, task_curves
+from metaad_zoo.evaluation.conclusion import CONTROLS, conclusion
 from metaad_zoo.evaluation.plots.style import COLOURS
 from metaad_zoo.evaluation.saved import ScoreTable, read_results, read_scores
 from tests.evaluation.evaluated import METHODS, write_evaluation
@@ -98,7 +100,8 @@ def test_a_page_of_a_real_evaluation(reported):
     page = is_safe_and_alone((folder / "report.html").read_text(encoding="utf-8"))
     for name, method in read_results(folder)["methods"].items():
         mean, (low, high) = method["mean"]["auroc"], method["ci95"]["auroc"]
-        assert f"{name} {100 * mean:.1f} {100 * low:.1f} to {100 * high:.1f}" in page.text
+        label = f"{name} {CONTROLS[name]}" if name in CONTROLS else name
+        assert f"{label} {100 * mean:.1f} {100 * low:.1f} to {100 * high:.1f}" in page.text
     assert "1-NN on <raw> pixels" in page.text
     assert "Flagging every sample (flag everything) has an F1 of 57.1 %" in page.text
     for said in (
@@ -116,12 +119,74 @@ def test_a_page_of_a_real_evaluation(reported):
     assert len(page.all("img")) == 2
 
 
+def figures(auroc, behind=0.0, interval=None, **mean):
+    return {
+        "mean": {"auroc": auroc, **mean},
+        "ci95": {"auroc": None},
+        "tasks": [{}] * 12,
+        "auroc_behind_first": {"mean": behind, "ci95": interval},
+    }
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (
+            (0.7, 0.2, [0.1, 0.3]),
+            "ours is better than the best other method, knn: AUROC 90.0 % against 70.0 %",
+        ),
+        ((0.95, -0.05, [-0.09, -0.01]), "worse than the best other method, knn: AUROC 90.0 % against 95.0 %"),
+        ((0.89, 0.01, [-0.02, 0.04]), "neither clearly better nor clearly worse than the best other method, knn"),
+        ((0.89, 0.01, None), "a difference of 1.0 points without an interval"),
+    ],
+)
+def test_the_conclusion_compares_with_the_best_other_method(other, said):
+    methods = {"ours": figures(0.9, fpr=0.12, recall=0.8), "weak": figures(0.5, 0.4, [0.3, 0.5])}
+    methods |= {"knn": figures(*other), "flag everything": figures(0.99)}
+    first, decisions = conclusion(methods, 0.1)
+    assert said in first
+    assert decisions == (
+        "With a threshold that aims at 10 % false alarms, ours raises 12.0 % and finds 80.0 % of the anomalies."
+    )
+
+
+def test_the_interval_of_a_loss_is_that_of_a_positive_difference():
+    (sentence,) = conclusion({"ours": figures(0.9), "knn": figures(0.95, -0.05, [-0.09, -0.01])}, None)
+    assert "a difference of 5.0 points (95 % interval 1.0 to 9.0)" in sentence
+
+
+def test_runs_have_names_and_heat_maps_are_shown(folder):
+    run = "digits/2026-11-22_17-04-25"
+
+    def rename(results):
+        tables = [results, results["curves"]["shots"], results["calibration"]]
+        for table in tables:
+            table["methods"] = {run if "standardised" in n else n: f for n, f in table["methods"].items()}
+
+    edit_results(folder, rename)
+    columns_of(folder, method=lambda names: [run if "standardised" in name else name for name in names])
+    maps = folder / "maps"
+    maps.mkdir()
+    (maps / "explanations.npz").touch()
+    rows = ["sample,score,p_value,anomaly,picture,x0,y0,x1,y1,peak"]
+    for i, score in enumerate((1.5, 2.5)):
+        Image.new("RGB", (900, 600), "grey").save(maps / f"000{i}_part{i}.png")
+        rows.append(f"part{i}.png,{score},0.01,1,000{i}_part{i}.png,,,,,")
+    (maps / "boxes.csv").write_text("\n".join(rows))
+    html_report.write_report(folder)
+    page = is_safe_and_alone((folder / "report.html").read_text(encoding="utf-8"))
+    assert "2026-11-22" not in page.text
+    assert "digits is " in page.text
+    assert page.text.index("part1.png: score 2.5") < page.text.index("part0.png: score 1.5")
+    assert sum("data:image/jpeg" in image["src"] for image in page.all("img")) == 2
+
+
 def test_the_page_can_be_read_without_seeing_it(reported):
     page = Page((reported[0] / "report.html").read_text(encoding="utf-8"))
     assert page.all("html") == [{"lang": "en"}]
     assert len(page.all("h1")) == 1
     assert len(page.all("caption")) == len(page.all("table")) == 4
-    assert all(th["scope"] in ("row", "col") for th in page.all("th"))
+    assert all(th["scope"] in ("row", "col", "rowgroup") for th in page.all("th"))
     assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.all("svg"))
     assert all(img["alt"] for img in page.all("img"))
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
@@ -174,7 +239,7 @@ def test_a_run_without_scores_says_what_is_missing(tmp_path, capsys):
     folder = write_evaluation(tmp_path / "run", {"1-NN": METHODS["1-NN on <raw> pixels"]}, with_scores=False)
     assert main(["report", str(folder)]) == 0
     page = is_safe_and_alone((folder / "report.html").read_text(encoding="utf-8"))
-    for said in ("there is no scores.parquet", "no p-values", "there is no best.png", "can't be told here"):
+    for said in ("there is no scores.parquet", "no p-values", "there is no best.png", "is unknown: no method does so"):
         assert said in page.text
     assert {p.name for p in (folder / "figures").iterdir()} == {"seconds.png", "seconds.svg"}
 
