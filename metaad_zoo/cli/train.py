@@ -24,8 +24,9 @@ from torch import Tensor
 from metaad_zoo import data as data_room
 from metaad_zoo.cli.loggers import given_loggers, log_hyperparameters, log_test_figures
 from metaad_zoo.cli.resume import find_checkpoint, read_checkpoint, refuse_other_config, splits_of_checkpoint
+from metaad_zoo.cli.sweep import run_sweep, take_sweep
 from metaad_zoo.cli.terminal import note, note_account, progress_bars, wide_console
-from metaad_zoo.cli.train_arguments import arrange, take_imports
+from metaad_zoo.cli.train_arguments import arrange, take_imports, take_option
 from metaad_zoo.cli.train_parser import HintingParser, own_error
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.episodes import SplitRecord
@@ -42,6 +43,9 @@ FINE_TUNED = "metaad_zoo.zoo.FineTuned"
 for _name in data_room.__all__:  # every DataModule must be imported to be known by its short name
     getattr(data_room, _name)
 PROGRAM = "python train.py"
+SWEEP_OPTIONS = (
+    "Several trainings: --seeds 0 1 2, --grid KEY=VALUE,VALUE and --jobs N. Modules of yours: --import MODULE."
+)
 BEST = "best validation AUROC"
 """Description of the weights of `best.ckpt` in the protocol."""
 
@@ -53,17 +57,20 @@ class TrainingCLI(LightningCLI):
         args: command line without the verb.
         verb: one of :data:`metaad_zoo.cli.train_arguments.VERBS`, or None for fit and test.
         program: the program's name in help and errors.
+        folder: name of the run's folder in <runs>/<name>; None: the time.
     """
 
-    def __init__(self, args: Sequence[str], verb: str | None, program: str = PROGRAM) -> None:
-        self.verb = verb
+    def __init__(
+        self, args: Sequence[str], verb: str | None, program: str = PROGRAM, folder: str | None = None
+    ) -> None:
+        self.verb, self.folder = verb, folder
         super().__init__(
             Learner,  # type: ignore[arg-type]
             EpisodeDataModule,
             save_config_callback=None,  # _save_config does it, also where nothing is trained
             seed_everything_default=0,
             parser_class=HintingParser,
-            parser_kwargs={"prog": program},
+            parser_kwargs={"prog": program, "epilog": SWEEP_OPTIONS},
             subclass_mode_model=True,
             subclass_mode_data=True,
             args=list(args),
@@ -130,6 +137,8 @@ class TrainingCLI(LightningCLI):
         checkpoints = self.resume_from.parent if self.resume_from else None
         if self.verb in (None, "fit") and checkpoints is not None and checkpoints.name == "checkpoints":
             return checkpoints.parent
+        if self.folder is not None:
+            return folder / self.folder
         stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         names = (stamp if i == 0 else f"{stamp}-{i}" for i in range(1000))
         return next(folder / name for name in names if not (folder / name).exists())
@@ -217,12 +226,15 @@ def _splits_of_parent(config: Any) -> SplitRecord | None:
     return parent_splits(model["init_args"]["checkpoint"]) if str(model["class_path"]).startswith(FINE_TUNED) else None
 
 
-def run(argv: Sequence[str] | None = None, program: str = PROGRAM) -> TrainingCLI:
-    """Train, validate, test or predict as a command line says.
+def run(argv: Sequence[str] | None = None, program: str = PROGRAM) -> TrainingCLI | None:
+    """Train, validate, test or predict as a command line says, or run the trainings of ``--seeds`` and ``--grid``.
 
     Args:
         argv: command line without the program's name; None takes ``sys.argv``.
         program: the program's name in help and errors.
+
+    Returns:
+        What was parsed and built; None for several trainings.
     """
     # Lightning's own calls of functions that torch and jsonargparse have renamed; not ours to mend.
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
@@ -234,12 +246,36 @@ def run(argv: Sequence[str] | None = None, program: str = PROGRAM) -> TrainingCL
     try:
         modules, rest = take_imports(sys.argv[1:] if argv is None else argv)
         import_plugins(modules)
+        sweep, rest = take_sweep(rest)
+        if sweep is not None:
+            shared = [*rest, *(f"--import={module}" for module in modules)]
+            run_sweep(sweep, shared, lambda line: _checked_config(line, program))
+            return None
+        folder, rest = take_option(rest, "--folder")
         verb, args = arrange(rest)
-        cli = TrainingCLI(args, verb, program)
+        cli = TrainingCLI(args, verb, program, folder)
         _run_verb(cli)
-    except (ValueError, FloatingPointError, MisconfigurationException) as error:
+    except (ValueError, ChildProcessError, FloatingPointError, MisconfigurationException) as error:
         raise SystemExit(f"error: {own_error(error) or error}") from error
     return cli
+
+
+def _checked_config(argv: Sequence[str], program: str) -> dict[str, Any]:
+    """The resolved config of a training, after the checks that it does before its first step.
+
+    Raises:
+        ValueError: it can't be trained, or another program has started this process as one of several.
+    """
+    _, args = arrange(take_imports(argv)[1])
+    cli = TrainingCLI(args, None, program)
+    _refuse_first(cli, True)
+    environment = getattr(cli.trainer.strategy, "cluster_environment", None)
+    if environment is not None and environment.creates_processes_externally:
+        raise ValueError(
+            "--seeds and --grid start a process for each training: under torchrun or SLURM, start each training by a "
+            "command of its own, with --seed_everything"
+        )
+    return dict(yaml.safe_load(cli.parser.dump(cli.config, skip_none=False)))
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -6,7 +6,7 @@ import argparse
 import json
 
 from metaad_zoo.cli.terminal import wide_console
-from metaad_zoo.cli.train_arguments import name_configs
+from metaad_zoo.cli.train_arguments import join_values, name_configs
 from metaad_zoo.experiment.configs import bases_of, describe_config, list_configs, locate_config
 
 HELP = "train by a shipped config, such as image/omniglot_protonet, or one of your own; --list lists them"
@@ -30,6 +30,20 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--list", action="store_true", help="list the shipped configs")
     command.add_argument("--json", action="store_true", help="with --list: print JSON instead of text")
     command.add_argument("--config", metavar="CONFIG", action="append", help="the same as CONFIG")
+    command.add_argument(
+        "--seeds",
+        metavar="SEED",
+        nargs="+",
+        help="train once with each seed, then print one table with intervals over trainings and tasks; finished "
+        "trainings are not repeated, interrupted ones go on",
+    )
+    command.add_argument(
+        "--grid",
+        metavar="KEY=A,B",
+        nargs="+",
+        help="train with each combination of these values, such as model.inner_loop.lr=0.1,0.3, and with each seed",
+    )
+    command.add_argument("--jobs", metavar="N", help="number of trainings at the same time (default: 1)")
     command.add_argument("--name", help="the run writes to <runs>/<name>/<time>/ (default: the config's name)")
     command.add_argument("--runs", help="folder of all runs (default: runs)")
     command.add_argument("--ckpt_path", metavar="FILE", help="resume or test: a .ckpt, or last or best of <name>")
@@ -39,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
     if options.list:
         _show_configs(options.json)
         return
-    names, arguments = name_configs(options.passed_on, locate_config)
+    names, arguments = name_configs(join_values(options.passed_on), locate_config)
     if not names and "--help" not in arguments and "-h" not in arguments:
         raise ValueError("expected metaad train CONFIG, such as quickstart; all configs: metaad train --list")
     if len(names) == 1 and names[0] in list_configs() and (bases := bases_of(names[0])):

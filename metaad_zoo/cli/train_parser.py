@@ -56,7 +56,7 @@ class HintingParser(LightningArgumentParser):
         raise AssertionError("exit does not return")
 
     def _known_keys(self) -> set[str]:
-        keys = {str(action.dest) for action in self._actions} | set(VERBS)
+        keys = {str(action.dest) for action in self._actions} | {*VERBS, "seeds", "grid", "jobs"}
         bases: dict[str, type] = {"model": Learner, "data": EpisodeDataModule}
         for prefix, base in bases.items():
             for kind in _with_subclasses(base):

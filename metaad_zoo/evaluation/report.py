@@ -37,9 +37,10 @@ def results_table(results: dict[str, Any]) -> Group:
     """One row a method: mean over tasks and its 95 % interval, in per cent; below it, heat maps judged by masks.
 
     Args:
-        results: ``methods`` and ``protocol`` as in ``results.json``.
+        results: ``methods`` and ``protocol`` as in ``results.json``. Of ``joined`` runs, their means take their place.
     """
-    return Group(_results_table(results), *_pixel_tables(results))
+    shown = results | {"methods": results["joined"]["methods"]} if "joined" in results else results
+    return Group(_results_table(shown), *_pixel_tables(shown))
 
 
 def _pixel_tables(results: dict[str, Any]) -> list[Table]:
@@ -58,7 +59,9 @@ def _pixel_tables(results: dict[str, Any]) -> list[Table]:
 def _results_table(results: dict[str, Any]) -> Table:
     protocol = results["protocol"]
     enough = protocol["tasks"] >= LEAST_TASKS
-    intervals = "with 95 % intervals over tasks" if enough else f"fewer than {LEAST_TASKS} tasks: no intervals"
+    trainings = f" and {protocol['trainings']} trainings" if protocol.get("trainings", 1) > 1 else ""
+    over = f"with 95 % intervals over tasks{' and trainings' if 'joined' in results else trainings}"
+    intervals = over if enough else f"fewer than {LEAST_TASKS} tasks: no intervals"
     table = Table(
         title=f"{protocol['data']['dataset']}: {protocol['episodes']} episodes of {protocol['tasks']} unseen tasks, "
         f"in %, {intervals}",

@@ -22,6 +22,7 @@ from metaad_zoo.experiment.curves import inner_steps_curve, shots_curve, stepper
 from metaad_zoo.experiment.leakage import make_up, number_of_episodes
 from metaad_zoo.experiment.methods import build_methods, data_of_config, describe_methods, own_data, refuse_unfit
 from metaad_zoo.experiment.progress import Progress, silent
+from metaad_zoo.experiment.sweep_results import join_runs
 from metaad_zoo.zoo import Checkpoint
 
 Calibration = Literal["across", "within"]
@@ -77,7 +78,8 @@ def evaluate(
         progress: reports the progress.
 
     Returns:
-        ``protocol``, ``methods``, ``curves``, ``calibration`` and ``environment``, as in ``results.json``.
+        ``protocol``, ``methods``, ``curves``, ``calibration`` and ``environment``, as in ``results.json``. Where runs
+        of one name differ in their seeds alone, ``joined`` has their means, and intervals over trainings and tasks.
 
     Raises:
         ValueError: a method or the data can't be read, they do not fit together, a model has seen test classes or
@@ -120,6 +122,7 @@ def _evaluate(settings: _Settings, out: Path | None, progress: Progress) -> dict
             "methods": describe_methods(methods, checkpoints),
         },
         "methods": figures,
+        **join_runs(figures, settings.methods),
         "curves": _curves(settings, methods, data, progress),
         "calibration": rates.table(calibrators, data.test_episode.support_normal),
         "environment": protocol.environment("cpu"),

@@ -56,6 +56,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         repeat_episodes: take the same training episodes in every epoch, to see whether a model can overfit them.
         num_workers: loader processes; what is drawn does not depend on it.
         seed: random seed of splits and episodes.
+        train_seed: random seed of the training episodes; None takes ``seed``. Trainings that differ in it alone are
+            tested on the same episodes of the same tasks.
     """
 
     aspect: Aspect = "squash"
@@ -74,6 +76,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         repeat_episodes: bool = False,
         num_workers: int = 0,
         seed: int = 0,
+        train_seed: int | None = None,
     ) -> None:
         super().__init__()
         counts = {
@@ -94,6 +97,7 @@ class EpisodeDataModule(pl.LightningDataModule):
             raise ValueError(f"data.calibration_shots is {calibration_shots}; expected numbers of samples, 1 or more")
         self.tasks_per_batch, self.repeat_episodes = tasks_per_batch, repeat_episodes
         self.num_workers, self.seed = num_workers, seed
+        self.train_seed = seed if train_seed is None else train_seed
         self._train_loader: EpisodeLoader | None = None
         self._resume_at: dict[str, Any] | None = None
         self._record = SplitRecord()
@@ -163,7 +167,7 @@ class EpisodeDataModule(pl.LightningDataModule):
                 f"{'; classes keep the splits that the checkpoint gave them' if self._record.splits else ''}"
             )
         spec = self.episode if split == "train" else self.test_episode
-        return EpisodeSampler(self.pools[split], spec, split, self.seed)
+        return EpisodeSampler(self.pools[split], spec, split, self.train_seed if split == "train" else self.seed)
 
     def episodes(self, split: Split, n: int, epoch: int = 0) -> Iterator[Episode]:
         """The first ``n`` episodes of a split's epoch, one after the other."""
