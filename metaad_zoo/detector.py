@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,22 +16,22 @@ from torch import Tensor
 
 from metaad_zoo.data.read.account import Account
 from metaad_zoo.data.read.roles import ColumnOptions, Schema
-from metaad_zoo.episodes import NORMAL, Adapted, count
+from metaad_zoo.episodes import Adapted, count
 from metaad_zoo.evaluation.calibration import ROUNDING, threshold
 from metaad_zoo.evaluation.decisions import USUAL_ALPHA, Calibrate, SupportDecisions, shots_of
 from metaad_zoo.evaluation.explanation import Explainer, Explanation
 from metaad_zoo.evaluation.novelty import Novelty
+from metaad_zoo.learners.registry import BASELINE_PREFIX
 from metaad_zoo.modality import SCORING_CHUNK, get_modality
-from metaad_zoo.modality.samples import Reading, as_labels, have_values, read_query, read_support, require_size
+from metaad_zoo.modality.samples import Reading, have_values, read_query, read_support, require_size
 from metaad_zoo.modality.window_scoring import ScoresWindows
 from metaad_zoo.zoo import Checkpoint, checkpoint_files, files_in_a_folder, open_checkpoint, save_checkpoint
 from metaad_zoo.zoo.detector_tensors import (
     RATIO,
     ROI,
     calibration_by_shots,
-    roi_tensors,
-    schema_tensors,
     schemas_of,
+    support_tensors,
     training_tasks_of,
 )
 
@@ -107,14 +106,20 @@ class Detector(ScoresWindows):
         return {**shapes, **images}
 
     @property
+    def method(self) -> str:
+        """Name of the learner or baseline."""
+        return self._checkpoint.learner.registered_name.removeprefix(BASELINE_PREFIX)
+
+    @property
     def trained_on(self) -> list[str]:
         """Classes or domains of meta-training and validation: evaluating on these leaks."""
         return self._checkpoint.trained_on
 
     def __repr__(self) -> str:
-        learner = self._checkpoint.learner
-        backbone = learner.arguments()["backbone"]
-        return f"Detector({learner.registered_name}, {backbone}, {self.input_shapes}, fitted={self.is_fitted})"
+        backbone = self._checkpoint.learner.arguments().get("backbone")
+        return (
+            f"Detector({self.method}, {f'{backbone}, ' * bool(backbone)}{self.input_shapes}, fitted={self.is_fitted})"
+        )
 
     @property
     def is_fitted(self) -> bool:
@@ -177,13 +182,7 @@ class Detector(ScoresWindows):
         Raises:
             ValueError, FloatingPointError: as for :meth:`fit`.
         """
-        n = count(reading.samples)
-        labels = reading.labels if labels is None else labels
-        kinds = as_labels([NORMAL] * n if labels is None else labels, n)
-        tensors = {"support_labels": kinds} | {f"support/{name}": x for name, x in reading.samples.items()}
-        if reading.ratio is not None:
-            tensors[RATIO] = torch.tensor([reading.ratio], dtype=torch.float64)
-        tensors |= schema_tensors(reading.schemas) | roi_tensors(roi, reading.samples, reading.ratio, self.aspect)
+        tensors = support_tensors(reading, labels, roi, self.aspect)
         learner = self._checkpoint.learner
         require_size(reading.samples, self.usual_shapes, learner.any_size, learner.registered_name)
         with self._changing:
@@ -316,15 +315,6 @@ class Detector(ScoresWindows):
         return self._state.decisions
 
     @property
-    def calibration(self) -> Tensor:
-        """Scores of normal samples of the validation tasks with supports of this size, ``(m,)``, ascending.
-
-        Raises:
-            RuntimeError: the detector is not fitted, or its checkpoint holds no scores for supports of this size.
-        """
-        return self._decisions().compared_with("across", None)
-
-    @property
     def shots(self) -> int:
         """Number of normal samples in the support set; if there are none, of unlabelled samples.
 
@@ -338,7 +328,9 @@ class Detector(ScoresWindows):
         """Sizes of the support set with calibration scores in the checkpoint; other sizes use the next smaller."""
         return list(calibration_by_shots(self._checkpoint.tensors))
 
-    def p_value(self, samples: Any, calibrate: Calibrate = "across", contamination: float | None = None) -> np.ndarray:
+    def p_value(
+        self, samples: Any, calibrate: Calibrate | None = None, contamination: float | None = None
+    ) -> np.ndarray:
         """Conformal p-values ``(n,)``: small is anomalous.
 
         Args:
@@ -347,8 +339,10 @@ class Detector(ScoresWindows):
                 those of the validation tasks, which hold the rate on average over similar tasks and for the calibrated
                 sizes of the support; ``"within"``: leave-one-out scores of the support, with p-values of at least
                 ``1 / (K + 1)``; ``"contamination"``: leave-one-out scores of the support without the top
-                ``contamination`` share, which also score support samples among ``samples``.
-            contamination: expected share of anomalies in the support; only with ``calibrate="contamination"``.
+                ``contamination`` share, which also score support samples among ``samples``. None: ``"across"`` if the
+                checkpoint is calibrated, else ``"within"``.
+            contamination: expected share of anomalies in the support, for ``calibrate="contamination"``, which is then
+                the default.
 
         Raises:
             RuntimeError: the detector is not fitted, or its checkpoint holds no calibration.
@@ -357,14 +351,14 @@ class Detector(ScoresWindows):
         fit = self._as_fitted()
         decisions = fit._decisions()
         decisions.compared_with(calibrate, contamination)
-        scores = fit.score(samples, calibrate == "contamination")
+        scores = fit.score(samples, contamination is not None)
         return decisions.p_values(torch.as_tensor(scores), calibrate, contamination).numpy()
 
     def predict(
         self,
         samples: Any,
         alpha: float | None = None,
-        calibrate: Calibrate = "across",
+        calibrate: Calibrate | None = None,
         contamination: float | None = None,
     ) -> np.ndarray:
         """Decisions ``(n,)``: 1, anomalous, where the p-value is at most ``alpha``, else 0.
@@ -386,20 +380,20 @@ class Detector(ScoresWindows):
         self,
         samples: Any,
         alpha: float | None = None,
-        calibrate: Calibrate = "across",
+        calibrate: Calibrate | None = None,
         contamination: float | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Scores, p-values and decisions in one pass; arguments and errors as for :meth:`predict`."""
         fit = self._as_fitted()
         fit._decisions().rate_to_hold(alpha, calibrate, contamination)
-        scores = fit.score(samples, calibrate == "contamination")
+        scores = fit.score(samples, contamination is not None)
         return scores, *fit.decide(scores, alpha, calibrate, contamination)
 
     def decide(
         self,
         scores: np.ndarray,
         alpha: float | None = None,
-        calibrate: Calibrate = "across",
+        calibrate: Calibrate | None = None,
         contamination: float | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """p-values and decisions of scores ``(n,)`` of :meth:`score`; the rest as for :meth:`predict`."""
@@ -408,22 +402,28 @@ class Detector(ScoresWindows):
         p = decisions.p_values(torch.as_tensor(scores), calibrate, contamination).numpy()
         return p, (p <= rate + ROUNDING).astype(np.int64)
 
-    def normal_scores(self, calibrate: Calibrate = "across", contamination: float | None = None) -> Tensor:
+    def way_to_decide(
+        self, alpha: float | None = None, calibrate: Calibrate | None = None, contamination: float | None = None
+    ) -> tuple[float, Calibrate]:
+        """The false-alarm rate and the way to calibrate of :meth:`predict`; arguments and errors as there.
+
+        Without ``alpha``, the rate is the lowest that the calibration scores can hold where that is above 0.1.
+        """
+        return self._decisions().way_to_decide(alpha, calibrate, contamination)
+
+    def normal_scores(self, calibrate: Calibrate | None = None, contamination: float | None = None) -> Tensor:
         """Calibration scores ``(m,)``, ascending, of :meth:`p_value`; arguments and errors as there."""
         return self._decisions().compared_with(calibrate, contamination)
 
-    def threshold(self, alpha: float = USUAL_ALPHA, calibrate: Calibrate = "across") -> float:
+    def threshold(self, alpha: float = USUAL_ALPHA, calibrate: Calibrate | None = None) -> float:
         """Score above which :meth:`predict` flags a sample.
 
         Raises:
             RuntimeError: the detector is not fitted, or its checkpoint holds no calibration.
             ValueError: as for :meth:`predict`.
         """
-        compared = self.normal_scores(calibrate)
-        n, limit = len(compared), threshold(compared, alpha)
-        if math.isinf(limit):
-            raise ValueError(f"{n} calibration scores can't promise {alpha} false alarms: take alpha >= 1/{n + 1}")
-        return limit
+        rate = self._decisions().rate_to_hold(alpha, calibrate, None)
+        return threshold(self.normal_scores(calibrate), rate)
 
     def explain(self, samples: Any, method: Explanation = "auto") -> np.ndarray | dict[str, np.ndarray]:
         """Attributions of the samples' scores: positive where a value raised the score over that of the usual sample.
@@ -484,10 +484,11 @@ def load_detector(name: str | Path, **options: Any) -> Detector:
     """Load a detector from a published name, folder, address or Hugging Face repository; always verified.
 
     Args:
-        name: published name; folder of a finished run or of :meth:`Detector.save`; ``file://`` or ``https://`` address
-            of one (``#sha256=...`` pins its manifest) or of an index (``index.json#NAME``); ``hf://owner/repository``;
-            or a learner that trains nothing, such as ``"patch_memory"``.
-        options: ``weights``, ``backbone`` and ``image_size`` of :func:`metaad_zoo.zoo.open_checkpoint`.
+        name: modality (``"image"``, ``"series"``, ``"table"``, ...) for its default detector; published name; folder of
+            a finished run or of :meth:`Detector.save`; ``file://`` or ``https://`` address of one (``#sha256=...`` pins
+            its manifest) or of an index (``index.json#NAME``); ``hf://owner/repository``; a baseline, such as
+            ``"knn"``; or a learner that trains nothing, such as ``"patch_memory"``.
+        options: options of :func:`metaad_zoo.zoo.open_checkpoint`, such as ``weights``, or ``k=3`` of a baseline.
 
     Raises:
         CheckpointError: there is no such checkpoint, it can't be downloaded, or its files are damaged.

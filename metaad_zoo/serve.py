@@ -36,23 +36,23 @@ class ServerSettings:
         folder: folder of an adapted detector.
         host: address to listen on.
         port: port to listen on.
-        alpha: false-alarm rate of the decisions.
+        alpha: false-alarm rate of the decisions; None as for :meth:`metaad_zoo.Detector.predict`.
         max_samples: maximum number of samples in one request.
         max_bytes: maximum size of one request, in bytes.
         max_batch: maximum number of requests that are scored together, at least 2.
         batch_timeout: maximum time to wait for a full batch, in seconds.
-        calibrate: calibration scores, ``"across"`` or ``"within"``; see :meth:`metaad_zoo.Detector.predict`.
+        calibrate: calibration scores, ``"across"``, ``"within"`` or None; see :meth:`metaad_zoo.Detector.predict`.
     """
 
     folder: Path
     host: str = "127.0.0.1"
     port: int = 8000
-    alpha: float = 0.1
+    alpha: float | None = None
     max_samples: int = 1024
     max_bytes: int = 16_000_000
     max_batch: int = 16
     batch_timeout: float = 0.005
-    calibrate: Calibrate = "across"
+    calibrate: Calibrate | None = None
 
 
 class ScoringAPI(ls.LitAPI):
@@ -205,7 +205,7 @@ def serve(settings: ServerSettings) -> None:
     detector = load_detector(settings.folder)
     if not detector.is_fitted:
         raise ValueError(f"{settings.folder} is not adapted: `metaad adapt {settings.folder} --support PATH --out DIR`")
-    detector.threshold(settings.alpha, settings.calibrate)
+    detector.way_to_decide(settings.alpha, settings.calibrate)
     _require_free(settings.host, settings.port)
     signal.signal(signal.SIGTERM, _stop(os.getpid()))
     server = ls.LitServer(ScoringAPI(settings), accelerator="auto", max_payload_size=settings.max_bytes)

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from metaad_zoo.backbones import ANY
 from metaad_zoo.detector import Detector, load_detector
 from metaad_zoo.episodes import NORMAL, UNLABELLED
-from metaad_zoo.modality import get_modality
+from metaad_zoo.modality import TabularModality, get_modality
 
 __all__ = ["FewShotOutlierDetector"]
 
@@ -32,7 +32,7 @@ class FewShotOutlierDetector(OutlierMixin, BaseEstimator):
 
     Args:
         checkpoint: name or folder for :func:`metaad_zoo.load_detector`, or a loaded :class:`metaad_zoo.Detector`, which
-            is copied. Models of several modalities are refused.
+            is copied. Models of several modalities are refused. None: the default detector of tables.
         contamination: expected share of anomalies in (0, 0.5]: the training samples are unlabelled, and this share of
             them lies below the threshold. A training sample, also in later calls, has its leave-one-out score.
             ``"auto"``: the training samples are known to be normal, and the threshold is the model's conformal one for
@@ -117,10 +117,6 @@ class FewShotOutlierDetector(OutlierMixin, BaseEstimator):
         return np.where(self.decision_function(X) < 0, -1, 1)
 
     def _check_parameters(self) -> None:
-        if self.checkpoint is None:
-            raise ValueError(
-                "checkpoint is None: name a trained model, as in FewShotOutlierDetector('runs/quickstart_tabular/...')"
-            )
         share = self.contamination
         if share != "auto" and not (isinstance(share, Real) and 0 < share <= 0.5):
             raise ValueError(f"contamination is {share!r}; expected 'auto' or a share in (0, 0.5]")
@@ -131,8 +127,7 @@ class FewShotOutlierDetector(OutlierMixin, BaseEstimator):
         if isinstance(self.checkpoint, Detector):
             model = copy.deepcopy(self.checkpoint)
         else:
-            assert self.checkpoint is not None  # checked before
-            model = load_detector(os.fspath(self.checkpoint))
+            model = load_detector(TabularModality.name if self.checkpoint is None else os.fspath(self.checkpoint))
         if len(model.input_shapes) > 1:
             raise ValueError(
                 f"this checkpoint reads {sorted(model.input_shapes)}, which one array can't hold: use "

@@ -105,7 +105,7 @@ def test_support_samples_are_scored_as_new_ones_wherever_they_are_met(detector, 
     ("given", "complaint"),
     [
         ({"calibrate": "contamination"}, "give the share of anomalies that you expect"),
-        ({"contamination": 0.1}, "together with calibrate='contamination'"),
+        ({"contamination": 0.1, "calibrate": "within"}, "together with calibrate='contamination'"),
         ({"calibrate": "contamination", "contamination": 1.0}, r"expected a share in \[0, 1\)"),
         ({"calibrate": "inside"}, "across"),
     ],
@@ -285,8 +285,10 @@ def test_calls_out_of_order_and_out_of_range(detector, folder, pictures, tmp_pat
     save_checkpoint(tmp_path / "bare", Checkpoint(small_learner(), [], {}))
     bare = mz.load_detector(tmp_path / "bare").fit(pictures)
     with pytest.raises(RuntimeError, match=r"holds no calibration.*calibrate='within'"):
-        bare.p_value(pictures)
-    assert bare.predict(pictures, calibrate="within").shape == (12,)
+        bare.p_value(pictures, "across")
+    assert np.array_equal(bare.p_value(pictures), bare.p_value(pictures, "within"))
+    with pytest.raises(ValueError, match=r"4 calibration scores can't promise 0\.1"):
+        bare.fit(pictures[:4]).predict(pictures)
 
 
 def test_each_column_needs_a_name_of_its_own(tmp_path):

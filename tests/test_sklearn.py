@@ -38,9 +38,10 @@ def keeps_its_samples():
     return Detector(Checkpoint(InContextDetector(width=8, input_shapes={"tabular": (-1,)}).eval(), [], {}))
 
 
-@pytest.mark.parametrize("loaded", [False, True])
-def test_all_of_check_estimator(loaded, table_model):
-    estimator = FewShotOutlierDetector(keeps_its_samples() if loaded else str(table_model))
+@pytest.mark.parametrize("kind", ["default", "loaded", "named"])
+def test_all_of_check_estimator(kind, table_model):
+    given = {"default": (), "loaded": (keeps_its_samples(),), "named": (str(table_model),)}
+    estimator = FewShotOutlierDetector(*given[kind])
     results = check_estimator(estimator, on_skip=None)
     assert len(results) > 40
     assert {r["check_name"]: r["exception"] for r in results if r["status"] not in ("passed", "skipped")} == {}

@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metaad_zoo.cli.arguments import column_options, json_argument, require_folder, support_arguments
+from metaad_zoo.cli.arguments import json_argument, require_folder, support_arguments
 from metaad_zoo.cli.novelty import note_novelty
-from metaad_zoo.cli.terminal import note, note_account, tell
+from metaad_zoo.cli.opening import detector_for, model_arguments
+from metaad_zoo.cli.terminal import note, tell
 
 if TYPE_CHECKING:
     from metaad_zoo.detector import Detector
@@ -18,23 +19,12 @@ HELP = "adapt a model to your own domain with a few samples"
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "name", help="published checkpoint (see metaad list), run, folder, address, or patch_memory for any images"
+        "name",
+        help="modality for its default detector (image, series, table, audio), published checkpoint (see metaad list), "
+        "run, folder, address, or baseline (see metaad list --baselines)",
     )
     support_arguments(command)
-    command.add_argument(
-        "--weights",
-        type=Path,
-        metavar="FILE",
-        help="file with pretrained weights of the backbone, .safetensors or .pth (default: an installed package or "
-        "timm's download)",
-    )
-    command.add_argument("--backbone", metavar="timm/MODEL", help="backbone for patch_memory: any image model of timm")
-    command.add_argument(
-        "--image-size",
-        type=int,
-        metavar="PIXELS",
-        help="image size for patch_memory, height and width (default: 224)",
-    )
+    model_arguments(command)
     command.add_argument(
         "--roi",
         type=Path,
@@ -46,21 +36,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from metaad_zoo.detector import load_detector
-    from metaad_zoo.modality.samples import read_support
-    from metaad_zoo.zoo import published_of
-
     require_folder(options.out)
-    chosen_model = {"weights": options.weights, "backbone": options.backbone, "image_size": options.image_size}
-    name = published_of(options.name) if options.backbone is None and options.image_size is None else options.name
-    if name != options.name:
-        note(f"{options.name} is the published checkpoint {name}")
-    detector = load_detector(name, **chosen_model)
-    chosen = column_options(options, detector.input_shapes)
-    reading = read_support(options.support, detector.usual_shapes, chosen, **detector.support_options)
-    note_account(reading.account)
-    if chosen.label is None:
-        reading.require_normal(str(options.support))
+    detector, name, reading = detector_for(options)
     noted = len(reading.account)
     detector.fit_reading(reading, roi=options.roi).save(options.out)
     for sentence in list(reading.account)[noted:]:
@@ -83,8 +60,11 @@ def run(options: argparse.Namespace) -> None:
 def _note_calibration(detector: Detector) -> None:
     """Print a note if p-values come from supports of another size."""
     n, sizes = detector.shots, detector.calibrated_for
-    if not sizes:
-        note("not calibrated on other domains: score with --calibrate within, which uses your own samples")
+    if not sizes and n < 9:
+        note(
+            f"not calibrated on other domains: decisions compare with the support's own {n} samples, which "
+            f"hold {1 / (n + 1):.0%} false alarms and no fewer; nine samples hold 10 %"
+        )
     smaller = [size for size in sizes if size <= n]
     if len(sizes) > 1 and smaller and n not in sizes:
         note(

@@ -84,20 +84,40 @@ def column_options(options: argparse.Namespace, input_shapes: Iterable[str] = ()
 
 def decision_arguments(command: argparse.ArgumentParser) -> None:
     """Add ``--alpha``, ``--calibrate`` and ``--contamination``."""
-    command.add_argument("--alpha", type=float, help="target false-alarm rate (default: 0.1)")
+    command.add_argument(
+        "--alpha",
+        type=float,
+        help="target false-alarm rate (default: 0.1, or the lowest rate that the calibration scores can hold)",
+    )
     command.add_argument(
         "--calibrate",
         choices=("across", "within", "contamination"),
-        help="source of the threshold: normal samples of the validation tasks (across, the default), leave-one-out "
-        "scores of the support (within), or the share of anomalies in the support (contamination)",
+        help="source of the threshold: normal samples of the validation tasks (across, the default of a calibrated "
+        "checkpoint), leave-one-out scores of the support (within, the default of others), or the share of anomalies "
+        "in the support (contamination)",
     )
     command.add_argument("--contamination", type=float, help="expected share of anomalies in the support, such as 0.1")
 
 
-def decision_way(options: argparse.Namespace) -> tuple[float | None, Calibrate, float | None]:
-    """Arguments of :meth:`metaad_zoo.Detector.decide`, of a command that has :func:`decision_arguments`."""
-    usual: Calibrate = "across" if options.contamination is None else "contamination"
-    return options.alpha, options.calibrate or usual, options.contamination
+def decision_way(options: argparse.Namespace, detector: Detector) -> tuple[float | None, Calibrate, float | None]:
+    """Arguments of :meth:`metaad_zoo.Detector.decide`, of a command that has :func:`decision_arguments`.
+
+    Where the command chooses the calibration or the rate, a note says so.
+
+    Raises:
+        RuntimeError, ValueError: the detector can't decide so.
+    """
+    from metaad_zoo.cli.terminal import note
+    from metaad_zoo.evaluation.decisions import USUAL_ALPHA
+
+    contamination = getattr(options, "contamination", None)
+    rate, way = detector.way_to_decide(options.alpha, options.calibrate, contamination)
+    if options.calibrate is None and way == "within":
+        note("decisions compare with leave-one-out scores of the support set (--calibrate within)")
+    if options.alpha is None and way != "contamination" and rate > USUAL_ALPHA:
+        n = len(detector.normal_scores(way))
+        note(f"{n} calibration scores can't hold {USUAL_ALPHA:.0%} false alarms: decisions aim at {rate:.0%} (--alpha)")
+    return rate if way != "contamination" else options.alpha, way, contamination
 
 
 def json_argument(command: argparse.ArgumentParser) -> None:
@@ -105,14 +125,18 @@ def json_argument(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
-def calibrate_argument(command: argparse.ArgumentParser) -> None:
-    """Add ``--calibrate`` of a detector that is exported or served."""
+def threshold_arguments(command: argparse.ArgumentParser) -> None:
+    """Add ``--alpha`` and ``--calibrate`` of a detector that is exported or served."""
+    command.add_argument(
+        "--alpha",
+        type=float,
+        help="target false-alarm rate (default: 0.1, or the lowest rate that the calibration scores can hold)",
+    )
     command.add_argument(
         "--calibrate",
         choices=("across", "within"),
-        default="across",
-        help="source of the threshold: normal samples of the validation tasks (across, the default) or leave-one-out "
-        "scores of the support (within)",
+        help="source of the threshold: normal samples of the validation tasks (across, the default of a calibrated "
+        "checkpoint) or leave-one-out scores of the support (within, the default of others)",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,13 +83,11 @@ def _choice(options: argparse.Namespace, detector: Detector) -> Choice:
     """
     from metaad_zoo.explain import Choice
 
-    alpha, calibrate, contamination = decision_way(options)
-    choice = Choice(True, options.only_anomalous, options.top, alpha, calibrate, contamination)
     try:
-        choice.threshold(detector)
+        alpha, calibrate, contamination = decision_way(options, detector)
     except (RuntimeError, ValueError) as error:
         if options.only_anomalous or (options.alpha, options.calibrate, options.contamination) != (None, None, None):
             raise
         note(f"no sample is called anomalous, and no region is outlined: {error}")
-        return replace(choice, decided=False)
-    return choice
+        return Choice(False, options.only_anomalous, options.top)
+    return Choice(True, options.only_anomalous, options.top, alpha, calibrate, contamination)

@@ -55,9 +55,6 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    import numpy as np
-
-    from metaad_zoo.evaluation.decisions import USUAL_ALPHA
     from metaad_zoo.modality.streams import SampleStream
 
     out: Path = options.out
@@ -70,9 +67,8 @@ def run(options: argparse.Namespace) -> int:
     if options.stride is not None and not options.points:
         raise ValueError("--stride is only with --points")
     detector = adapted_detector(options.folder)
-    way = decision_way(options)
+    way = decision_way(options, detector)  # what can't be decided is told before any work
     calibrate = way[1]
-    detector.decide(np.zeros(0), *way)  # what can't be decided is told before any work
     chosen = column_options(options, detector.input_shapes)
     reading = {**detector.image_options, "damaged": "empty"}
     stream = SampleStream(options.data, detector.input_shapes, chosen, detector.schemas, below=True, **reading)
@@ -87,8 +83,8 @@ def run(options: argparse.Namespace) -> int:
     n, anomalous, unknown = _write(out, detector, rows, way)
     note_account(stream.account)
     novelty = note_novelty(detector)
-    rate = None if options.alpha is None and calibrate == "contamination" else options.alpha or USUAL_ALPHA
-    figures = {"samples": n, "anomalous": anomalous, "without_value": unknown, "alpha": rate}
+    rate = way[0]
+    figures: dict[str, Any] = {"samples": n, "anomalous": anomalous, "without_value": unknown, "alpha": rate}
     figures |= {"calibrate": calibrate, "out": out, "novelty": novelty, "account": stream.account.as_json()}
     what, by = "points" if options.points else "samples", "" if rate is None else f" at alpha={rate}"
     if unknown:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from metaad_zoo.cli.arguments import calibrate_argument
+from metaad_zoo.cli.arguments import threshold_arguments
 
 HELP = "serve scores over HTTP"
 
@@ -18,8 +18,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="address to listen on; 0.0.0.0 for all interfaces (default: 127.0.0.1, only this machine)",
     )
     command.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
-    command.add_argument("--alpha", type=float, default=0.1, help="target false-alarm rate (default: 0.1)")
-    calibrate_argument(command)
+    threshold_arguments(command)
     command.add_argument(
         "--max-samples", type=int, default=1024, help="maximum number of samples in a request (default: 1024)"
     )

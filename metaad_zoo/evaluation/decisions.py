@@ -197,14 +197,34 @@ class SupportDecisions:
         values = [by_key.get(key, score) for key, score in zip(sample_keys(samples), scores.tolist(), strict=True)]
         return torch.tensor(values, dtype=scores.dtype)
 
-    def compared_with(self, calibrate: Calibrate, contamination: float | None) -> Tensor:
-        """The ascending scores that stand for normal samples.
+    def way(self, calibrate: Calibrate | None, contamination: float | None) -> Calibrate:
+        """The way to calibrate, by default ``"across"`` if there are scores of validation tasks, else ``"within"``;
+        with a contamination ``"contamination"``."""
+        if calibrate is not None:
+            return calibrate
+        if contamination is not None:
+            return "contamination"
+        return "across" if any(len(scores) for scores in self._across.values()) else "within"
+
+    def way_to_decide(
+        self, alpha: float | None, calibrate: Calibrate | None, contamination: float | None
+    ) -> tuple[float, Calibrate]:
+        """The false-alarm rate and the way to calibrate; without ``alpha``, the lowest rate from 0.1 on that the scores
+        can hold. Errors as in :meth:`rate_to_hold`."""
+        way, n = self.way(calibrate, contamination), len(self.compared_with(calibrate, contamination))
+        if alpha is None and way != "contamination":
+            alpha = max(USUAL_ALPHA, 1 / (n + 1))
+        return self.rate_to_hold(alpha, calibrate, contamination), way
+
+    def compared_with(self, calibrate: Calibrate | None, contamination: float | None) -> Tensor:
+        """The ascending scores that stand for normal samples; ``calibrate`` as for :meth:`way`.
 
         Raises:
             ValueError: ``calibrate`` is unknown or inconsistent with ``contamination``, or the support set is too
                 small.
             RuntimeError: there are no scores of validation tasks with supports as small as this one.
         """
+        calibrate = self.way(calibrate, contamination)
         if calibrate not in WAYS:
             raise unknown_name("way to calibrate", calibrate, WAYS)
         if (contamination is None) == (calibrate == "contamination"):
@@ -223,11 +243,11 @@ class SupportDecisions:
                     self._by_way[way] = ExpectedContamination(self._method, contamination).normal(self._leave_out()[1])
             return self._by_way[way]
 
-    def p_values(self, scores: Tensor, calibrate: Calibrate, contamination: float | None) -> Tensor:
+    def p_values(self, scores: Tensor, calibrate: Calibrate | None, contamination: float | None) -> Tensor:
         """p-values ``(n,)``, float64; errors as in :meth:`compared_with`."""
         return p_values(scores, self.compared_with(calibrate, contamination))
 
-    def rate_to_hold(self, alpha: float | None, calibrate: Calibrate, contamination: float | None) -> float:
+    def rate_to_hold(self, alpha: float | None, calibrate: Calibrate | None, contamination: float | None) -> float:
         """The false-alarm rate to decide by: ``alpha``, by default 0.1, or ``1 / (n + 1)`` with contamination.
 
         Raises:
@@ -236,7 +256,7 @@ class SupportDecisions:
         """
         if alpha is not None and not 0 < alpha < 1:
             raise ValueError(f"alpha is {alpha}; expected a false-alarm rate between 0 and 1, such as 0.1")
-        n = len(self.compared_with(calibrate, contamination))
+        calibrate, n = self.way(calibrate, contamination), len(self.compared_with(calibrate, contamination))
         if alpha is None and calibrate == "contamination":
             return 1 / (n + 1)
         alpha = USUAL_ALPHA if alpha is None else alpha

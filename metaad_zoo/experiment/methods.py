@@ -13,7 +13,7 @@ from metaad_zoo.backbones import ANY
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.data.read.pixels import Aspect
 from metaad_zoo.episodes import EpisodeSpec, Method, SplitRecord
-from metaad_zoo.evaluation.baselines import FeatureMethod, OnNetwork, create_baseline, list_baselines
+from metaad_zoo.evaluation.baselines import FeatureMethod, OnNetwork, create_baseline, is_baseline, list_baselines
 from metaad_zoo.experiment.leakage import refuse_seen, refuse_transductive
 from metaad_zoo.learners import Learner
 from metaad_zoo.modality import form_of, get_modality, list_modalities
@@ -53,11 +53,7 @@ def name_of(method: str) -> str:
 def _on_embedding(method: str) -> tuple[str, str]:
     """Baseline and model of ``knn@MODEL``; for other methods an empty string and the method itself."""
     baseline, _, model = method.partition(ON)
-    return (baseline, model) if model and _is_baseline(baseline) else ("", method)
-
-
-def _is_baseline(name: str) -> bool:
-    return name in list_baselines() or name.startswith("pyod/")
+    return (baseline, model) if model and is_baseline(baseline) else ("", method)
 
 
 def folders_of(methods: Sequence[str]) -> dict[str, Path]:
@@ -71,7 +67,7 @@ def folders_of(methods: Sequence[str]) -> dict[str, Path]:
         baseline, model = _on_embedding(method)
         if is_known(model):
             folders[name_of(method)] = locate(model)
-        elif baseline or not _is_baseline(model):
+        elif baseline or not is_baseline(model):
             names = [*read_index(), *list_baselines()]
             raise unknown_name("method (no model lies there, and nothing is called so):", model, names)
     return folders

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.data.read.roles import USUAL_OPTIONS, ColumnOptions
-from metaad_zoo.data.read.table_sources import COLUMN_SUFFIXES, open_table
 from metaad_zoo.data.synthetic import create_synthetic
 from metaad_zoo.episodes import ANOMALOUS, Adapted, Corruption, Method, Samples, count
 from metaad_zoo.evaluation import choosing
@@ -22,8 +21,8 @@ from metaad_zoo.evaluation.baselines import create_baseline, list_baselines, mod
 from metaad_zoo.evaluation.choosing import ENOUGH, Recommendation, read_prior
 from metaad_zoo.experiment.methods import name_of
 from metaad_zoo.learners import Learner
-from metaad_zoo.modality import form_of, get_form, get_modality, list_modalities
-from metaad_zoo.modality.samples import Reading, fits, read_manifest, read_support
+from metaad_zoo.modality import form_of, get_form, get_modality
+from metaad_zoo.modality.samples import Reading, fits, read_manifest, read_support, recognise
 from metaad_zoo.zoo import CheckpointError, list_checkpoints, load_checkpoint, locate
 
 NOT_TRIED = ("flag_everything", "random")
@@ -58,7 +57,7 @@ def recommend(
     path = Path(support).expanduser()
     if not path.exists():
         raise ValueError(f"support (--support) {path} does not exist: name images, a table, series or a manifest")
-    wanted, source = (modality, path) if modality else _form_of(path)
+    wanted, source = (modality, path) if modality else recognise(path)
     places = {name_of(m): m for m in (list_checkpoints(modality=wanted) if models is None else models)}
     learners, unavailable = _learners(places, skip=models is None)
     options = options if label is None else replace(options, label=label)
@@ -226,26 +225,6 @@ def _reading_as(method: Method, shapes: Mapping[str, Sequence[int]], samples: Sa
     if set(shapes) == set(samples) and all(map(_resizes, shapes)):
         return _Resizing(method, shapes)
     return method
-
-
-def _form_of(support: Path) -> tuple[str, Any]:
-    """Name of the form of the files, and the source to read from: the path, or a table that is already open.
-
-    Raises:
-        ValueError: no form recognises the files.
-    """
-    source: Any = support
-    columns = None
-    if support.is_file() and support.suffix.lower() in COLUMN_SUFFIXES:
-        source = open_table(support, series=False)
-        columns = source.header()
-    names = list_modalities(several=True)
-    for name in names:
-        if get_form(name).recognises(support, columns):
-            return name, source
-    raise ValueError(
-        f"support (--support) {support}: can't tell what samples these are; set modality (--modality), one of {names}"
-    )
 
 
 def _read(path: Path, source: Any, shapes: Mapping[str, Sequence[int]], options: ColumnOptions) -> Reading:

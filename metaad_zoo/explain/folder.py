@@ -20,7 +20,7 @@ from metaad_zoo.data.chunks import Chunk
 from metaad_zoo.data.read.roles import Schema
 from metaad_zoo.detector import Detector
 from metaad_zoo.evaluation.calibration import threshold
-from metaad_zoo.evaluation.decisions import USUAL_ALPHA, Calibrate
+from metaad_zoo.evaluation.decisions import Calibrate
 from metaad_zoo.evaluation.explanation import Explanation
 from metaad_zoo.explain.archive import GrowingArchive
 from metaad_zoo.explain.figures import explanation_figure
@@ -50,7 +50,7 @@ class Choice:
     only_anomalous: bool = False
     top: int | None = None
     alpha: float | None = None
-    calibrate: Calibrate = "across"
+    calibrate: Calibrate | None = None
     contamination: float | None = None
 
     def __post_init__(self) -> None:
@@ -67,11 +67,8 @@ class Choice:
         """
         if not self.decided:
             return None
-        way = (self.calibrate, self.contamination)
-        detector.decide(np.zeros(0), self.alpha, *way)
-        compared = detector.normal_scores(*way)
-        usual = 1 / (len(compared) + 1) if self.calibrate == "contamination" else USUAL_ALPHA
-        return threshold(compared, usual if self.alpha is None else self.alpha)
+        rate, way = detector.way_to_decide(self.alpha, self.calibrate, self.contamination)
+        return threshold(detector.normal_scores(way, self.contamination), rate)
 
 
 @dataclass
@@ -173,8 +170,9 @@ def write_explanations(
 def _judged(detector: Detector, chunks: Iterable[Chunk], choice: Choice, figures: Explained) -> Iterator[_Judged]:
     """Samples that may be explained, with their scores and decisions; counts all samples."""
     way = (choice.alpha, choice.calibrate, choice.contamination)
+    leave_one_out = choice.contamination is not None
     for chunk in chunks:
-        scores = detector.score_known(chunk.samples, choice.calibrate == "contamination")
+        scores = detector.score_known(chunk.samples, leave_one_out)
         valued, start = np.flatnonzero(~np.isnan(scores)), figures.samples
         p, decisions = detector.decide(scores[valued], *way) if choice.decided else (None, None)
         figures.samples, figures.done = start + len(scores), chunk.done

@@ -35,7 +35,7 @@ def export_detector(
     path: str | Path,
     format: Format | None = None,
     alpha: float | None = 0.1,
-    calibrate: Calibrate = "across",
+    calibrate: Calibrate | None = None,
 ) -> Exported:
     """Write a fitted detector as one graph, from raw samples to scores, p-values and decisions.
 
@@ -48,7 +48,7 @@ def export_detector(
         path: file to write.
         format: ``"onnx"`` (needs the extra ``export``) or ``"pt2"``; by default the suffix of the path.
         alpha: false-alarm rate of the threshold; None: the graph returns scores only.
-        calibrate: ``"across"`` or ``"within"``, see :meth:`metaad_zoo.Detector.predict`.
+        calibrate: ``"across"``, ``"within"`` or None, see :meth:`metaad_zoo.Detector.predict`.
 
     Raises:
         ExportError: the model can't be exported, or the graph's scores differ; no file is written.
@@ -59,12 +59,14 @@ def export_detector(
     chosen = format or path.suffix.removeprefix(".")
     if chosen not in get_args(Format):
         raise unknown_name("export format", chosen, get_args(Format))
-    if calibrate not in EXPORTED_WAYS:
-        raise unknown_name("way to calibrate an exported graph", calibrate, EXPORTED_WAYS)
+    if calibrate not in (None, *EXPORTED_WAYS):
+        raise unknown_name("way to calibrate an exported graph", str(calibrate), EXPORTED_WAYS)
     if not path.parent.is_dir():
         raise ValueError(f"{path}: the folder {path.parent} does not exist; make it first")
     if not detector.is_fitted:
         raise RuntimeError("this detector is not fitted: call detector.fit(support), or `metaad adapt`, first")
+    if alpha is not None:
+        alpha, calibrate = detector.way_to_decide(alpha, calibrate)
     live = copy.deepcopy(detector).to("cpu").to(torch.float32)
     graph = DetectorGraph(copy.deepcopy(live), alpha, calibrate).eval()
     manifest = json.loads(checkpoint_files(detector._checkpoint)["manifest.json"])
@@ -79,7 +81,7 @@ def export_detector(
         calibrate=None if alpha is None else calibrate,
     )
     with replacing(path) as beside:
-        write_program(_program(graph, live._support()), beside, about)
+        write_program(_program(graph, _single(live._support())), beside, about)
         _require_equal_scores(load_exported(beside)[0], live, alpha, calibrate)
     return about
 
@@ -98,12 +100,12 @@ def _program(graph: DetectorGraph, support: Mapping[str, Tensor]) -> ExportedPro
         raise ExportError(f"torch.export can't trace this model: {reason}") from error
     for name, x in program.constants.items():
         if isinstance(x, Tensor):  # no slices of other tensors, which a file would hold as a whole
-            program.constants[name] = x.detach().clone()
+            program.constants[name] = x.detach().clone(memory_format=torch.contiguous_format)
     return program
 
 
-def _require_equal_scores(run: Runner, live: Detector, alpha: float | None, calibrate: Calibrate) -> None:
-    for description, samples in _probes(live._support()):
+def _require_equal_scores(run: Runner, live: Detector, alpha: float | None, calibrate: Calibrate | None) -> None:
+    for description, samples in _probes(_single(live._support())):
         expected = live.score(samples)
         outputs = run({name: x.numpy() for name, x in samples.items()})
         scored = ~np.isnan(expected)  # a model may have no score for missing values, live or exported
@@ -124,6 +126,11 @@ def _require_equal_scores(run: Runner, live: Detector, alpha: float | None, cali
                 raise ExportError(
                     f"the exported graph judges {int(wrong.sum())} of {description} otherwise than the detector"
                 )
+
+
+def _single(support: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A support set in float32, the type of the graph's inputs; that of a file is float64."""
+    return {name: x.float() for name, x in support.items()}
 
 
 def _probes(support: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:

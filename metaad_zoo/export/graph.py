@@ -21,7 +21,7 @@ class DetectorGraph(nn.Module):
     Args:
         detector: fitted detector on the CPU; its adapted state is changed, so pass a copy.
         alpha: false-alarm rate of the decisions; None: scores only.
-        calibrate: calibration scores, ``"across"`` or ``"within"``.
+        calibrate: calibration scores, as for :meth:`metaad_zoo.Detector.predict`.
 
     Shape:
         Input: one tensor ``(n, ...)`` for each of ``names``. Output: one tensor ``(n,)`` for each of ``outputs``.
@@ -29,14 +29,14 @@ class DetectorGraph(nn.Module):
 
     calibration: Tensor
 
-    def __init__(self, detector: Detector, alpha: float | None, calibrate: Calibrate = "across") -> None:
+    def __init__(self, detector: Detector, alpha: float | None, calibrate: Calibrate | None = None) -> None:
         super().__init__()
         self.names = list(detector._support())
         self.threshold = None if alpha is None else detector.threshold(alpha, calibrate)
         self.outputs = ["score"] if alpha is None else ["score", "p_value", "anomaly"]
         if alpha is not None:
             self.register_buffer("calibration", detector.normal_scores(calibrate).float())
-        self._score = scorer(detector._fitted())
+        self._score = scorer(detector._fitted(), detector.method)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         score = self._score(dict(zip(self.names, inputs, strict=True)))
@@ -44,26 +44,27 @@ class DetectorGraph(nn.Module):
         nothing = torch.stack([x.isnan().flatten(1).all(1) for x in inputs]).all(0)
         score = torch.where(nothing, torch.nan, score)
         if self.threshold is None:
-            return (score,)
+            return (score.float(),)
         as_high = (self.calibration >= score.unsqueeze(1)).sum(1)
         p = (1 + as_high).to(score.dtype) / (len(self.calibration) + 1)
         # As in the detector, NaN counts as a high score.
-        return score, torch.where(nothing, torch.nan, p), (~(score <= self.threshold) & ~nothing).long()
+        return score.float(), torch.where(nothing, torch.nan, p).float(), (~(score <= self.threshold) & ~nothing).long()
 
 
-def scorer(adapted: Adapted) -> Callable[[Mapping[str, Tensor]], Tensor]:
+def scorer(adapted: Adapted, method: str) -> Callable[[Mapping[str, Tensor]], Tensor]:
     """Function from raw samples to scores, with the support's batch statistics stored in the layers.
 
     Args:
         adapted: adapted method; its batch normalisation is changed.
+        method: its name, for the error.
 
     Raises:
         ExportError: the method can't be exported.
     """
     if not isinstance(adapted, Transparent):
         raise ExportError(
-            f"{type(adapted).__name__} is no network that can be traced: score with the detector itself, or take "
-            "another learner"
+            f"{method} has no operations that can be traced: score with the detector itself, run `metaad serve`, or "
+            "take another method"
         )
     _hold_statistics(adapted)
     return lambda samples: adapted.logits(adapted.units(samples))

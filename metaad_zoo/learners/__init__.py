@@ -1,6 +1,7 @@
 """Learners: modules that are meta-trained over many tasks and adapt to a new task."""
 
 from metaad_zoo.learners.base import Learner
+from metaad_zoo.learners.classical import ClassicalLearner, classical_class
 from metaad_zoo.learners.controls import can_start_from_scratch, from_scratch, untrained, with_steps
 from metaad_zoo.learners.deep_sad import DeepSAD
 from metaad_zoo.learners.deviation import DeviationNetwork
@@ -33,6 +34,7 @@ __all__ = [
     "AdaptedNetwork",
     "AdaptiveCentredRepresentations",
     "ChangeDecoder",
+    "ClassicalLearner",
     "ConditionalNeuralProcess",
     "ContrastivePretraining",
     "DeepSAD",
@@ -56,6 +58,7 @@ __all__ = [
     "Reptile",
     "Trained",
     "can_start_from_scratch",
+    "classical_class",
     "from_scratch",
     "learner_class",
     "list_learners",

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 LearnerType = TypeVar("LearnerType", bound="type[Learner]")
 
 LEARNERS: Registry[type[Learner]] = Registry("learner")
+BASELINE_PREFIX = "baseline/"
+"""Precedes a baseline's name in the name of its learner: ``baseline/knn``."""
 
 
 def register_learner(name: str) -> Callable[[LearnerType], LearnerType]:
@@ -43,7 +45,10 @@ def list_learners(pattern: str = "*") -> list[str]:
 def learner_class(name: str) -> type[Learner]:
     """Class of a registered learner.
 
+    Args:
+        name: one of :func:`list_learners`, or ``baseline/<name>`` for a baseline as a learner.
+
     Raises:
         ValueError: the name is unknown (the nearest names are given).
     """
-    return LEARNERS[name]
+    return LEARNERS.create(name) if name.startswith(BASELINE_PREFIX) else LEARNERS[name]

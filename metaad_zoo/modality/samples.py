@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,9 @@ from metaad_zoo.data.read.account import Account
 from metaad_zoo.data.read.manifest import ManifestOptions, ManifestReader
 from metaad_zoo.data.read.roles import USUAL_OPTIONS, ColumnOptions, Schema
 from metaad_zoo.data.read.rows import is_frame, is_paths
-from metaad_zoo.data.read.table_sources import TableSource
+from metaad_zoo.data.read.table_sources import COLUMN_SUFFIXES, TableSource, open_table
 from metaad_zoo.episodes import ANOMALOUS, NORMAL, UNLABELLED, count
-from metaad_zoo.modality.base import get_modality
+from metaad_zoo.modality.base import get_form, get_modality, list_modalities
 from metaad_zoo.modality.streams import SampleStream
 
 
@@ -66,6 +67,33 @@ class Reading:
                 "support: give the normal ones alone, say --label COLUMN (detector.fit(..., "
                 "label=COLUMN)) to use them as known anomalies, or --ignore COLUMN if the column is no label"
             )
+
+
+def recognise(path: Path) -> tuple[str, Any]:
+    """What samples a user's files hold.
+
+    Args:
+        path: file or folder.
+
+    Returns:
+        Name of the modality, or of the form of several at once, and what to read them from: the path, or a table that
+        is already open.
+
+    Raises:
+        ValueError: no modality recognises the files.
+    """
+    source: Any = path
+    columns = None
+    if path.is_file() and path.suffix.lower() in COLUMN_SUFFIXES:
+        source = open_table(path, series=False)
+        columns = source.header()
+    names = list_modalities(several=True)
+    for name in names:
+        if get_form(name).recognises(path, columns):
+            return name, source
+    raise ValueError(
+        f"support (--support) {path}: can't tell what samples these are; set modality (--modality), one of {names}"
+    )
 
 
 def read_samples(

@@ -14,9 +14,10 @@ from torch import Tensor
 from metaad_zoo.data.read.pixels import Aspect, kept_size
 from metaad_zoo.data.read.region import read_region
 from metaad_zoo.data.read.roles import Schema
+from metaad_zoo.episodes import NORMAL, count
 from metaad_zoo.evaluation.novelty import TrainingTasks, support_statistics
 from metaad_zoo.modality import get_modality
-from metaad_zoo.modality.samples import as_labels, as_samples
+from metaad_zoo.modality.samples import Reading, as_labels, as_samples
 from metaad_zoo.zoo.checkpoint import Checkpoint
 from metaad_zoo.zoo.reading import CheckpointError, parse_json
 
@@ -180,6 +181,27 @@ def _check_support(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[
             raise ValueError(f"{ROI} is {roi.dtype} of shape {tuple(roi.shape)}, expected a mask of the images' size")
     if COLUMNS in tensors:
         _check_columns(tensors, support)
+
+
+def support_tensors(reading: Reading, labels: Any, roi: Any, aspect: Aspect) -> dict[str, Tensor]:
+    """A support set as a checkpoint's tensors.
+
+    Args:
+        reading: support set as it was read.
+        labels: ``(n,)`` of 0, 1 and -1; None: the reading's labels, or all normal without them.
+        roi: region of interest as for :func:`metaad_zoo.data.read.region.read_region`, or None.
+        aspect: how the images were brought to the model's size.
+
+    Raises:
+        ValueError: labels or region can't be used.
+    """
+    n = count(reading.samples)
+    labels = reading.labels if labels is None else labels
+    tensors = {LABELS: as_labels([NORMAL] * n if labels is None else labels, n)}
+    tensors |= {f"{SUPPORT}{name}": x for name, x in reading.samples.items()}
+    if reading.ratio is not None:
+        tensors[RATIO] = torch.tensor([reading.ratio], dtype=torch.float64)
+    return tensors | schema_tensors(reading.schemas) | roi_tensors(roi, reading.samples, reading.ratio, aspect)
 
 
 def roi_tensors(roi: Any, support: Mapping[str, Tensor], ratio: float | None, aspect: Aspect) -> dict[str, Tensor]:

@@ -9,8 +9,10 @@ from metaad_zoo.evaluation.baselines.embedding import EmbedsEpisodes, OnEmbeddin
 from metaad_zoo.evaluation.baselines.features import FeatureMethod, SupportFeatures, flatten, usual
 from metaad_zoo.evaluation.baselines.floors import FlagEverything, RandomScores
 from metaad_zoo.evaluation.baselines.registry import (
+    BASELINES,
     about_baseline,
     create_baseline,
+    is_baseline,
     list_baselines,
     modalities_of,
     register_baseline,
@@ -18,6 +20,7 @@ from metaad_zoo.evaluation.baselines.registry import (
 from metaad_zoo.evaluation.baselines.vectors import NearestNeighbour
 
 __all__ = [
+    "BASELINES",
     "EmbedsEpisodes",
     "FeatureMethod",
     "FlagEverything",
@@ -30,6 +33,7 @@ __all__ = [
     "create_baseline",
     "embedding_of",
     "flatten",
+    "is_baseline",
     "list_baselines",
     "modalities_of",
     "register_baseline",

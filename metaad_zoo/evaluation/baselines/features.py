@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -23,6 +23,10 @@ ScoreVectors = Callable[[Tensor], Tensor]
 def flatten(samples: Samples) -> Tensor:
     """All modalities side by side as raw numbers ``(n, features)``, in the modalities' alphabetical order; NaN as 0."""
     count(samples)
+    return _side_by_side(samples)
+
+
+def _side_by_side(samples: Samples) -> Tensor:
     return torch.cat([samples[name].flatten(1).cpu().double().nan_to_num(0.0) for name in sorted(samples)], dim=1)
 
 
@@ -96,10 +100,17 @@ class SupportFeatures:
 
     def __call__(self, samples: Samples) -> Tensor:
         """Vectors ``(n, features)`` in double precision."""
+        count(samples)
+        return self.vectors(self.units(samples))
+
+    def units(self, samples: Samples) -> dict[str, Tensor]:
+        """Samples in the support's units, in their own shapes."""
         on_cpu = {m: x.cpu() for m, x in samples.items()}
-        x = flatten(
-            {m: _equally_weighted(self.scalings[m].apply(x)) if m in self.scalings else x for m, x in on_cpu.items()}
-        )
+        return {m: self.scalings[m].apply(x) if m in self.scalings else x for m, x in on_cpu.items()}
+
+    def vectors(self, units: Samples) -> Tensor:
+        """Vectors ``(n, features)`` in double precision of samples in the support's :meth:`units`."""
+        x = _side_by_side({m: _equally_weighted(x) if m in self.scalings else x for m, x in units.items()})
         if self.standardise == "sample":
             spread, mean = torch.std_mean(x, dim=1, correction=0, keepdim=True)
             x = (x - mean) / spread.clamp_min(1e-12)
@@ -108,7 +119,7 @@ class SupportFeatures:
 
 def _equally_weighted(x: Tensor) -> Tensor:
     """A modality of many numbers must not drown one of few."""
-    return x / math.sqrt(max(x[0].numel(), 1)) if len(x) else x
+    return x / math.sqrt(max(math.prod(x.shape[1:]), 1))
 
 
 class FeatureMethod(ABC):
@@ -120,10 +131,12 @@ class FeatureMethod(ABC):
     Attributes:
         least: minimum number of support samples.
         title: name of the method in errors.
+        differentiable: whether its scores are made of differentiable operations of torch alone.
     """
 
     least = 2
     title: str
+    differentiable: ClassVar[bool] = False
 
     def __init__(self, standardise: Standardise = "support") -> None:
         if standardise not in get_args(Standardise):
@@ -142,7 +155,8 @@ class FeatureMethod(ABC):
         """
         normal = usual(support, support_labels, self.least, self.title)
         features = SupportFeatures.fit(normal, self.standardise)
-        return FeatureScorer(features, self.fit(features(normal)), _shapes(support))
+        kind = DifferentiableScorer if self.differentiable else FeatureScorer
+        return kind(features, self.fit(features(normal)), _shapes(support), normal)
 
 
 @dataclass(frozen=True)
@@ -153,11 +167,13 @@ class FeatureScorer:
         features: turns samples into vectors.
         score_vectors: scores the vectors.
         shapes: shape of one sample of the support, by modality.
+        support: the samples that it is fitted to, by modality ``(K, ...)``.
     """
 
     features: SupportFeatures
     score_vectors: ScoreVectors
     shapes: Mapping[str, tuple[int, ...]]
+    support: Samples
 
     def score(self, samples: Samples) -> Tensor:
         """Anomaly scores ``(n,)``, each of its sample alone; higher is more anomalous.
@@ -170,6 +186,23 @@ class FeatureScorer:
             raise ValueError(f"expected samples of the support's shapes {self.shapes}, saw {shapes}")
         x = self.features(samples)
         return self.score_vectors(x) if len(x) else x.new_zeros(0)
+
+
+class DifferentiableScorer(FeatureScorer):
+    """A fitted method that can be differentiated and traced; see
+    :class:`metaad_zoo.evaluation.explanation.Transparent`."""
+
+    def units(self, samples: Samples) -> dict[str, Tensor]:
+        """Raw samples in the support's units."""
+        return self.features.units(samples)
+
+    def logits(self, samples: Samples) -> Tensor:
+        """Scores ``(n,)`` of samples in the support's :meth:`units`."""
+        return self.score_vectors(self.features.vectors(samples))
+
+    def embed(self, samples: Samples | None = None) -> Tensor:
+        """Feature vectors ``(n, d)`` of samples in the support's :meth:`units`; without any, of the support."""
+        return self.features.vectors(self.units(self.support) if samples is None else samples)
 
 
 def _shapes(samples: Samples) -> dict[str, tuple[int, ...]]:

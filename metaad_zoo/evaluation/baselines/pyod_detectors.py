@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.evaluation.baselines.features import FeatureMethod, ScoreVectors, Standardise
-from metaad_zoo.evaluation.baselines.registry import BASELINES
+from metaad_zoo.evaluation.baselines.registry import BASELINES, PYOD_PREFIX
 from metaad_zoo.registry import unknown_name
 
 MEND = "pip install 'metaad_zoo[pyod]'"
@@ -121,4 +121,4 @@ class PyODDetector(FeatureMethod):
         return score
 
 
-BASELINES.add_family("pyod/", PyODDetector, None, lambda pattern: filter_names(list(detectors()), pattern))
+BASELINES.add_family(PYOD_PREFIX, PyODDetector, None, lambda pattern: filter_names(list(detectors()), pattern))

@@ -11,6 +11,7 @@ from metaad_zoo.registry import Registry
 
 Builder = TypeVar("Builder", bound=Callable[..., Method])
 
+PYOD_PREFIX = "pyod/"
 BASELINES: Registry[Callable[..., Method]] = Registry("baseline")
 
 
@@ -50,6 +51,16 @@ def modalities_of(name: str) -> tuple[str, ...]:
     """
     readers = BASELINES.modalities(name)
     return tuple(m for m in list_modalities() if readers is None or get_modality(m).reader in readers)
+
+
+def is_baseline(name: str) -> bool:
+    """Whether a name is that of a baseline or of a detector of PyOD.
+
+    Example:
+        >>> is_baseline("knn"), is_baseline("pyod/KNN"), is_baseline("maml")
+        (True, True, False)
+    """
+    return name in BASELINES or name.startswith(PYOD_PREFIX)
 
 
 def about_baseline(name: str) -> str:

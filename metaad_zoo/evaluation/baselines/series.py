@@ -56,7 +56,7 @@ class PieceMethod(ABC):
             raise ValueError(
                 f"{self.title} found no value in the support's sequences past their first {self.length - 1} steps"
             )
-        return PieceScorer(self, pieces, self.fit(support_pieces, present))
+        return PieceScorer(self, pieces, self.fit(support_pieces, present), {name: windows})
 
     def _sequences(self, samples: Samples) -> tuple[str, Tensor]:
         names = read_as(list(tensors(samples)), SequenceModality.name)
@@ -85,9 +85,13 @@ class SequencePieces:
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Pieces of sequences ``(n, T, C)`` and the mask of their values, both ``(n, m, C, length)``."""
+        return self.of_units(self.scaling.apply(x))
+
+    def of_units(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of sequences in the units of the support."""
         if x.shape[1] < self.length:
             raise self.refuse(x.shape[1])
-        scaled = self.scaling.apply(x).double()
+        scaled = x.double()
         return scaled.nan_to_num(0.0).unfold(1, self.length, 1), (~scaled.isnan()).unfold(1, self.length, 1)
 
 
@@ -98,6 +102,21 @@ class PieceScorer:
     method: PieceMethod
     pieces: SequencePieces
     score_pieces: ScorePieces
+    support: Samples
+
+    def units(self, samples: Samples) -> dict[str, Tensor]:
+        """Raw sequences in the units of the support."""
+        name, x = self.method._sequences(samples)
+        return {name: self.pieces.scaling.apply(x)}
+
+    def logits(self, samples: Samples) -> Tensor:
+        """Scores ``(n,)`` of sequences in the support's :meth:`units`."""
+        return self.score_pieces(*self.pieces.of_units(next(iter(samples.values()))))
+
+    def embed(self, samples: Samples | None = None) -> Tensor:
+        """Sequences in the support's :meth:`units` as vectors ``(n, T * C)``; without any, those of the support."""
+        x = next(iter((self.units(self.support) if samples is None else samples).values()))
+        return x.nan_to_num(0.0).flatten(1)
 
     def score(self, samples: Samples) -> Tensor:
         """Anomaly scores ``(n,)``; 0 for a sequence without a value to look at.

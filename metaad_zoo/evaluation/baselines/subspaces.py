@@ -91,6 +91,7 @@ class Mahalanobis(FeatureMethod):
     """
 
     title = "mahalanobis"
+    differentiable = True
 
     def fit(self, x: Tensor) -> ScoreVectors:
         """Mean, directions and shrinkage."""
@@ -120,6 +121,7 @@ class Reconstruction(FeatureMethod):
     """
 
     title = "pca"
+    differentiable = True
 
     def __init__(self, explained: float = 0.9, standardise: Standardise = "support") -> None:
         super().__init__(standardise)

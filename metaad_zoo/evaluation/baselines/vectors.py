@@ -14,6 +14,13 @@ from metaad_zoo.evaluation.baselines.features import FeatureMethod, ScoreVectors
 from metaad_zoo.evaluation.baselines.registry import register_baseline
 
 
+def distances(query: Tensor, x: Tensor) -> Tensor:
+    """Euclidean distances ``(n, m)`` of vectors ``(n, features)`` and ``(m, features)``."""
+    if torch.compiler.is_compiling():  # ONNX has no cdist; the alternative needs memory for n x m x features numbers
+        return (query.unsqueeze(1) - x).norm(dim=2)
+    return torch.cdist(query, x)
+
+
 class NearestNeighbour(FeatureMethod):
     """Distance to the k-th nearest support sample that is not known to be anomalous, by default on raw inputs.
 
@@ -29,6 +36,7 @@ class NearestNeighbour(FeatureMethod):
 
     least = 1
     title = "nearest neighbour"
+    differentiable = True
 
     def __init__(self, standardise: Standardise = "none", k: int = 1) -> None:
         super().__init__(standardise)
@@ -39,7 +47,7 @@ class NearestNeighbour(FeatureMethod):
     def fit(self, x: Tensor) -> ScoreVectors:
         """Keep the vectors."""
         k = min(self.k, len(x))
-        return lambda query: torch.cdist(query, x).kthvalue(k, dim=1).values
+        return lambda query: distances(query, x).topk(k, dim=1, largest=False).values[:, -1]
 
 
 @register_baseline("knn")
@@ -94,6 +102,7 @@ class OneClassBoundary(FeatureMethod):
 
     least = 1
     title = "ocsvm"
+    differentiable = True
 
     def __init__(self, nu: float = 0.1, gamma: str | float = "scale", standardise: Standardise = "support") -> None:
         super().__init__(standardise)
@@ -104,7 +113,10 @@ class OneClassBoundary(FeatureMethod):
     def fit(self, x: Tensor) -> ScoreVectors:
         """The boundary."""
         model = OneClassSVM(kernel="rbf", gamma=self.gamma, nu=self.nu).fit(x.numpy())
-        return lambda query: torch.as_tensor(-model.decision_function(query.numpy()))
+        vectors, weights = torch.as_tensor(model.support_vectors_), torch.as_tensor(model.dual_coef_).squeeze(0)
+        gamma = 1 / (x.shape[1] * (float(x.var(correction=0)) or 1.0)) if self.gamma == "scale" else model._gamma
+        offset = float(model.intercept_[0])
+        return lambda query: -(distances(query, vectors).square().mul(-gamma).exp() @ weights) - offset
 
 
 @register_baseline("iforest")

@@ -1,0 +1,119 @@
+"""The default detector of each modality, chosen by rule from result files.
+
+    python benchmarks/defaults.py            # writes metaad_zoo/zoo/defaults.json
+    python benchmarks/defaults.py --check    # fails if the file is not what the results give
+
+Pictures: the patch memory, if the interval of its lead over 1-NN on the same network's embedding excludes 0 at every
+size of the support (`image_bank.json`). Tables and series: the baseline whose largest loss to the best baseline, over
+the measured sizes of the support, is smallest (`recommendation.json`); a learned model takes its place if the interval
+of its lead over the best baseline on unseen tables or systems excludes 0. Modalities that no result file judges get the
+nearest neighbour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from judging_tables import default_rows  # beside this script
+
+from metaad_zoo.zoo.defaults import TABLE
+
+EMBEDDING = "1-NN on the embedding"
+RESULTS = Path(__file__).parent / "results"
+LEARNED = {
+    "tabular": ("adbench_in_context", "tabular-raw_columns-in_context-adbench"),
+    "sequence": ("nab_points", "sequence-window_statistics-in_context-servers"),
+}
+"""Result file in which a published model is judged on unseen domains, and the model."""
+NAMES = {"tabular": "table", "sequence": "series"}
+"""What users type for a modality."""
+
+
+def read(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return content
+
+
+def file_of(name: str) -> str:
+    return f"benchmarks/results/{name}.json"
+
+
+def for_images() -> dict[str, Any]:
+    rows = default_rows(read("image_bank")["rows"])
+    leads = {row["shots"]: row[f"ahead of {EMBEDDING}"] for row in rows}
+    if min(lead["ci95"][0] for lead in leads.values()) <= 0:
+        raise ValueError(f"the patch memory is not clearly ahead: {leads}; choose a rule for this case")
+    figures = ", ".join(f"{n}: {points(lead['mean'], lead['ci95'])}" for n, lead in leads.items())
+    reason = (
+        "ahead of 1-NN on the same network's embedding on families of pictures that nothing was trained on; points of "
+        f"AUROC by number of good pictures, with 95 % intervals over families: {figures}"
+    )
+    return entry("image", "patch_memory", reason, "image_bank")
+
+
+def for_vectors(modality: str) -> dict[str, Any]:
+    prior = read("recommendation")["prior"][modality]
+    losses = {
+        name: {int(n): 100 * (max(by_method.values()) - by_method[name]) for n, by_method in prior["advantage"].items()}
+        for name in next(iter(prior["advantage"].values()))
+    }
+    best = min(losses, key=lambda name: max(losses[name].values()))
+    file, model = LEARNED[modality]
+    lead = lead_over_baselines(read(file))
+    if lead["ci95"][0] > 0:
+        return entry(
+            modality, model, f"ahead of the best baseline by {points(lead['mean'], lead['ci95'])} points", file
+        )
+    behind = " and ".join(
+        f"{loss:.1f} points of AUROC behind the best at {n}" for n, loss in sorted(losses[best].items())
+    )
+    reason = (
+        f"of {len(losses)} baselines on {prior['datasets']} data sets the one whose largest loss is smallest: {behind} "
+        f"normal samples; the published model {model} is not clearly ahead of the best baseline on "
+        f"unseen domains: {points(lead['mean'], lead['ci95'])} points of AUROC"
+    )
+    return entry(modality, best, reason, "recommendation", file)
+
+
+def lead_over_baselines(results: dict[str, Any]) -> dict[str, Any]:
+    """Lead of the first method over the best baseline, with its interval."""
+    baselines = [m for n, m in results["methods"].items() if "auroc_behind_first" in m and "network" not in n]
+    leads: list[dict[str, Any]] = [m["auroc_behind_first"] for m in baselines[1:]]
+    return min(leads, key=lambda lead: lead["mean"])
+
+
+def points(mean: float, interval: list[float]) -> str:
+    low, high = (f"{100 * x:.1f}" for x in interval)
+    return f"{100 * mean:+.1f} [{low}, {high}]"
+
+
+def entry(modality: str, detector: str, reason: str, *files: str) -> dict[str, Any]:
+    results = [file_of(file) for file in files]
+    return {"modality": modality, "detector": detector, "reason": reason, "results": results}
+
+
+def choose() -> dict[str, Any]:
+    """The table of defaults."""
+    not_judged = "no result file judges detectors on unseen {}: the simplest method"
+    table = {"image": for_images()}
+    table |= {NAMES[modality]: for_vectors(modality) for modality in LEARNED}
+    table["audio"] = entry("audio", "knn", not_judged.format("recordings"))
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="fail if the table is not up to date")
+    text = json.dumps(choose(), indent=1) + "\n"
+    if parser.parse_args().check:
+        if TABLE.read_text(encoding="utf-8") != text:
+            raise SystemExit(f"{TABLE} is not what the result files give: run benchmarks/defaults.py")
+    else:
+        TABLE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

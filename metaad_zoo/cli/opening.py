@@ -1,0 +1,108 @@
+"""A detector for the samples of ``--support``: by the name of a modality, checkpoint or baseline."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metaad_zoo.cli.arguments import column_options
+from metaad_zoo.cli.terminal import note, note_account
+
+if TYPE_CHECKING:
+    from metaad_zoo.detector import Detector
+    from metaad_zoo.modality.samples import Reading
+
+
+def model_arguments(command: argparse.ArgumentParser) -> None:
+    """Add the options of a learner that trains nothing and of baselines."""
+    command.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="file with pretrained weights of the backbone, .safetensors or .pth (default: an installed package or "
+        "timm's download)",
+    )
+    command.add_argument("--backbone", metavar="timm/MODEL", help="backbone for patch_memory: any image model of timm")
+    command.add_argument(
+        "--image-size", type=int, metavar="PIXELS", help="image size for patch_memory, height and width (default: 224)"
+    )
+    command.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="argument of a baseline, such as k=3 (repeatable); `metaad info knn` lists them",
+    )
+
+
+def detector_for(options: argparse.Namespace) -> tuple[Detector, str, Reading]:
+    """The detector that a command names, not adapted yet, its full name, and the support set that was read for it.
+
+    Args:
+        options: parsed arguments of a command that has ``name``, :func:`model_arguments` and ``--support``.
+
+    Raises:
+        CheckpointError: there is no such checkpoint.
+        ValueError: the support or an option can't be used.
+    """
+    from metaad_zoo.detector import load_detector
+    from metaad_zoo.evaluation.baselines import is_baseline
+    from metaad_zoo.modality.samples import read_manifest, read_support
+    from metaad_zoo.zoo import is_known, published_of
+    from metaad_zoo.zoo.defaults import default_of
+
+    name, modality, source = options.name, None, options.support
+    default = None if is_known(name) else default_of(name)
+    if default is not None:
+        name, modality = default.detector, default.modality
+        note(f"the default for {options.name} is {name} (`metaad info {options.name}` says why)")
+    chosen: dict[str, Any] = {k: getattr(options, k) for k in ("weights", "backbone", "image_size")}
+    chosen |= dict(_assigned(text) for text in options.option)
+    reading = None
+    if is_baseline(name) and not is_known(name):
+        load_detector(name, **chosen)  # refuses what it does not take before a file is opened
+        columns = column_options(options)
+        modality, source = (modality, source) if modality else _recognised(name, options.support)
+        if modality == "multimodal":
+            reading = read_manifest(source, columns)
+            chosen["input_shapes"] = {m: list(x.shape[1:]) for m, x in reading.samples.items()}
+        else:
+            chosen["modality"] = modality
+    elif options.backbone is None and options.image_size is None and published_of(name) != name:
+        name = published_of(name)
+        note(f"{options.name} is the published checkpoint {name}")
+    detector = load_detector(name, **chosen)
+    columns = column_options(options, detector.input_shapes)
+    if reading is None:
+        reading = read_support(source, detector.usual_shapes, columns, **detector.support_options)
+    note_account(reading.account)
+    if columns.label is None:
+        reading.require_normal(str(options.support))
+    return detector, name, reading
+
+
+def _recognised(name: str, support: Path) -> tuple[str, Any]:
+    """The modality of a support set that a baseline can read, and what to read the samples from."""
+    from metaad_zoo.evaluation.baselines import modalities_of
+    from metaad_zoo.modality.samples import recognise
+
+    readable = modalities_of(name)
+    if len(readable) == 1:
+        return readable[0], support
+    return recognise(support)
+
+
+def _assigned(text: str) -> tuple[str, Any]:
+    """Name and value of ``NAME=VALUE``; the value is read as YAML.
+
+    Example:
+        >>> _assigned("k=3"), _assigned("standardise=none")
+        (('k', 3), ('standardise', 'none'))
+    """
+    import yaml
+
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise ValueError(f"--option {text}: expected NAME=VALUE, such as k=3")
+    return name, yaml.safe_load(value)
