@@ -14,6 +14,7 @@ import shtab
 
 from metaad_zoo.cli import (
     adapt,
+    data,
     evaluate,
     explain,
     export,
@@ -43,6 +44,7 @@ VERBS = {
     "evaluate": evaluate,
     "report": report,
     "train": train_config,
+    "data": data,
     "export": export,
     "serve": serve,
     "publish": publish,

@@ -1,4 +1,4 @@
-"""Files fetched once and checked by their sha256 at every use; none is ever used unchecked."""
+"""Download files: by sha256, checked at every use, or for a caller that checks the content itself."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from urllib.request import url2pathname
 import pooch
 import requests
 
+from metaad_zoo.atomic_write import replacing
 from metaad_zoo.registry import unknown_name
 
 SCHEMES = ("https", "http", "file")
@@ -65,6 +66,22 @@ def fetch(url: str, sha256: str, folder: str | Path, progress: bool | None = Non
     return path
 
 
+def download(url: str, path: Path, progress: bool | None = None) -> None:
+    """Download a file whose content the caller checks, because its sha256 is not known; it appears only when complete.
+
+    Args:
+        url: ``https``, ``http`` or ``file``.
+        path: where to write the file; its folder is made.
+        progress: show a progress bar; by default where the terminal can.
+
+    Raises:
+        DownloadError: there is no network, or the server has no such file or breaks off.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as beside:
+        _Downloader(None, path, sys.stderr.isatty() if progress is None else progress)(url, str(beside), None)
+
+
 def _file_name(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES:
@@ -77,9 +94,15 @@ def _file_name(url: str) -> str:
 
 @dataclass
 class _Downloader:
-    """Writes a file for pooch, with errors that tell what happened; pooch removes what it wrote where it raises."""
+    """Writes a file for pooch, with errors that tell what happened; pooch removes what it wrote where it raises.
 
-    sha256: str
+    Args:
+        sha256: expected sha256; None: not checked.
+        path: the file's final place, for errors.
+        progress: show a progress bar.
+    """
+
+    sha256: str | None
     path: Path
     progress: bool
 
@@ -105,6 +128,8 @@ class _Downloader:
             raise DownloadError(f"{url} could not be downloaded ({error}): {by_hand}") from error
         except OSError as error:
             raise DownloadError(f"{url} could not be read or written ({error}): {by_hand}") from error
+        if self.sha256 is None:
+            return
         seen = pooch.file_hash(str(output_file))
         if seen != self.sha256:
             size = Path(output_file).stat().st_size

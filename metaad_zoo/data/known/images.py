@@ -20,6 +20,9 @@ from metaad_zoo.data.read.images import read_npz
 DATA_VARIABLE = "METAAD_DATA"
 """Environment variable: the folder where data sets that can't be embedded lie or are downloaded to."""
 
+CAN_BE_MADE = ("asd", "omniglot28", "smap", "smd")
+"""Archives that :mod:`metaad_zoo.data.known.making` makes from public files."""
+
 
 def data_folder(root: str | Path | None) -> Path:
     """``root``, or the folder named by the environment variable ``METAAD_DATA``.
@@ -45,7 +48,8 @@ def archive_file(name: str, root: str | Path | None) -> Path:
     path = data_folder(root)
     path = path if path.is_file() else path / f"{name}.npz"
     if not path.is_file():
-        raise ValueError(f"{path} does not exist: put it there, or set data.root or {DATA_VARIABLE}")
+        make = f", or make it: metaad data {name} --out {path.parent}" if name in CAN_BE_MADE else ""
+        raise ValueError(f"{path} does not exist: put it there, or set data.root or {DATA_VARIABLE}{make}")
     return path
 
 
