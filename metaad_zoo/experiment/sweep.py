@@ -186,6 +186,7 @@ def train_all(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             processes.stop()
+            tell("stopped: the same command goes on from the last checkpoint of each training")
             raise
     failed = [training for training, code in zip(waiting, codes, strict=True) if code != 0]
     if failed:
@@ -215,7 +216,8 @@ class _Processes:
             shutil.rmtree(training.folder)
         tell(f"{training.name}: {'goes on from its last checkpoint' if state == 'interrupted' else 'starts'}")
         code = self._run(line, None if self.jobs == 1 else training.folder / "log.txt")
-        tell(f"{training.name}: {'is finished' if code == 0 else f'failed (exit code {code})'}")
+        if not self._stopped:
+            tell(f"{training.name}: {'is finished' if code == 0 else f'failed (exit code {code})'}")
         return code
 
     def _run(self, line: Sequence[str], log: Path | None) -> int:
