@@ -284,7 +284,7 @@ def test_calls_out_of_order_and_out_of_range(detector, folder, pictures, tmp_pat
         mz.load_detector(tmp_path)
     save_checkpoint(tmp_path / "bare", Checkpoint(small_learner(), [], {}))
     bare = mz.load_detector(tmp_path / "bare").fit(pictures)
-    with pytest.raises(RuntimeError, match=r"holds no calibration.*calibrate='within'"):
+    with pytest.raises(RuntimeError, match=r"has no calibration.*calibrate='within'"):
         bare.p_value(pictures, "across")
     assert np.array_equal(bare.p_value(pictures), bare.p_value(pictures, "within"))
     with pytest.raises(ValueError, match=r"4 calibration scores can't promise 0\.1"):

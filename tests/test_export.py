@@ -176,7 +176,7 @@ def test_a_sample_without_any_value_gets_no_score(backbone, tmp_path):
 
 def test_scores_alone_need_no_calibration(tmp_path):
     detector = Detector(Checkpoint(tiny_learner("maml", "mlp"), [], {})).fit(support_of("mlp"))
-    with pytest.raises(RuntimeError, match="holds no calibration"):
+    with pytest.raises(RuntimeError, match="has no calibration"):
         mz.export_detector(detector, tmp_path / "d.pt2", calibrate="across")
     with pytest.raises(ValueError, match="5 calibration scores can't promise"):
         mz.export_detector(detector, tmp_path / "d.pt2")

@@ -144,7 +144,7 @@ def test_without_calibration_maps_are_drawn_without_outlines(folder, capsys):
         assert {(row["p_value"], row["anomaly"], row["x0"]) for row in csv.DictReader(file)} == {("", "", "")}
     for option in (["--only-anomalous"], ["--alpha", "0.2"]):
         assert main([*arguments, *option]) == 1
-        assert "this checkpoint holds no calibration" in capsys.readouterr().err
+        assert "this checkpoint has no calibration" in capsys.readouterr().err
     assert main([*arguments, "--top", "0"]) == 1
     assert "top is 0" in capsys.readouterr().err
 

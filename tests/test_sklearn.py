@@ -179,5 +179,5 @@ def test_what_it_can_not_do(table_model, tumours, tmp_path):
     with pytest.raises(ValueError, match="which one array can't hold"):
         FewShotOutlierDetector(tmp_path / "pair").fit(tumours[0])
     save_checkpoint(tmp_path / "bare", Checkpoint(tiny_learner("maml", "columns"), [], {}))
-    with pytest.raises(RuntimeError, match="holds no calibration"):
+    with pytest.raises(RuntimeError, match="has no calibration"):
         FewShotOutlierDetector(tmp_path / "bare", contamination="auto").fit(tumours[0][:, :5])

@@ -77,7 +77,7 @@ def _calibration(text: str) -> str:
     if text not in ("across", "within"):
         raise argparse.ArgumentTypeError(
             f"{text!r}: expected across (normal samples of the validation tasks) or within (each support set's own); "
-            "a threshold is never chosen on test labels, which nobody has who uses a detector"
+            "a threshold is never chosen on test labels, because users of a detector have none"
         )
     return text
 

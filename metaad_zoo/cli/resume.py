@@ -37,8 +37,8 @@ def find_checkpoint(wanted: str | None, folder: Path) -> Path | None:
     file = runs[-1] / "checkpoints" / f"{wanted}.ckpt"
     if not file.is_file():
         raise ValueError(
-            f"--ckpt_path {wanted}: the newest run {runs[-1]} has no {file.name} yet; start anew without --ckpt_path, "
-            "or name an older run's file"
+            f"--ckpt_path {wanted}: the newest run {runs[-1]} has no {file.name} yet; start a new run without "
+            "--ckpt_path, or name an older run's file"
         )
     return file
 
@@ -75,7 +75,7 @@ def splits_of_checkpoint(path: Path) -> SplitRecord:
         )
     if "splits" not in states[0]:
         Console(stderr=True).print(
-            f"{path} is older than records of splits: these are drawn anew, and what it has seen is not tested",
+            f"{path} does not record its splits: new ones are drawn, and classes that it has seen are not tested",
             soft_wrap=True,
         )
     return SplitRecord.parse(states[0].get("splits"), states[0]["seen"])
@@ -117,7 +117,7 @@ def refuse_other_config(run_dir: Path, now: dict[str, Any]) -> None:
                 setting = key.replace(".init_args", "")
                 raise ValueError(
                     f"the run in {run_dir} has {setting}={old.get(key)}, this command {new.get(key)}: resume with its "
-                    f"own settings (--config {saved}), or start anew without --ckpt_path"
+                    f"own settings (--config {saved}), or start a new run without --ckpt_path"
                 )
 
 

@@ -387,7 +387,7 @@ def _end(cli: TrainingCLI, trains: bool, seen: list[str], weights: str) -> None:
     if cli.verb in (None, "test"):
         wide_console().print(results_table(results))
         if "camera" in results["protocol"]["data"]:
-            print(f"Pictures seen through: {results['protocol']['data']['camera'] or 'no camera, as they are'}")
+            print(f"Random camera: {results['protocol']['data']['camera'] or 'none'}")
         print(f"All figures, pictures and the model: {cli.run_dir}")
         if not trains:
             log_hyperparameters(cli.trainer.loggers, _resolved(cli))
@@ -403,7 +403,7 @@ def _note_untrained(cli: TrainingCLI) -> None:
     cli.model.to(cli.trainer.strategy.root_device)
     if cli.trainer.is_global_zero:
         name = type(cli.model).registered_name
-        print(f"{name} has nothing to train: no step is taken, its weights stay as they are built")
+        print(f"{name} has nothing to train: its weights do not change")
         _save_config(cli)
 
 

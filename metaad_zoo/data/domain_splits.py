@@ -98,7 +98,7 @@ class DomainSplitter:
             raise ValueError(
                 f"of {len(domains)} domains, {n} can be tested, but val and test take one each and train another"
                 f"{': ' + why if why else ''}; give more series with labels, shorter windows or smaller episodes, or "
-                "say what goes where with data.splits, such as {test: ['*']}"
+                "name the splits with data.splits, such as {test: ['*']}"
             )
         return [train, *held_out]
 

@@ -45,8 +45,8 @@ def usual_splits(
     counts = shares_to_counts(USUAL_SHARES, groups, least)
     if counts[0] < least and group_splits(fixed or {}, by).keys().isdisjoint(group_name(n, by) for n in names):
         raise ValueError(
-            f"{groups} {what} do not make three splits of {least} or more, and what is tested is never trained on: "
-            "give more, say which go where with data.splits, or adapt a trained model instead (`metaad adapt`)"
+            f"{groups} {what} are too few for three splits of {least} or more, because test classes are never trained "
+            "on: give more, name the splits with data.splits, or adapt a trained model instead (`metaad adapt`)"
         )
     splits = split_by_counts(names, [max(0, n) for n in counts], by, seed, fixed)
     for split, members in splits.items():

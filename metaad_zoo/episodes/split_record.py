@@ -196,7 +196,7 @@ class SplitRecord:
         if moves:
             raise ValueError(
                 f"the data are not those of {whose}: {listed(moves)}; a class never changes its split: set data.splits "
-                "as in the config.yaml of the checkpoint's run, or start anew"
+                "as in the config.yaml of the checkpoint's run, or start a new run"
             )
 
     def _moves(self, before: Split, now: Split) -> bool:
@@ -215,7 +215,7 @@ class SplitRecord:
         renamed = {n: o for n in sorted(present.keys() - recorded) if (o := self.origins(n, contents))}
         whose, sentences = self.parent or "the checkpoint", []
         if not recorded and not renamed:
-            what = f"none of the {len(self.splits)} classes or domains of {whose} is in the data: splits are drawn anew"
+            what = f"none of the {len(self.splits)} classes or domains of {whose} is in the data: new splits are drawn"
             return [] if self.parent else [what]
         if not self.parent:
             new = present.keys() - recorded - renamed.keys()

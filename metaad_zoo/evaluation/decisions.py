@@ -143,7 +143,7 @@ def scores_for_shots(by_shots: Mapping[int, Tensor], n: int) -> Tensor:
     """
     if not any(len(scores) for scores in by_shots.values()):
         raise RuntimeError(
-            "this checkpoint holds no calibration scores: train it with a val split, take calibrate='within' "
+            "this checkpoint has no calibration scores: train it with a val split, use calibrate='within' "
             "(from ten normal support samples on), or use score()"
         )
     fitting = [size for size in by_shots if size <= n]

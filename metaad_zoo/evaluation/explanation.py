@@ -212,8 +212,8 @@ class Explainer:
         beside = self.score({name: torch.cat([x[:1], baseline[name][:1]]) for name, x in samples.items()})[:1]
         if float((single - beside).abs()) > 1e-2 * (1 + float(single.abs())):
             raise ValueError(
-                f"a sample's score is {float(single):.4g} alone and {float(beside):.4g} beside another, so it can't be "
-                "explained by the sample itself: this model was trained with inner_loop.batch_norm=transductive; take "
+                f"a sample's score is {float(single):.4g} alone and {float(beside):.4g} together with another, so the "
+                "sample itself can't explain it: this model was trained with inner_loop.batch_norm=transductive; use "
                 "method='nearest', or a model with inner_loop.batch_norm=support"
             )
 

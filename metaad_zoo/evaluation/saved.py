@@ -103,7 +103,7 @@ def read_scores(folder: Path, methods: list[str]) -> dict[str, ScoreTable] | Non
     unknown = sorted(set(method.tolist()) - set(methods))
     if unknown:
         raise ValueError(
-            f"{path} has scores of {unknown}, which results.json does not know: they are of two evaluations"
+            f"{path} has scores of {unknown}, which are not in results.json: the files come from two evaluations"
         )
     everything = ScoreTable(task.astype(str), episode, label, score.astype(float), p.astype(float))
     by_method = {name: everything.take(np.flatnonzero(method == name)) for name in methods if (method == name).any()}

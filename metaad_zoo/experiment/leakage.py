@@ -30,7 +30,7 @@ def number_of_episodes(episodes: int | None, tasks: int, data: Path) -> int:
     """
     if tasks < LEAST_TASKS:
         raise ValueError(
-            f"{data} has {tasks} test tasks: an interval over fewer than {LEAST_TASKS} tells nothing of other tasks; "
+            f"{data} has {tasks} test tasks: an interval over fewer than {LEAST_TASKS} says nothing about other tasks; "
             "give more classes, files or domains"
         )
     least = min(tasks, LEAST_EPISODES)

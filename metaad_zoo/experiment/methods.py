@@ -69,7 +69,7 @@ def folders_of(methods: Sequence[str]) -> dict[str, Path]:
             folders[name_of(method)] = locate(model)
         elif baseline or not is_baseline(model):
             names = [*read_index(), *list_baselines()]
-            raise unknown_name("method (no model lies there, and nothing is called so):", model, names)
+            raise unknown_name("method (neither a folder of a model nor a known name):", model, names)
     return folders
 
 

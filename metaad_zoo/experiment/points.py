@@ -206,7 +206,7 @@ def _testable(candidates: Sequence[LabelledSeries], settings: _Settings) -> tupl
     if len(testable) < LEAST_TASKS:
         raise ValueError(
             f"{settings.data} has {len(testable)} series that can be tested on {settings.shots} windows, and an "
-            f"interval over fewer than {LEAST_TASKS} tells nothing of others: give more series with labels, or lower "
+            f"interval over fewer than {LEAST_TASKS} says nothing about others: give more series with labels, or lower "
             f"shots (--shots). Left out: {'; '.join(left_out[:5]) or 'none'}"
         )
     return testable, left_out
@@ -233,7 +233,7 @@ def _protocol(
         "anomalous_points": int(sum(s.labels.sum() for s in series)),
         "support": f"{settings.shots} normal windows of {data.rule.window} steps out of each series' training part (or "
         f"its first {data.rule.support_share:.0%}, where it has none), the same for all methods; they may overlap one "
-        "another, but share no point with what is scored",
+        "another, but share no point with the scored part",
         "draws": f"{settings.draws} of the support; a series' figures are their means",
         "scored": f"each series' later part, {longest}; windows every {stride} steps, a point's score is the mean over "
         "the windows that cover it",

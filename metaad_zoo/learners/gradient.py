@@ -125,7 +125,7 @@ class GradientLearner(Learner):
         if min(multi_step_epochs, first_order_epochs, diagnose_every) < 0:
             raise ValueError("multi_step_epochs, first_order_epochs and diagnose_every must be 0 or more")
         if inner_loop.order == "implicit" and (multi_step_epochs or first_order_epochs):
-            raise ValueError("order='implicit' knows the last step alone: multi_step_epochs=0, first_order_epochs=0")
+            raise ValueError("order='implicit' uses only the last step: set multi_step_epochs=0, first_order_epochs=0")
         self.multi_step_epochs, self.first_order_epochs = multi_step_epochs, first_order_epochs
         self.diagnose_every = diagnose_every
         self.network = self.network_type(

@@ -235,9 +235,8 @@ def require_independent_tasks(
     rounding = 1e-3 if alone.device.type == "cpu" else 2e-2  # a GPU may multiply in TF32
     if difference > rounding * float(alone.abs().max()):
         raise ValueError(
-            f"beside other tasks, a task gets other logits than alone (by up to {difference:.2g}): some layer of "
-            f"{type(network.backbone).__name__} mixes the samples of a batch, which can't be run with all tasks at "
-            f"once; set {remedy}"
+            f"a task's logits change by up to {difference:.2g} if other tasks are in the batch: some layer of "
+            f"{type(network.backbone).__name__} mixes the samples of a batch, so tasks can't run at once; set {remedy}"
         )
 
 

@@ -192,7 +192,9 @@ class PatchMemory(Learner):
         Raises:
             ValueError: always.
         """
-        raise ValueError("patch_memory has nothing to train: adapt it as it is (`python train.py` goes on to the test)")
+        raise ValueError(
+            "patch_memory has nothing to train: adapt it without training (`python train.py` continues with the test)"
+        )
 
     def outer_parameters(self) -> Iterable[dict[str, Any]]:
         """Not available; see :meth:`outer_loss`."""

@@ -43,7 +43,9 @@ class ContrastivePretraining(EmbeddingLearner):
         if temperature <= 0:
             raise ValueError(f"temperature is {temperature}; expected more than 0, such as 0.1")
         if self._arguments["tasks_at_once"] is not None:
-            raise ValueError("tasks_at_once is for tasks apart, but pretrained tells them apart: lower tasks_per_batch")
+            raise ValueError(
+                "pretrained compares the tasks of a batch, so tasks_at_once is refused: lower tasks_per_batch"
+            )
         self._arguments |= {"head": head, "temperature": temperature}
         self.head: Head = head
         self.temperature = temperature

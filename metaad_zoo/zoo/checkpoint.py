@@ -181,7 +181,7 @@ def _read_config(folder: Path, manifest: Mapping[str, Any]) -> str | None:
     path, expected = folder / CONFIG, manifest["sha256"].get(CONFIG)
     if expected is None:
         if path.exists():
-            raise CheckpointError(f"{path} is not named by {MANIFEST}, so nothing tells what it should be: remove it")
+            raise CheckpointError(f"{path} is not named by {MANIFEST}, so its content can't be verified: remove it")
         return None
     content = verify(read_bytes(path, TEXT_LIMIT), expected, str(path))
     parse_yaml(content, str(path))

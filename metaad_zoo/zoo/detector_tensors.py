@@ -259,6 +259,6 @@ def _check_columns(tensors: Mapping[str, Tensor], support: Mapping[str, Tensor])
         features = schema.features
         width = support[name].shape[-1] if name in support and get_modality(name).entry else None
         if width is None:
-            raise ValueError(f"{COLUMNS} name columns of {name!r}, of which the support has none")
+            raise ValueError(f"{COLUMNS} name columns of {name!r}, which the support lacks")
         if len(features) != width or len(set(features)) < len(features):
             raise ValueError(f"{COLUMNS} name {len(set(features))} columns, the support has {width}")

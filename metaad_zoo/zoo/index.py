@@ -175,7 +175,7 @@ def find_published(name: str, folder: Path | None = None) -> Path:
     place = zoo / name
     for file, facts in entries[name].files.items():
         if place.is_symlink() or (place / file).is_symlink():
-            raise CheckpointError(f"{place / file} is a link, or lies in one: published files are none")
+            raise CheckpointError(f"{place / file} is a link or lies behind one, which is refused for published files")
         content = read_bytes(place / file, WEIGHTS_LIMIT)
         verify(content, facts["sha256"], str(place / file), "the index")
     return place

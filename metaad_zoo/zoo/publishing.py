@@ -140,7 +140,7 @@ def _named(root: Any, tell: Callable[[str], object]) -> Any:
     last = PureWindowsPath(root).name if isinstance(root, str) and _PATH.match(root) else ""
     if last in ("", "~", ".."):
         return root
-    tell(f"data.root is published as {last!r} instead of {root!r}, which nobody else has")
+    tell(f"data.root is published as {last!r} instead of {root!r}, which exists only on this machine")
     return last
 
 
@@ -172,7 +172,7 @@ def _check_together(run: Path, checkpoint: Checkpoint, results: Any) -> None:
     except (KeyError, TypeError, StopIteration) as error:
         raise ValueError(f"{run / RESULTS} is no result of a training ({error})") from error
     if not same:
-        raise ValueError(f"{run / RESULTS} tells of another model than {run / 'model'}: train and test in one run")
+        raise ValueError(f"{run / RESULTS} describes another model than {run / 'model'}: train and test in one run")
 
 
 def _metrics(name: str, checkpoint: Checkpoint, results: Mapping[str, Any], licence: str | None) -> dict[str, Any]:
@@ -201,8 +201,8 @@ def _refuse_paths(value: Any, key: str = "") -> None:
             _refuse_paths(x, key)
     elif isinstance(value, str) and _PATH.match(value):
         raise ValueError(
-            f"{key} is {value!r}, a path of this machine, which nobody else has: train from a config without it (known "
-            "data sets are found by METAAD_DATA), or from a path within the folder you train in"
+            f"{key} is {value!r}, which exists only on this machine: train with a config without it (METAAD_DATA "
+            "locates known data sets), or with a path relative to the working directory"
         )
 
 

@@ -87,7 +87,7 @@ def build_learner(
             f"{where} describes a learner that can't be built ({type(error).__name__}: {error})"
         ) from error
     if differing:
-        raise CheckpointError(f"the weights beside {where} do not fit the learner it describes: {differing[:5]}")
+        raise CheckpointError(f"the weights next to {where} do not fit the learner that it describes: {differing[:5]}")
     verify_sources(learner, record, where, weights)
     learner.load_state_dict(stored, strict=not apart)
     return learner

@@ -91,7 +91,7 @@ class TestReader:
         assert any(
             f"read at {HEIGHT} x {WIDTH} pixels, by the aspect ratio of most images, 2.00" in s for s in sentences
         )
-        assert any("'0_first.png' changed: squashed from another aspect ratio" in s for s in sentences)
+        assert any("'0_first.png' changed: stretched to " in s for s in sentences)
         assert kept.ratio == 2.0
 
     def test_blocks_are_the_whole_and_each_file_is_opened_once(self, wide, monkeypatch):

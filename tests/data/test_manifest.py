@@ -132,7 +132,7 @@ class TestManifest:
 
     def test_too_few_domains_for_three_splits(self, tmp_path):
         path = write_manifest(tmp_path, ["1,0,a", "2,1,b"], "w,label,domain")
-        with pytest.raises(ValueError, match="2 classes or domains do not make three splits"):
+        with pytest.raises(ValueError, match="2 classes or domains are too few for three splits"):
             MultimodalEpisodes("own", str(path), episode=SMALL).setup("fit")
 
 

@@ -301,7 +301,7 @@ def test_settings_that_do_not_go_together_are_refused():
     shape = {"tabular": (5,)}
     with pytest.raises(ValueError, match="must be 0 or more"):
         GradientLearner("mlp", {}, shape, multi_step_epochs=-1)
-    with pytest.raises(ValueError, match="order='implicit' knows the last step alone"):
+    with pytest.raises(ValueError, match="order='implicit' uses only the last step"):
         GradientLearner("mlp", {}, shape, InnerLoopConfig(order="implicit", proximal=1.0), multi_step_epochs=3)
     with pytest.raises(ValueError, match="query_steps is 0"):
         learner_class("reptile")(backbone="mlp", input_shapes=shape, query_steps=0)

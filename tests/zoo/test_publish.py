@@ -162,7 +162,7 @@ def test_own_data_needs_a_stated_licence_and_no_path_of_this_machine(own_run, tm
     folder = publish(own_run, NAME, tmp_path / "zoo", data_licence="CC0")
     assert "own: CC0" in (folder / "README.md").read_text()
     change_config(own_run, dataset="own", root="pictures", splits={"train": ["/srv/a"]})
-    with pytest.raises(ValueError, match=r"splits.train is '/srv/a', a path of this machine"):
+    with pytest.raises(ValueError, match=r"splits.train is '/srv/a', which exists only on this machine"):
         publish(own_run, NAME, tmp_path / "other", data_licence="CC0")
 
 
@@ -189,7 +189,7 @@ def test_of_a_path_to_own_data_the_name_alone_is_published(root, kept, own_run, 
 @pytest.mark.parametrize("root", ["/", "..", "~"])
 def test_a_path_without_a_name_is_refused(root, own_run, tmp_path):
     change_config(own_run, dataset="own", root=root)
-    with pytest.raises(ValueError, match=r"root is .* a path of this machine"):
+    with pytest.raises(ValueError, match=r"root is .* which exists only on this machine"):
         publish(own_run, NAME, tmp_path / "zoo", data_licence="CC0")
 
 
@@ -203,10 +203,13 @@ def test_the_root_of_known_data_is_left_out(own_run, tmp_path):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda r: r["protocol"]["learner"].update(backbone="lstm"), "tells of another model"),
-        (lambda r: r["protocol"]["trained_or_chosen_on"].pop(), "tells of another model"),
+        (lambda r: r["protocol"]["learner"].update(backbone="lstm"), "describes another model"),
+        (lambda r: r["protocol"]["trained_or_chosen_on"].pop(), "describes another model"),
         (lambda r: r.pop("methods"), "is no result of a training"),
-        (lambda r: r["protocol"].update(note="/srv/data"), "protocol.note is '/srv/data', a path of this machine"),
+        (
+            lambda r: r["protocol"].update(note="/srv/data"),
+            "protocol.note is '/srv/data', which exists only",
+        ),
     ],
 )
 def test_results_of_another_model_or_with_a_path_are_refused(change, complaint, own_run, tmp_path):

@@ -134,8 +134,8 @@ class _Downloader:
         if seen != self.sha256:
             size = Path(output_file).stat().st_size
             raise DownloadError(
-                f"what {url} gave ({size:,} bytes) has the sha256 {seen}, expected {self.sha256}: the file was "
-                "removed; it may have changed at its source or on its way, so don't use it unless you know why"
+                f"the download from {url} ({size:,} bytes) has the sha256 {seen}, expected {self.sha256}: the file was "
+                "removed; it may have changed at its source or in transit, so don't use it unless you know why"
             )
 
 

@@ -84,7 +84,7 @@ class ImageArchive:
             )
         if domains is not None and not np.isin(y, (0, 1)).all():
             raise ValueError(
-                f"{path}: beside 't' (domains), 'y' must be 0 (normal) or 1 (anomalous), saw {np.unique(y)[:9]}"
+                f"{path}: with 't' (domains), 'y' must be 0 (normal) or 1 (anomalous), saw {np.unique(y)[:9]}"
             )
         present, labels = np.unique(labels, return_inverse=True)  # names may list classes of which there is no sample
         return [names[i] for i in present], labels, None if domains is None else np.asarray(y == 1)

@@ -314,8 +314,8 @@ class ImageReader:
         names = [self._name(self.files[i]) if self._are_files else str(i + 1) for i in others]
         of = "most images" if self.usual_ratio is None else "the support"
         reason = (
-            f"squashed from another aspect ratio than that of {of}, {usual:.2f} (width by height), to {self.height} x "
-            f"{self.width} pixels; crop them alike, or train with data.aspect=pad"
+            f"stretched to {self.height} x {self.width} pixels from another aspect ratio than that of {of}, "
+            f"{usual:.2f} (width by height); crop all images in the same way, or train with data.aspect=pad"
         )
         self.account.add("changed", self._place, reason, names)
 

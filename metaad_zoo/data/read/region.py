@@ -51,7 +51,7 @@ def read_region(source: Any, size: Sequence[int], ratio: float | None = None, as
     if not region.any():
         what = f"only {int((pixels >= WHITE).sum())} white pixels" if (pixels >= WHITE).any() else "no white pixel"
         raise ValueError(
-            f"{place} has {what} (128 of 255 or brighter), of which none is left at {size[0]} x {size[1]} pixels: "
+            f"{place} has {what} (128 of 255 or brighter), and none of it remains at {size[0]} x {size[1]} pixels: "
             "paint the region of interest white, and all else black"
         )
     return region

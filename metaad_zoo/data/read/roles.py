@@ -492,7 +492,7 @@ def column_order(path: Path, kinds: Mapping[str, str], schema: Schema, account: 
     if missing or unknown:
         raise ValueError(
             f"{path}: the columns are not those of the support set: missing {missing[:10]}, not known {unknown[:10]}: "
-            "rename them, leave out others by --ignore, or adapt anew"
+            "rename them, ignore others with --ignore, or adapt again"
         )
     for name, reason in reasons.items():
         account.add("left out", path.name, str(reason), [name])

@@ -157,8 +157,8 @@ class SeriesReader:
             self.account.add(
                 "guessed",
                 self.path.name,
-                f"steps are {self._readable(step)} long, those of the support {self._readable(usual)}: scores may not "
-                "hold; bring the series to the support's steps, or adapt anew",
+                f"steps are {self._readable(step)} long, those of the support {self._readable(usual)}: scores may be "
+                "wrong; resample the series to the support's steps, or adapt again",
             )
 
     def _refuse_back(self, rows: Rows, steps: np.ndarray) -> None:

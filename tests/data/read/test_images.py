@@ -374,7 +374,7 @@ class TestVerbs:
         save(detector_folder / "new" / "wide.png", np.zeros((10, 30), np.uint8))
         capsys.readouterr()
         assert score(detector_folder) == 0
-        assert "'wide.png' changed: squashed from another aspect ratio" in capsys.readouterr().err
+        assert "'wide.png' changed: stretched to " in capsys.readouterr().err
         detector = load_detector(detector_folder / "detector")
         assert detector.image_options["usual_ratio"] == 1.0
 
@@ -423,7 +423,7 @@ class TestAspect:
         save(tmp_path / "a" / "wide.png", np.zeros((4, 12), np.uint8))
         told = ImageEpisodes("own", root=str(tmp_path), image_size=8).skipped
         assert any("'notes.txt' left out" in sentence for sentence in told)
-        assert any("'a/wide.png' changed: squashed" in sentence for sentence in told)
+        assert any("'a/wide.png' changed: stretched to " in sentence for sentence in told)
 
 
 def test_the_cameras_old_name_works_and_warns():
