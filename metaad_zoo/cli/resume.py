@@ -31,7 +31,8 @@ def find_checkpoint(wanted: str | None, folder: Path) -> Path | None:
         if not Path(wanted).is_file():
             raise ValueError(f"--ckpt_path {wanted}: there is no such file; give a .ckpt, or last or best")
         return Path(wanted)
-    runs = sorted(p.parent for p in folder.glob("*/config.yaml"))  # trainings; a test has none of its own
+    configs = folder.glob("*/config.yaml")  # trainings; a test has none of its own
+    runs = [path.parent for path in sorted(configs, key=lambda path: (path.stat().st_mtime_ns, path))]
     if not runs:
         raise ValueError(f"--ckpt_path {wanted}: there is no run in {folder} yet; start one without --ckpt_path")
     file = runs[-1] / "checkpoints" / f"{wanted}.ckpt"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from metaad_zoo.cli import main
+from metaad_zoo.cli.resume import find_checkpoint
 from metaad_zoo.cli.train import run
 from metaad_zoo.evaluation.trainings import interval_over_trainings
 from metaad_zoo.experiment.sweep import Sweep, Training, settings_of, train_all
@@ -147,6 +149,18 @@ train_all([Training("", 0, f, (f"--at={{f}}",), {{}}) for f in folders], [sys.ex
     _, errors = process.communicate(timeout=20)
     assert b"KeyboardInterrupt" in errors
     assert not (tmp_path / "b").exists()
+
+
+def test_the_newest_run_is_the_one_that_started_last(tmp_path):
+    """Runs are named by their time, those of --seeds by their seed."""
+    for at, name in enumerate(["2026-01-02_00-00-00", "seed1", "seed0", "2026-01-03_00-00-00"]):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / name / "checkpoints" / "last.ckpt").touch()
+        (tmp_path / name / "config.yaml").touch()
+        os.utime(tmp_path / name / "config.yaml", (at, at))
+    assert find_checkpoint("last", tmp_path) == tmp_path / "2026-01-03_00-00-00" / "checkpoints" / "last.ckpt"
+    os.utime(tmp_path / "seed0" / "config.yaml", (9, 9))
+    assert find_checkpoint("last", tmp_path) == tmp_path / "seed0" / "checkpoints" / "last.ckpt"
 
 
 @pytest.fixture(scope="module")
