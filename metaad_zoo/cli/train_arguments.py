@@ -132,7 +132,7 @@ def take_seeds(argv: Sequence[str]) -> tuple[list[int] | None, list[str]]:
     numbers = [number for value in values for number in value.split(",")]
     wrong = [number for number in numbers if not number.isdigit() or int(number) >= 2**32]
     if wrong or not numbers:
-        raise ValueError(f"--seeds {' '.join(values)}: expected whole numbers below 2^32, such as --seeds 0 1 2")
+        raise ValueError(f"{' '.join(['--seeds', *values])}: expected whole numbers below 2^32, such as --seeds 0 1 2")
     seeds = [int(number) for number in numbers]
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"--seeds {' '.join(values)}: expected each seed once")

@@ -30,7 +30,7 @@ MODULE = [sys.executable, "-m", "metaad_zoo.cli"]
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("--seeds", "--seeds : expected whole numbers"),
+        ("--seeds", "--seeds: expected whole numbers"),
         ("--seeds 0 1.5", "--seeds 0 1.5: expected whole numbers"),
         ("--seeds 1 1", "expected each seed once"),
         ("--seeds 0 --jobs 0", "--jobs 0: expected a whole number of 1 or more"),
