@@ -18,6 +18,7 @@ import judging_tables  # these two beside this script
 from result_tables import (
     REPOSITORY,
     RESULTS,
+    defaults_rows,
     evaluation_rows,
     front_rows,
     inspection_speed_rows,
@@ -36,6 +37,7 @@ PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 TABLES: dict[str, Callable[[], list[str]]] = {
     "front": front_rows,
     "every run": leaderboard_rows,
+    "defaults": defaults_rows,
     "zoo": zoo_rows,
     "inner loop: speed": lambda: speed_rows(read_json(RESULTS / "inner_loop.json")),
     "inner loop: memory": lambda: memory_rows(read_json(RESULTS / "inner_loop.json")),

@@ -201,6 +201,13 @@ def inspection_speed_rows(measured: Mapping[str, Any]) -> list[str]:
     return [*lines, *rows, f"| pictures a second | {rate['clock']:.1f} | {rate['processor']:.1f} |"]
 
 
+def defaults_rows() -> list[str]:
+    """The default detector of each modality, with its reason."""
+    entries = read_json(REPOSITORY / "metaad_zoo" / "zoo" / "defaults.json")
+    rows = (f"| `{name}` | `{entry['detector']}` | {entry['reason']} |" for name, entry in entries.items())
+    return [*head("you type", "detector", "why"), *rows]
+
+
 def zoo_rows() -> list[str]:
     """The overview of the published checkpoints, whose names lead to the pages of their cards."""
     lines = (REPOSITORY / "checkpoints" / "README.md").read_text(encoding="utf-8").splitlines()

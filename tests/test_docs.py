@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import itertools
 import json
 import os
 import re
@@ -20,6 +21,7 @@ import yaml
 
 from metaad_zoo.cli.command_line import command_parser
 from metaad_zoo.evaluation.baselines import list_baselines
+from metaad_zoo.experiment.configs import list_configs
 from metaad_zoo.learners import list_learners
 from metaad_zoo.zoo import list_checkpoints
 from tests.conftest import REPOSITORY
@@ -85,6 +87,10 @@ def test_every_metaad_command_is_one(page):
             continue
         parser = verbs().get(words[1])
         assert parser is not None, f"{line}: no such verb"
+        if words[1] == "train":  # keys of a config are overridden by `--key value`
+            names = itertools.takewhile(lambda word: not word.startswith("--"), words[2:])
+            assert {name for name in names if name.islower()} <= set(list_configs()), line
+            words = [w for w in words if not re.match(r"--(model|data|trainer)\.", w)]
         assert {w for w in words if w.startswith("--")} <= set(parser._option_string_actions), line
         for word in words[2:]:
             if re.fullmatch(r"(image|sequence|tabular|multimodal)-[\w-]+", word):
