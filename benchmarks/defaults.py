@@ -68,11 +68,11 @@ def for_vectors(modality: str) -> dict[str, Any]:
             modality, model, f"ahead of the best baseline by {points(lead['mean'], lead['ci95'])} points", file
         )
     behind = " and ".join(
-        f"{loss:.1f} points of AUROC behind the best at {n}" for n, loss in sorted(losses[best].items())
+        f"{loss:.1f} points behind the best at {n}" for n, loss in sorted(losses[best].items())
     )
     reason = (
         f"of {len(losses)} baselines on {prior['datasets']} data sets the one whose largest loss is smallest: {behind} "
-        f"normal samples; the published model {model} is not clearly ahead of the best baseline on "
+        f"normal samples (AUROC); the published model {model} is not clearly ahead of the best baseline on "
         f"unseen domains: {points(lead['mean'], lead['ci95'])} points of AUROC"
     )
     return entry(modality, best, reason, "recommendation", file)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from metaad_zoo.cli.arguments import json_argument, require_folder, support_arguments
 from metaad_zoo.cli.novelty import note_novelty
-from metaad_zoo.cli.opening import detector_for, model_arguments
+from metaad_zoo.cli.opening import detector_for, model_arguments, region_argument
 from metaad_zoo.cli.terminal import note, tell
 
 if TYPE_CHECKING:
@@ -25,12 +25,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     support_arguments(command)
     model_arguments(command)
-    command.add_argument(
-        "--roi",
-        type=Path,
-        metavar="FILE",
-        help="region of interest: an image that is white where the samples are inspected and black elsewhere",
-    )
+    region_argument(command)
     command.add_argument("--out", type=Path, required=True, help="folder to write the detector to")
     json_argument(command)
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from metaad_zoo.data.read.roles import ColumnOptions
     from metaad_zoo.detector import Detector
     from metaad_zoo.evaluation.decisions import Calibrate
+    from metaad_zoo.explain import Choice
 
 
 def support_arguments(command: argparse.ArgumentParser) -> None:
@@ -118,6 +119,26 @@ def decision_way(options: argparse.Namespace, detector: Detector) -> tuple[float
         n = len(detector.normal_scores(way))
         note(f"{n} calibration scores can't hold {USUAL_ALPHA:.0%} false alarms: decisions aim at {rate:.0%} (--alpha)")
     return rate if way != "contamination" else options.alpha, way, contamination
+
+
+def decision_choice(options: argparse.Namespace, detector: Detector, only_anomalous: bool, top: int | None) -> Choice:
+    """Which samples are explained; without decisions, and with a note, if none are asked for and none can be made.
+
+    Raises:
+        RuntimeError, ValueError: decisions are asked for, but the detector can make none.
+    """
+    from metaad_zoo.cli.terminal import note
+    from metaad_zoo.explain import Choice
+
+    asked = (options.alpha, options.calibrate, options.contamination) != (None, None, None)
+    try:
+        alpha, calibrate, contamination = decision_way(options, detector)
+    except (RuntimeError, ValueError) as error:
+        if asked or getattr(options, "only_anomalous", False):
+            raise
+        note(f"no sample is called anomalous, and no region is outlined: {error}")
+        return Choice(False, False, top)
+    return Choice(True, only_anomalous, top, alpha, calibrate, contamination)
 
 
 def json_argument(command: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ import shtab
 from metaad_zoo.cli import (
     adapt,
     data,
+    detect,
     evaluate,
     explain,
     export,
@@ -37,6 +38,7 @@ from metaad_zoo.plugins import import_plugins
 VERBS = {
     "list": list_,
     "info": info,
+    "detect": detect,
     "adapt": adapt,
     "score": score,
     "explain": explain,

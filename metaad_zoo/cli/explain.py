@@ -12,15 +12,14 @@ from metaad_zoo.cli.arguments import (
     column_options,
     data_arguments,
     decision_arguments,
-    decision_way,
+    decision_choice,
     json_argument,
     require_folder,
 )
 from metaad_zoo.cli.terminal import DAMAGED, OK, bars, note, note_account, tell
 
 if TYPE_CHECKING:
-    from metaad_zoo.detector import Detector
-    from metaad_zoo.explain import Choice, Explained
+    from metaad_zoo.explain import Explained
 
 HELP = "show which parts of a sample cause its score"
 
@@ -51,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
 
     require_folder(options.out)
     detector = adapted_detector(options.folder)
-    choice = _choice(options, detector)
+    choice = decision_choice(options, detector, options.only_anomalous, options.top)
     chosen = column_options(options, detector.input_shapes)
     reading = {**detector.image_options, "damaged": "empty"}
     stream = SampleStream(options.data, detector.input_shapes, chosen, detector.schemas, below=True, **reading)
@@ -73,21 +72,3 @@ def run(options: argparse.Namespace) -> int:
     files = "explanations.npz" if figures.boxes is None else "explanations.npz and boxes.csv"
     tell(options.json, done, f"{figures.pictures} pictures, {files}: {options.out}")
     return DAMAGED if stream.account.damaged else OK
-
-
-def _choice(options: argparse.Namespace, detector: Detector) -> Choice:
-    """What is explained; without decisions if none are asked for and the detector can make none.
-
-    Raises:
-        RuntimeError, ValueError: decisions are asked for, but the detector can make none.
-    """
-    from metaad_zoo.explain import Choice
-
-    try:
-        alpha, calibrate, contamination = decision_way(options, detector)
-    except (RuntimeError, ValueError) as error:
-        if options.only_anomalous or (options.alpha, options.calibrate, options.contamination) != (None, None, None):
-            raise
-        note(f"no sample is called anomalous, and no region is outlined: {error}")
-        return Choice(False, options.only_anomalous, options.top)
-    return Choice(True, options.only_anomalous, options.top, alpha, calibrate, contamination)

@@ -12,7 +12,10 @@ HELP = "show the card of a checkpoint (data, figures, limits, command), or descr
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("name", help="name, folder or address of a checkpoint, or name of a baseline")
+    command.add_argument(
+        "name",
+        help="name, folder or address of a checkpoint, name of a baseline, or modality (image, series, table, audio)",
+    )
     json_argument(command)
 
 
@@ -22,7 +25,9 @@ def run(options: argparse.Namespace) -> None:
     from metaad_zoo.zoo.published import CARD, METRICS
     from metaad_zoo.zoo.reading import TEXT_LIMIT, parse_json, read_bytes
 
-    if not is_known(options.name) and _about_baseline(options.name, options.json):
+    if not is_known(options.name) and (
+        _about_default(options.name, options.json) or _about_baseline(options.name, options.json)
+    ):
         return
     folder = locate(options.name, papers=True)
     manifest = read_manifest(folder)
@@ -40,6 +45,20 @@ def run(options: argparse.Namespace) -> None:
         learner = printable(manifest["learner"])
         print(f"{folder}: {learner}, {manifest['arguments']}; trained on {len(seen)} classes or domains.")
         print("It has no card; `metaad publish` writes one.")
+
+
+def _about_default(name: str, as_json: bool) -> bool:
+    """Print the default detector of a modality and its reason; False where no modality is called so."""
+    from dataclasses import asdict
+
+    from metaad_zoo.zoo.defaults import default_of
+
+    default = default_of(name)
+    if default is None:
+        return False
+    results = f" Results: {', '.join(default.results)}." if default.results else ""
+    tell(as_json, asdict(default), f"{name}: the default is {default.detector}. Reason: {default.reason}.{results}")
+    return True
 
 
 def _about_baseline(name: str, as_json: bool) -> bool:

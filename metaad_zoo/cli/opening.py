@@ -36,6 +36,16 @@ def model_arguments(command: argparse.ArgumentParser) -> None:
     )
 
 
+def region_argument(command: argparse.ArgumentParser) -> None:
+    """Add ``--roi``."""
+    command.add_argument(
+        "--roi",
+        type=Path,
+        metavar="FILE",
+        help="region of interest: an image that is white where the samples are inspected and black elsewhere",
+    )
+
+
 def detector_for(options: argparse.Namespace) -> tuple[Detector, str, Reading]:
     """The detector that a command names, not adapted yet, its full name, and the support set that was read for it.
 
@@ -48,15 +58,22 @@ def detector_for(options: argparse.Namespace) -> tuple[Detector, str, Reading]:
     """
     from metaad_zoo.detector import load_detector
     from metaad_zoo.evaluation.baselines import is_baseline
-    from metaad_zoo.modality.samples import read_manifest, read_support
+    from metaad_zoo.modality.samples import read_manifest, read_support, recognise
     from metaad_zoo.zoo import is_known, published_of
     from metaad_zoo.zoo.defaults import default_of
 
     name, modality, source = options.name, None, options.support
+    if name is None:
+        name, source = recognise(options.support)
+        if default_of(name) is None:
+            source.close()  # a manifest, which is open already
+            raise ValueError(
+                f"{options.support} holds {name} samples, which have no default detector: name one (--method)"
+            )
     default = None if is_known(name) else default_of(name)
     if default is not None:
         name, modality = default.detector, default.modality
-        note(f"the default for {options.name} is {name} (`metaad info {options.name}` says why)")
+        note(f"the default for {modality} samples is {name} (`metaad info {modality}` says why)")
     chosen: dict[str, Any] = {k: getattr(options, k) for k in ("weights", "backbone", "image_size")}
     chosen |= dict(_assigned(text) for text in options.option)
     reading = None
@@ -70,8 +87,8 @@ def detector_for(options: argparse.Namespace) -> tuple[Detector, str, Reading]:
         else:
             chosen["modality"] = modality
     elif options.backbone is None and options.image_size is None and published_of(name) != name:
-        name = published_of(name)
-        note(f"{options.name} is the published checkpoint {name}")
+        asked, name = name, published_of(name)
+        note(f"{asked} is the published checkpoint {name}")
     detector = load_detector(name, **chosen)
     columns = column_options(options, detector.input_shapes)
     if reading is None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metaad_zoo.atomic_write import replacing
 from metaad_zoo.cli.arguments import (
     adapted_detector,
     column_options,
@@ -31,8 +30,8 @@ if TYPE_CHECKING:
 
 HELP = "score samples with a detector, any number in constant memory"
 
-Rows = Iterator[tuple[list[str], "np.ndarray", float]]
-"""Names and scores of some samples, and the share of all samples that is scored with them."""
+Rows = Iterator[tuple[list[str], "np.ndarray", "np.ndarray | None", float]]
+"""Names, scores and labels of some samples, and the share of all samples that is scored with them."""
 
 Scores = Callable[[Any], "np.ndarray"]
 """Scores of samples."""
@@ -55,6 +54,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    import numpy as np
+
+    from metaad_zoo.evaluation.labelled import in_words
+    from metaad_zoo.experiment.score_file import ScoreFile
     from metaad_zoo.modality.streams import SampleStream
 
     out: Path = options.out
@@ -80,7 +83,13 @@ def run(options: argparse.Namespace) -> int:
         if options.points
         else _scored(score_them, stream)
     )
-    n, anomalous, unknown = _write(out, detector, rows, way)
+    with ScoreFile(out) as written, bars() as progress:
+        bar = progress.add_task("scoring", total=1.0)
+        for names, scores, labels, done in rows:
+            p, decisions = detector.decide(scores[~np.isnan(scores)], *way)
+            written.add(names, scores, p, decisions, labels)
+            progress.update(bar, completed=done, description=f"{written.n} scored")
+    n, anomalous, unknown = written.n, written.anomalous, written.without_value
     note_account(stream.account)
     novelty = note_novelty(detector)
     rate = way[0]
@@ -90,16 +99,22 @@ def run(options: argparse.Namespace) -> int:
     if unknown:
         why = "can't be read" if stream.account.damaged else "have no value at all"
         note(f"{unknown} of {n} {what} {why}: their score, p-value and decision are left empty")
+    judged = written.figures()
+    figures["figures"] = {name: asdict(figure) for name, figure in judged.items()}
+    if judged:
+        note(f"on {written.labelled} labelled {what}, with 95 % intervals over them: {in_words(judged)}")
     tell(options.json, figures, f"{anomalous} of {n} {what} called anomalous{by} ({calibrate}): {out}")
     return DAMAGED if stream.account.damaged else OK
 
 
 def _scored(score_them: Scores, stream: SampleStream) -> Rows:
     for chunk in stream:
-        yield chunk.names, score_them(chunk.samples), chunk.done
+        yield chunk.names, score_them(chunk.samples), chunk.labels, chunk.done
 
 
 def _points(detector: Detector, score_them: Scores, stream: SampleStream, stride: int) -> Rows:
+    import numpy as np
+
     from metaad_zoo.data.point_stream import stream_point_scores
 
     if not detector.reads_windows:
@@ -107,14 +122,20 @@ def _points(detector: Detector, score_them: Scores, stream: SampleStream, stride
     for file in stream.files:
         step, shares = 0, [0.0]
         for pieces in _between_gaps(stream.series(file)):
+            labels: list[np.ndarray] = []
 
-            def blocks(pieces: Iterable[tuple[Piece, float]] = pieces) -> Iterator[np.ndarray]:
+            def blocks(
+                pieces: Iterable[tuple[Piece, float]] = pieces, labels: list[np.ndarray] = labels
+            ) -> Iterator[np.ndarray]:
                 for piece, shares[0] in pieces:  # noqa: B023 - used up before the next turn
+                    labels.append(np.full(len(piece.values), -1) if piece.labels is None else piece.labels)
                     yield piece.values
 
             for scores in stream_point_scores(score_them, blocks(), detector.window, stride, short=step > 0):
-                yield [f"{file}:{step + i}" for i in range(len(scores))], scores, shares[0]
-                step += len(scores)
+                n, of_points = len(scores), np.concatenate(labels)
+                yield [f"{file}:{step + i}" for i in range(n)], scores, of_points[:n], shares[0]
+                labels[:] = [of_points[n:]]
+                step += n
 
 
 def _between_gaps(pieces: Iterable[tuple[Piece, float]]) -> Iterator[Iterable[tuple[Piece, float]]]:
@@ -129,29 +150,3 @@ def _between_gaps(pieces: Iterable[tuple[Piece, float]]) -> Iterator[Iterable[tu
 
     for _, several in itertools.groupby(pieces, group):
         yield several
-
-
-def _write(out: Path, detector: Detector, rows: Rows, way: tuple[Any, ...]) -> tuple[int, int, int]:
-    """Write scores as they come, beside the file, which is put in its place when all are there.
-
-    Returns:
-        How many there are, how many of them are called anomalous, and how many have no score.
-    """
-    import numpy as np
-
-    n = anomalous = unknown = 0
-    with replacing(out) as beside, beside.open("w", newline="", encoding="utf-8") as file, bars() as progress:
-        bar = progress.add_task("scoring", total=1.0)
-        writer = csv.writer(file)
-        writer.writerow(["sample", "score", "p_value", "anomaly"])
-        for names, scores, done in rows:
-            valued = ~np.isnan(scores)
-            p, decisions = detector.decide(scores[valued], *way)
-            judged = zip(scores[valued], p, decisions, strict=True)
-            writer.writerows(
-                (name, *(next(judged) if k else ("", "", ""))) for name, k in zip(names, valued, strict=True)
-            )
-            n, anomalous = n + len(names), anomalous + int(decisions.sum())
-            unknown += int((~valued).sum())
-            progress.update(bar, completed=done, description=f"{n} scored")
-    return n, anomalous, unknown

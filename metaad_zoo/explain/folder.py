@@ -27,6 +27,8 @@ from metaad_zoo.explain.figures import explanation_figure
 from metaad_zoo.explain.maps import AT_ONCE, beside_its_picture
 from metaad_zoo.explain.overlay import Region, find_regions, overlay, region_level
 
+Record = Callable[[Chunk, np.ndarray, np.ndarray | None, np.ndarray | None], None]
+"""Receives a chunk of samples with their scores, p-values and decisions."""
 BOX_COLUMNS = ("sample", "score", "p_value", "anomaly", "picture", *(f.name for f in fields(Region)))
 
 
@@ -115,6 +117,7 @@ def write_explanations(
     schemas: Mapping[str, Schema] | None = None,
     original: Callable[[int], Tensor | None] = lambda position: None,
     tick: Callable[[Explained], None] = lambda figures: None,
+    record: Record = lambda chunk, scores, p_values, decisions: None,
 ) -> Explained:
     """Write a picture of each sample, ``explanations.npz`` with their attributions, and ``boxes.csv``.
 
@@ -137,6 +140,8 @@ def write_explanations(
         schemas: schemas by modality, for the names of channels or columns; read once samples are read.
         original: gives the photograph ``(C, H, W)`` uint8 of a sample by its position; None: the sample is drawn.
         tick: called with the figures so far, after each step.
+        record: called with each chunk, its scores ``(n,)``, NaN for samples without any value, and the p-values and
+            decisions of the others, None without decisions.
 
     Raises:
         RuntimeError, ValueError: the detector can't decide or explain; see :meth:`metaad_zoo.Detector.predict` and
@@ -149,7 +154,7 @@ def write_explanations(
         GrowingArchive(out / "explanations.npz") as archive,
         nullcontext() if mapped is None else _Boxes(out / "boxes.csv") as boxes,
     ):
-        for batch in _batches(_chosen(_judged(detector, chunks, choice, figures), choice.top)):
+        for batch in _batches(_chosen(_judged(detector, chunks, choice, figures, record), choice.top)):
             heats, maps = _explain(detector, batch, method if mapped is None else "patches", archive)
             for i, row in enumerate(batch):
                 figures.pictures += 1
@@ -167,7 +172,9 @@ def write_explanations(
     return figures
 
 
-def _judged(detector: Detector, chunks: Iterable[Chunk], choice: Choice, figures: Explained) -> Iterator[_Judged]:
+def _judged(
+    detector: Detector, chunks: Iterable[Chunk], choice: Choice, figures: Explained, record: Record
+) -> Iterator[_Judged]:
     """Samples that may be explained, with their scores and decisions; counts all samples."""
     way = (choice.alpha, choice.calibrate, choice.contamination)
     leave_one_out = choice.contamination is not None
@@ -175,6 +182,7 @@ def _judged(detector: Detector, chunks: Iterable[Chunk], choice: Choice, figures
         scores = detector.score_known(chunk.samples, leave_one_out)
         valued, start = np.flatnonzero(~np.isnan(scores)), figures.samples
         p, decisions = detector.decide(scores[valued], *way) if choice.decided else (None, None)
+        record(chunk, scores, p, decisions)
         figures.samples, figures.done = start + len(scores), chunk.done
         figures.without_value += len(scores) - len(valued)
         if decisions is not None:

@@ -58,6 +58,7 @@ _LAYOUTS = (
 )
 
 
+_NORMAL_FOLDERS = {Path(layout.good).name.lower() for layout in _LAYOUTS}
 _MASK_FOLDERS = {Path(layout.masks).name for layout in _LAYOUTS}
 
 
@@ -131,7 +132,18 @@ def select_for_scoring(path: Path, account: Account) -> ImageSelection:
             account.add("left out", str(path), "masks", list(masks))
     if not any(chosen.values()):
         raise ValueError(f"{path} holds no images: expected a folder of images, or an image file")
-    return _of_folders(path, chosen)
+    return _labelled(_of_folders(path, chosen), account)
+
+
+def _labelled(selection: ImageSelection, account: Account) -> ImageSelection:
+    """The selection with labels, if one of its folders is called as those of normal images are."""
+    normal = [Path(name).name.lower() in _NORMAL_FOLDERS for name in selection.class_names]
+    if any(normal) and not all(normal):
+        selection.anomalous = ~np.array(normal)[selection.labels]
+        names = [name for name, is_normal in zip(selection.class_names, normal, strict=True) if is_normal]
+        reason = f"{', '.join(names)} as normal and the folders beside as anomalous; this serves figures alone"
+        account.add("guessed", str(selection.root), reason)
+    return selection
 
 
 def _one_file(path: Path) -> ImageSelection:

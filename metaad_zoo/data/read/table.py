@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from metaad_zoo.data.read.account import Account
 from metaad_zoo.data.read.cells import cell_texts, is_number_type, numbers_of_texts, seconds_of, texts_of
 from metaad_zoo.data.read.csv_dialect import decimal_separator, is_number
-from metaad_zoo.data.read.labels import parse_labels
+from metaad_zoo.data.read.labels import is_label_name, parse_labels
 from metaad_zoo.data.read.roles import (
     USUAL_OPTIONS,
     ColumnFacts,
@@ -134,9 +134,14 @@ class TableReader:
             )
         self._schema = schema if self.named or schema is None else self._schema_of_archive()
         # Columns that are left out may hold cells that can't be read, as may labels of data to be scored.
-        of_domain = () if self._schema is None else (*self._schema.ignored, self._schema.label)
+        of_domain: tuple[str, ...] = ()
+        if self._schema is not None:
+            label = options.label or self._schema.label
+            of_domain = tuple(name for name in self._schema.ignored if name != label)
+            self.as_text += () if label is None else (label,)
         self._unread = {*options.ignore, *of_domain} - {*special}
         self._decimal = options.decimal
+        self._labels_are_unreadable = False
         self._names: list[str] = []
         for note in self._source.notes:
             self.account.add("guessed" if "header" in note else "changed", self.path.name, note)
@@ -170,7 +175,7 @@ class TableReader:
         schema = self.schema
         if self._facts or schema.time in self._kinds:
             return schema.time
-        others = self._kinds.keys() - {*schema.numbers, *schema.categories, *self._unread}
+        others = self._kinds.keys() - {*schema.numbers, *schema.categories, *self._unread, *self.as_text}
         times = {n for n in others if self._kinds[n] == "time" or (self._kinds[n] == "number" and is_time_name(n))}
         return next((n for n in self._kinds if n in times), None)
 
@@ -372,7 +377,7 @@ class TableReader:
                 rows = _chosen(rows, ~incomplete)
             cells, n_rows = cells + int(bad.sum()), n_rows + len(rows.values)
             filled |= ~bad.all(0)
-            unlabelled += 0 if rows.labels is None else int((rows.labels < 0).sum())
+            unlabelled += 0 if rows.labels is None or not self._facts else int((rows.labels < 0).sum())
             yield rows
         if not n_rows:
             raise ValueError(f"{self.path}: every row has a missing value, nothing is left: set data.missing=impute")
@@ -405,10 +410,7 @@ class TableReader:
             parts.append(vocabulary.encode(np.array(cell_texts(block.columns[name]), str)))
         n = len(block)
         values = np.concatenate(parts, 1) if parts else np.zeros((n, 0))
-        labels = None
-        label = self.options.label or schema.label
-        if self._facts and label is not None:  # of data to be scored, labels are left out, whatever they hold
-            labels = parse_labels(self.path, label, cell_texts(block.columns[label]), block.first_row)
+        labels = self._labels(block, schema)
         times = None if (time := self.time_column) is None else block.columns[time]
         if times is not None and times.dtype.kind != "f":
             raise ValueError(
@@ -417,6 +419,24 @@ class TableReader:
         numbers = block.first_row + 1 + np.arange(n)
         special = {name: block.columns[name] for name in self.special if name in block.columns}
         return Rows(values, labels, times, numbers, block.done, special)
+
+    def _labels(self, block: RawBlock, schema: Schema) -> np.ndarray | None:
+        """Labels of a block; of data to be scored, where they only serve figures, None if they can't be read."""
+        label = self.options.label or schema.label
+        if self._facts:
+            texts = None if label is None else cell_texts(block.columns[label])
+            return None if label is None or texts is None else parse_labels(self.path, label, texts, block.first_row)
+        others = (n for n in block.columns if is_label_name(n) and not (self.series and n.lower() == "y"))
+        names = [n for n in (label, *others) if n in block.columns and n not in schema.features]
+        if not names or self._labels_are_unreadable:
+            return None
+        try:
+            return parse_labels(self.path, names[0], cell_texts(block.columns[names[0]]), block.first_row)
+        except ValueError:
+            self._labels_are_unreadable = True
+            reason = "no labels of 0 and 1, or words for them: scores are not compared with it"
+            self.account.add("left out", self.path.name, reason, [names[0]])
+            return None
 
 
 def compact(values: np.ndarray) -> np.ndarray:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from sklearn.linear_model import Ridge
 from torch import Tensor
 
 from metaad_zoo.episodes import Samples, SupportScaling
@@ -151,6 +150,8 @@ class LinearAutoregression(PieceMethod):
 
     def fit(self, pieces: Tensor, present: Tensor) -> ScorePieces:
         """The regression, on steps that have a value in any channel."""
+        from sklearn.linear_model import Ridge  # not for those who adapt another method
+
         rows = present[..., -1].any(-1)
         model = Ridge(alpha=self.alpha).fit(_past(pieces)[rows].numpy(), pieces[..., -1][rows].numpy())
         # scikit-learn leaves out the axis of a single output in some of its versions

@@ -5,9 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from sklearn.ensemble import IsolationForest
-from sklearn.neighbors import LocalOutlierFactor
-from sklearn.svm import OneClassSVM
 from torch import Tensor
 
 from metaad_zoo.evaluation.baselines.features import FeatureMethod, ScoreVectors, Standardise
@@ -82,6 +79,8 @@ class LocalOutlier(FeatureMethod):
 
     def fit(self, x: Tensor) -> ScoreVectors:
         """Densities of the support."""
+        from sklearn.neighbors import LocalOutlierFactor  # as below: not for those who adapt another method
+
         model = LocalOutlierFactor(n_neighbors=min(self.neighbours, len(x) - 1), novelty=True).fit(x.numpy())
         return lambda query: torch.as_tensor(-model.score_samples(query.numpy()))
 
@@ -112,6 +111,8 @@ class OneClassBoundary(FeatureMethod):
 
     def fit(self, x: Tensor) -> ScoreVectors:
         """The boundary."""
+        from sklearn.svm import OneClassSVM
+
         model = OneClassSVM(kernel="rbf", gamma=self.gamma, nu=self.nu).fit(x.numpy())
         vectors, weights = torch.as_tensor(model.support_vectors_), torch.as_tensor(model.dual_coef_).squeeze(0)
         gamma = 1 / (x.shape[1] * (float(x.var(correction=0)) or 1.0)) if self.gamma == "scale" else model._gamma
@@ -144,6 +145,8 @@ class Forest(FeatureMethod):
 
     def fit(self, x: Tensor) -> ScoreVectors:
         """The forest."""
+        from sklearn.ensemble import IsolationForest
+
         model = IsolationForest(n_estimators=self.trees, random_state=self.seed).fit(x.numpy())
         return lambda query: torch.as_tensor(-model.score_samples(query.numpy()))
 

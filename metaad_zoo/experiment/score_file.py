@@ -1,0 +1,98 @@
+"""Scores of any number of samples as a CSV file, written as they come."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from metaad_zoo.atomic_write import replacing
+from metaad_zoo.evaluation.labelled import Figure, labelled_figures
+
+COLUMNS = ("sample", "score", "p_value", "anomaly")
+MOST_LABELLED = 5_000_000
+"""Number of labelled samples that figures are computed of; more are not kept in memory."""
+
+
+class ScoreFile:
+    """Writes names, scores, p-values and decisions; a context manager.
+
+    Args:
+        path: CSV file to write, with the columns :data:`COLUMNS`; it appears when the context ends without an error.
+
+    Attributes:
+        n: number of samples.
+        anomalous: number of samples that are called anomalous.
+        without_value: number of samples without a score, whose cells stay empty.
+        labelled: number of samples with a label of 0 or 1 and a score.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.n = self.anomalous = self.without_value = self.labelled = 0
+        self._path, self._open = path, ExitStack()
+        self._judged: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]] = []
+
+    def __enter__(self) -> ScoreFile:
+        beside = self._open.enter_context(replacing(self._path))
+        self._writer = csv.writer(self._open.enter_context(beside.open("w", newline="", encoding="utf-8")))
+        self._writer.writerow(COLUMNS)
+        return self
+
+    def add(
+        self,
+        names: Sequence[str],
+        scores: np.ndarray,
+        p_values: np.ndarray | None,
+        decisions: np.ndarray | None,
+        labels: np.ndarray | None = None,
+    ) -> None:
+        """Write some samples.
+
+        Args:
+            names: ``n`` names.
+            scores: ``(n,)``, NaN for samples without any value.
+            p_values: one for each sample with a score; None without decisions.
+            decisions: 0 or 1 for each sample with a score; None without decisions.
+            labels: ``(n,)`` of 0, 1 and -1; None where the data has none.
+        """
+        valued = ~np.isnan(scores)
+        undecided = [""] * int(valued.sum())
+        p = undecided if p_values is None else p_values
+        anomaly = undecided if decisions is None else decisions
+        judged = zip(scores[valued], p, anomaly, strict=True)
+        self._writer.writerows(
+            (name, *(next(judged) if has_value else ("", "", "")))
+            for name, has_value in zip(names, valued, strict=True)
+        )
+        self.n += len(names)
+        self.without_value += int((~valued).sum())
+        self.anomalous += 0 if decisions is None else int(decisions.sum())
+        if labels is not None:
+            self._keep(scores[valued], labels[valued], decisions)
+
+    def _keep(self, scores: np.ndarray, labels: np.ndarray, decisions: np.ndarray | None) -> None:
+        labelled = (labels == 0) | (labels == 1)
+        self.labelled += int(labelled.sum())
+        if self.labelled <= MOST_LABELLED:
+            self._judged.append(
+                (scores[labelled], labels[labelled], None if decisions is None else decisions[labelled])
+            )
+
+    def figures(self) -> dict[str, Figure]:
+        """Figures of the labelled samples, see :func:`metaad_zoo.evaluation.labelled.labelled_figures`; empty without
+        labels of both kinds."""
+        if not self._judged:
+            return {}
+        scores, labels = (np.concatenate([part[i] for part in self._judged]) for i in range(2))
+        decisions = [flags for _, _, flags in self._judged if flags is not None]
+        flagged = np.concatenate(decisions) if len(decisions) == len(self._judged) else None
+        return labelled_figures(scores, labels, flagged)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
