@@ -67,9 +67,7 @@ def for_vectors(modality: str) -> dict[str, Any]:
         return entry(
             modality, model, f"ahead of the best baseline by {points(lead['mean'], lead['ci95'])} points", file
         )
-    behind = " and ".join(
-        f"{loss:.1f} points behind the best at {n}" for n, loss in sorted(losses[best].items())
-    )
+    behind = " and ".join(f"{loss:.1f} points behind the best at {n}" for n, loss in sorted(losses[best].items()))
     reason = (
         f"of {len(losses)} baselines on {prior['datasets']} data sets the one whose largest loss is smallest: {behind} "
         f"normal samples (AUROC); the published model {model} is not clearly ahead of the best baseline on "

@@ -121,7 +121,7 @@ def test_adapt_takes_modalities_baselines_and_their_options(tmp_path, capsys):
     rows.to_csv(tmp_path / "rows.csv", index=False)
     support = ["--support", str(tmp_path / "rows.csv"), "--out", str(tmp_path / "detector")]
     assert main(["adapt", "table", *support]) == 0
-    assert "the default for table is knn" in capsys.readouterr().err
+    assert "the default for tabular samples is knn" in capsys.readouterr().err
     assert main(["adapt", "knn", "--option", "k=2", *support]) == 0
     assert mz.load_detector(tmp_path / "detector")._checkpoint.learner.arguments()["k"] == 2
     assert main(["adapt", "knn", "--option", "kk=2", *support]) == 1
