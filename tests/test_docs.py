@@ -185,7 +185,8 @@ def test_no_figure_is_typed_by_hand(page):
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
-def test_notebook_is_kept_without_outputs(notebook):
+def test_notebook_is_stored_with_its_outputs(notebook):
+    """Those of one run from top to bottom by `notebooks/run.py`, without messages and names of folders."""
     nbformat = pytest.importorskip("nbformat")
     book = nbformat.read(notebook, as_version=4)
     nbformat.validate(book)
@@ -193,7 +194,12 @@ def test_notebook_is_kept_without_outputs(notebook):
     assert book.cells[0].source.startswith("# ")
     assert set(titles[1:]) == {"## "}, "one title, and parts under it"
     code = [c for c in book.cells if c.cell_type == "code"]
-    assert not any(c.outputs or c.execution_count for c in code)
+    assert [c.execution_count for c in code] == list(range(1, len(code) + 1)), "run it by notebooks/run.py"
+    outputs = [o for c in code for o in c.outputs]
+    assert any("image/png" in o.get("data", {}) for o in outputs)
+    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
+    assert "/tmp" not in notebook.read_text(encoding="utf-8")
+    assert notebook.stat().st_size < 500_000
 
 
 TAKES_LONG = ("image_inspection", "multimodal")
