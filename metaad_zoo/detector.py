@@ -127,7 +127,7 @@ class Detector(ScoresWindows):
         return self._state.adapted is not None
 
     def to(self, place: str | torch.device | torch.dtype) -> Detector:
-        """Move to a device or to another precision; a fitted detector adapts anew there."""
+        """Move to a device or to another precision; a fitted detector adapts again there."""
         with self._changing:
             # A copy is moved: other threads may be scoring with the learner where it is.
             learner = copy.deepcopy(self._checkpoint.learner).to(place)

@@ -62,7 +62,7 @@ class WeightsSource:
         version: version of the package.
         licence: licence of the weights, where it is known.
         content: :func:`digest` of the weights in a local file, without the classifier.
-        state: :func:`digest` of the backbone's state after loading; it tells whether weights have changed since.
+        state: :func:`digest` of the backbone's state after loading; it differs once weights have changed.
     """
 
     origin: Origin

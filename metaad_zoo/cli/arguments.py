@@ -24,7 +24,7 @@ def support_arguments(command: argparse.ArgumentParser) -> None:
         required=True,
         help="normal samples: a file or folder of images, tables or series, or a manifest",
     )
-    column_arguments(command, "label column, 0 normal and 1 anomalous (default: a column named label or alike)")
+    column_arguments(command, "label column, 0 normal and 1 anomalous (default: a column with a usual name)")
 
 
 def data_arguments(command: argparse.ArgumentParser) -> None:

@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> None:
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         raise ValueError(f"--out {options.out} exists and is not an empty folder: name a new one")
     folder = locate(options.address, papers=True)
-    load_checkpoint(folder)  # whatever is wrong is told before anything is kept
+    load_checkpoint(folder)  # raises before anything is written
     options.out.mkdir(parents=True, exist_ok=True)
     for name in (n for n in FILES if (folder / n).is_file() and n != MANIFEST):
         shutil.copyfile(folder / name, options.out / name)

@@ -63,7 +63,7 @@ def read_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
 
 
 def splits_of_checkpoint(path: Path) -> SplitRecord:
-    """Splits of a training checkpoint's classes, and what it has seen, whatever kind of data wrote it.
+    """Splits of a training checkpoint's classes and what it has seen, for any kind of data.
 
     Raises:
         ValueError: the file is damaged, or does not say what it has seen.

@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     if options.stride is not None and not options.points:
         raise ValueError("--stride is only with --points")
     detector = adapted_detector(options.folder)
-    way = decision_way(options, detector)  # what can't be decided is told before any work
+    way = decision_way(options, detector)  # refuses what can't be decided before any work
     calibrate = way[1]
     chosen = column_options(options, detector.input_shapes)
     reading = {**detector.image_options, "damaged": "empty"}

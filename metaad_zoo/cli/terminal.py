@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 TABLE_WIDTH = 118
 OK, ERROR, USAGE, DAMAGED, INTERRUPTED = 0, 1, 2, 3, 130
-"""Exit codes: done; an error, told in one line; a command line that can't be read; done, but some files could not be
+"""Exit codes: done; an error, printed in one line; a command line that can't be read; done, but some files could not be
 read; stopped by Ctrl-C."""
 EXIT_CODES = (
     f"exit codes: {OK} done, {ERROR} error (one line on stderr), {USAGE} wrong usage, {DAMAGED} done, but some files "

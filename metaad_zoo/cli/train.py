@@ -132,7 +132,7 @@ class TrainingCLI(LightningCLI):
         return [CSVLogger(**place), *([TensorBoardLogger(**place)] if default else given_loggers(configured))]
 
     def _choose_run_dir(self) -> Path:
-        """A resumed training goes on in its own folder; anything else gets a new one, named by the time."""
+        """A resumed training continues in its own folder; all others get a new one, named by the time."""
         folder = Path(self.config["runs"]) / self.config["name"]
         checkpoints = self.resume_from.parent if self.resume_from else None
         if self.verb in (None, "fit") and checkpoints is not None and checkpoints.name == "checkpoints":
@@ -168,7 +168,7 @@ class _Bar(TQDMProgressBar):
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)  # the run's folder, told at the end
+        metrics.pop("v_num", None)  # the run's folder, which is printed at the end
         return metrics
 
 
@@ -181,7 +181,7 @@ class _Last(ModelCheckpoint):
 
 
 def _keep_earlier_metrics(run_dir: Path) -> None:
-    """CSVLogger starts its file anew; what a resumed run logged before is kept beside it as metrics-1.csv, ..."""
+    """CSVLogger starts a new file; what a resumed run logged before is kept as metrics-1.csv, ..."""
     file = run_dir / METRICS_FILE
     if file.is_file() and getattr(rank_zero_only, "rank", 0) == 0:
         n = len(list(run_dir.glob("metrics-*.csv"))) + 1
@@ -238,10 +238,10 @@ def run(argv: Sequence[str] | None = None, program: str = PROGRAM) -> TrainingCL
     """
     # Lightning's own calls of functions that torch and jsonargparse have renamed; not ours to mend.
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
-    # A resumed run goes on in its own folder, and keeps what was logged there.
+    # A resumed run continues in its own folder and keeps what was logged there.
     warnings.filterwarnings("ignore", message="(Checkpoint|Experiment logs) directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message="(?s).*(jsonargparse|Jsonargparse|instantiate_classes|skip_none).*")
-    # What Lightning tells of itself and its makers' services: advice to install them, accelerators that are not used.
+    # Lightning's messages about itself and related services: advice to install them, accelerators that are not used.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
     try:
         modules, rest = take_imports(sys.argv[1:] if argv is None else argv)

@@ -106,7 +106,7 @@ def cache_folder(chosen: str | Path | None = None) -> Path:
 
 
 def memory_needed(path: Path) -> int:
-    """Bytes of a table file, unpacked as far as can be told without reading it.
+    """Bytes of a table file, unpacked if that is known without reading it.
 
     Raises:
         ValueError: the file is damaged.

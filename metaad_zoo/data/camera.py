@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RandomCamera:
-    """Random rotation, shift, scale, contrast, brightness and noise, drawn anew for each picture.
+    """Random rotation, shift, scale, contrast, brightness and noise, drawn independently for each picture.
 
     Args:
         rotation: largest turn to either side, in degrees.

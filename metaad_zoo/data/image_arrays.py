@@ -16,7 +16,7 @@ from metaad_zoo.data.read.pixels import Aspect, resize, to_channels
 
 @dataclass
 class ImageArrays:
-    """Images with a class each, or with a domain each and a flag that tells the anomalies.
+    """Images with a class each, or with a domain each and a flag for anomalies.
 
     Args:
         name: readable, stable name of the data set.

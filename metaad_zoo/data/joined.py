@@ -127,7 +127,7 @@ class Modalities(ABC):
         samples: dict[str, Tensor] = {}
         for part, positions in zip(self.parts.values(), self.positions(ids), strict=True):
             samples.update(part.reader.read(positions, rng))
-        # Drawn over all modalities, whatever is given out, so that the same samples are hidden.
+        # Drawn over all modalities, even those that are left out, so that the same samples are hidden.
         hidden = rng.integers(len(self.parts), size=len(ids))
         hidden[rng.random(len(ids)) >= self.absent] = -1
         visible = {m: samples[m] for m in self.shapes}

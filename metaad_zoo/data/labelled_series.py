@@ -26,7 +26,7 @@ class LabelledSeries:
         labels: ``(T,)`` of 0 and 1.
         window: steps of a window.
         stride: steps from one scored window to the next.
-        breaks: positions in the later part at which it goes on behind a gap.
+        breaks: positions in the later part at which it continues after a gap.
     """
 
     name: str

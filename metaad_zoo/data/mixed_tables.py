@@ -14,7 +14,7 @@ class MixedTables(TaskPool):
     Args:
         real: tasks of real tables.
         generated: tasks of generated tables.
-        share: share of the episodes, above 0 and below 1, that come from a generated table, whatever task is drawn.
+        share: share of the episodes, above 0 and below 1, that come from a generated table in place of the drawn task.
 
     Raises:
         ValueError: the share is out of range.

@@ -25,7 +25,7 @@ class Series:
         values: ``(T, C)`` float32, or float64 where that is too coarse; NaN where a value is missing.
         labels: ``(T,)`` of 0 (normal) and 1 (anomalous); None where nothing is known.
         support_until: where the recording's normal, training part ends; None where it has no such part.
-        breaks: positions at which the recording goes on behind a gap: no window reaches across.
+        breaks: positions at which the recording continues after a gap; no window reaches across.
 
     Raises:
         ValueError: shapes disagree, a value is infinite, or a label is neither 0 nor 1.

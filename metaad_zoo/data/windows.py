@@ -195,7 +195,7 @@ def score_series(
         stride: steps from one window to the next; at most ``window``. A last window ends with the series, so that no
             point is left uncovered.
         how: see :func:`point_scores`.
-        breaks: positions at which the series goes on behind a gap: no window reaches across.
+        breaks: positions at which the series continues after a gap; no window reaches across.
 
     Returns:
         ``(T,)``; NaN between gaps that lie closer together than a window.

@@ -118,7 +118,7 @@ def support_statistics(support: Samples, support_labels: Tensor) -> Tensor | Non
 
 
 def _of_supports(episodes: Iterable[Episode]) -> Tensor | None:
-    """Statistics ``(episodes, d)``; None where samples have none, as the first episode tells."""
+    """Statistics ``(episodes, d)``; None where samples have none, judged by the first episode."""
     rows: list[Tensor] = []
     for episode in episodes:
         statistics = support_statistics(episode.support, episode.support_labels)

@@ -191,7 +191,7 @@ class _Extremes:
 def _open(settings: _Settings, checkpoints: Mapping[str, Checkpoint]) -> tuple[EpisodeDataModule, list[str]]:
     """The data with the requested episodes, and notes on domains that are too small for them.
 
-    Splits follow the config's own episodes, whatever the number of shots, so that a model is tested on classes that it
+    Splits follow the config's own episodes and not the number of shots, so that a model is tested on classes that it
     was not trained on, and all points of a curve over shots are on the same tasks.
     """
     if settings.data.suffix in (".yaml", ".yml"):

@@ -72,7 +72,7 @@ class Training:
 
     @property
     def last_checkpoint(self) -> Path:
-        """Where an interrupted training goes on."""
+        """Where an interrupted training continues."""
         return self.folder / "checkpoints" / "last.ckpt"
 
     def state(self) -> State:

@@ -173,8 +173,8 @@ class Modality(SampleForm):
         return SupportScaling.fit(support, self.scaling)
 
     def statistics(self, samples: Tensor) -> Tensor | None:
-        """Numbers ``(n, d)`` between 0 and 1 that describe samples ``(n, ...)`` whatever they show, to compare domains
-        by (:mod:`metaad_zoo.evaluation.novelty`); None: this modality has none.
+        """Numbers ``(n, d)`` between 0 and 1 that describe any samples ``(n, ...)``, to compare domains
+        (:mod:`metaad_zoo.evaluation.novelty`); None: this modality has none.
         """
         return None
 

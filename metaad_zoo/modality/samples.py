@@ -320,7 +320,7 @@ def with_steps(x: Tensor, steps: int) -> Tensor:
 
 
 def have_values(samples: Mapping[str, Tensor]) -> Tensor:
-    """Which samples have any value at all, in whatever modality: ``(n,)`` bool.
+    """Which samples have at least one value, in any modality: ``(n,)`` bool.
 
     Example:
         >>> have_values({"tabular": torch.tensor([[1.0, torch.nan], [torch.nan, torch.nan]])})

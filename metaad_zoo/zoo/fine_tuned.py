@@ -22,7 +22,7 @@ class FineTuned(Learner):
 
     As ``pathlib.Path`` does, it builds an object of another class: the checkpoint's own, with its settings and weights.
     A patch memory, which trains nothing, becomes a :class:`metaad_zoo.learners.PatchMetric` that starts as it. The
-    object's :attr:`~metaad_zoo.learners.Learner.parent` tells what it has seen before, which no test may be on.
+    object's :attr:`~metaad_zoo.learners.Learner.parent` lists the classes that it has seen before, which are never tested on.
 
     Args:
         checkpoint: what :func:`metaad_zoo.zoo.locate` takes: a published name, a finished run, a folder, an address.
@@ -69,7 +69,7 @@ class FineTuned(Learner):
 
 
 def parent_shapes(checkpoint: str) -> dict[str, list[int]]:
-    """Shape of one sample by modality, as a checkpoint's manifest tells it; its weights are not read.
+    """Shape of one sample by modality, from a checkpoint's manifest; its weights are not read.
 
     Raises:
         CheckpointError: there is no such checkpoint, or its manifest is damaged.
@@ -79,7 +79,7 @@ def parent_shapes(checkpoint: str) -> dict[str, list[int]]:
 
 
 def parent_splits(checkpoint: str) -> SplitRecord:
-    """Splits of the classes or domains that a checkpoint has met, as its manifest tells them.
+    """Splits of the classes or domains that a checkpoint has seen, from its manifest.
 
     Raises:
         CheckpointError: there is no such checkpoint, or its manifest is damaged.
@@ -89,7 +89,7 @@ def parent_splits(checkpoint: str) -> SplitRecord:
 
 
 def parent_aspect(checkpoint: str) -> Aspect:
-    """How a checkpoint reads images, as its manifest tells it; errors as for :func:`parent_shapes`."""
+    """How a checkpoint reads images, from its manifest; errors as for :func:`parent_shapes`."""
     return aspect_of(read_manifest(locate(checkpoint)))
 
 

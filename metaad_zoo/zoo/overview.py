@@ -9,7 +9,7 @@ _HEAD = """# Published checkpoints
 
 One folder a model: `model.safetensors`, `manifest.json` (how to rebuild it, its sha256, what it was trained on),
 `config.yaml` (what trained it), `metrics.json` (figures beside the baselines) and its card. This page, the cards and
-`index.json` are written by `metaad publish`; `metaad publish --refresh` writes them anew.
+`index.json` are written by `metaad publish`; `metaad publish --refresh` rewrites them.
 """
 
 

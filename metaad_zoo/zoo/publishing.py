@@ -38,7 +38,7 @@ def publish(
     replace: bool = False,
     tell: Callable[[str], object] = lambda _: None,
 ) -> Path:
-    """Make ``zoo/name`` from a finished run, and the index anew.
+    """Make ``zoo/name`` from a finished run, and rewrite the index.
 
     Args:
         run: what ``python train.py`` wrote: ``model``, ``results.json``.
@@ -89,7 +89,7 @@ def publish(
 
 
 def refresh(zoo: Path) -> list[Path]:
-    """Write all cards, the index and the overview anew; returns the files that differed."""
+    """Rewrite all cards, the index and the overview; returns the files that changed."""
     changed = [path for path, text in generated(zoo) if not path.is_file() or path.read_text(encoding="utf-8") != text]
     for path, text in generated(zoo):  # again, for the index holds the cards' hashes
         path.write_text(text, encoding="utf-8")

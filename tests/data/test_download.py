@@ -97,7 +97,7 @@ def test_a_file_that_changed_on_disk_is_refused_and_kept(server, tmp_path):
     path.write_bytes(b"own notes")
     seen = hashlib.sha256(b"own notes").hexdigest()
     with pytest.raises(
-        DownloadError, match=rf"has the sha256 {seen}, expected {SHA256}.*delete it to download it anew"
+        DownloadError, match=rf"has the sha256 {seen}, expected {SHA256}.*delete it to download it again"
     ):
         fetch(f"{server.url}/good.csv", SHA256, tmp_path)
     assert path.read_bytes() == b"own notes"

@@ -164,7 +164,7 @@ class TestErrors:
         visa(tmp_path)
         gone = tmp_path / "candle" / "Data" / "Masks" / "Anomaly" / "001.png"
         gone.unlink()
-        with pytest.raises(ValueError, match=r"names 1 files that are missing, such as .*001\.png: unpack VisA anew"):
+        with pytest.raises(ValueError, match=r"names 1 files that are missing, such as .*001\.png: unpack VisA again"):
             read_dataset("visa", "image", tmp_path)
         (tmp_path / "split_csv" / "1cls.csv").write_text("object,split\n")
         with pytest.raises(ValueError, match=r"lacks the columns \['image', 'label', 'mask'\]"):

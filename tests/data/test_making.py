@@ -66,7 +66,7 @@ def test_what_differs_is_refused_and_named(omniglot, capsys):
     assert main([*arguments, "--allow-different"]) == 0
     assert "the data differ" in capsys.readouterr().err
     assert main(arguments) == 1
-    assert "exists: delete it to make it anew" in capsys.readouterr().err
+    assert "exists: delete it to make it again" in capsys.readouterr().err
 
 
 def test_damaged_folders_are_named(omniglot):

@@ -56,7 +56,7 @@ def fetch(url: str, sha256: str, folder: str | Path, progress: bool | None = Non
         if actual != sha256.lower():
             raise DownloadError(
                 f"{path} has the sha256 {actual}, expected {sha256.lower()}: it is damaged or another file; delete it "
-                f"to download it anew from {url}"
+                f"to download it again from {url}"
             )
         return path
     show_progress = sys.stderr.isatty() if progress is None else progress

@@ -30,7 +30,7 @@ class _Archive:
         file: path in the folder ``METAAD_DATA``.
         normal: names of the good images; None: each class is a domain, and images of the others are its anomalies.
         anomalous: names of the anomalies; None: all others.
-        domains: name of the array that tells a domain of several; None: all images are one domain.
+        domains: name of the array of domains; None: all images are one domain.
     """
 
     file: str

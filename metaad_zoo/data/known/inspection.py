@@ -164,7 +164,7 @@ def read_visa_split(root: Path) -> InspectionImages:
             listing.rows.append((root / row["image"], mask, row["object"], anomalous, train))
     absent = [file for row in listing.rows for file in row[:2] if file is not None and not file.is_file()]
     if absent:
-        raise ValueError(f"{split} names {len(absent)} files that are missing, such as {absent[0]}: unpack VisA anew")
+        raise ValueError(f"{split} names {len(absent)} files that are missing, such as {absent[0]}: unpack VisA again")
     return listing.as_images("visa", root)
 
 

@@ -63,7 +63,7 @@ def make_archive(name: str, out: Path, files: Path | None = None, allow_differen
     make = MAKERS[name]
     path = out / f"{name}.npz"
     if path.exists():
-        raise ValueError(f"{path} exists: delete it to make it anew")
+        raise ValueError(f"{path} exists: delete it to make it again")
     if files is not None and not files.is_dir():
         raise ValueError(f"--files {files} is no folder: give the folder that holds the public files of {name}")
     source = out / f"{name}-source" if files is None else files

@@ -63,7 +63,7 @@ def read_omniglot_strokes(root: str | Path | None = None) -> SequenceArrays:
 
 @register_dataset("spoken_digits", modality="sequence")
 def read_spoken_digits(root: str | Path | None = None) -> SequenceArrays:
-    """Spoken digits as log-mel frames; ``about["speaker"]`` tells who speaks.
+    """Spoken digits as log-mel frames; ``about["speaker"]`` is the speaker.
 
     Source: Jackson et al., "Free Spoken Digit Dataset", 2018 (CC BY-SA 4.0).
     """

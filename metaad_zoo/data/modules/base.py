@@ -232,7 +232,7 @@ class EpisodeDataModule(pl.LightningDataModule):
     def keep_splits(self, record: SplitRecord) -> None:
         """Go on with the splits of a checkpoint: a class never changes its split, new ones join by a fixed rule.
 
-        To be called before a training goes on from a checkpoint, starts from it or tests it. Pools are built anew.
+        To be called before a training resumes from a checkpoint, starts from it or tests it. Pools are built again.
         """
         if record == self._record:
             return
@@ -311,7 +311,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         return {"place": place, "seen": sorted(record.seen), "splits": record.as_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the splits of the checkpoint, and let the next training loader go on from the saved place."""
+        """Keep the splits of the checkpoint, and let the next training loader continue from the saved place."""
         built = "pools" in self.__dict__
         record = SplitRecord.parse(state_dict.get("splits"), self._record.seen.union(state_dict["seen"]))
         if record != self._record:

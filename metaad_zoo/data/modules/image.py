@@ -55,8 +55,8 @@ class ImageEpisodes(EpisodeDataModule):
         aspect: how own files are brought to ``image_size``: ``"squash"`` stretches them to a square, ``"pad"`` keeps
             their aspect ratio and fills the rest with the colour of their border, ``"keep"`` takes another size of
             about as many pixels in the median ratio of all images, for backbones that read any size. The checkpoint
-            keeps it, so that its detectors read images alike.
-        camera: photograph every sample of every split anew.
+            keeps it, so that its detectors read images in the same way.
+        camera: random camera through which each sample of each split is seen.
         synthetic: names of synthetic anomalies (:func:`metaad_zoo.data.synthetic.list_synthetic`), for meta-training
             alone: in all episodes of categories without anomalies of their own, and in a share of the others'.
         synthetic_share: that share.

@@ -66,8 +66,8 @@ class SequenceEpisodes(EpisodeDataModule):
         ignore: columns of own files that are left out.
         columns: the channels, where these columns alone are to be used; None takes all that are no label, time,
             counter or identifier.
-        decimal: ``","`` where numbers have decimal commas, ``"."`` where commas separate thousands; None tells by the
-            numbers.
+        decimal: ``","`` where numbers have decimal commas, ``"."`` where commas separate thousands; None infers it
+            from the numbers.
         missing: what to do about missing values in own files: ``"impute"`` keeps them as NaN, ``"drop"`` drops the
             rows, ``"refuse"`` refuses the file.
         resample: seconds a step, to bring own files of different sampling together by linear interpolation.

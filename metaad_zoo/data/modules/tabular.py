@@ -59,8 +59,8 @@ class TabularEpisodes(EpisodeDataModule):
         ignore: columns of ``"own"`` files that are left out.
         columns: the columns of data, where these alone are to be used; None takes all that are no label, time, counter
             or identifier.
-        decimal: ``","`` where numbers have decimal commas, ``"."`` where commas separate thousands; None tells by the
-            numbers.
+        decimal: ``","`` where numbers have decimal commas, ``"."`` where commas separate thousands; None infers it
+            from the numbers.
         missing: what to do about missing and infinite values: ``"refuse"``; ``"drop"`` the rows; ``"impute"``: hand
             them on as NaN, which networks read as the support's centre.
         anomalies: where there are classes: ``"pair"``: the anomalies of a task come from one other class; ``"rest"``:

@@ -29,7 +29,7 @@ STEP = 160
 class AudioSource(SampleSource):
     """Recordings as pictures ``(1, bands, columns)``: mel bands from high to low, time from left to right.
 
-    A whole recording fills a picture, whatever its length. Values are 0 for silence and about 1 for a full-scale tone,
+    A whole recording of any length fills a picture. Values are 0 for silence and about 1 for a full-scale tone,
     linear in decibels (60 dB from 0 to 1), and cut off at both ends. They come from a WAV file, a folder of these, or a
     list of files.
     """

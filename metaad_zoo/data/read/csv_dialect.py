@@ -1,4 +1,4 @@
-"""How a CSV file is written: encoding, delimiter, header, decimal and thousands separators, told from its beginning."""
+"""Dialect of a CSV file: encoding, delimiter, header, decimal and thousands separators, inferred from its beginning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 HEAD_BYTES = 1 << 18
-"""Bytes from which the dialect is told."""
+"""Number of bytes from which the dialect is inferred."""
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _ROWS_COMPARED = 20

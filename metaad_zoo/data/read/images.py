@@ -399,7 +399,7 @@ def read_path(
 def read_folder(
     root: Path, image_size: int | None = None, channels: int | None = None, aspect: Aspect = "squash"
 ) -> ImageArrays:
-    """A folder in any of three layouts, told apart by what is in it.
+    """A folder in any of three layouts, recognised by its content.
 
     - the MVTec layout, of one category or with a folder for each of several: the categories are domains, the defects
       their anomalies;
@@ -432,7 +432,7 @@ def read_npz(
 
     Arrays: ``x`` (or ``X``) ``(n, H, W)``, ``(n, H, W, C)`` or ``(n, C, H, W)`` with C 1 or 3, uint8, uint16, bool or
     floats from 0 to 1, which are brought to 8 bits; ``y`` ``(n,)`` the class; optionally ``names``, the classes' names.
-    Where there is also ``t`` ``(n,)``, it tells the domain, ``names`` names the domains, and ``y`` is 0 for normal and
+    Where there is also ``t`` ``(n,)``, it is the domain, ``names`` names the domains, and ``y`` is 0 for normal and
     1 for anomalous. There may then be ``masks`` ``(n, H, W)``, bool or 0 where a pixel is not defective; an
     anomalous image whose mask is empty has none.
 

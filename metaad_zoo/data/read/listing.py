@@ -18,7 +18,7 @@ def list_files(root: Path, endings: Collection[str], account: Account) -> dict[P
     Args:
         root: a folder.
         endings: file endings, such as ``{".png"}``, in lower case.
-        account: is told of files of other kinds, hidden ones, and links.
+        account: records files of other kinds, hidden ones, and links.
 
     Example:
         >>> import tempfile

@@ -100,8 +100,8 @@ class ColumnOptions:
         ignore: columns that are left out.
         columns: the features, where these alone are to be used; None takes all that are no label, time, counter or
             identifier.
-        decimal: ``","`` where numbers in a CSV have decimal commas, ``"."`` where commas separate thousands; None tells
-            by the numbers.
+        decimal: ``","`` where numbers in a CSV have decimal commas, ``"."`` where commas separate thousands; None
+            infers it from the numbers.
         missing: what to do about missing and infinite values: ``"refuse"``; ``"drop"`` the rows; ``"impute"``: keep
             them as NaN, which networks read as the support's centre.
     """
@@ -282,7 +282,7 @@ class ColumnFacts:
         return None
 
     def _numbers_rows(self) -> bool:
-        """Whether whole numbers are a permutation of successive ones, told by their sum and sum of squares."""
+        """Whether whole numbers are a permutation of successive ones, judged by their sum and sum of squares."""
         n, low = self.rows, self.low - self._first
         if self.high - self.low != n - 1:
             return False
@@ -339,7 +339,7 @@ def decide_roles(
         path: the file, named in messages and the account.
         facts: content of each column, in the order of the file.
         options: what the user says; it comes before name and content.
-        account: is told what is left out or guessed.
+        account: records what is left out or guessed.
         series: rows are time steps: text is left out, categories included.
         may_be_none: whether there may be no feature.
 

@@ -231,7 +231,7 @@ def windows_of_array(data: Any, shape: Sequence[int]) -> Tensor:
 
 
 def series_of(data: Any, schema: Schema | None = None, account: Account | None = None) -> tuple[np.ndarray, list[int]]:
-    """One series ``(T, C)``, and the positions at which it goes on behind a gap.
+    """One series ``(T, C)``, and the positions at which it continues after a gap.
 
     Args:
         data: a file, a DataFrame or an array ``(T,)`` or ``(T, C)``.

@@ -16,7 +16,7 @@ from metaad_zoo.data.read.table_sources import TABLE_SUFFIXES
 from metaad_zoo.data.read.times import gap_length, usual_step
 
 RATE_FACTOR = 1.5
-"""Steps that differ from the support's by more than this factor are told."""
+"""Steps that differ from the support's by more than this factor are reported."""
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Piece:
         labels: ``(steps,)`` of 0, 1 and -1, or None.
         times: ``(steps,)``, or None.
         start: position of the first step in the series, from 0.
-        continues: whether it goes on where the piece before it ended; else there is a gap between them.
+        continues: whether it starts where the previous piece ended; else there is a gap between them.
         done: share of the series that is read with it, from 0 to 1.
     """
 
@@ -87,7 +87,7 @@ class SeriesReader:
         return replace(self._table.schema, step=self.step) if self._given is None else self._given
 
     def whole(self) -> tuple[Rows, list[int]]:
-        """The series in memory, and the positions at which it goes on behind a gap.
+        """The series in memory, and the positions at which it continues after a gap.
 
         Raises:
             ValueError: rows are out of time order; see also :class:`~metaad_zoo.data.read.table.TableReader`.
@@ -118,7 +118,7 @@ class SeriesReader:
             start += len(rows.values)
 
     def _follow(self, rows: Rows) -> list[int]:
-        """Positions in the block at which the series goes on behind a gap; refuses rows out of order."""
+        """Positions in the block at which the series continues after a gap; refuses rows out of order."""
         if rows.times is None or not len(rows.times):
             return []
         times = rows.times
@@ -246,7 +246,7 @@ def windows_of(reader: SeriesReader, length: int) -> Iterator[Windows]:
     """Cut a series into windows, in memory for a block at a time.
 
     Args:
-        reader: reader of the series; its account is told what fills no window.
+        reader: reader of the series; its account records steps that fill no window.
         length: steps of a window; -1 takes the whole series as one.
 
     Raises:

@@ -37,7 +37,7 @@ class FileOptions:
 
 
 def read_own_series(root: Path, options: FileOptions = FileOptions()) -> SeriesSet | SequenceArrays:
-    """Series from a user's own path, told apart by what is there.
+    """Series from a user's own path, in a layout that is recognised by its content.
 
     - a CSV or Parquet file: a row a time step, a column a channel; one domain, named after the file;
     - an ``.npz``, see :func:`metaad_zoo.data.read.series_archive.read_series_npz`;

@@ -93,7 +93,7 @@ class TableReader:
             source.
         series: rows are time steps: text is left out, and one channel may be ``(rows,)``.
         account: account to add to; None begins one.
-        as_text: columns that are read as text, whatever they hold.
+        as_text: columns that are always read as text.
         special: columns whose meaning the caller knows; they are no features, and may be missing.
 
     Attributes:

@@ -124,7 +124,7 @@ class CsvSource(TableSource):
         size = max(1, self.path.stat().st_size)
         try:
             names = self.header()
-            # As text: so that all blocks are read alike, whatever the first one holds.
+            # As text, so that all blocks are read in the same way, independently of the first one.
             kinds = csv.ConvertOptions(
                 column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=NULLS
             )

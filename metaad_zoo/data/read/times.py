@@ -15,7 +15,7 @@ LARGEST = 10_000_000
 
 
 def as_seconds(texts: Iterable[str]) -> np.ndarray:
-    """Times in ISO 8601 (``2014-04-01 00:05:00``, also with a zone; UTC where none is told) as seconds since 1970.
+    """Times in ISO 8601 (``2014-04-01 00:05:00``, also with a zone; else UTC) as seconds since 1970.
 
     Raises:
         ValueError: one is not a time; it is named.

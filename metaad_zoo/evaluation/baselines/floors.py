@@ -23,7 +23,7 @@ class FlagEverything:
         return self
 
     def score(self, samples: Samples) -> Tensor:
-        """Zeros ``(n,)``: all samples are alike."""
+        """Zeros ``(n,)``: all samples get the same score."""
         return torch.zeros(count(samples))
 
 

@@ -176,7 +176,7 @@ def _draw_band(axes: Axes, x: np.ndarray, band: Band, style: Style, marker_step:
 
 
 def _from_origin(band: Band) -> Band:
-    """A ROC curve starts at (0, 0), where nothing is flagged; the grid's first rate tells what comes right after."""
+    """A ROC curve starts at (0, 0), where nothing is flagged; the next point is that of the grid's first rate."""
     mean, low, high = (None if part is None else np.append(0.0, part) for part in band)
     assert mean is not None
     return Band(mean, low, high)
