@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from metaad_zoo.cli.arguments import column_options
 from metaad_zoo.cli.terminal import note, note_account
+from metaad_zoo.modality import list_modalities
 
 if TYPE_CHECKING:
     from metaad_zoo.detector import Detector
@@ -26,6 +27,11 @@ def model_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--backbone", metavar="timm/MODEL", help="backbone for patch_memory: any image model of timm")
     command.add_argument(
         "--image-size", type=int, metavar="PIXELS", help="image size for patch_memory, height and width (default: 224)"
+    )
+    command.add_argument(
+        "--modality",
+        choices=list_modalities(several=True),
+        help="modality that a baseline reads (default: inferred from the files)",
     )
     command.add_argument(
         "--option",
@@ -62,16 +68,19 @@ def detector_for(options: argparse.Namespace) -> tuple[Detector, str, Reading]:
     from metaad_zoo.zoo import is_known, published_of
     from metaad_zoo.zoo.defaults import default_of
 
-    name, modality, source = options.name, None, options.support
+    name, modality, source = options.name, options.modality, options.support
     if name is None:
-        name, source = recognise(options.support)
+        name, source = (modality, source) if modality else recognise(options.support)
         if default_of(name) is None:
-            source.close()  # a manifest, which is open already
+            if modality is None:
+                source.close()  # a manifest, which is open already
             raise ValueError(
                 f"{options.support} holds {name} samples, which have no default detector: name one (--method)"
             )
     default = None if is_known(name) else default_of(name)
     if default is not None:
+        if modality not in (None, default.modality):
+            raise ValueError(f"{name} is the default of {default.modality} samples: leave out --modality {modality}")
         name, modality = default.detector, default.modality
         note(f"the default for {modality} samples is {name} (`metaad info {modality}` says why)")
     chosen: dict[str, Any] = {k: getattr(options, k) for k in ("weights", "backbone", "image_size")}
@@ -86,6 +95,8 @@ def detector_for(options: argparse.Namespace) -> tuple[Detector, str, Reading]:
             chosen["input_shapes"] = {m: list(x.shape[1:]) for m, x in reading.samples.items()}
         else:
             chosen["modality"] = modality
+    elif options.modality is not None:
+        raise ValueError(f"--modality is for baselines, and {name} reads what it was made for: leave it out")
     elif options.backbone is None and options.image_size is None and published_of(name) != name:
         asked, name = name, published_of(name)
         note(f"{asked} is the published checkpoint {name}")

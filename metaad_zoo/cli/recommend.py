@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metaad_zoo.cli.arguments import column_options, json_argument, support_arguments
-from metaad_zoo.cli.terminal import note, wide_console
+from metaad_zoo.cli.arguments import column_options, json_argument, require_folder, support_arguments
+from metaad_zoo.cli.terminal import note, progress_bars, wide_console
 from metaad_zoo.modality import list_modalities
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help=f"modality of the samples, one of {', '.join(list_modalities(several=True))} (default: inferred from the "
         "files)",
     )
+    command.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder to save the recommended method to, adapted to the samples"
+    )
     json_argument(command)
 
 
@@ -35,7 +39,12 @@ def run(options: argparse.Namespace) -> None:
     from metaad_zoo.experiment.recommend import recommend
 
     columns = column_options(options)
-    advice = recommend(options.support, None, options.models, options.modality, columns)
+    if options.out is not None:
+        require_folder(options.out)
+    with progress_bars() as progress:
+        advice = recommend(
+            options.support, None, options.models, options.modality, columns, options.out, progress=progress
+        )
     for entry in advice.account:
         note(entry["sentence"])
     if options.json:
@@ -59,4 +68,4 @@ def _show(advice: Recommendation) -> None:
     console.print(table)
     console.print("Expected: points of AUROC above the mean of these methods, on real anomalies.")
     console.print(f"Take [bold]{advice.choice}[/bold]: {advice.why}", soft_wrap=True)
-    print("Next, try:", advice.use, sep="\n" if "\n" in advice.use else "  ")
+    print(f"Next, try:  {advice.use}")

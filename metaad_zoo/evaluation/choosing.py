@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ WITHIN = 0.01
 """Difference in AUROC up to which two methods count as equally good."""
 ENOUGH = 200
 """Number of normal samples from which on a method without meta-learning is expected to suffice."""
+AGAINST = {"labels": "your labelled anomalies", "synthetic": "synthetic anomalies"}
 CLEAR = 2.0
 """Standard errors by which a method that the prior does not cover must be ahead."""
 
@@ -121,6 +122,8 @@ def recommend(
     prior: Prior | None = None,
     simple: str = "iforest",
     seed: int = 0,
+    default: str | None = None,
+    tick: Callable[[], None] = lambda: None,
 ) -> Recommendation:
     """Recommend a method by a prior from other data sets, updated by cross-validation inside the support set.
 
@@ -135,31 +138,56 @@ def recommend(
         prior: prior of the support's modality.
         simple: name of the method that is preferred among equally good ones if there is enough data.
         seed: random seed of the folds and the synthetic anomalies.
+        default: name of the modality's default detector; if the prior does not cover it, it takes the place of the
+            prior's choice unless that is clearly ahead of it.
+        tick: called after each method.
 
     Raises:
         ValueError: there are fewer than four normal samples, no anomalies of either kind, or no method could be tried.
     """
     n = int((labels != ANOMALOUS).sum())
     by = "labels" if bool((labels == ANOMALOUS).any()) else "synthetic"
-    results = try_methods(methods, support, labels, corruptions, seed)
+    results = try_methods(methods, support, labels, corruptions, seed, tick)
     trials = [t for t in results if t.reason is None]
     if not trials:
         raise ValueError(f"no method could be tried: {'; '.join(f'{t.name}: {t.reason}' for t in results)}")
     expected = prior.expected(trials, by) if prior else {}
-    choice, why = _choose(trials, expected, prior, by)
+    choice, why = _choose(trials, expected, prior, by, default)
     by_name = {t.name: t for t in trials}
     if n >= ENOUGH and simple in by_name and by_name[simple].auroc >= by_name[choice].auroc - WITHIN:
         clause = f"by cross-validation it is within {WITHIN} AUROC of {choice}" if choice != simple else why
         choice, why = simple, f"you have enough data ({n} normal samples) to do without meta-learning, and {clause}"
+    why += _despite(choice, trials, by)
     ranked = sorted(trials, key=lambda t: (t.name != choice, -expected.get(t.name, -np.inf), -t.auroc))
     ranked_candidates = [Candidate(t.name, t.auroc, t.spread, expected.get(t.name)) for t in ranked]
     failed = [Candidate(t.name, float("nan"), float("nan"), None, t.reason) for t in results if t.reason is not None]
     return Recommendation(choice, why, [*ranked_candidates, *failed])
 
 
-def _choose(trials: Sequence[Trial], expected: Mapping[str, float], prior: Prior | None, by: str) -> tuple[str, str]:
+def _despite(choice: str, trials: Sequence[Trial], by: str) -> str:
+    """Why the choice is not the method with the highest figure in the user's samples; nothing if it is."""
+    by_name = {t.name: t for t in trials}
+    best = max(trials, key=lambda t: t.auroc)
+    if best.auroc - by_name[choice].auroc <= WITHIN:
+        return ""
+    figures = (
+        f"{best.name} reaches more in your samples ({100 * best.auroc:.1f} against {100 * by_name[choice].auroc:.1f})"
+    )
+    if by == "labels":
+        return f"; {figures}, but on few labelled anomalies, which is too little to overrule the other data sets"
+    return f"; {figures}, but against synthetic anomalies, which say little about real ones"
+
+
+def _clearly_ahead(trial: Trial, of: Trial) -> bool:
+    ahead = trial.folds - of.folds
+    return bool(ahead.mean() > max(WITHIN, CLEAR * standard_error(ahead)))
+
+
+def _choose(
+    trials: Sequence[Trial], expected: Mapping[str, float], prior: Prior | None, by: str, default: str | None
+) -> tuple[str, str]:
     """The method, and why."""
-    against = "your labelled anomalies" if by == "labels" else "synthetic anomalies"
+    against = AGAINST[by]
     best = max(trials, key=lambda t: t.auroc)
     figure = f"AUROC {best.auroc:.3f} by cross-validation with {against}"
     if prior is None or not expected:
@@ -169,14 +197,19 @@ def _choose(trials: Sequence[Trial], expected: Mapping[str, float], prior: Prior
         return equals[0], f"within {WITHIN} of {best.name}, the best of {len(trials)} ({figure}), and simpler"
     usual = max((t for t in trials if t.name in expected), key=lambda t: prior.advantage[t.name])
     chosen = max((t for t in trials if t.name in expected), key=lambda t: expected[t.name])
+    favourite = next((t for t in trials if t.name == default and t.name not in expected), None)
+    if favourite is not None and not _clearly_ahead(chosen, favourite):
+        chosen = favourite
     newcomer = max((t for t in trials if t.name not in expected), key=lambda t: t.auroc, default=None)
-    if newcomer is not None:
+    if newcomer is not None and newcomer is not chosen and _clearly_ahead(newcomer, chosen):
         ahead = newcomer.folds - chosen.folds
-        if ahead.mean() > max(WITHIN, CLEAR * standard_error(ahead)):
-            return newcomer.name, (
-                f"it is {100 * ahead.mean():.1f} points of AUROC ahead of {chosen.name}, the best of the others, by "
-                f"cross-validation with {against} (standard error {100 * standard_error(ahead):.1f})"
-            )
+        return newcomer.name, (
+            f"it is {100 * ahead.mean():.1f} points of AUROC ahead of {chosen.name}, the best of the others, by "
+            f"cross-validation with {against} (standard error {100 * standard_error(ahead):.1f})"
+        )
+    if chosen is favourite:
+        moved = "nothing in your samples speaks clearly against it"
+        return chosen.name, f"the default for such samples on other data sets (`metaad info` says why), and {moved}"
     if chosen is usual:
         moved = "nothing in your samples speaks clearly against it"
         return chosen.name, f"the best on average over {prior.datasets} other data sets, and {moved}"

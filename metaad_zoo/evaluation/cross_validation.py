@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,6 +57,7 @@ def try_methods(
     labels: Tensor,
     corruptions: Mapping[str, Corruption],
     seed: int = 0,
+    tick: Callable[[], None] = lambda: None,
 ) -> list[Trial]:
     """Cross-validate methods inside a support set.
 
@@ -69,6 +70,7 @@ def try_methods(
         labels: ``(n,)`` of 0, 1 and -1 (taken as normal).
         corruptions: kinds of synthetic anomalies by name, all used; for supports without labelled anomalies.
         seed: random seed of the folds and the synthetic anomalies.
+        tick: called after each method.
 
     Raises:
         ValueError: there are fewer than four normal samples, or no anomalies of either kind.
@@ -90,7 +92,11 @@ def try_methods(
             rngs = [np.random.default_rng([seed, i, k]) for k in range(len(corruptions))]
             against = {kind: c(query, training, rng) for (kind, c), rng in zip(corruptions.items(), rngs, strict=True)}
         tests.append((training, query, against))
-    return [_try(name, method, tests) for name, method in methods.items()]
+    trials = []
+    for name, method in methods.items():
+        trials.append(_try(name, method, tests))
+        tick()
+    return trials
 
 
 def _splits(normal: np.ndarray, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:

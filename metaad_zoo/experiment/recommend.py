@@ -15,15 +15,18 @@ from torch import Tensor
 
 from metaad_zoo.data.read.roles import USUAL_OPTIONS, ColumnOptions
 from metaad_zoo.data.synthetic import create_synthetic
+from metaad_zoo.detector import load_detector
 from metaad_zoo.episodes import ANOMALOUS, Adapted, Corruption, Method, Samples, count
 from metaad_zoo.evaluation import choosing
-from metaad_zoo.evaluation.baselines import create_baseline, list_baselines, modalities_of
+from metaad_zoo.evaluation.baselines import create_baseline, is_baseline, list_baselines, modalities_of
 from metaad_zoo.evaluation.choosing import ENOUGH, Recommendation, read_prior
 from metaad_zoo.experiment.methods import name_of
+from metaad_zoo.experiment.progress import Progress, silent
 from metaad_zoo.learners import Learner
 from metaad_zoo.modality import form_of, get_form, get_modality
 from metaad_zoo.modality.samples import Reading, fits, read_manifest, read_support, recognise
-from metaad_zoo.zoo import CheckpointError, list_checkpoints, load_checkpoint, locate
+from metaad_zoo.zoo import CheckpointError, list_checkpoints, load_checkpoint, locate, published_of
+from metaad_zoo.zoo.defaults import default_of
 
 NOT_TRIED = ("flag_everything", "random")
 SMALL_FOREST = 10
@@ -36,6 +39,8 @@ def recommend(
     models: Sequence[str] | None = None,
     modality: str | None = None,
     options: ColumnOptions = USUAL_OPTIONS,
+    out: str | Path | None = None,
+    progress: Progress = silent,
 ) -> Recommendation:
     """Try models and baselines on a support set, and recommend one.
 
@@ -47,9 +52,11 @@ def recommend(
             published checkpoints that can read the samples.
         modality: modality of files of columns; None: a manifest if it names files, else a table; series if they are in
             a folder.
+        out: folder to save the recommended method to, as a detector that is adapted to the support.
+        progress: reports the progress.
 
     Returns:
-        The recommended method with reasons, all candidates, and the lines that use it.
+        The recommended method with reasons, all candidates, and the command that uses it.
 
     Raises:
         ValueError: the support can't be read, or is too small.
@@ -72,47 +79,50 @@ def recommend(
     baselines = {name: _reading_as(method, usual, samples) for name, method in baselines_for(samples, n).items()}
     methods: dict[str, Method] = {**baselines, **tried, **unavailable}
     prior = read_prior(next(iter(samples)), n) if len(samples) == 1 else None
-    advice = choosing.recommend(methods, samples, labels, synthetic_for(samples), prior)
-    shapes = {m: usual[m] if _resizes(m) and m in usual else tuple(x.shape[1:]) for m, x in samples.items()}
-    use = how_to_use(advice.choice, places.get(advice.choice), path, options, shapes)
+    default = default_of(wanted)
+    advice = choosing.recommend(
+        methods,
+        samples,
+        labels,
+        synthetic_for(samples),
+        prior,
+        default=None if default is None else name_of(published_of(default.detector)),
+        tick=progress("methods", len(methods)),
+    )
+    place = places.get(advice.choice, advice.choice)
+    use = how_to_use(place, path, options, modality if is_baseline(place) else None)
+    if out is not None:
+        _save(place, usual, path, reading, options, Path(out))
+        use = shlex.join(["metaad", "score", str(out), "--data", "PATH", "--out", "scores.csv"])
     return replace(advice, use=use, account=reading.account.as_json())
 
 
-def how_to_use(
-    choice: str, model: str | None, support: Path, options: ColumnOptions, shapes: Mapping[str, Sequence[int]]
-) -> str:
-    """Command, or for a baseline lines of Python, that use the recommended method on the same columns.
+def how_to_use(name: str, support: Path, options: ColumnOptions, modality: str | None = None) -> str:
+    """Command that uses a method on the same columns.
 
     Args:
-        choice: name of the method.
-        model: a model's published name or folder; None for a baseline.
+        name: a baseline, or a model's published name or folder.
         support: path of the samples.
         options: column options that the samples were read with.
-        shapes: shape of one sample, by modality.
+        modality: modality that a baseline reads, where the files do not show it.
     """
-    chosen = {k: value for k, value in vars(options).items() if value != getattr(USUAL_OPTIONS, k)}
-    if model is not None:
-        words = ["metaad", "adapt", model, "--support", str(support)]
-        for name, value in chosen.items():
-            if name != "missing":  # which is no option of the command
-                words += [f"--{name}", *([value] if isinstance(value, str) else value)]
-        return shlex.join([*words, "--out", "my_detector"])
-    arguments = ", ".join(f"{name}={value!r}" for name, value in chosen.items())
-    column = f", ColumnOptions({arguments})" if chosen else ""
-    labels = "[0] * len(support.names)" if options.label is None else "support.labels"
-    return "\n".join(
-        [
-            "import torch",
-            *(["from metaad_zoo.data.read.roles import ColumnOptions"] if column else []),
-            "from metaad_zoo.modality.samples import read_samples, read_support",
-            "from metaad_zoo.evaluation.baselines import create_baseline",
-            f"path, shapes = {str(support)!r}, { {m: tuple(shape) for m, shape in shapes.items()} }",
-            f"support = read_support(path, shapes{column})",
-            f"scorer = create_baseline({choice!r}).adapt(support.samples, torch.as_tensor({labels}))",
-            "query = read_samples(path, shapes, schemas=support.schemas)  # the path of new samples instead",
-            "scores = scorer.score(query.samples)  # high: abnormal",
-        ]
-    )
+    words = ["metaad", "adapt", name, "--support", str(support)]
+    for option, value in vars(options).items():
+        if value != getattr(USUAL_OPTIONS, option) and option != "missing":  # which is no option of the command
+            words += [f"--{option}", *([value] if isinstance(value, str) else value)]
+    words += [] if modality is None else ["--modality", modality]
+    return shlex.join([*words, "--out", "my_detector"])
+
+
+def _save(
+    name: str, usual: Mapping[str, Sequence[int]], path: Path, reading: Reading, options: ColumnOptions, out: Path
+) -> None:
+    """Adapt a method to the support and save it as a detector."""
+    shapes = usual or {m: tuple(x.shape[1:]) for m, x in reading.samples.items()}
+    detector = load_detector(name, **({"input_shapes": shapes} if is_baseline(name) else {}))
+    if any(map(_resizes, reading.samples)) and len(reading.samples) == 1:  # images, in the detector's own size
+        reading = read_support(path, detector.usual_shapes, options, **detector.support_options)
+    detector.fit_reading(reading).save(out)
 
 
 def baselines_for(samples: Samples, n: int) -> dict[str, Method]:

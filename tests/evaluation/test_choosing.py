@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +14,8 @@ from PIL import Image
 from metaad_zoo.cli import main
 from metaad_zoo.data.read.roles import ColumnOptions
 from metaad_zoo.data.synthetic import create_synthetic, list_synthetic
-from metaad_zoo.evaluation.baselines import FeatureMethod, create_baseline
+from metaad_zoo.detector import load_detector
+from metaad_zoo.evaluation.baselines import create_baseline, list_baselines
 from metaad_zoo.evaluation.choosing import PRIOR, Prior, read_prior, recommend
 from metaad_zoo.experiment import recommend as recommending
 from metaad_zoo.experiment.recommend import how_to_use, synthetic_for
@@ -146,9 +147,9 @@ def test_the_command_recommends(tmp_path, capsys, support):
     assert "tabular-raw_columns-in_context-adbench" in told, "names are never cut, they are to be copied"
     assert found["use"] in told.partition("Next, try:")[2]
     expected = f"metaad adapt runs/mine --support {table} --label broken --out my_detector"
-    assert how_to_use("mine", "runs/mine", table, ColumnOptions("broken"), {"tabular": (-1,)}) == expected
+    assert how_to_use("runs/mine", table, ColumnOptions("broken")) == expected
     options = ColumnOptions(time="t", ignore=("my id",), columns=("a", "b"), decimal=",")
-    command = how_to_use("mine", "runs/mine", Path("my rows.csv"), options, {"tabular": (-1,)})
+    command = how_to_use("runs/mine", Path("my rows.csv"), options)
     chosen = "--time t --ignore 'my id' --columns a b --decimal ,"
     assert command == f"metaad adapt runs/mine --support 'my rows.csv' {chosen} --out my_detector"
 
@@ -196,33 +197,48 @@ def test_the_command_reads_every_modality(places, capsys, arguments, reads, know
         (["labelled.csv", "--label", "broken"], 12, 3),
     ],
 )
-def test_the_lines_printed_for_a_baseline_run_as_they_are(places, capsys, monkeypatch, arguments, n, anomalous):
+def test_the_command_printed_for_a_baseline_runs_as_it_is(places, capsys, monkeypatch, arguments, n, anomalous):
     rng = np.random.default_rng(0)
     rows = np.column_stack([rng.normal(size=(12, 2)), np.arange(12) > 8])
     write_rows(places / "labelled.csv", rows, ["a", "b", "broken"])
     monkeypatch.chdir(places)
     assert main(["recommend", "--support", *arguments, "--models"]) == 0
-    lines = capsys.readouterr().out.partition("Next, try:\n")[2]
-    found: dict[str, Any] = {}
-    adapt = FeatureMethod.adapt
-
-    def seen(self, support, labels):
-        found["labels"] = labels
-        return adapt(self, support, labels)
-
-    monkeypatch.setattr(FeatureMethod, "adapt", seen)
-    exec(lines, found)
-    assert found["scores"].shape == (n,) == (len(found["support"].names),)
-    assert found["scores"].isfinite().all()
-    assert int(found.get("labels", torch.zeros(0)).sum()) == anomalous
+    command = capsys.readouterr().out.partition("Next, try:  ")[2]
+    assert main(shlex.split(command)[1:]) == 0
+    detector = load_detector("my_detector")
+    assert detector.method in list_baselines()
+    assert len(detector.support_labels) == n
+    assert int((detector.support_labels == 1).sum()) == anomalous
 
 
-def test_lines_for_several_modalities_run(places, monkeypatch):
+@pytest.mark.parametrize("arguments", [["images"], ["series"], ["series/0.csv", "--columns", "b"]])
+def test_the_recommended_method_is_saved_as_a_detector(places, capsys, monkeypatch, arguments):
     monkeypatch.chdir(places)
-    shapes = {"image": [3, 16, 16], "tabular": [1]}
-    found: dict[str, Any] = {}
-    exec(how_to_use("knn", None, Path("manifest.csv"), ColumnOptions("label"), shapes), found)
-    assert found["scores"].shape == (8,)
+    assert main(["recommend", "--support", *arguments, "--models", "--out", "picked", "--json"]) == 0
+    advice = json.loads(capsys.readouterr().out)
+    assert load_detector("picked").method == advice["choice"]
+    command = advice["use"].replace("PATH", arguments[0])
+    assert main(shlex.split(command)[1:]) == 0
+    assert Path("scores.csv").is_file()
+
+
+def test_the_command_for_several_modalities_runs(places, monkeypatch):
+    monkeypatch.chdir(places)
+    command = how_to_use("knn", Path("manifest.csv"), ColumnOptions("label"))
+    assert main(shlex.split(command)[1:]) == 0
+    assert set(load_detector("my_detector").input_shapes) == {"image", "tabular"}
+
+
+def test_the_default_is_taken_unless_another_is_clearly_ahead(support):
+    """A prior that does not cover the default does not stand against it."""
+    samples, labels = support
+    prior = Prior({"ecod": 0.1, "mahalanobis": 0.0}, {"synthetic": 0.3, "labels": 1.0}, 9)
+    twins = {**METHODS, "mine": create_baseline("ecod")}
+    without = recommend(twins, samples, labels, {}, prior)
+    assert without.choice != "mine"
+    alike = recommend({"ecod": twins["ecod"], "mine": twins["mine"]}, samples, labels, {}, prior, default="mine")
+    assert alike.choice == "mine"
+    assert "the default for such samples" in alike.why
 
 
 def test_a_support_that_is_not_there_is_told(tmp_path, capsys):
@@ -271,7 +287,6 @@ def test_a_published_checkpoint_whose_weights_are_missing_is_listed_with_the_men
 
 
 def test_images_are_read_as_large_as_the_model_that_reads_the_largest(places, monkeypatch):
-    """Baselines read them in the usual size, as the lines that use them do."""
     sizes = {"patch_memory": []}
 
     class Seeing:
@@ -285,7 +300,7 @@ def test_images_are_read_as_large_as_the_model_that_reads_the_largest(places, mo
     monkeypatch.setattr(recommending, "_reading", lambda *_: Seeing())
     advice = recommending.recommend(places / "images")
     assert set(sizes["patch_memory"]) == {96}
-    assert "'image': (3, 64, 64)" in advice.use
+    assert f"metaad adapt {advice.choice} --support" in advice.use
 
 
 def test_synthetic_anomalies_are_of_modalities_that_no_sample_lacks():
