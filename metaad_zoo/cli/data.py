@@ -7,19 +7,17 @@ from pathlib import Path
 
 from metaad_zoo.cli.terminal import note
 
-HELP = "download a public data set behind the published checkpoints, and compare it with theirs"
+HELP = "download public data of published checkpoints, and compare it with the data that they were trained on"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("name", help="omniglot28, smd, asd or smap")
-    command.add_argument(
-        "--out", type=Path, help="folder to write NAME.npz to; default: the one that METAAD_DATA names"
-    )
-    command.add_argument("--files", type=Path, help="folder with the public files; default: download them")
+    command.add_argument("--out", type=Path, help="folder to write NAME.npz to (default: METAAD_DATA)")
+    command.add_argument("--files", type=Path, help="folder with the public files (default: download them)")
     command.add_argument(
         "--allow-different",
         action="store_true",
-        help="write the data also if they differ from those of the checkpoints",
+        help="write the data even if they differ from those of the checkpoints",
     )
 
 

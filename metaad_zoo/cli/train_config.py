@@ -35,7 +35,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         metavar="SEED",
         nargs="+",
         help="train once with each seed, then print one table with intervals over trainings and tasks; finished "
-        "trainings are not repeated, interrupted ones go on",
+        "trainings are not repeated, interrupted ones continue",
     )
     command.add_argument(
         "--grid",

@@ -22,7 +22,7 @@ class FineTuned(Learner):
 
     As ``pathlib.Path`` does, it builds an object of another class: the checkpoint's own, with its settings and weights.
     A patch memory, which trains nothing, becomes a :class:`metaad_zoo.learners.PatchMetric` that starts as it. The
-    object's :attr:`~metaad_zoo.learners.Learner.parent` lists the classes that it has seen before, which are never tested on.
+    object's :attr:`~metaad_zoo.learners.Learner.parent` lists the classes of the checkpoint, which are never tested on.
 
     Args:
         checkpoint: what :func:`metaad_zoo.zoo.locate` takes: a published name, a finished run, a folder, an address.

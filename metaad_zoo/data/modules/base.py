@@ -141,8 +141,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         return []
 
     def summary(self) -> Table:
-        """What was found, split by split: domains or classes, samples, share of anomalies, and what was left out."""
-        table = Table("split", "domain or class", "normal", "anomalous", "share", title="What was found")
+        """Content of each split: domains or classes, samples, share of anomalies, and what was left out."""
+        table = Table("split", "domain or class", "normal", "anomalous", "share", title="Data of this run")
         for split, pool in self.pools.items():
             sizes = pool.sizes()
             table.add_row(split, f"{len(pool)} tasks", *_counts(sum(s[1] for s in sizes), sum(s[2] for s in sizes)))
