@@ -21,7 +21,9 @@ HELP = "recommend a method for your samples, with reasons"
 def add_arguments(command: argparse.ArgumentParser) -> None:
     support_arguments(command)
     command.add_argument(
-        "--models", nargs="*", help="checkpoints by name or folder to try beside the baselines (default: all that fit)"
+        "--models",
+        nargs="*",
+        help="checkpoints to try besides the baselines, by name or folder (default: all)",
     )
     command.add_argument(
         "--modality",

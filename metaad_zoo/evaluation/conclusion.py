@@ -42,7 +42,7 @@ def readable_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def conclusion(methods: Mapping[str, Any], alpha: float | None) -> list[str]:
-    """The result in one to three sentences: the first method beside the best other one, then its decisions.
+    """The result in one to three sentences: the first method against the best other one, then its decisions.
 
     Args:
         methods: ``methods`` of ``results.json``, by readable name.

@@ -40,7 +40,7 @@ PICTURES = {
 KNOWN_KEYS = ("protocol", "methods", "curves", "calibration", "environment")
 KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
 EXPLANATIONS, BOXES = "explanations.npz", "boxes.csv"
-"""Files that `metaad explain` writes beside its pictures."""
+"""Files that `metaad explain` writes next to its pictures."""
 MOST_HEAT_MAPS, HEAT_MAP_SIDE = 8, 480
 """Number of heat maps on the page, and their longer side in pixels."""
 
@@ -51,7 +51,7 @@ class Report:
 
     Attributes:
         page: the HTML file.
-        figures: the pictures beside it, PNG and SVG.
+        figures: the pictures next to it, PNG and SVG.
         missing: sentences that name the content that the folder lacks.
     """
 

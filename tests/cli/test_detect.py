@@ -109,7 +109,7 @@ def test_pictures_in_folders_called_good_and_otherwise_are_labelled(tmp_path, ca
     assert code == 0
     assert found["labelled"] == 5
     assert found["figures"]["auroc"]["value"] == pytest.approx(1)
-    assert "good as normal and the folders beside as anomalous" in notes
+    assert "good as normal and the other folders as anomalous" in notes
     assert Path(tmp_path / "out" / "explanations" / "boxes.csv").is_file()
 
 

@@ -209,8 +209,8 @@ def test_bad_files_are_refused_by_name(tmp_path, content, given, complaint):
         ({"z": np.zeros(3)}, "expected 'x'"),
         ({"x": np.zeros(3), "y": np.array([0, 1, 2])}, "saw 2 at step 2"),
         ({"a_train": np.zeros((5, 2)), "a_test": np.zeros((5, 3))}, "expected 'a_test' to match"),
-        ({"a_train": np.zeros((5, 2)), "a_test": np.zeros((5, 2))}, "expected 'a_test_label'"),
-        ({"x": np.zeros((2, 3, 1))}, "expected 'y', the class of each"),
+        ({"a_train": np.zeros((5, 2)), "a_test": np.zeros((5, 2))}, "needs 'a_test_label'"),
+        ({"x": np.zeros((2, 3, 1))}, "needs 'y', the class of each"),
         ({"x": np.array([{}])}, "can't be read as a numpy archive"),
     ],
 )

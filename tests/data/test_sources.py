@@ -85,7 +85,7 @@ def test_npz_with_classes_or_domains(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "complaint"),
     [
-        ({"x": np.zeros((2, 4, 4), np.uint8)}, "must hold the array 'y' .* beside 'x'"),
+        ({"x": np.zeros((2, 4, 4), np.uint8)}, "must hold the arrays 'x' .images. and 'y'"),
         ({"x": np.zeros((2, 4, 4), np.int64), "y": [0, 1]}, "expected images as uint8 .* saw int64"),
         ({"x": np.full((2, 4, 4), 7.0), "y": [0, 1]}, "from 7.0 to 7.0: expected floats from 0"),
         ({"x": np.zeros((2, 4), np.uint8), "y": [0, 1]}, r"expected images of shape .*saw \(2, 4\)"),

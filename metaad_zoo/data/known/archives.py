@@ -74,4 +74,4 @@ def _unpack(file: Path, folder: Path) -> None:
         raise DownloadError(f"{file} can't be unpacked ({error}): is it a tar or zip archive?") from error
     except OSError as error:
         free = shutil.disk_usage(folder).free
-        raise DownloadError(f"{file} could not be unpacked beside itself ({error}; {free:,} bytes are free)") from error
+        raise DownloadError(f"{file} could not be unpacked ({error}; {free:,} bytes are free)") from error

@@ -141,7 +141,7 @@ def _labelled(selection: ImageSelection, account: Account) -> ImageSelection:
     if any(normal) and not all(normal):
         selection.anomalous = ~np.array(normal)[selection.labels]
         names = [name for name, is_normal in zip(selection.class_names, normal, strict=True) if is_normal]
-        reason = f"{', '.join(names)} as normal and the folders beside as anomalous; this serves figures alone"
+        reason = f"{', '.join(names)} as normal and the other folders as anomalous, only for the figures"
         account.add("guessed", str(selection.root), reason)
     return selection
 

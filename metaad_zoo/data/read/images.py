@@ -413,7 +413,7 @@ def read_folder(
         aspect: see :data:`~metaad_zoo.data.read.pixels.Aspect`.
 
     Raises:
-        ValueError: there are no images, images lie both beside and inside folders, or files can't be read.
+        ValueError: there are no images, images lie both in the folder and in folders of it, or files can't be read.
     """
     account = Account()
     chosen = select_classes(root, account)
@@ -441,7 +441,7 @@ def read_npz(
     """
     reader = ImageReader(path, channels=channels, height=image_size, width=image_size, aspect=aspect)
     if reader.labels is None:
-        raise ValueError(f"{path} must hold the array 'y' (classes) beside 'x' (images)")
+        raise ValueError(f"{path} must hold the arrays 'x' (images) and 'y' (classes)")
     images = reader.in_bytes()
     masks = None if reader.masks is None else resize_masks(reader.masks, images.shape[2:], aspect)
     return ImageArrays(path.stem, images, reader.labels, reader.class_names, reader.anomalous, reader.account, masks)

@@ -157,7 +157,7 @@ class ManifestReader:
                 f"its {group}"
             )
         if len(present) > 1:
-            self.account.add("left out", self.path.name, f"not used beside {group!r}", [present[1]])
+            self.account.add("left out", self.path.name, f"not used because {group!r} is", [present[1]])
         names, labels = np.unique(cells, return_inverse=True)
         return names.tolist(), labels
 

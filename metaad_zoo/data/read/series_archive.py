@@ -53,9 +53,9 @@ def _with_training(name: str, arrays: Mapping[str, np.ndarray]) -> Series:
     labels = arrays.get(f"{name}_test_label", arrays.get(f"{name}_label"))
     if test is None or test.shape[1:] != train.shape[1:]:
         seen = "none" if test is None else f"one of shape {test.shape}"
-        raise ValueError(f"beside '{name}_train' of shape {train.shape} expected '{name}_test' to match, saw {seen}")
+        raise ValueError(f"'{name}_train' has shape {train.shape}: expected '{name}_test' to match, saw {seen}")
     if labels is None:
-        raise ValueError(f"beside '{name}_test' expected '{name}_test_label' or '{name}_label'")
+        raise ValueError(f"'{name}_test' needs '{name}_test_label' or '{name}_label'")
     flags = np.concatenate([np.zeros(len(train), np.uint8), as_flags(f"{name}_test", labels, len(test))])
     return Series(name, np.concatenate([train, test]), flags, len(train))
 
@@ -63,7 +63,7 @@ def _with_training(name: str, arrays: Mapping[str, np.ndarray]) -> Series:
 def _sequences(path: Path, arrays: Mapping[str, np.ndarray]) -> SequenceArrays:
     x, y = arrays["x"], arrays.get("y")
     if y is None or not np.issubdtype(y.dtype, np.integer) or x.dtype.kind not in "biuf":
-        raise ValueError("beside 'x' of shape (n, T, C), numbers, expected 'y', the class of each, as integers")
+        raise ValueError("'x' of shape (n, T, C), numbers, needs 'y', the class of each, as integers")
     present, labels = np.unique(y, return_inverse=True)
     names = [str(n) for n in arrays.get("names", np.arange(y.max(initial=-1) + 1))]
     if y.min(initial=0) < 0 or y.max(initial=0) >= len(names):
