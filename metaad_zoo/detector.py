@@ -265,7 +265,7 @@ class Detector(ScoresWindows):
 
     @property
     def novelty(self) -> Novelty | None:
-        """How unlike the checkpoint's training tasks the support set is; None where the checkpoint can't tell.
+        """Distance of the support set from the checkpoint's training tasks; None if the checkpoint has no statistics.
 
         Raises:
             RuntimeError: the detector is not fitted.

@@ -61,7 +61,7 @@ def column_arguments(command: argparse.ArgumentParser, label: str) -> None:
 
 
 def column_options(options: argparse.Namespace, input_shapes: Iterable[str] = ()) -> ColumnOptions:
-    """What the user says of the columns.
+    """The user's options for columns.
 
     Args:
         options: parsed arguments of a command that has :func:`column_arguments`.

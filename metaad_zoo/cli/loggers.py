@@ -1,4 +1,4 @@
-"""What every Lightning logger of a run receives besides the metrics of training: hyper-parameters and test figures."""
+"""Hyper-parameters and test figures for every Lightning logger of a run."""
 
 from __future__ import annotations
 

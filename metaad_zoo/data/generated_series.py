@@ -126,7 +126,7 @@ KINDS: dict[str, Callable[[Law, np.ndarray, np.random.Generator], np.ndarray]] =
 
 @dataclass(frozen=True)
 class GeneratedOptions:
-    """How many tasks there are, and which anomalies they have.
+    """Number of tasks, and their anomalies.
 
     Args:
         tasks: number of tasks in the train, val and test split.

@@ -105,7 +105,7 @@ ANOMALIES = ("local", "global", "dependency", "clustered")
 
 @dataclass(frozen=True)
 class TablePrior:
-    """What generated tables are like.
+    """Distribution of generated tables.
 
     Args:
         tables: number of tables in each split.

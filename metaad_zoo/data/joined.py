@@ -81,7 +81,7 @@ def array_part(modality: str, values: np.ndarray, labels: np.ndarray) -> Part:
 
 @dataclass
 class Modalities(ABC):
-    """What both kinds of multimodal sources share: what of a sample is given out.
+    """Base of both kinds of multimodal sources: the modalities of a sample that are returned.
 
     Args:
         name: readable, stable name of the data set.

@@ -180,7 +180,7 @@ class AgreementPool(TaskPool):
 
 
 def _normal_parts(spec: EpisodeSpec) -> tuple[int, int, int]:
-    """How many normal samples go to the labelled support, the unlabelled support and the query."""
+    """Numbers of normal samples in the labelled support, the unlabelled support and the query."""
     return spec.support_normal, spec.support_unlabelled - spec.unlabelled_anomalous, spec.query_normal
 
 

@@ -54,7 +54,7 @@ class Series:
 
     @property
     def channels(self) -> int:
-        """How many values a step has."""
+        """Number of values of a step."""
         return int(self.values.shape[1])
 
     @property
@@ -136,7 +136,7 @@ class SequenceArrays:
 
     @property
     def channels(self) -> int:
-        """How many values a step has."""
+        """Number of values of a step."""
         return int(self.sequences[0].shape[1])
 
     def fitted(self, length: int | None = None, fit: Fit = "pad") -> FittedSequences:

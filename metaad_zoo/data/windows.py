@@ -21,7 +21,7 @@ SCORED_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class WindowRule:
-    """How windows are cut out of a series and which of them are anomalous.
+    """Rule for cutting windows from a series, and for calling them anomalous.
 
     A window is anomalous if at least a share ``min_anomalous`` of its points is, and at least one; it is normal if none
     is; between the two it is neither, and left out. So is a window of whose steps more than half have no value at all.

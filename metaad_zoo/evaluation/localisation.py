@@ -1,4 +1,4 @@
-"""How well the heat maps of a method hit the masks of the defects in an episode."""
+"""Agreement of a method's heat maps with the masks of the defects in an episode."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ LEAST_SPREAD = 1e-3
 
 @dataclass(frozen=True)
 class Novelty:
-    """How unlike the training tasks a support set is.
+    """Distance of a support set from the training tasks.
 
     Attributes:
         distance: distance of its statistics to those of the nearest training task, in standard deviations over the

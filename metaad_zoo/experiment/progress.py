@@ -1,4 +1,4 @@
-"""How a long experiment reports its progress."""
+"""Progress of long experiments."""
 
 from __future__ import annotations
 

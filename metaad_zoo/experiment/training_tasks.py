@@ -1,4 +1,4 @@
-"""What a checkpoint has been trained on, as statistics that tell how novel a support set is."""
+"""Statistics of a checkpoint's training tasks, which show how novel a support set is."""
 
 from __future__ import annotations
 

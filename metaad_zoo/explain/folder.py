@@ -75,7 +75,7 @@ class Choice:
 
 @dataclass
 class Explained:
-    """What :func:`write_explanations` did, so far.
+    """Progress of :func:`write_explanations`.
 
     Attributes:
         samples: number of samples that were read.

@@ -196,7 +196,7 @@ class AdaptedChange(AdaptedMemory):
 
 
 def compared(patches: Tensor, memory: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
-    """What a :class:`ChangeDecoder` reads.
+    """Input of a :class:`ChangeDecoder`.
 
     Args:
         patches: features of patches ``(n, H, W, d)``.

@@ -370,7 +370,7 @@ class AdaptedMemory(AdaptedScorer):
 
     @property
     def notes(self) -> list[str]:
-        """What was done to this support set by its size, in sentences."""
+        """Sentences on what the size of this support set changes."""
         n = len(self.support[self.mapped])
         if self.learner.turns != "auto" or not self.learner.turns_supports_of(n):
             return []

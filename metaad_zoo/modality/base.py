@@ -32,7 +32,7 @@ SCORING_CHUNK = 256
 
 
 class SampleForm(ABC):
-    """What samples are made of: one modality, or several at once.
+    """Form of samples: one modality, or several at once.
 
     Attributes:
         name: what users type.
@@ -239,7 +239,7 @@ def register_modality(form: FormClass) -> FormClass:
 
 
 def get_form(name: str) -> SampleForm:
-    """What samples are made of, by the name of a modality or of what stands for several.
+    """Form of samples, by the name of a modality or of a combination.
 
     Raises:
         ValueError: the name is unknown (the nearest known ones are named).

@@ -42,7 +42,7 @@ class Multimodal(SampleForm):
 
 
 def form_of(shapes: Shapes) -> SampleForm:
-    """What samples of these shapes are made of.
+    """Form of samples with these shapes.
 
     Example:
         >>> form_of({"image": [1, 28, 28], "tabular": [5]}).title

@@ -70,7 +70,7 @@ class Reading:
 
 
 def recognise(path: Path) -> tuple[str, Any]:
-    """What samples a user's files hold.
+    """Kind of samples in a user's files.
 
     Args:
         path: file or folder.

@@ -16,7 +16,7 @@ from metaad_zoo.modality.base import get_modality
 
 
 class ScoresWindows(ABC):
-    """What a detector of windows can say about the time points of a series."""
+    """Scores of the time points of a series by a detector of windows."""
 
     @property
     @abstractmethod

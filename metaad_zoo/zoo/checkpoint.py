@@ -33,7 +33,7 @@ from metaad_zoo.zoo.rebuild import build_learner, plugins_of
 
 @dataclass
 class Checkpoint:
-    """What a checkpoint folder holds.
+    """Content of a checkpoint folder.
 
     Attributes:
         learner: learner with its weights, in eval mode.
@@ -126,7 +126,7 @@ def load_checkpoint(folder: Path, weights: str | Path | None = None) -> Checkpoi
 
 
 def aspect_of(manifest: Mapping[str, Any]) -> Aspect:
-    """How a checkpoint's learner has seen images brought to its size; where nothing says, squashed.
+    """Treatment of the aspect ratio of images by a checkpoint's learner; squashed if it does not say.
 
     Raises:
         CheckpointError: the manifest names an unknown way.

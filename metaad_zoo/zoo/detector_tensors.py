@@ -42,7 +42,7 @@ def calibration_tensors(by_shots: Mapping[int, Tensor]) -> dict[str, Tensor]:
 
 
 def calibration_by_shots(tensors: Mapping[str, Tensor]) -> dict[int, Tensor]:
-    """What a checkpoint is calibrated for: ascending scores of normal samples, by the size of the support set.
+    """Calibration of a checkpoint: ascending scores of normal samples, by the size of the support set.
 
     Scores under the plain name ``calibration`` are for supports of any size.
 

@@ -89,7 +89,7 @@ def parent_splits(checkpoint: str) -> SplitRecord:
 
 
 def parent_aspect(checkpoint: str) -> Aspect:
-    """How a checkpoint reads images, from its manifest; errors as for :func:`parent_shapes`."""
+    """Treatment of the aspect ratio of images, from a checkpoint's manifest; errors as for :func:`parent_shapes`."""
     return aspect_of(read_manifest(locate(checkpoint)))
 
 

@@ -54,7 +54,7 @@ class Entry:
 
 
 def index_entry(published: Published, folder: Path) -> dict[str, Any]:
-    """What the index says of a published folder."""
+    """Index entry of a published folder."""
     first, best = published.metrics["methods"][published.ours], published.best_baseline
     figures: dict[str, Any] = {"auroc": first["mean"]["auroc"], "ci95": first["ci95"]["auroc"]}
     figures |= {key: published.metrics["protocol"][key] for key in ("tasks", "episodes")}

@@ -176,7 +176,7 @@ def _check_together(run: Path, checkpoint: Checkpoint, results: Any) -> None:
 
 
 def _metrics(name: str, checkpoint: Checkpoint, results: Mapping[str, Any], licence: str | None) -> dict[str, Any]:
-    """What is published of the results: all but each task's own figures; of those, our AUROC."""
+    """Published part of the results: all except the figures of each task, of which only our AUROC is published."""
     methods, protocol = results["methods"], dict(results["protocol"])
     protocol.pop("trained_or_chosen_on")  # in the manifest
     ours = next(iter(methods.values()))

@@ -117,7 +117,7 @@ def _take_apart(address: str) -> tuple[str, Mapping[str, str]]:
 
 
 def _get(url: str, limit: int, sha256: str | None) -> bytes:
-    """What lies at a URL, at most ``limit`` bytes of it, checked against its sha256 where one is known."""
+    """Content of a URL, at most ``limit`` bytes, compared with its sha256 if that is known."""
     if urlsplit(url).scheme == "file":
         content = read_bytes(Path(url2pathname(urlsplit(url).path)), limit)
     else:

@@ -56,7 +56,7 @@ def _read_adbench(root: str | Path | None) -> list[Table]:
 
 
 def _read_adbench_files(folder: Path) -> list[Table]:
-    """Those that are in the folder ``adbench``; where none is, the error of the first says where to get it."""
+    """Tables in the folder ``adbench``; if there is none, the error of the first says where to get it."""
     present = [f for f in public_files("adbench") if (folder / "adbench" / f).is_file()]
     if not present:
         fetch_public("adbench", public_files("adbench")[0], folder)

@@ -1,4 +1,4 @@
-"""What the DataModules of all modalities share: episodes of three splits, loaded batch by batch."""
+"""Base of the DataModules of all modalities: episodes of three splits, loaded batch by batch."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     @property
     def skipped(self) -> list[str]:
-        """What of the data is left out, and why: a sentence each."""
+        """Parts of the data that are left out, and why: a sentence each."""
         return []
 
     def summary(self) -> Table:
@@ -258,7 +258,7 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     @property
     def changes(self) -> list[str]:
-        """How the data differ from those of the checkpoint that :meth:`keep_splits` was given: a sentence each."""
+        """Differences of the data from those of the checkpoint of :meth:`keep_splits`: a sentence each."""
         present: dict[str, Split | None] = {**dict.fromkeys(self.fingerprints), **self._splits_of("recorded")}
         return self._record.changes(present, self.fingerprints)
 

@@ -224,7 +224,7 @@ class TabularEpisodes(EpisodeDataModule):
 
 
 def _names(table: Table | BigTable) -> list[str]:
-    """What splits are made of: the table, or its classes."""
+    """Members of the splits: the table, or its classes."""
     return [table.name] if table.class_names is None else [f"{table.name}/{c}" for c in table.class_names]
 
 

@@ -1,4 +1,4 @@
-"""What a reader took from a file, what it left out and what it guessed: one line for each reason."""
+"""Account of a reader: what it took from a file, left out and guessed, one line for each reason."""
 
 from __future__ import annotations
 

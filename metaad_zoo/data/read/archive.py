@@ -57,7 +57,7 @@ def read_archive(path: Path, names: Sequence[str] | None = None) -> dict[str, np
 
 
 def map_archive(path: Path, names: Sequence[str], scratch: Path) -> dict[str, np.ndarray]:
-    """Those arrays of an archive that have one of these names, mapped out of unpacked copies.
+    """Arrays of an archive with one of these names, mapped from unpacked copies.
 
     Args:
         path: the archive.

@@ -28,7 +28,7 @@ _ONE_GROUP = re.compile(r"[+-]?\d{1,3},\d{3}")
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a CSV file is written.
+    """Dialect of a CSV file.
 
     Attributes:
         encoding: name of the codec, as Python spells it.

@@ -36,7 +36,7 @@ EXACT = 2**53
 
 @dataclass
 class ManifestOptions:
-    """How the files that a manifest names are read.
+    """Options for reading the files that a manifest names.
 
     Args:
         image_size: height and width of the images; None demands one size for all.

@@ -92,7 +92,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class ColumnOptions:
-    """What a user says of the columns of a table or series.
+    """A user's options for the columns of a table or series.
 
     Args:
         label: the column of labels; None looks for a usual name (:data:`metaad_zoo.data.read.labels.LABEL_NAMES`).
@@ -130,7 +130,7 @@ USUAL_OPTIONS = ColumnOptions()
 
 @dataclass(frozen=True)
 class Schema:
-    """What the columns of a domain are.
+    """Roles and features of the columns of a domain.
 
     Attributes:
         numbers: columns of numbers that are features, in order.
@@ -180,7 +180,7 @@ class Schema:
 
 @dataclass
 class ColumnFacts:
-    """What is known of a column's content, block by block.
+    """Facts about a column's content, collected block by block.
 
     Attributes:
         kind: ``"number"``, ``"text"`` or ``"time"``.

@@ -83,7 +83,7 @@ class SeriesReader:
 
     @property
     def schema(self) -> Schema:
-        """What the columns are, and the usual step."""
+        """Roles of the columns, and the usual step."""
         return replace(self._table.schema, step=self.step) if self._given is None else self._given
 
     def whole(self) -> tuple[Rows, list[int]]:

@@ -25,7 +25,7 @@ WINDOWS_FILE = "combined_windows.json"
 
 @dataclass(frozen=True)
 class FileOptions:
-    """How files are read.
+    """Options for reading files.
 
     Args:
         columns: what the user says of their columns.
@@ -110,7 +110,7 @@ def _read_folder(
 
 @dataclass(frozen=True)
 class _File:
-    """What a file gave; the step is in seconds, NaN where it is not known."""
+    """Content of a file; the step is in seconds, NaN if unknown."""
 
     series: Series
     account: Account

@@ -160,7 +160,7 @@ class TableReader:
 
     @property
     def schema(self) -> Schema:
-        """What the columns are; decided by :meth:`rows` or :meth:`survey`, unless it was given.
+        """Roles of the columns; decided by :meth:`rows` or :meth:`survey`, unless it was given.
 
         Raises:
             RuntimeError: neither was called.
@@ -186,7 +186,7 @@ class TableReader:
 
     @property
     def facts(self) -> dict[str, ColumnFacts]:
-        """What was seen of each column, where the schema was decided by this reader."""
+        """Facts about each column, if this reader decided the schema."""
         return self._facts
 
     def raw(self, progress: Progress = lambda _: None) -> Iterator[RawBlock]:

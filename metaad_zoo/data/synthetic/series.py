@@ -28,7 +28,7 @@ LEAST = 0.1
 
 @dataclass(frozen=True)
 class Event:
-    """What the channels of one sample share.
+    """Parameters that the channels of one sample share.
 
     Attributes:
         start: start of the window, as a share of the steps.

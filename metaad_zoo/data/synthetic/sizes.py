@@ -1,4 +1,4 @@
-"""How large a change must be to be seen, in the units of the data."""
+"""Size of a visible change, in the units of the data."""
 
 from __future__ import annotations
 

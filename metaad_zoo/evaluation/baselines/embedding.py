@@ -98,7 +98,7 @@ class OnNetwork:
 
 
 def embedding_of(network: EmbedsEpisodes, support: Samples) -> Embed:
-    """How a network embeds samples of one support set's domain.
+    """Embedding of samples by a network, for the domain of one support set.
 
     Samples are scaled by the support. Each call passes the support to the network again, because batch normalisation
     may take its statistics from it.

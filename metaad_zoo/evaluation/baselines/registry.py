@@ -64,7 +64,7 @@ def is_baseline(name: str) -> bool:
 
 
 def about_baseline(name: str) -> str:
-    """What a baseline is, where it comes from and what its settings are, as its docstring has it.
+    """Description of a baseline, its source and its settings: its docstring.
 
     Raises:
         ValueError: the name is unknown (the nearest names are given).
