@@ -82,7 +82,7 @@ class SupportFeatures:
     Attributes:
         scalings: scaling of each modality; a modality without one stays in its own units.
         standardise: ``"sample"``: bring each sample to mean 0 and standard deviation 1 over its own features first,
-            which takes out brightness and contrast; ``"support"``: scale each column or channel as our own learners do
+            which removes brightness and contrast; ``"support"``: scale each column or channel as our own learners do
             (:class:`metaad_zoo.episodes.SupportScaling`), images by all support pixels together, and let each modality
             weigh the same; ``"none"``.
 
