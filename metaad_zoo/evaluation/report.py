@@ -12,6 +12,7 @@ from rich.console import Group
 from rich.table import Table
 
 from metaad_zoo.atomic_write import write_whole
+from metaad_zoo.evaluation.conclusion import readable_names
 from metaad_zoo.evaluation.pixel_metrics import LIMIT
 from metaad_zoo.evaluation.protocol import LEAST_TASKS
 
@@ -34,7 +35,7 @@ NAME_WIDTH = 12
 
 
 def results_table(results: dict[str, Any]) -> Group:
-    """One row a method: mean over tasks and its 95 % interval, in per cent; below it, heat maps judged by masks.
+    """A row for each method: mean over tasks and its 95 % interval, in per cent; below it, heat maps against masks.
 
     Args:
         results: ``methods`` and ``protocol`` as in ``results.json``. Of ``joined`` runs, their means take their place.
@@ -51,7 +52,7 @@ def _pixel_tables(results: dict[str, Any]) -> list[Table]:
     table = Table(
         title="heat maps against the masks of the defects, in %",
         show_lines=True,
-        caption=f"AUPRO up to {LIMIT:.0%} false positives; pixel F1 at its best threshold, which no user knows.",
+        caption=f"AUPRO up to {LIMIT:.0%} false positives; pixel F1 at the threshold that is best on the masks.",
     )
     return [_fill(table, mapped, PIXEL_TITLES, ())]
 
@@ -66,13 +67,13 @@ def _results_table(results: dict[str, Any]) -> Table:
         title=f"{protocol['data']['dataset']}: {protocol['episodes']} episodes of {protocol['tasks']} unseen tasks, "
         f"in %, {intervals}",
         show_lines=True,
-        caption=f"Thresholds aim at {protocol['alpha']:.0%} false alarms, alike for each and without test labels.",
+        caption=f"Thresholds aim at {protocol['alpha']:.0%} false alarms, set for each method without test labels.",
     )
     return _fill(table, results["methods"], TITLES, ("auroc",))
 
 
 def points_table(results: dict[str, Any]) -> Table:
-    """One row a method of an evaluation point by point: mean over series and its 95 % interval, in per cent.
+    """A row for each method of an evaluation point by point: mean over series and its 95 % interval, in per cent.
 
     Args:
         results: ``methods`` and ``protocol`` as in ``results.json``.
@@ -96,12 +97,17 @@ def points_table(results: dict[str, Any]) -> Table:
 def _fill(table: Table, methods: Mapping[str, Any], titles: Mapping[str, str], compared: Sequence[str]) -> Table:
     """Add a row for each method; ``compared`` metrics also get a column of differences to the first method."""
     table.add_column("method", overflow="fold", min_width=NAME_WIDTH)  # two truncated names could look the same
-    for title in [*titles.values(), *(f"{titles[m]} behind" for m in compared)]:
+    for title in [*titles.values(), *(f"{titles[m]}: first\nminus this" for m in compared)]:
         table.add_column(title, justify="right", no_wrap=True)
+    names = readable_names(methods)
+    if compared and len(methods) > 1:
+        first = next(iter(names.values()))
+        table.caption = f"{table.caption} Last column: positive if {first} is better than the row."
     for name, figures in methods.items():
         behind = [figures[f"{m}_behind_first"] for m in compared]
         cells = [_cell(figures["mean"][m], figures["ci95"][m]) for m in titles]
-        table.add_row(name, *cells, *(_cell(b["mean"], b["ci95"]) for b in behind))
+        differences = ["", ""] if name == next(iter(methods)) else [_cell(b["mean"], b["ci95"]) for b in behind]
+        table.add_row(names[name], *cells, *differences[: len(compared)])
     return table
 
 
