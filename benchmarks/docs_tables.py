@@ -14,7 +14,8 @@ import re
 import sys
 from collections.abc import Callable
 
-import judging_tables  # these two beside this script
+import judging_tables  # these three beside this script
+import peers
 from result_tables import (
     REPOSITORY,
     RESULTS,
@@ -41,6 +42,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "zoo": zoo_rows,
     "inner loop: speed": lambda: speed_rows(read_json(RESULTS / "inner_loop.json")),
     "inner loop: memory": lambda: memory_rows(read_json(RESULTS / "inner_loop.json")),
+    "peers": lambda: peers.table([read_json(RESULTS / f"peer_{name}.json") for name in peers.PEERS]),
     "inspection speed": lambda: inspection_speed_rows(read_json(RESULTS / "inspection_speed.json")),
 }
 

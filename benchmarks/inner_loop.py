@@ -192,12 +192,12 @@ def peak_memory(case: str, setting: str, steps: int, tasks: int, device: str) ->
         outer_step(learner, batch)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     Path("/proc/self/clear_refs").write_text("5")  # Linux forgets the peak so far; a child starts with its parent's
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     outer_step(learner, batch)
-    return _resident("VmHWM") - before
+    return resident("VmHWM") - before
 
 
-def _resident(key: str) -> float:
+def resident(key: str) -> float:
     """MiB of this process, as Linux counts them now (VmRSS) or at most (VmHWM)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith(key)) / 1024
