@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
         note("there is a column of times, but each row is judged by itself: for a series say --method series")
     choice = decision_choice(options, detector, only_anomalous=True, top=options.top)
     columns = column_options(options, detector.input_shapes)
-    how = {**detector.image_options, "damaged": "empty"}
+    how = {**detector.image_options, "damaged": "empty", "carry": True}
     stream = SampleStream(options.data, detector.input_shapes, columns, detector.schemas, below=True, **how)
     with bars() as progress:
         bar = progress.add_task("scoring", total=1.0)

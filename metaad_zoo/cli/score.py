@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 HELP = "score samples with a detector, any number in constant memory"
 
-Rows = Iterator[tuple[list[str], "np.ndarray", "np.ndarray | None", float]]
-"""Names, scores and labels of some samples, and the share of all samples that is scored with them."""
+Rows = Iterator[tuple[list[str], "np.ndarray", "np.ndarray | None", Mapping[str, "np.ndarray"], float]]
+"""Names, scores, labels and carried columns of some samples, and the share of all samples that is scored with them."""
 
 Scores = Callable[[Any], "np.ndarray"]
 """Scores of samples."""
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     way = decision_way(options, detector)  # refuses what can't be decided before any work
     calibrate = way[1]
     chosen = column_options(options, detector.input_shapes)
-    reading = {**detector.image_options, "damaged": "empty"}
+    reading = {**detector.image_options, "damaged": "empty", "carry": True}
     stream = SampleStream(options.data, detector.input_shapes, chosen, detector.schemas, below=True, **reading)
     score_them = partial(
         detector.score_windows if options.points else detector.score_known, leave_one_out=calibrate == "contamination"
@@ -85,9 +85,9 @@ def run(options: argparse.Namespace) -> int:
     )
     with ScoreFile(out) as written, bars() as progress:
         bar = progress.add_task("scoring", total=1.0)
-        for names, scores, labels, done in rows:
+        for names, scores, labels, carried, done in rows:
             p, decisions = detector.decide(scores[~np.isnan(scores)], *way)
-            written.add(names, scores, p, decisions, labels)
+            written.add(names, scores, p, decisions, labels, carried)
             progress.update(bar, completed=done, description=f"{written.n} scored")
     n, anomalous, unknown = written.n, written.anomalous, written.without_value
     note_account(stream.account)
@@ -109,13 +109,14 @@ def run(options: argparse.Namespace) -> int:
 
 def _scored(score_them: Scores, stream: SampleStream) -> Rows:
     for chunk in stream:
-        yield chunk.names, score_them(chunk.samples), chunk.labels, chunk.done
+        yield chunk.names, score_them(chunk.samples), chunk.labels, chunk.carried, chunk.done
 
 
 def _points(detector: Detector, score_them: Scores, stream: SampleStream, stride: int) -> Rows:
     import numpy as np
 
     from metaad_zoo.data.point_stream import stream_point_scores
+    from metaad_zoo.data.read.times import time_texts
 
     if not detector.reads_windows:
         raise ValueError(f"--points is for models of series; this one reads {sorted(detector.input_shapes)}")
@@ -123,18 +124,25 @@ def _points(detector: Detector, score_them: Scores, stream: SampleStream, stride
         step, shares = 0, [0.0]
         for pieces in _between_gaps(stream.series(file)):
             labels: list[np.ndarray] = []
+            times: list[np.ndarray] = []
 
             def blocks(
-                pieces: Iterable[tuple[Piece, float]] = pieces, labels: list[np.ndarray] = labels
+                pieces: Iterable[tuple[Piece, float]] = pieces,
+                labels: list[np.ndarray] = labels,
+                times: list[np.ndarray] = times,
             ) -> Iterator[np.ndarray]:
                 for piece, shares[0] in pieces:  # noqa: B023 - used up before the next turn
+                    if piece.times is not None:
+                        times.append(time_texts(piece.times, piece.in_seconds))
                     labels.append(np.full(len(piece.values), -1) if piece.labels is None else piece.labels)
                     yield piece.values
 
             for scores in stream_point_scores(score_them, blocks(), detector.window, stride, short=step > 0):
                 n, of_points = len(scores), np.concatenate(labels)
-                yield [f"{file}:{step + i}" for i in range(n)], scores, of_points[:n], shares[0]
-                labels[:] = [of_points[n:]]
+                of_times = np.concatenate(times) if times else None
+                carried = {} if of_times is None else {"time": of_times[:n]}
+                yield [f"{file}:{step + i}" for i in range(n)], scores, of_points[:n], carried, shares[0]
+                labels[:], times[:] = [of_points[n:]], [] if of_times is None else [of_times[n:]]
                 step += n
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,19 +19,21 @@ class Chunk:
         samples: tensors by modality, as :func:`metaad_zoo.modality.samples.as_samples` gives them.
         done: share of all that is read with these, from 0 to 1.
         labels: ``(n,)`` of 0 (normal), 1 (anomalous) and -1 (unknown); None where the source has none.
+        carried: columns that are no features, such as times and identifiers, as ``(n,)`` texts by name.
     """
 
     names: list[str]
     samples: dict[str, Tensor]
     done: float
     labels: np.ndarray | None = None
+    carried: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def part(self, start: int, stop: int) -> Chunk:
         """The samples from ``start`` to before ``stop``, in memory of their own."""
         labels = None if self.labels is None else self.labels[start:stop]
-        return Chunk(
-            self.names[start:stop], {m: x[start:stop].clone() for m, x in self.samples.items()}, self.done, labels
-        )
+        samples = {m: x[start:stop].clone() for m, x in self.samples.items()}
+        carried = {name: texts[start:stop] for name, texts in self.carried.items()}
+        return Chunk(self.names[start:stop], samples, self.done, labels, carried)
 
 
 def rebatched(blocks: Iterable[Chunk], size: int) -> Iterator[Chunk]:
@@ -63,4 +65,9 @@ def _together(parts: Sequence[Chunk]) -> Chunk:
     samples = {m: torch.cat([p.samples[m] for p in parts]) for m in parts[0].samples}
     labels = [p.labels for p in parts if p.labels is not None]
     names = [name for p in parts for name in p.names]
-    return Chunk(names, samples, parts[-1].done, np.concatenate(labels) if len(labels) == len(parts) else None)
+    carried = {
+        name: np.concatenate([p.carried[name] if name in p.carried else np.full(len(p.names), "") for p in parts])
+        for name in dict.fromkeys(name for p in parts for name in p.carried)
+    }
+    every = np.concatenate(labels) if len(labels) == len(parts) else None
+    return Chunk(names, samples, parts[-1].done, every, carried)

@@ -87,7 +87,7 @@ def detect(
 
         def record(chunk: Chunk, scores: np.ndarray, p: np.ndarray | None, decisions: np.ndarray | None) -> None:
             rows.extend(_rows(chunk.names, scores, p, decisions, written.n))
-            written.add(chunk.names, scores, p, decisions, chunk.labels)
+            written.add(chunk.names, scores, p, decisions, chunk.labels, chunk.carried)
 
         explained = write_explanations(
             detector, stream, out / EXPLANATIONS, "auto", choice, stream.schemas, stream.original, tick, record

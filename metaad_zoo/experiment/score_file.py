@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,8 @@ class ScoreFile:
     """Writes names, scores, p-values and decisions; a context manager.
 
     Args:
-        path: CSV file to write, with the columns :data:`COLUMNS`; it appears when the context ends without an error.
+        path: CSV file to write, with the columns :data:`COLUMNS`, followed by those that the data carry, such as times
+            and identifiers; it appears when the context ends without an error.
 
     Attributes:
         n: number of samples.
@@ -34,12 +35,12 @@ class ScoreFile:
     def __init__(self, path: Path) -> None:
         self.n = self.anomalous = self.without_value = self.labelled = 0
         self._path, self._open = path, ExitStack()
+        self._carried: list[str] | None = None
         self._judged: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]] = []
 
     def __enter__(self) -> ScoreFile:
         beside = self._open.enter_context(replacing(self._path))
         self._writer = csv.writer(self._open.enter_context(beside.open("w", newline="", encoding="utf-8")))
-        self._writer.writerow(COLUMNS)
         return self
 
     def add(
@@ -49,6 +50,7 @@ class ScoreFile:
         p_values: np.ndarray | None,
         decisions: np.ndarray | None,
         labels: np.ndarray | None = None,
+        carried: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """Write some samples.
 
@@ -58,15 +60,23 @@ class ScoreFile:
             p_values: one for each sample with a score; None without decisions.
             decisions: 0 or 1 for each sample with a score; None without decisions.
             labels: ``(n,)`` of 0, 1 and -1; None where the data has none.
+            carried: further columns ``(n,)`` by name; those of the first samples decide which are written.
         """
+        if self._carried is None:
+            self._carried = list(carried or {})
+            clash = [f"{name} in the data" if name in COLUMNS else name for name in self._carried]
+            self._writer.writerow([*COLUMNS, *clash])
+        empty = np.full(len(names), "")
+        more = zip(*((carried or {}).get(name, empty) for name in self._carried), strict=True)
+        columns = more if self._carried else ((),) * len(names)
         valued = ~np.isnan(scores)
         undecided = [""] * int(valued.sum())
         p = undecided if p_values is None else p_values
         anomaly = undecided if decisions is None else decisions
         judged = zip(scores[valued], p, anomaly, strict=True)
         self._writer.writerows(
-            (name, *(next(judged) if has_value else ("", "", "")))
-            for name, has_value in zip(names, valued, strict=True)
+            (name, *(next(judged) if has_value else ("", "", "")), *further)
+            for name, has_value, further in zip(names, valued, columns, strict=True)
         )
         self.n += len(names)
         self.without_value += int((~valued).sum())
@@ -95,4 +105,6 @@ class ScoreFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._carried is None and kind is None:  # no sample was added
+            self._writer.writerow(COLUMNS)
         self._open.__exit__(kind, error, trace)

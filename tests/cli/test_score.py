@@ -6,6 +6,7 @@ import csv
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -170,7 +171,7 @@ def test_channels_are_found_by_their_names(points, of_series, tmp_path, capsys):
         data = series_csv(tmp_path / "data.csv", header, columns)
         capsys.readouterr()
         assert main(["score", of_series, "--data", data, "--out", str(out), *points]) == 0
-        written_rows.append(written(out))
+        written_rows.append([{k: v for k, v in row.items() if k != "time"} for row in written(out)])
         told = capsys.readouterr().err
         for name, sentence in (
             (",b,timestamp", "'' left out: an index"),
@@ -221,3 +222,31 @@ def test_an_index_is_no_column_of_a_table(tmp_path, monkeypatch, capsys):
     assert files[0].read_text() == files[1].read_text()
     assert load_detector(tmp_path / "adapt-indexed").columns == ["a", "b", "c"]
     np.testing.assert_array_equal(load_detector(mine).score(plain), load_detector(mine).score(indexed))
+
+
+def test_times_and_identifiers_stay_with_the_scores(tmp_path):
+    rng = np.random.default_rng(0)
+    times = pd.date_range("2026-01-01", periods=12, freq="h")
+    rows = pd.DataFrame(rng.normal(size=(12, 3)), columns=list("abc"))
+    rows = rows.assign(customer_id=[f"C{i:03}" for i in range(12)], time=times)
+    rows.to_csv(tmp_path / "good.csv", index=False)
+    rows.assign(customer_id=[f"007{i}" for i in range(12)]).to_csv(tmp_path / "new.csv", index=False)
+    assert main(["adapt", "knn", "--support", str(tmp_path / "good.csv"), "--out", str(tmp_path / "d")]) == 0
+    arguments = ["score", str(tmp_path / "d"), "--data", str(tmp_path / "new.csv")]
+    assert main([*arguments, "--out", str(tmp_path / "s.csv")]) == 0
+    scores = pd.read_csv(tmp_path / "s.csv", dtype=str)
+    assert list(scores) == ["sample", "score", "p_value", "anomaly", "customer_id", "time"]
+    assert scores["customer_id"].tolist() == [f"007{i}" for i in range(12)], "as they are written, zeros included"
+    assert scores["time"].tolist() == times.astype(str).tolist()
+
+
+@pytest.mark.parametrize("points", [False, True])
+def test_windows_and_points_keep_their_times(points, tmp_path):
+    times = pd.date_range("2026-01-01", periods=320, freq="min")
+    series = pd.DataFrame({"a": np.sin(np.arange(320) / 5), "time": times})
+    series.to_csv(tmp_path / "w.csv", index=False)
+    assert main(["adapt", "series", "--support", str(tmp_path / "w.csv"), "--out", str(tmp_path / "d")]) == 0
+    arguments = ["score", str(tmp_path / "d"), "--data", str(tmp_path / "w.csv"), "--out", str(tmp_path / "s.csv")]
+    assert main([*arguments, *["--points"] * points]) == 0
+    expected = times if points else times[::32]
+    assert pd.to_datetime(pd.read_csv(tmp_path / "s.csv")["time"]).tolist() == expected.tolist()

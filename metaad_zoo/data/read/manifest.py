@@ -20,9 +20,10 @@ from metaad_zoo.data.read.account import Account
 from metaad_zoo.data.read.archive import read_archive
 from metaad_zoo.data.read.images import ImageReader
 from metaad_zoo.data.read.roles import USUAL_OPTIONS, ColumnOptions, Schema
+from metaad_zoo.data.read.row_block import Rows
 from metaad_zoo.data.read.rows import SampleSource
 from metaad_zoo.data.read.series import SeriesReader
-from metaad_zoo.data.read.table import Rows, TableReader
+from metaad_zoo.data.read.table import TableReader
 from metaad_zoo.data.read.table_sources import TableSource
 
 FILE_COLUMNS = ("image", "sequence")

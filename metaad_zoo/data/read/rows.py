@@ -70,6 +70,7 @@ class SampleSource(ABC):
     ) -> None:
         self.shapes, self.options, self.below, self.reading = shapes, options, below, reading
         self.name = next(iter(shapes))
+        self.carry = bool(self.reading.pop("carry", False))
         self.schemas = {} if schemas is None else schemas
         self.account = Account() if account is None else account
         self.files = self.find(source)
@@ -115,7 +116,7 @@ class RowSource(SampleSource):
         several = len(self.files) > 1
         for i, file in enumerate(self.files):
             schema = self.schemas.get(self.name)
-            with TableReader(file, self.options, schema, self.account) as reader:
+            with TableReader(file, self.options, schema, self.account, carry=self.carry) as reader:
                 if schema is None:
                     reader.survey()
                 for rows in reader.blocks():
@@ -127,7 +128,7 @@ class RowSource(SampleSource):
                         for n in rows.numbers
                     ]
                     samples = {self.name: torch.from_numpy(rows.values)}
-                    yield Chunk(names, samples, (i + rows.done) / len(self.files), rows.labels)
+                    yield Chunk(names, samples, (i + rows.done) / len(self.files), rows.labels, rows.special)
                 if reader.named:
                     self.schemas[self.name] = reader.schema
 
@@ -164,7 +165,8 @@ class WindowSource(SampleSource):
                     channels = windows.values.shape[2]
                     names = [f"{reader.path}:{start}" for start in windows.starts]
                     samples = {self.name: torch.from_numpy(windows.values)}
-                    yield Chunk(names, samples, (i + windows.done) / len(self.files), windows.labels)
+                    carried = {} if windows.times is None or not self.carry else {"time": windows.times}
+                    yield Chunk(names, samples, (i + windows.done) / len(self.files), windows.labels, carried)
                 self._keep_schema(reader)
 
     def series(self, file: Any) -> Iterator[tuple[Piece, float]]:

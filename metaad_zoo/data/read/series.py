@@ -11,9 +11,10 @@ import numpy as np
 
 from metaad_zoo.data.read.account import Account
 from metaad_zoo.data.read.roles import USUAL_OPTIONS, ColumnOptions, Schema
-from metaad_zoo.data.read.table import Rows, TableReader, joined_rows
+from metaad_zoo.data.read.row_block import Rows, joined_rows
+from metaad_zoo.data.read.table import TableReader
 from metaad_zoo.data.read.table_sources import TABLE_SUFFIXES
-from metaad_zoo.data.read.times import gap_length, usual_step
+from metaad_zoo.data.read.times import gap_length, time_texts, usual_step
 
 RATE_FACTOR = 1.5
 """Steps that differ from the support's by more than this factor are reported."""
@@ -30,6 +31,7 @@ class Piece:
         start: position of the first step in the series, from 0.
         continues: whether it starts where the previous piece ended; else there is a gap between them.
         done: share of the series that is read with it, from 0 to 1.
+        in_seconds: whether times are seconds since 1970 instead of numbers in a unit of their own.
     """
 
     values: np.ndarray
@@ -38,6 +40,7 @@ class Piece:
     start: int
     continues: bool
     done: float
+    in_seconds: bool = False
 
 
 class SeriesReader:
@@ -114,7 +117,8 @@ class SeriesReader:
                 labels = None if rows.labels is None else rows.labels[a:b]
                 times = None if rows.times is None else rows.times[a:b]
                 share = rows.done if b == len(rows.values) else 0.0
-                yield Piece(rows.values[a:b], labels, times, start + a, start > 0 and a not in breaks, share)
+                goes_on, seconds = start > 0 and a not in breaks, self._table.in_seconds
+                yield Piece(rows.values[a:b], labels, times, start + a, goes_on, share, seconds)
             start += len(rows.values)
 
     def _follow(self, rows: Rows) -> list[int]:
@@ -233,6 +237,7 @@ class Windows:
         values: ``(n, length, C)`` float64.
         labels: ``(n,)``: 1 where a step is anomalous, else 0 (-1 where all are unknown); None without labels.
         starts: position of each window's first step in the series.
+        times: time of each window's first step as a text; None without times.
         done: share of the series that is read with them.
     """
 
@@ -240,6 +245,7 @@ class Windows:
     labels: np.ndarray | None
     starts: list[int]
     done: float
+    times: np.ndarray | None = None
 
 
 def windows_of(reader: SeriesReader, length: int) -> Iterator[Windows]:
@@ -268,6 +274,7 @@ def windows_of(reader: SeriesReader, length: int) -> Iterator[Windows]:
             continue
         values = np.concatenate([p.values for p in held])
         labels = None if piece.labels is None else np.concatenate([p.labels for p in held if p.labels is not None])
+        times = None if piece.times is None else np.concatenate([p.times for p in held if p.times is not None])
         n, start = steps // length, held[0].start
         used = n * length
         cut += n
@@ -276,9 +283,11 @@ def windows_of(reader: SeriesReader, length: int) -> Iterator[Windows]:
             _window_labels(labels, n, length),
             [start + k * length for k in range(n)],
             piece.done,
+            None if times is None else time_texts(times[: n * length : length], piece.in_seconds),
         )
         rest = None if labels is None else labels[used:]
-        held = [Piece(values[used:], rest, None, start + used, True, piece.done)] if used < steps else []
+        later = None if times is None else times[used:]
+        held = [Piece(values[used:], rest, later, start + used, True, piece.done)] if used < steps else []
     unused += sum(len(p.values) for p in held)
     if not cut:
         gaps = " between gaps" if unused < total or any(not p.continues and p.start for p in held) else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,15 +21,16 @@ from metaad_zoo.data.read.account import Account
 from metaad_zoo.data.read.cells import cell_texts, is_number_type, numbers_of_texts, seconds_of, texts_of
 from metaad_zoo.data.read.csv_dialect import decimal_separator, is_number
 from metaad_zoo.data.read.labels import is_label_name, parse_labels
+from metaad_zoo.data.read.matching import carried_columns, column_order
 from metaad_zoo.data.read.roles import (
     USUAL_OPTIONS,
     ColumnFacts,
     ColumnOptions,
     Schema,
-    column_order,
     decide_roles,
     is_time_name,
 )
+from metaad_zoo.data.read.row_block import Rows, chosen_rows, joined_rows
 from metaad_zoo.data.read.table_sources import TABLE_SUFFIXES, CsvSource, open_table, refuse_doubled
 from metaad_zoo.data.read.times import as_seconds
 
@@ -57,31 +58,6 @@ class RawBlock:
         return len(next(iter(self.columns.values()))) if self.columns else 0
 
 
-@dataclass
-class Rows:
-    """Successive rows as samples.
-
-    Attributes:
-        values: ``(rows, D)`` float64, the schema's features; NaN where a value is missing.
-        labels: ``(rows,)`` int8 of 0, 1 and -1 (unknown), or None without a label column.
-        times: ``(rows,)`` float64 seconds (or the time column's own unit), or None without a time column.
-        numbers: ``(rows,)`` number of each row in its source, from 1.
-        done: share of the source that is read with these, from 0 to 1.
-        special: special columns of the reader that the source has, float64 or texts.
-    """
-
-    values: np.ndarray
-    labels: np.ndarray | None
-    times: np.ndarray | None
-    numbers: np.ndarray
-    done: float = 1.0
-    special: dict[str, np.ndarray] = field(default_factory=dict)
-
-    def part(self, start: int, stop: int) -> Rows:
-        """The rows from ``start`` to before ``stop``."""
-        return _chosen(self, np.s_[start:stop])
-
-
 class TableReader:
     """Rows of one table.
 
@@ -95,6 +71,7 @@ class TableReader:
         account: account to add to; None begins one.
         as_text: columns that are always read as text.
         special: columns whose meaning the caller knows; they are no features, and may be missing.
+        carry: keep columns that are no features, such as times and identifiers, as texts; of data to be scored.
 
     Attributes:
         account: what is left out, guessed or changed; complete when all rows are read.
@@ -120,6 +97,7 @@ class TableReader:
         series: bool = False,
         as_text: Sequence[str] = (),
         special: Sequence[str] = (),
+        carry: bool = False,
     ) -> None:
         self.options, self.series, self.as_text, self.special = options, series, tuple(as_text), tuple(special)
         self.account = Account() if account is None else account
@@ -142,6 +120,7 @@ class TableReader:
         self._unread = {*options.ignore, *of_domain} - {*special}
         self._decimal = options.decimal
         self._labels_are_unreadable = False
+        self._carry, self._carried = carry and schema is not None and not series, tuple[str, ...]()
         self._names: list[str] = []
         for note in self._source.notes:
             self.account.add("guessed" if "header" in note else "changed", self.path.name, note)
@@ -203,6 +182,7 @@ class TableReader:
             names = [str(n) for n in batch.schema.names]
             if row == 0:
                 self._check_names(names)
+                self._choose_carried(names)
                 self._choose_decimal(names, batch)
             columns = {}
             for name, column in zip(names, batch.columns, strict=True):
@@ -216,6 +196,12 @@ class TableReader:
             progress(done)
         if row == 0:
             raise ValueError(f"{self.path} is empty: expected a header and at least one row")
+
+    def _choose_carried(self, names: Sequence[str]) -> None:
+        if self._carry:
+            self._carried = carried_columns(names, self.schema, self.options)
+            self.as_text += self._carried
+            self._unread -= {*self._carried}
 
     def survey(self, progress: Progress = lambda _: None) -> Schema:
         """Decide the columns' roles in a pass over all rows, without holding them.
@@ -374,7 +360,7 @@ class TableReader:
                 )
             if self.options.missing == "drop":
                 dropped += int(incomplete.sum())
-                rows = _chosen(rows, ~incomplete)
+                rows = chosen_rows(rows, ~incomplete)
             cells, n_rows = cells + int(bad.sum()), n_rows + len(rows.values)
             filled |= ~bad.all(0)
             unlabelled += 0 if rows.labels is None or not self._facts else int((rows.labels < 0).sum())
@@ -411,13 +397,15 @@ class TableReader:
         n = len(block)
         values = np.concatenate(parts, 1) if parts else np.zeros((n, 0))
         labels = self._labels(block, schema)
-        times = None if (time := self.time_column) is None else block.columns[time]
+        time = self.time_column
+        times = None if time is None or time in self._carried else block.columns[time]
         if times is not None and times.dtype.kind != "f":
             raise ValueError(
                 f"{self.path}, column {time!r}: expected times (ISO 8601, or numbers), saw {str(times[0])!r}"
             )
         numbers = block.first_row + 1 + np.arange(n)
         special = {name: block.columns[name] for name in self.special if name in block.columns}
+        special |= {name: np.array(cell_texts(block.columns[name])) for name in self._carried}
         return Rows(values, labels, times, numbers, block.done, special)
 
     def _labels(self, block: RawBlock, schema: Schema) -> np.ndarray | None:
@@ -478,23 +466,3 @@ def table_files(root: str | Path | Sequence[str | Path]) -> list[Path]:
     if doubled:
         raise ValueError(f"several files are named {doubled}, which name the domains: rename them")
     return files
-
-
-def joined_rows(parts: Sequence[Rows]) -> Rows:
-    """Successive blocks as one."""
-    labels = [r.labels for r in parts if r.labels is not None]
-    times = [r.times for r in parts if r.times is not None]
-    return Rows(
-        np.concatenate([r.values for r in parts]),
-        np.concatenate(labels) if labels else None,
-        np.concatenate(times) if times else None,
-        np.concatenate([r.numbers for r in parts]),
-        special={name: np.concatenate([r.special[name] for r in parts]) for name in parts[0].special},
-    )
-
-
-def _chosen(rows: Rows, keep: np.ndarray | slice) -> Rows:
-    labels = None if rows.labels is None else rows.labels[keep]
-    times = None if rows.times is None else rows.times[keep]
-    special = {name: x[keep] for name, x in rows.special.items()}
-    return Rows(rows.values[keep], labels, times, rows.numbers[keep], rows.done, special)
