@@ -31,6 +31,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from metaad_zoo.episodes import count
+
     require_folder(options.out)
     detector, name, reading = detector_for(options)
     noted = len(reading.account)
@@ -39,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
         note(sentence)
     _note_calibration(detector)
     novelty = note_novelty(detector)
-    n = len(reading.names)
+    n = count(reading.samples)
     anomalous = 0 if reading.labels is None else int((reading.labels == 1).sum())
     figures = {"samples": n, "anomalous": anomalous, "columns": detector.columns, "out": options.out}
     figures |= {"checkpoint": name, "novelty": novelty, "account": reading.account.as_json()}

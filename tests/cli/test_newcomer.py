@@ -177,3 +177,10 @@ def test_sequences_of_other_lengths_than_the_support():
     with pytest.raises(ValueError, match=r"sequences of 33 steps, but those of the support set had 20: cut them"):
         detector.score(np.zeros((3, 33, 2)))
     assert detector.score_series(np.zeros((33, 2))).shape == (33,)
+
+
+def test_samples_of_a_manifest_are_counted(place, capsys):
+    manifest = place / "normal.csv"
+    manifest.write_text("\n".join(["image,x", *(f"classes/good/{i}.png,{i / 7:.3f}" for i in range(6))]))
+    assert main(["adapt", "knn", "--support", str(manifest), "--out", str(place / "pairs")]) == 0
+    assert "Adapted to 6 samples" in capsys.readouterr().out
