@@ -136,15 +136,14 @@ def test_explain_takes_what_score_takes(folder, capsys):
 
 
 @pytest.mark.parametrize("folder", ["squash"], indirect=True)
-def test_without_calibration_maps_are_drawn_without_outlines(folder, capsys):
+def test_without_calibration_regions_are_decided_within_the_support(folder, capsys):
     arguments = ["explain", str(folder / "mine"), "--data", str(folder / "data"), "--out", str(folder / "out")]
     assert main(arguments) == 0
-    assert "note: no sample is called anomalous, and no region is outlined: this checkpoint" in capsys.readouterr().err
+    assert "decisions compare with leave-one-out scores of the support set" in capsys.readouterr().err
     with (folder / "out" / "boxes.csv").open(newline="") as file:
-        assert {(row["p_value"], row["anomaly"], row["x0"]) for row in csv.DictReader(file)} == {("", "", "")}
-    for option in (["--only-anomalous"], ["--alpha", "0.2"]):
-        assert main([*arguments, *option]) == 1
-        assert "this checkpoint has no calibration" in capsys.readouterr().err
+        assert all(row["p_value"] and row["anomaly"] in ("0", "1") for row in csv.DictReader(file))
+    assert main([*arguments, "--calibrate", "across"]) == 1
+    assert "this checkpoint has no calibration" in capsys.readouterr().err
     assert main([*arguments, "--top", "0"]) == 1
     assert "top is 0" in capsys.readouterr().err
 

@@ -105,7 +105,10 @@ def test_adapt_then_score(place, capsys):
             assert {float(row["p_value"]) for row in csv.DictReader(file)} <= {
                 i / n for n in (5, 6) for i in range(1, 7)
             }
-    assert main(["score", mine, "--data", str(place / "new"), "--out", str(out), "--calibrate", "within"]) == 1
+    within = ["score", mine, "--data", str(place / "new"), "--out", str(out), "--calibrate", "within"]
+    assert main(within) == 0
+    assert "5 calibration scores can't hold 10% false alarms: decisions aim at 17%" in capsys.readouterr().err
+    assert main([*within, "--alpha", "0.1"]) == 1
     assert "take alpha >= 1/6, give 9 normal support samples" in capsys.readouterr().err
 
 
