@@ -40,7 +40,10 @@ Scores = Callable[[Any], "np.ndarray"]
 def add_arguments(command: argparse.ArgumentParser) -> None:
     data_arguments(command)
     command.add_argument(
-        "--out", type=Path, required=True, help="CSV file to write, with columns sample, score, p_value and anomaly"
+        "--out",
+        type=Path,
+        required=True,
+        help="CSV file to write: sample, score, p_value, anomaly, and the times and identifiers of the data",
     )
     decision_arguments(command)
     command.add_argument(
