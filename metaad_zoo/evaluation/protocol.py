@@ -79,7 +79,8 @@ def evaluate(
 
     Returns:
         The ``methods`` part of ``results.json``: for each method the mean over tasks, a 95 % interval over tasks
-        (bootstrap), the threshold if it is the same for all tasks, each task's figures (means over its episodes), the
+        (bootstrap; over draws of the support where there are fewer than :data:`LEAST_TASKS` tasks, see
+        :func:`over_draws`), the threshold if it is the same for all tasks, each task's figures (means over its episodes), the
         seconds per task, and the paired difference in AUROC to the first method. Methods with heat maps also have
         :data:`metaad_zoo.evaluation.pixel_metrics.PIXEL_METRICS`, over the tasks with masks.
     """
@@ -112,10 +113,25 @@ def evaluate(
         }
         for name, by_task in figures.items()
     }
+    if len({*next(iter(figures.values()))}) < LEAST_TASKS:
+        results = {name: over_draws(result, figures[name]) for name, result in results.items()}
     for name, by_task_with_masks in pixels.items():
         if by_task_with_masks:
             results[name] = merged(results[name], summarise(by_task_with_masks, PIXEL_METRICS))
     return with_differences(results)
+
+
+def over_draws(result: dict[str, Any], by_task: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Any]:
+    """A method's results with intervals over draws of the support, which say nothing about other tasks.
+
+    Args:
+        result: as :func:`summarise` gives it.
+        by_task: figures of each task's episodes; equally many of each task, or as many as all tasks have.
+    """
+    n = min(map(len, by_task.values()))
+    draws = [{m: float(np.mean([rows[i][m] for rows in by_task.values()])) for m in METRICS} for i in range(n)]
+    intervals = {m: interval(np.array([draw[m] for draw in draws])) for m in METRICS}
+    return result | {"ci95": intervals, "draws": draws}
 
 
 def merged(results: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,11 +149,13 @@ def threshold_of(calibrator: Calibrator, alpha: float) -> float | None:
 
 
 def with_differences(results: dict[str, Any], metrics: Sequence[str] = ("auroc",)) -> dict[str, Any]:
-    """Add to each method's results by how much each of ``metrics`` is behind that of the first method."""
+    """Add to each method's results by how much each of ``metrics`` is behind that of the first method, paired by task,
+    or by draw where there are too few tasks."""
     first = next(iter(results.values()))
     for result in results.values():
         for m in metrics:
-            result[f"{m}_behind_first"] = paired_difference(first["tasks"], result["tasks"], m)
+            unit = "draws" if "draws" in result else "tasks"
+            result[f"{m}_behind_first"] = paired_difference(first[unit], result[unit], m)
     return results
 
 

@@ -62,7 +62,7 @@ def _results_table(results: dict[str, Any]) -> Table:
     enough = protocol["tasks"] >= LEAST_TASKS
     trainings = f" and {protocol['trainings']} trainings" if protocol.get("trainings", 1) > 1 else ""
     over = f"with 95 % intervals over tasks{' and trainings' if 'joined' in results else trainings}"
-    intervals = over if enough else f"fewer than {LEAST_TASKS} tasks: no intervals"
+    intervals = over if enough else "with 95 % intervals over draws of the support, which say nothing about other tasks"
     table = Table(
         title=f"{protocol['data']['dataset']}: {protocol['episodes']} episodes of {protocol['tasks']} unseen tasks, "
         f"in %, {intervals}",

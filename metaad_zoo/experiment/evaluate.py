@@ -83,7 +83,7 @@ def evaluate(
 
     Raises:
         ValueError: a method or the data can't be read, they do not fit together, a model has seen test classes or
-            domains, or there are too few tasks for an interval.
+            domains, or there are too few episodes for an interval.
     """
     settings = _Settings(
         methods, Path(data), episodes, shots, alpha, calibrate, seed, modality, inner_steps, allow_transductive
@@ -236,6 +236,8 @@ def _protocol(settings: _Settings, data: EpisodeDataModule, episodes: int, calib
         f"{1 - settings.alpha:.0%} conformal over the normal queries of {data.calibration_episodes} validation episodes"
     )
     within = "leave-one-out conformal inside each support set"
+    few = len(data.pools["test"]) < protocol.LEAST_TASKS
+    unit = "draws of the support: they say nothing about other tasks" if few else "tasks"
     return {
         "data": data.description(),
         "account": data.skipped,
@@ -245,6 +247,6 @@ def _protocol(settings: _Settings, data: EpisodeDataModule, episodes: int, calib
         "episode": data.test_episode.as_dict(),
         "alpha": settings.alpha,
         "threshold": across if calibrate == "across" else within,
-        "intervals": "95 % BCa bootstrap over tasks; differences paired by task, Wilcoxon signed-rank",
+        "intervals": f"95 % BCa bootstrap over {unit}; differences paired by them, Wilcoxon signed-rank",
         "seed": data.seed,
     }

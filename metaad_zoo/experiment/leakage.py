@@ -14,11 +14,15 @@ from metaad_zoo.learners import Learner
 from metaad_zoo.zoo import Checkpoint
 
 LEAST_EPISODES = 600
+DRAWS = 50
+"""Number of episodes of each task where there are too few tasks for an interval over tasks."""
 NO_BATCH_NORM = "no batch normalisation"
 
 
 def number_of_episodes(episodes: int | None, tasks: int, data: Path) -> int:
     """Number of test episodes: ``episodes``, by default 600, or one for each task if there are more tasks.
+
+    With fewer tasks than an interval over tasks needs, the default is 50 for each, and intervals are over draws.
 
     Args:
         episodes: requested number; None for the default.
@@ -26,13 +30,15 @@ def number_of_episodes(episodes: int | None, tasks: int, data: Path) -> int:
         data: path of the data, for the error.
 
     Raises:
-        ValueError: there are fewer tasks than an interval needs, or fewer episodes than tasks (or than 600).
+        ValueError: there are fewer episodes than tasks (or than 600), or than an interval over draws needs.
     """
     if tasks < LEAST_TASKS:
-        raise ValueError(
-            f"{data} has {tasks} test tasks: an interval over fewer than {LEAST_TASKS} says nothing about other tasks; "
-            "give more classes, files or domains"
-        )
+        if episodes is not None and episodes < LEAST_TASKS * tasks:
+            raise ValueError(
+                f"episodes (--episodes) is {episodes}, and {data} has {tasks} test tasks: give at least "
+                f"{LEAST_TASKS * tasks}, so that an interval over draws of the support is possible"
+            )
+        return DRAWS * tasks if episodes is None else episodes
     least = min(tasks, LEAST_EPISODES)
     if episodes is not None and episodes < least:
         raise ValueError(

@@ -16,7 +16,7 @@ from metaad_zoo.cli import main
 from metaad_zoo.evaluation.baselines import OnNetwork, create_baseline, list_baselines
 from metaad_zoo.evaluation.html_report import write_report
 from metaad_zoo.evaluation.plots import episode_figure
-from metaad_zoo.evaluation.protocol import summarise
+from metaad_zoo.evaluation.protocol import interval, summarise
 from metaad_zoo.evaluation.scores import figures_from_scores
 from metaad_zoo.experiment import evaluate
 from metaad_zoo.experiment.curves import auroc_by_task
@@ -232,12 +232,22 @@ def test_pictures_show_the_threshold_that_decided(place, calibrate, cut, capsys,
             assert torch.equal(flagged, scores > threshold)
 
 
-def test_too_few_tasks_for_an_interval_are_refused(place, capsys):
+def test_too_few_tasks_have_intervals_over_draws_of_the_support(place, capsys):
     config = yaml.safe_load((place / "data.yaml").read_text())
     config["data"]["init_args"]["splits"] = {"train": ["0", "1"], "val": ["4", "5"], "test": ["6", "7"]}
     (place / "data.yaml").write_text(yaml.safe_dump(config))
-    assert run(place, "knn", "--data", str(place / "data.yaml")) == 1
-    assert "has 2 test tasks: an interval over fewer than 5" in capsys.readouterr().err
+    assert run(place, "knn", "--data", str(place / "data.yaml"), "--episodes", "9") == 1
+    assert "give at least 10, so that an interval over draws of the support is possible" in capsys.readouterr().err
+    assert run(place, "knn", "pca", "--data", str(place / "data.yaml"), "--episodes", "20") == 0
+    assert "intervals over draws of the support" in " ".join(capsys.readouterr().out.split())
+    results = json.loads((place / "out" / "results.json").read_text())
+    assert "draws of the support" in results["protocol"]["intervals"]
+    draws = {name: [draw["auroc"] for draw in method["draws"]] for name, method in results["methods"].items()}
+    assert len(draws["knn"]) == 10
+    assert results["methods"]["knn"]["ci95"]["auroc"] == interval(np.array(draws["knn"]))
+    behind = results["methods"]["pca"]["auroc_behind_first"]
+    assert behind["mean"] == pytest.approx(np.mean(draws["knn"]) - np.mean(draws["pca"]))
+    assert behind["ci95"] == interval(np.array(draws["knn"]) - np.array(draws["pca"]))
 
 
 def test_a_model_of_other_data_is_refused(place, capsys):
