@@ -7,6 +7,8 @@ import re
 
 import pytest
 
+from metaad_zoo.learners import list_learners
+from metaad_zoo.zoo import list_checkpoints
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
@@ -30,6 +32,12 @@ def test_every_link_leads_to_a_file():
     assert len(links) > 20
     for link in links:
         assert link.startswith("https://") or (REPOSITORY / link).is_file(), link
+
+
+def test_numbers_of_learners_and_models_are_true():
+    words = {11: "eleven", 12: "twelve", 13: "thirteen", 20: "twenty", 21: "twenty-one", 22: "twenty-two"}
+    assert f"[{words[len(list_learners())]}](docs/research.md#learners)" in README
+    assert f"[{words[len(list_checkpoints())]} checkpoints](docs/models.md)" in README
 
 
 def test_front_picture_is_small():
