@@ -54,13 +54,15 @@ def conclusion(methods: Mapping[str, Any], alpha: float | None) -> list[str]:
     others = [name for name in methods if name != first and name not in FLOORS]
     best = max(others, key=lambda name: methods[name]["mean"]["auroc"], default=None)
     sentences = [_alone(first, figures, on) if best is None else _compared(first, best, methods, on)]
-    if n_tasks == 1:
+    if "draws" in figures:
+        sentences.append("The interval is over draws of the support and says nothing about other tasks.")
+    elif n_tasks == 1:
         sentences.append("One task says nothing about others.")
     mean = figures["mean"]
     if alpha is not None and {"fpr", "recall"} <= mean.keys():
         sentences.append(
-            f"With a threshold that aims at {100 * alpha:g} % false alarms, {first} raises {_percent(mean['fpr'])} and "
-            f"finds {_percent(mean['recall'])} of the anomalies."
+            f"With a threshold that aims at {100 * alpha:g} % false alarms, {first} flags {_percent(mean['fpr'])} of "
+            f"the normal samples and {_percent(mean['recall'])} of the anomalies."
         )
     return sentences
 

@@ -188,6 +188,7 @@ def _render(
         columns={m: title for m, title in COLUMNS.items() if any(m in f["mean"] for f in methods.values())},
         floor=floor(methods, scores),
         n_tasks=len(first["tasks"]),
+        unit="draws of the support" if "draws" in first else "tasks",
         n_episodes=sum(t.get("episodes", 1) for t in first["tasks"]),
         alpha=protocol.get("alpha"),
         partial=MAX_FALSE_ALARMS,

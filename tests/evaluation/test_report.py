@@ -146,8 +146,16 @@ def test_the_conclusion_compares_with_the_best_other_method(other, said):
     first, decisions = conclusion(methods, 0.1)
     assert said in first
     assert decisions == (
-        "With a threshold that aims at 10 % false alarms, ours raises 12.0 % and finds 80.0 % of the anomalies."
+        "With a threshold that aims at 10 % false alarms, ours flags 12.0 % of the normal samples and "
+        "80.0 % of the anomalies."
     )
+
+
+def test_the_conclusion_says_what_an_interval_over_draws_is():
+    ours = figures(0.9) | {"draws": [{}], "tasks": [{}]}
+    first, second = conclusion({"ours": ours, "knn": figures(0.8, 0.1, [0.05, 0.15])}, None)
+    assert "on one task" in first
+    assert second == "The interval is over draws of the support and says nothing about other tasks."
 
 
 def test_the_interval_of_a_loss_is_that_of_a_positive_difference():
