@@ -81,7 +81,8 @@ def evaluate(
         The ``methods`` part of ``results.json``: for each method the mean over tasks, a 95 % interval over tasks
         (bootstrap; over draws of the support if there are fewer than :data:`LEAST_TASKS` tasks, see
         :func:`over_draws`), the threshold if it is the same for all tasks, each task's figures (means over its
-        episodes), the seconds per task, and the paired difference in AUROC to the first method. Methods with heat maps also have
+        episodes), the seconds per task, and the paired difference in AUROC to the first method. Methods with heat maps
+        also have
         :data:`metaad_zoo.evaluation.pixel_metrics.PIXEL_METRICS`, over the tasks with masks.
     """
     pixels: dict[str, dict[str, list[dict[str, float]]]] = {name: defaultdict(list) for name in methods}
