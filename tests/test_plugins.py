@@ -154,6 +154,7 @@ def test_a_module_that_cannot_be_imported_is_named(option, forget, tmp_path, cap
 def test_a_trained_plugin_is_adapted_only_where_its_module_is_imported(module, forget, tmp_path, capsys):
     own = ["--model.class_path=mine.Mine", "--model.backbone=my_pixels", "--trainer.max_steps=2", "--name=mine"]
     run(["--import", module, *QUICKSTART, *own, *SHORT])
+    assert capsys.readouterr().out.rstrip().endswith("--out my_detector --import mine")
     (folder,) = (tmp_path / "runs" / "mine").iterdir()
     model = folder / "model"
     assert json.loads((model / "manifest.json").read_text())["plugins"] == ["mine"]

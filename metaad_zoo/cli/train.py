@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from rich.console import Console
 from torch import Tensor
 
 from metaad_zoo import data as data_room
+from metaad_zoo.cli.first_picture import FirstPicture
 from metaad_zoo.cli.loggers import given_loggers, log_hyperparameters, log_test_figures
 from metaad_zoo.cli.resume import find_checkpoint, read_checkpoint, refuse_other_config, splits_of_checkpoint
 from metaad_zoo.cli.sweep import run_sweep, take_sweep
@@ -31,12 +33,20 @@ from metaad_zoo.cli.train_parser import HintingParser, own_error
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.episodes import SplitRecord
 from metaad_zoo.evaluation.report import results_table
-from metaad_zoo.experiment.conclude import Conclusion, check_before_training, conclude, save_model, write_predictions
+from metaad_zoo.experiment.conclude import (
+    Comparisons,
+    Conclusion,
+    check_before_training,
+    conclude,
+    save_model,
+    write_predictions,
+)
 from metaad_zoo.learners import Learner
 from metaad_zoo.learners.training import trainable
 from metaad_zoo.modality import get_modality
 from metaad_zoo.plugins import import_plugins
 from metaad_zoo.zoo import parent_aspect, parent_shapes, parent_splits
+from metaad_zoo.zoo.rebuild import plugins_of
 
 METRICS_FILE = "metrics.csv"
 FINE_TUNED = "metaad_zoo.zoo.FineTuned"
@@ -91,6 +101,9 @@ class TrainingCLI(LightningCLI):
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="a .ckpt, or last or best of <name>")
         parser.add_argument("--alpha", type=float, default=0.1, help="false-alarm rate that thresholds aim at")
         parser.add_argument("--allow_transductive", type=bool, default=False, help="test what normalises over queries")
+        parser.add_argument(
+            "--comparisons", type=Comparisons, default="all", help="quick leaves out the network trained from scratch"
+        )
         parser.add_argument("--next", type=str | None, default=None, help="a command to propose at the end")
         shapes = "model.init_args.input_shapes"
         parser.link_arguments("data", shapes, compute_fn=self._input_shapes, apply_on="instantiate")
@@ -159,6 +172,7 @@ class TrainingCLI(LightningCLI):
             *callbacks,
             ModelCheckpoint(**place, filename="best", monitor="val/auroc", mode="max", save_top_k=1),
             _Last(**place, filename="last", every_n_train_steps=50, save_top_k=1),
+            FirstPicture(self.run_dir),
             *([] if settings["logger"] is False else [LearningRateMonitor("step")]),
         ]
 
@@ -373,7 +387,7 @@ def _end(cli: TrainingCLI, trains: bool, seen: list[str], weights: str) -> None:
     learner, data = cli.model, cli.datamodule
     trained_by = None if trains or cli.resume_from is None else cli.resume_from.parent.parent / "config.yaml"
     alpha, seed = cli.config["alpha"], int(cli.config["seed_everything"])
-    end = Conclusion(cli.run_dir, alpha, seed, seen, weights, trained_by)
+    end = Conclusion(cli.run_dir, alpha, seed, seen, weights, trained_by, cli.config["comparisons"])
     if cli.verb == "predict":
         print(f"Scores of all test episodes: {write_predictions(learner, data, cli.run_dir)}")
         return
@@ -386,6 +400,8 @@ def _end(cli: TrainingCLI, trains: bool, seen: list[str], weights: str) -> None:
             return
     if cli.verb in (None, "test"):
         wide_console().print(results_table(results))
+        if left_out := results["protocol"].get("left_out"):
+            print(f"Not compared, to save time: {', '.join(left_out)} (--comparisons all compares them too)")
         if "camera" in results["protocol"]["data"]:
             print(f"Random camera: {results['protocol']['data']['camera'] or 'none'}")
         print(f"All figures, pictures and the model: {cli.run_dir}")
@@ -394,8 +410,14 @@ def _end(cli: TrainingCLI, trains: bool, seen: list[str], weights: str) -> None:
         log_test_figures(cli.trainer.loggers, results["methods"], cli.trainer.global_step)
     else:
         print(f"The model: {cli.run_dir}")
-    if cli.config["next"]:
-        print(f"Next, try:  {cli.config['next'].replace('{run}', str(cli.run_dir))}")
+    print(f"Next, try:  {_next_command(cli)}")
+
+
+def _next_command(cli: TrainingCLI) -> str:
+    """The command to propose at the end, with the modules of one's own that it needs."""
+    line = str(cli.config["next"] or "metaad adapt {run} --support PATH --out my_detector")
+    imports = "".join(f" --import {module}" for module in plugins_of(cli.model))
+    return line.replace("{run}", shlex.quote(str(cli.run_dir))) + (imports if line.startswith("metaad ") else "")
 
 
 def _note_untrained(cli: TrainingCLI) -> None:

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -38,6 +38,10 @@ CONTROL, CONTROLS_BY = "same network", 300
 """Name prefix of the control methods, and maximum number of episodes that they are calibrated by."""
 
 
+Comparisons = Literal["all", "quick"]
+"""``"quick"`` leaves out the network trained from scratch on each support, which takes longer than all others."""
+
+
 @dataclass(frozen=True)
 class Conclusion:
     """Settings of the test of a run.
@@ -49,6 +53,7 @@ class Conclusion:
         seen: classes or domains of training and validation.
         weights: description of the weights (such as the best epoch), for the protocol.
         trained_by: config of the training, if that was another run.
+        comparisons: methods to compare with, see :data:`Comparisons`.
     """
 
     run_dir: Path
@@ -57,6 +62,7 @@ class Conclusion:
     seen: list[str]
     weights: str
     trained_by: Path | None = None
+    comparisons: Comparisons = "all"
 
 
 def check_before_training(
@@ -104,20 +110,23 @@ def conclude(learner: Learner, data: EpisodeDataModule, end: Conclusion, progres
     return results
 
 
-def methods_for(learner: Learner, shapes: Mapping[str, Sequence[int]], seed: int) -> dict[str, Method]:
+def methods_for(
+    learner: Learner, shapes: Mapping[str, Sequence[int]], seed: int, comparisons: Comparisons = "all"
+) -> dict[str, Method]:
     """The methods of the test: the learner first, then controls and baselines.
 
     Args:
         learner: trained learner.
         shapes: shape of one sample of the data, by modality.
         seed: random seed of the untrained networks.
+        comparisons: see :data:`Comparisons`.
     """
     methods: dict[str, Method] = {learner.registered_name: learner}
     if learner.parent is not None:
         methods["before fine-tuning"] = learner.parent.learner.to(learner.device)
     if isinstance(learner, GradientLearner | EmbeddingLearner) and any(p.requires_grad for p in learner.parameters()):
         methods[f"{CONTROL}, untrained"] = untrained(learner, seed)
-        if can_start_from_scratch(learner):
+        if comparisons == "all" and can_start_from_scratch(learner):
             methods[f"{CONTROL}, from scratch"] = from_scratch(learner, seed)
     network = getattr(learner, "network", None)
     if not learner.trains and network is not None:
@@ -139,7 +148,8 @@ def test_results(
         by_shots: calibration scores of the learner by the size of the support set.
         progress: reports the progress.
     """
-    methods = methods_for(learner, data.input_shapes, end.seed)
+    methods = methods_for(learner, data.input_shapes, end.seed, end.comparisons)
+    left_out = sorted(methods_for(learner, data.input_shapes, end.seed).keys() - methods.keys())
     baselines = {name: method for name, method in methods.items() if method is not learner}
     tick = progress(f"Thresholds of {len(baselines)} other methods on validation tasks", len(baselines))
     calibration = list(data.calibration())
@@ -159,6 +169,7 @@ def test_results(
         "split": "test",
         "trained_or_chosen_on": end.seen,
         "weights": end.weights,
+        **({"left_out": left_out} if left_out else {}),
         "episodes": data.test_episodes,
         "tasks": len(next(iter(figures.values()))["tasks"]),
         **make_up(data.test_episode, methods),

@@ -10,6 +10,7 @@ from tests.conftest import REPOSITORY
 CONFIGS = REPOSITORY / "configs"
 QUICKSTART = ["--config", str(CONFIGS / "quickstart.yaml")]
 SHORT = [
+    "--comparisons=all",
     "--data.episodes_per_epoch=8",
     "--data.tasks_per_batch=2",
     "--data.val_episodes=10",

@@ -30,16 +30,30 @@ def finished(tmp_path_factory):
 
 def test_a_run_leaves_what_it_promises(finished):
     folder, printed = finished
-    for name in ("config.yaml", "metrics.csv", "results.json", "episode.png", "learning_curve.png"):
+    pictures = ("first_episode.png", "episode.png", "learning_curve.png")
+    for name in ("config.yaml", "metrics.csv", "results.json", *pictures):
         assert (folder / name).stat().st_size > 0, name
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert list(folder.glob("events.out.tfevents.*")), "TensorBoard"
+    assert "A validation episode after 4 outer steps" in printed
     assert "Next, try:  metaad adapt" in printed
     assert "rotation" in printed, "the camera is declared"
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {"step", "train/loss", "val/auroc", "episodes/s"} <= set(rows[0])
     assert sum(bool(row["train/loss"]) for row in rows) == 8
+
+
+def test_quick_comparisons_leave_out_the_slowest_and_the_quickstart_says_so(finished, tmp_path):
+    line, environment = command(
+        *QUICKSTART, *SHORT, "--comparisons=quick", "test", "--ckpt_path", finished[0] / "checkpoints" / "best.ckpt"
+    )
+    done = subprocess.run([*line, "--runs", tmp_path], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Not compared, to save time: same network, from scratch (--comparisons all" in done.stdout
+    results = json.loads(next((tmp_path / "quickstart").glob("*/results.json")).read_text())
+    assert results["protocol"]["left_out"] == ["same network, from scratch"]
+    assert list(results["methods"])[:2] == ["maml", "same network, untrained"]
 
 
 def test_results_hold_every_method_ours_first(finished):
