@@ -169,11 +169,12 @@ def test_python_on_a_page_runs(page, tmp_path, monkeypatch):
             exec(compile(code, str(page), "exec"), {})
 
 
-def test_figures_are_what_the_result_files_say():
-    script = REPOSITORY / "benchmarks" / "docs_tables.py"
+@pytest.mark.parametrize("name", ["docs_tables.py", "defaults.py"])
+def test_figures_and_defaults_are_what_the_result_files_say(name):
+    script = REPOSITORY / "benchmarks" / name
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run([sys.executable, str(script), "--check"], check=False, env=environment)
-    assert done.returncode == 0, "run `python benchmarks/docs_tables.py`"
+    assert done.returncode == 0, f"run `python benchmarks/{name}`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
