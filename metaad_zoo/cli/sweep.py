@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from metaad_zoo.cli.terminal import note, wide_console
+from metaad_zoo.cli.terminal import NARROW, note, wide_console
 from metaad_zoo.cli.train_arguments import arrange, take_grid, take_option, take_seeds
 from metaad_zoo.evaluation.report import results_table
 from metaad_zoo.experiment.sweep import Sweep, plan, train_all
@@ -58,6 +58,6 @@ def run_sweep(sweep: Sweep, arguments: Sequence[str], resolve: Callable[[Sequenc
     trainings = plan(sweep, arguments, resolve)
     train_all(trainings, COMMAND, sweep.jobs, note)
     results, folder = write_sweep(trainings, sweep)
-    console = wide_console()
+    console = wide_console(NARROW)
     console.print(results_table(results))
     console.print(f"All figures, and those of each training: {folder / 'results.json'}", soft_wrap=True)

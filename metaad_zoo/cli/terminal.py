@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import Progress
 
-TABLE_WIDTH = 118
+TABLE_WIDTH, NARROW = 118, 80
 OK, ERROR, USAGE, DAMAGED, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: done; an error, printed in one line; a command line that can't be read; done, but some files could not be
 read; stopped by Ctrl-C."""
@@ -73,12 +73,13 @@ def note_account(account: Iterable[str]) -> None:
         note(sentence)
 
 
-def wide_console() -> Console:
-    """Standard output, at least as wide as the tables."""
+def wide_console(least: int = TABLE_WIDTH) -> Console:
+    """Standard output: as wide as the terminal, or as the widest tables where it is narrower than ``least`` or none."""
     from rich.console import Console
 
     console = Console()
-    return console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)
+    fits = console.width >= (least if console.is_terminal else TABLE_WIDTH)
+    return console if fits else Console(width=TABLE_WIDTH)
 
 
 def show(as_json: bool, results: Mapping[str, Any], table: RenderableType, where: str) -> None:
@@ -95,7 +96,7 @@ def show(as_json: bool, results: Mapping[str, Any], table: RenderableType, where
     if as_json:
         print(json.dumps(finite(results), default=str))
         return
-    console = wide_console()
+    console = wide_console(NARROW)
     console.print(table)
     console.print(where, soft_wrap=True)
 

@@ -27,7 +27,7 @@ from metaad_zoo.cli.first_picture import FirstPicture
 from metaad_zoo.cli.loggers import given_loggers, log_hyperparameters, log_test_figures
 from metaad_zoo.cli.resume import find_checkpoint, read_checkpoint, refuse_other_config, splits_of_checkpoint
 from metaad_zoo.cli.sweep import run_sweep, take_sweep
-from metaad_zoo.cli.terminal import note, note_account, progress_bars, wide_console
+from metaad_zoo.cli.terminal import NARROW, note, note_account, progress_bars, wide_console
 from metaad_zoo.cli.train_arguments import arrange, take_imports, take_option
 from metaad_zoo.cli.train_parser import HintingParser, own_error
 from metaad_zoo.data import EpisodeDataModule
@@ -399,7 +399,7 @@ def _end(cli: TrainingCLI, trains: bool, seen: list[str], weights: str) -> None:
         else:
             return
     if cli.verb in (None, "test"):
-        wide_console().print(results_table(results))
+        wide_console(NARROW).print(results_table(results))
         if left_out := results["protocol"].get("left_out"):
             print(f"Not compared, to save time: {', '.join(left_out)} (--comparisons all compares them too)")
         if "camera" in results["protocol"]["data"]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 
 from metaad_zoo.atomic_write import write_whole
@@ -32,6 +34,22 @@ RANGE_TITLES = {"range_precision": "range precision", "range_recall": "range rec
 PIXEL_TITLES = {"pixel_auroc": "pixel AUROC", "aupro": "AUPRO", "pixel_f1": "pixel F1"}
 
 NAME_WIDTH = 12
+FULL_WIDTH = 118
+"""Width in characters from which on tables have all columns."""
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """A table that leaves out columns where the terminal is narrower than :data:`FULL_WIDTH`.
+
+    Args:
+        build: function from whether there is room for all columns to the table.
+    """
+
+    build: Callable[[bool], Table]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self.build(options.max_width >= FULL_WIDTH)
 
 
 def results_table(results: dict[str, Any]) -> Group:
@@ -41,7 +59,7 @@ def results_table(results: dict[str, Any]) -> Group:
         results: ``methods`` and ``protocol`` as in ``results.json``. Of ``joined`` runs, their means take their place.
     """
     shown = results | {"methods": results["joined"]["methods"]} if "joined" in results else results
-    return Group(_results_table(shown), *_pixel_tables(shown))
+    return Group(_Fitting(partial(_results_table, shown)), *_pixel_tables(shown))
 
 
 def _pixel_tables(results: dict[str, Any]) -> list[Table]:
@@ -57,7 +75,7 @@ def _pixel_tables(results: dict[str, Any]) -> list[Table]:
     return [_fill(table, mapped, PIXEL_TITLES, ())]
 
 
-def _results_table(results: dict[str, Any]) -> Table:
+def _results_table(results: dict[str, Any], is_wide: bool) -> Table:
     protocol = results["protocol"]
     enough = protocol["tasks"] >= LEAST_TASKS
     trainings = f" and {protocol['trainings']} trainings" if protocol.get("trainings", 1) > 1 else ""
@@ -69,15 +87,27 @@ def _results_table(results: dict[str, Any]) -> Table:
         show_lines=True,
         caption=f"Thresholds aim at {protocol['alpha']:.0%} false alarms, set for each method without test labels.",
     )
-    return _fill(table, results["methods"], TITLES, ("auroc",))
+    titles = TITLES if is_wide else _some(table, TITLES, ("auroc", "f1", "fpr"))
+    return _fill(table, results["methods"], titles, ("auroc",))
 
 
-def points_table(results: dict[str, Any]) -> Table:
+def _some(table: Table, titles: Mapping[str, str], metrics: Sequence[str]) -> dict[str, str]:
+    """Titles of some metrics; the caption says where the others are."""
+    others = ", ".join(title for metric, title in titles.items() if metric not in metrics)
+    table.caption = f"{table.caption} {others}: in results.json, or from {FULL_WIDTH} columns on."
+    return {metric: titles[metric] for metric in metrics}
+
+
+def points_table(results: dict[str, Any]) -> Group:
     """A row for each method of an evaluation point by point: mean over series and its 95 % interval, in per cent.
 
     Args:
         results: ``methods`` and ``protocol`` as in ``results.json``.
     """
+    return Group(_Fitting(partial(_points_table, results)))
+
+
+def _points_table(results: dict[str, Any], is_wide: bool) -> Table:
     protocol = results["protocol"]
     decided = "alpha" in protocol
     cut = f"thresholds aim at {protocol['alpha']:.0%} false alarms" if decided else "no threshold is set"
@@ -91,6 +121,8 @@ def points_table(results: dict[str, Any]) -> Table:
     if decided:  # one more column would not fit
         del titles["vus_roc"]
         titles |= {"range_f1": "range F1", "fpr": "false alarms"}
+    if not is_wide:
+        return _fill(table, results["methods"], _some(table, titles, ("auroc", "vus_pr")), ("auroc", "vus_pr"))
     return _fill(table, results["methods"], titles, ("auroc", "vus_pr"))
 
 

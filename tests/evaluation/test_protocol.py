@@ -155,10 +155,12 @@ def test_scores_that_were_cut_short_leave_no_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_results_are_printed_and_written(results, tmp_path):
-    console = Console(record=True, width=118, file=io.StringIO())
+@pytest.mark.parametrize("width", [80, 118])
+def test_results_are_printed_and_written(results, width, tmp_path):
+    console = Console(record=True, width=width, file=io.StringIO())
     console.print(results_table(results))
     text = console.export_text()
+    assert ("recall: in results.json" in " ".join(text.split())) == (width == 80)
     assert "1-NN" in text
     assert "\u2026" not in text, "the table fits the width that the command gives it"
     long = {f"knn@image-conv4-protonet-omniglot-{i}": figures for i, figures in enumerate(results["methods"].values())}
