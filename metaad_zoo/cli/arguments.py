@@ -88,7 +88,7 @@ def decision_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--alpha",
         type=float,
-        help="target false-alarm rate (default: 0.1, or the lowest rate that the calibration scores can hold)",
+        help="target false-alarm rate (default: 0.1, or the lowest rate that the calibration scores allow)",
     )
     command.add_argument(
         "--calibrate",
@@ -151,7 +151,7 @@ def threshold_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--alpha",
         type=float,
-        help="target false-alarm rate (default: 0.1, or the lowest rate that the calibration scores can hold)",
+        help="target false-alarm rate (default: 0.1, or the lowest rate that the calibration scores allow)",
     )
     command.add_argument(
         "--calibrate",

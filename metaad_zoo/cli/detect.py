@@ -28,8 +28,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--method",
         dest="name",
         metavar="NAME",
-        help="detector, as for `metaad adapt` (default: the default detector for the kind of samples; for series say "
-        "--method series, because one CSV file is read as a table)",
+        help="detector, as for `metaad adapt` (default: the default detector for the kind of samples; for series use "
+        "--method series: a single CSV file is otherwise read as a table)",
     )
     support_arguments(command)
     command.add_argument("--data", type=Path, required=True, help="new samples, of the same kind as the support")

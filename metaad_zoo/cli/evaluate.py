@@ -33,8 +33,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--calibrate",
         type=_calibration,
         choices=("across", "within"),
-        help="source of the thresholds: the validation tasks (across) or each support (within); --points has no "
-        "threshold unless this is within",
+        help="source of the thresholds: the validation tasks (across) or each support (within); with --points, "
+        "thresholds are set only by within",
     )
     command.add_argument(
         "--seed",
@@ -63,7 +63,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     points.add_argument(
         "--stride", type=int, help="number of steps between scored windows (default: a quarter of the window)"
     )
-    points.add_argument("--longest", type=int, help="maximum number of scored points of a series (default: 50000)")
+    points.add_argument("--longest", type=int, help="maximum number of scored points per series (default: 50000)")
     points.add_argument("--buffer", type=int, help="maximum buffer length of VUS in points (default: the window)")
     json_argument(command)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from metaad_zoo.detector import Detector
     from metaad_zoo.modality.streams import SampleStream
 
-HELP = "score samples with a detector, any number in constant memory"
+HELP = "score any number of samples with a detector, in constant memory"
 
 Rows = Iterator[tuple[list[str], "np.ndarray", "np.ndarray | None", Mapping[str, "np.ndarray"], float]]
 """Names, scores, labels and carried columns of some samples, and the share of all samples that is scored with them."""

@@ -9,7 +9,7 @@ from metaad_zoo.cli.terminal import wide_console
 from metaad_zoo.cli.train_arguments import join_values, name_configs
 from metaad_zoo.experiment.configs import bases_of, describe_config, list_configs, locate_config
 
-HELP = "train by a shipped config, such as image/omniglot_protonet, or one of your own; --list lists them"
+HELP = "train with a shipped config, such as image/omniglot_protonet, or with your own; --list lists the shipped ones"
 EPILOG = (
     "Options of a config are overridden by --key value, such as --trainer.max_epochs 3 or --model.inner_loop.lr=0.1. "
     "All of them: metaad train CONFIG --help"
