@@ -174,6 +174,16 @@ def import_argument(command: argparse.ArgumentParser) -> None:
     )
 
 
+def modality_name(text: str) -> str:
+    """Name of a modality; ``series`` and ``table`` are accepted for ``sequence`` and ``tabular``.
+
+    Example:
+        >>> modality_name("series"), modality_name("image")
+        ('sequence', 'image')
+    """
+    return {"series": "sequence", "table": "tabular"}.get(text, text)
+
+
 def require_folder(out: Path) -> None:
     """Check that ``--out`` is not a file, before any work.
 

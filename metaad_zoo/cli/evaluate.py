@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metaad_zoo.cli.arguments import json_argument, require_folder
+from metaad_zoo.cli.arguments import json_argument, modality_name, require_folder
 from metaad_zoo.cli.terminal import note_account, progress_bars, show
 from metaad_zoo.modality import list_modalities
 
@@ -52,6 +52,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     episodes.add_argument(
         "--modality",
+        type=modality_name,
         help=f"modality of your own files, if only baselines are compared: {', '.join(list_modalities())}",
     )
     episodes.add_argument(

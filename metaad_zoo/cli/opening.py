@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metaad_zoo.cli.arguments import column_options
+from metaad_zoo.cli.arguments import column_options, modality_name
 from metaad_zoo.cli.terminal import note, note_account
 from metaad_zoo.modality import list_modalities
 
@@ -30,6 +30,7 @@ def model_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--modality",
+        type=modality_name,
         choices=list_modalities(several=True),
         help="modality that a baseline reads (default: inferred from the files)",
     )

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metaad_zoo.cli.arguments import column_options, json_argument, require_folder, support_arguments
+from metaad_zoo.cli.arguments import column_options, json_argument, modality_name, require_folder, support_arguments
 from metaad_zoo.cli.terminal import note, progress_bars, wide_console
 from metaad_zoo.modality import list_modalities
 
@@ -27,6 +27,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--modality",
+        type=modality_name,
         help=f"modality of the samples, one of {', '.join(list_modalities(several=True))} (default: inferred from the "
         "files)",
     )

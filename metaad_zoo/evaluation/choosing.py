@@ -136,7 +136,8 @@ def recommend(
         labels: ``(n,)`` of 0, 1 and -1 (taken as normal).
         corruptions: kinds of synthetic anomalies by name, for supports without labelled anomalies.
         prior: prior of the support's modality.
-        simple: name of the method that is preferred among equally good ones if there is enough data.
+        simple: name of the method that is preferred to an equally good one without results on other data sets, if
+            there is enough data.
         seed: random seed of the folds and the synthetic anomalies.
         default: name of the modality's default detector; if the prior does not cover it, it takes the place of the
             prior's choice unless that is clearly ahead of it.
@@ -154,7 +155,12 @@ def recommend(
     expected = prior.expected(trials, by) if prior else {}
     choice, why = _choose(trials, expected, prior, by, default)
     by_name = {t.name: t for t in trials}
-    if n >= ENOUGH and simple in by_name and by_name[simple].auroc >= by_name[choice].auroc - WITHIN:
+    if (
+        n >= ENOUGH
+        and choice not in expected
+        and simple in by_name
+        and by_name[simple].auroc >= by_name[choice].auroc - WITHIN
+    ):
         clause = f"by cross-validation it is within {WITHIN} AUROC of {choice}" if choice != simple else why
         choice, why = simple, f"you have enough data ({n} normal samples) to do without meta-learning, and {clause}"
     why += _despite(choice, trials, by)
