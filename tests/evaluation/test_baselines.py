@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import math
 
@@ -301,6 +302,11 @@ class TestPyOD:
         scores = scored(name, draw("tabular", 10), query)
         assert scores[20] > scores[:20].median()
         torch.testing.assert_close(scores[:2], scored(name, draw("tabular", 10), {"tabular": typical[:2]}))
+
+    def test_copies_score_alike(self):  # export and serve copy
+        support, query = ({"tabular": torch.tensor(x)} for x in rows())
+        copied = copy.deepcopy(create_baseline("pyod/KNN")).adapt(support, torch.zeros(len(support["tabular"])))
+        torch.testing.assert_close(copied.score(query), scored("pyod/KNN", support, query))
 
     def test_knn_and_ecod_agree_with_ours(self):
         support, query = ({"tabular": torch.tensor(x)} for x in rows())

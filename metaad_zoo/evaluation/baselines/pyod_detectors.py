@@ -81,7 +81,7 @@ class PyODDetector(FeatureMethod):
         except ImportError as error:
             raise ValueError(f"pyod/{detector} needs a library that {MEND} does not bring: {error}") from error
         self.title = f"pyod/{detector}"
-        self._arguments = inspect.signature(self._class).parameters
+        self._arguments = dict(inspect.signature(self._class).parameters)  # a mapping proxy has no copies
         open_ended = any(p.kind is p.VAR_KEYWORD for p in self._arguments.values())
         for option in options:
             if option not in self._arguments and not open_ended:
