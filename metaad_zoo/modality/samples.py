@@ -80,8 +80,13 @@ def recognise(path: Path) -> tuple[str, Any]:
         is already open.
 
     Raises:
-        ValueError: no modality recognises the files.
+        ValueError: there are no files, or no modality recognises them.
     """
+    path = path.expanduser()
+    if not path.exists():
+        raise ValueError(f"support (--support) {path} does not exist: expected a file or folder of normal samples")
+    if path.is_dir() and not any(path.iterdir()):
+        raise ValueError(f"support (--support) {path} is an empty folder: expected files of normal samples in it")
     source: Any = path
     columns = None
     if path.is_file() and path.suffix.lower() in COLUMN_SUFFIXES:
@@ -182,7 +187,7 @@ def _gather(reading: Reading, stream: SampleStream) -> None:
     reading.names = [name for chunk in chunks for name in chunk.names]
     labels = [c.labels for c in chunks if c.labels is not None]
     reading.labels = np.concatenate(labels) if labels and len(labels) == len(chunks) else None
-    reading.schemas |= stream.schemas
+    reading.schemas |= {m: schema for m, schema in stream.schemas.items() if m in reading.samples}
     reading.account.join(stream.account)
     reading.classes, reading.ratio = stream.classes, stream.ratio
 

@@ -119,3 +119,13 @@ def test_what_has_no_default_is_refused_before_any_work(tmp_path, capsys):
     assert code == 1
     assert "have no default detector: name one (--method)" in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_support_without_files_is_named(tmp_path, tables, capsys):
+    (tmp_path / "bare").mkdir()
+    for support, complaint in (("nowhere.csv", "nowhere.csv does not exist"), ("bare", "bare is an empty folder")):
+        code, _, error = detected(capsys, tmp_path / support, tables / "new.csv", tmp_path / "out")
+        assert code == 1
+        assert complaint in error
+        assert "default" not in error
+        assert not (tmp_path / "out").exists()

@@ -10,6 +10,7 @@ from PIL import Image
 from metaad_zoo.data import MultimodalEpisodes
 from metaad_zoo.data.read.manifest import ManifestReader
 from metaad_zoo.episodes import EpisodeSpec
+from metaad_zoo.modality.samples import read_samples
 from tests.conftest import REPOSITORY
 
 SMALL = EpisodeSpec(support_normal=2, query_normal=2, query_anomalous=2)
@@ -129,6 +130,14 @@ class TestManifest:
         np.savez(tmp_path / "cube.npz", np.zeros((2, 2, 2)))
         with pytest.raises(ValueError, match=complaint):
             ManifestReader(write_manifest(tmp_path, rows, header)).read()
+
+    def test_columns_that_a_model_does_not_read_are_left_out(self, hospital):
+        rows = ["bilder ü/2 写真.png,2.csv,7.5", "bilder ü/4 写真.png,4.csv,3.5"]
+        path = write_manifest(hospital[0], rows, "image,sequence,weight")
+        shapes = {"image": [1, 6, 6], "sequence": [5, 2]}
+        reading = read_samples(path, shapes)
+        assert set(reading.samples) == set(reading.schemas) | {"image"} == set(shapes)
+        assert "manifest.csv: 'weight' left out: this model reads ['image', 'sequence']" in list(reading.account)
 
     def test_too_few_domains_for_three_splits(self, tmp_path):
         path = write_manifest(tmp_path, ["1,0,a", "2,1,b"], "w,label,domain")

@@ -320,6 +320,10 @@ class ManifestSource(SampleSource):
             )
         source = reader.joined(rows)
         samples = source.all_samples()
+        for name in sorted(samples.keys() - self.shapes.keys()):
+            columns = [name] if name in FILE_COLUMNS else list(features)
+            self.account.add("left out", reader.path.name, f"this model reads {sorted(self.shapes)}", columns)
+            del samples[name]
         lacking = sorted(n for n in self.shapes if n not in samples or _all_missing(samples[n]).any())
         if lacking:
             self.account.add(
