@@ -58,7 +58,8 @@ def run(options: argparse.Namespace) -> int:
     for sentence in list(reading.account)[noted:]:
         note(sentence)
     novelty = note_novelty(detector)
-    if any(schema.time for schema in detector.schemas.values()) and not detector.reads_windows:
+    timed = any(schema.time for schema in detector.schemas.values())
+    if timed and len(detector.usual_shapes) == 1 and not detector.reads_windows:
         note("there is a column of times, but each row is judged by itself: for a series say --method series")
     choice = decision_choice(options, detector, only_anomalous=True, top=options.top)
     columns = column_options(options, detector.input_shapes)

@@ -262,9 +262,10 @@ class SupportDecisions:
         alpha = USUAL_ALPHA if alpha is None else alpha
         if not can_hold(alpha, n):
             needed = math.ceil(1 / alpha - ROUNDING) - 1
+            across = " or take calibrate='across'" if self.way(None, None) == "across" else ""
             mends = {
                 "across": "",
-                "within": f", give {needed} normal support samples, or take calibrate='across'",
+                "within": f" or give {needed} normal support samples{across}",
                 "contamination": ", or leave alpha out to flag what is above all of these",
             }
             raise ValueError(
