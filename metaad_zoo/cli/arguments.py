@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from metaad_zoo.explain import Choice
 
 
+MANY = 20
+"""Number of samples from which on most of them called anomalous is worth a note."""
+
+
 def support_arguments(command: argparse.ArgumentParser) -> None:
     """Add ``--support`` and the options of its columns."""
     command.add_argument(
@@ -139,6 +143,17 @@ def decision_choice(options: argparse.Namespace, detector: Detector, only_anomal
         note(f"no sample is called anomalous, and no region is outlined: {error}")
         return Choice(False, False, top)
     return Choice(True, only_anomalous, top, alpha, calibrate, contamination)
+
+
+def note_many_flagged(anomalous: int | None, n: int) -> None:
+    """Print a note if most samples are called anomalous, which a threshold for few false alarms seldom means."""
+    from metaad_zoo.cli.terminal import note
+
+    if anomalous is not None and n >= MANY and anomalous > n / 2:
+        note(
+            f"{anomalous / n:.0%} of all samples are called anomalous: if most of them should be normal, they differ "
+            "from the support as a whole (later times, another setting); give normal samples like them as --support"
+        )
 
 
 def json_argument(command: argparse.ArgumentParser) -> None:

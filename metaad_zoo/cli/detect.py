@@ -11,6 +11,7 @@ from metaad_zoo.cli.arguments import (
     decision_arguments,
     decision_choice,
     json_argument,
+    note_many_flagged,
     require_folder,
     support_arguments,
 )
@@ -73,6 +74,7 @@ def run(options: argparse.Namespace) -> int:
 
         detection = detect(detector, stream, options.out, choice, tick)
     note_account(stream.account)
+    note_many_flagged(detection.anomalous, detection.samples)
     if detection.figures:
         note(f"on {detection.labelled} labelled samples, with 95 % intervals: {in_words(detection.figures)}")
     figures = asdict(detection) | {"checkpoint": name, "novelty": novelty, "out": options.out}

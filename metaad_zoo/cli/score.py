@@ -17,6 +17,7 @@ from metaad_zoo.cli.arguments import (
     decision_arguments,
     decision_way,
     json_argument,
+    note_many_flagged,
 )
 from metaad_zoo.cli.novelty import note_novelty
 from metaad_zoo.cli.terminal import DAMAGED, OK, bars, note, note_account, tell
@@ -102,6 +103,7 @@ def run(options: argparse.Namespace) -> int:
     if unknown:
         why = "can't be read" if stream.account.damaged else "have no value at all"
         note(f"{unknown} of {n} {what} {why}: their score, p-value and decision are left empty")
+    note_many_flagged(anomalous, n)
     judged = written.figures()
     figures["figures"] = {name: asdict(figure) for name, figure in judged.items()}
     if judged:

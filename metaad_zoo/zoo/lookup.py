@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from metaad_zoo.registry import unknown_name
+from metaad_zoo.zoo.defaults import defaults
 from metaad_zoo.zoo.index import find_published, read_index
 from metaad_zoo.zoo.manifest import is_checkpoint
 from metaad_zoo.zoo.reading import CheckpointError
@@ -64,7 +65,10 @@ def locate(name: str | Path, papers: bool = False) -> Path:
     published = read_index()
     if name in published:
         return find_published(name)
+    from metaad_zoo.evaluation.baselines import list_baselines  # imports torch
+
+    names = [*published, *list_baselines(), *defaults()]
     raise CheckpointError(
         f"{name} is no checkpoint: expected a finished run (runs/<name>/<time>), what detector.save wrote, an address, "
-        f"or a published name; {unknown_name('checkpoint', name, published)}"
+        f"or a published name; {unknown_name('checkpoint', name, names)}"
     )

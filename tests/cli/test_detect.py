@@ -77,6 +77,14 @@ def test_few_rows_hold_a_higher_rate_or_none_and_a_note_says_so(n, tables, tmp_p
         assert found["anomalous"] >= 10
 
 
+def test_most_samples_flagged_is_worth_a_note(tables, tmp_path, capsys):
+    new = pd.read_csv(tables / "new.csv")
+    for rows, noted in ((new, False), (new[30:].loc[new[30:].index.repeat(3)], True)):
+        rows.to_csv(tmp_path / "data.csv", index=False)
+        _, _, notes = detected(capsys, tables / "good.csv", tmp_path / "data.csv", tmp_path / "out")
+        assert ("100% of all samples are called anomalous" in notes) == noted
+
+
 def test_series_are_found_in_a_folder_and_named_for_a_file(tmp_path, capsys):
     steps = np.arange(640)
     wave = pd.DataFrame({"a": np.sin(steps / 5), "b": np.cos(steps / 7)})
