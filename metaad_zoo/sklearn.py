@@ -88,7 +88,7 @@ class FewShotOutlierDetector(OutlierMixin, BaseEstimator):
         Raises:
             ValueError: a parameter or the samples can't be used.
             CheckpointError: the checkpoint can't be read.
-            RuntimeError: ``contamination="auto"``, but the checkpoint holds no calibration scores.
+            RuntimeError: ``contamination="auto"``, but the checkpoint is calibrated for larger supports alone.
         """
         self._check_parameters()
         detector = self._model()

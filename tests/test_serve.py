@@ -219,7 +219,11 @@ def test_what_can_not_be_served(folder, tmp_path, capsys):
             ([str(folder), "--port", port], f"can't listen on 127.0.0.1, port {port}"),
             ([str(folder), "--port", "99999"], "99999"),
             ([str(folder), "--alpha", "0.001"], "can't promise 0.001"),
-            ([str(folder), "--calibrate", "within"], "can't promise 0.1 false alarms: take alpha >= 1/6"),
+            ([str(folder), "--calibrate", "within", "--alpha", "0.1"], "can't promise 0.1 false alarms: take alpha >="),
+            (
+                [str(folder), "--calibrate", "within", "--port", port],
+                "can't hold 10% false alarms: decisions aim at 17%",
+            ),
         ):
             assert main(["serve", *line]) == 1
             assert complaint in capsys.readouterr().err

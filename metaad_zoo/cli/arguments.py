@@ -196,7 +196,10 @@ def modality_name(text: str) -> str:
         >>> modality_name("series"), modality_name("image")
         ('sequence', 'image')
     """
-    return {"series": "sequence", "table": "tabular"}.get(text, text)
+    from metaad_zoo.zoo.defaults import default_of
+
+    default = default_of(text)
+    return text if default is None else default.modality
 
 
 def require_folder(out: Path) -> None:

@@ -65,6 +65,7 @@ def detector_for(options: argparse.Namespace) -> tuple[Detector, str, Reading]:
     """
     from metaad_zoo.detector import load_detector
     from metaad_zoo.evaluation.baselines import is_baseline
+    from metaad_zoo.modality.multimodal import Multimodal
     from metaad_zoo.modality.samples import read_manifest, read_support, recognise
     from metaad_zoo.zoo import is_known, published_of
     from metaad_zoo.zoo.defaults import default_of
@@ -91,7 +92,7 @@ def detector_for(options: argparse.Namespace) -> tuple[Detector, str, Reading]:
         load_detector(name, **chosen)  # refuses what it does not take before a file is opened
         columns = column_options(options)
         modality, source = (modality, source) if modality else _recognised(name, options.support)
-        if modality == "multimodal":
+        if modality == Multimodal.name:
             reading = read_manifest(source, columns)
             chosen["input_shapes"] = {m: list(x.shape[1:]) for m, x in reading.samples.items()}
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from metaad_zoo.cli.arguments import threshold_arguments
+from metaad_zoo.cli.arguments import decision_way, threshold_arguments
 
 HELP = "serve scores over HTTP"
 
@@ -28,9 +28,14 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from metaad_zoo.detector import load_detector
+
     try:
         from metaad_zoo.serve import ServerSettings, serve
     except ImportError as error:
         raise ValueError(f"litserve is missing ({error}): pip install 'metaad_zoo[serve]'") from error
+    detector = load_detector(options.folder)
+    if detector.is_fitted:  # else the server refuses it
+        options.alpha, options.calibrate, _ = decision_way(options, detector)
     settings = {name: x for name, x in vars(options).items() if name in ServerSettings.__dataclass_fields__}
     serve(ServerSettings(**settings))

@@ -178,7 +178,7 @@ def test_decisions_about_points_are_kept_and_reported(folder, capsys):
     assert "leave-one-out" in results["protocol"]["threshold"]
     page = write_report(folder / "out").page.read_text()
     assert "range recall" in page
-    assert "False-alarm rate: aimed at and reached" in page
+    assert "False-alarm rate: target and result" in page
 
 
 @pytest.mark.parametrize(
