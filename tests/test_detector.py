@@ -54,7 +54,7 @@ def test_within_compares_with_each_support_sample_left_out(detector, pictures):
     np.testing.assert_allclose(detector.p_value(pictures, "within"), expected)
     decisions = detector.predict(pictures, alpha=1 / 6, calibrate="within")
     assert np.array_equal(decisions, (np.array(expected) < 0.17).astype(int))
-    with pytest.raises(ValueError, match=r"can't promise 0.1 false alarms: take alpha >= 1/6, give 9 normal support"):
+    with pytest.raises(ValueError, match=r"can't promise 0.1 false alarms: take alpha >= 1/6 or give 9 normal support"):
         detector.predict(pictures, calibrate="within")
 
 

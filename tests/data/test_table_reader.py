@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pandas
 import pyarrow as pa
@@ -13,6 +15,7 @@ from pyarrow import parquet
 from metaad_zoo.data.read import table_sources
 from metaad_zoo.data.read.roles import ColumnOptions, Schema
 from metaad_zoo.data.read.table import TableReader
+from metaad_zoo.data.read.table_sources import SharedFile, View, open_table
 from tests.conftest import opened_files
 
 GOOD = "a,b,kind,Anomaly\n1,2.5,x,0\n,4,y,1\n3,inf,x,0\n"
@@ -360,3 +363,31 @@ def test_parquet_holds_text_and_truth(tmp_path):
     rows, schema, _ = read(tmp_path / "t.parquet")
     assert schema.features == ["a", "wort=ß", "wort=ä", "wort=(other)"]
     assert rows.labels.tolist() == [1, 0]
+
+
+def test_views_of_one_file_do_not_move_each_other(tmp_path):
+    """A thread of a closed CSV reader that still read ahead took rows from the next reader of the same file."""
+    path = tmp_path / "t.csv"
+    content = b"".join(b"%d,%d\n" % (i, i) for i in range(20_000))
+    path.write_bytes(content)
+    file = SharedFile(path)
+    first, second = View(file), View(file)
+    parts = []
+    while chunk := first.read(70_000):
+        second.read(50_000)
+        parts.append(chunk)
+    assert b"".join(parts) == content
+    assert second.seek(-4, io.SEEK_END) == len(content) - 4
+    assert second.read() == content[-4:]
+    file.close()
+    assert first.read(10) == b"", "a thread that reads ahead may come after the end"
+
+
+def test_the_rows_after_the_header_was_read_are_all_there(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,b\n" + "0.5,1.5\n" * 30_000)
+    for _ in range(200):
+        source = open_table(path, series=False)
+        source.header()
+        assert sum(batch.num_rows for batch, _ in source.batches()) == 30_000
+        source.close()

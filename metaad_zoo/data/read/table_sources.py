@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -83,38 +84,76 @@ def open_table(source: Any, series: bool) -> TableSource:
     raise ValueError(f"expected a file or a DataFrame, saw {type(source).__name__}")
 
 
-class _Unclosed(io.RawIOBase):
-    """A file that pyarrow may not close, so that it can be read again from its start."""
+class SharedFile:
+    """A file that is open once and read by any number of views, each at a position of its own.
 
-    def __init__(self, file: io.BufferedReader) -> None:
-        self._file = file
+    pyarrow reads ahead in threads that may outlive the reader that started them; on one shared position they would
+    take bytes from the next reader.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file, self._lock = path.open("rb"), Lock()
+
+    def read_at(self, position: int, size: int) -> bytes:
+        """Up to ``size`` bytes from a position on, all if it is negative; none once the file is closed."""
+        with self._lock:
+            if self._file.closed:
+                return b""
+            self._file.seek(position)
+            return self._file.read(size)
+
+    def size(self) -> int:
+        """Size in bytes."""
+        with self._lock:
+            return self._file.seek(0, io.SEEK_END)
+
+    def close(self) -> None:
+        """Close the file for all views."""
+        with self._lock:
+            self._file.close()
+
+
+class View(io.RawIOBase):
+    """A shared file from its start, with a position of its own; closing it leaves the file open."""
+
+    def __init__(self, file: SharedFile) -> None:
+        self._file, self._position = file, 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        return self._file.readinto(buffer)
+        content = self.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
 
     def read(self, size: int | None = -1) -> bytes:
-        return self._file.read(-1 if size is None else size)
+        content = self._file.read_at(self._position, -1 if size is None else size)
+        self._position += len(content)
+        return content
 
     def seekable(self) -> bool:
         return True
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position}
+        self._position = offset + (start[whence] if whence in start else self._file.size())
+        return self._position
 
     def tell(self) -> int:
-        return self._file.tell()
+        return self._position
 
 
 class CsvSource(TableSource):
     """A CSV file; cells come as texts, empty ones as nulls."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
+        self._file = SharedFile(path)
         try:
-            self.dialect: Dialect = read_dialect(path, self._file.read(HEAD_BYTES))
+            self.dialect: Dialect = read_dialect(path, self._file.read_at(0, HEAD_BYTES))
         except ValueError:
             self._file.close()
             raise
@@ -128,9 +167,8 @@ class CsvSource(TableSource):
             kinds = csv.ConvertOptions(
                 column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=NULLS
             )
-            self._file.seek(0)
             reading, parsing = self._options()
-            with csv.open_csv(_Unclosed(self._file), reading, parsing, kinds) as reader:
+            with csv.open_csv(View(self._file), reading, parsing, kinds) as reader:
                 for i, batch in enumerate(reader):
                     yield batch, min(1.0, (i + 1) * CSV_BYTES / size)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, UnicodeError) as error:
@@ -145,8 +183,7 @@ class CsvSource(TableSource):
         return reading, csv.ParseOptions(delimiter=self.dialect.delimiter, newlines_in_values=True)
 
     def header(self) -> list[str]:
-        self._file.seek(0)
-        with csv.open_csv(_Unclosed(self._file), *self._options()) as reader:
+        with csv.open_csv(View(self._file), *self._options()) as reader:
             return list(reader.schema.names)
 
     def close(self) -> None:
@@ -156,13 +193,12 @@ class CsvSource(TableSource):
 class _Parquet(TableSource):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._file = path.open("rb")
+        self._file = SharedFile(path)
 
     def batches(self) -> Iterator[tuple[pa.RecordBatch, float]]:
-        self._file.seek(0)
         try:
             # Without a buffer of its own, or over several row groups in one go, pyarrow keeps what it has read.
-            with parquet.ParquetFile(_Unclosed(self._file), pre_buffer=False, buffer_size=1 << 20) as file:
+            with parquet.ParquetFile(View(self._file), pre_buffer=False, buffer_size=1 << 20) as file:
                 total, done = max(1, file.metadata.num_rows), 0
                 for group in range(file.num_row_groups):
                     for batch in file.iter_batches(batch_size=ROWS, row_groups=[group], use_threads=False):
