@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     import numpy as np
 
     from metaad_zoo.evaluation.labelled import in_words
-    from metaad_zoo.experiment.score_file import ScoreFile
+    from metaad_zoo.experiment.score_file import ScoreCsv
     from metaad_zoo.modality.streams import SampleStream
 
     out: Path = options.out
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
         if options.points
         else _scored(score_them, stream)
     )
-    with ScoreFile(out) as written, bars() as progress:
+    with ScoreCsv(out) as written, bars() as progress:
         bar = progress.add_task("scoring", total=1.0)
         for names, scores, labels, carried, done in rows:
             p, decisions = detector.decide(scores[~np.isnan(scores)], *way)

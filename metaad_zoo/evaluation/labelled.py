@@ -13,7 +13,7 @@ TITLES = {
     "precision": "precision",
     "recall": "recall",
     "f1": "F1",
-    "false_alarms": "false alarms",
+    "fpr": "false alarms",
 }
 RESAMPLES = 300
 """Number of bootstrap resamples."""
@@ -55,7 +55,7 @@ def labelled_figures(
     Example:
         >>> figures = labelled_figures(np.array([0.1, 0.2, 0.9]), np.array([0, 0, 1]), np.array([0, 1, 1]))
         >>> {name: figure.value for name, figure in figures.items()}
-        {'auroc': 1.0, 'ap': 1.0, 'precision': 0.5, 'recall': 1.0, 'f1': 0.6666666666666666, 'false_alarms': 0.5}
+        {'auroc': 1.0, 'ap': 1.0, 'precision': 0.5, 'recall': 1.0, 'f1': 0.6666666666666666, 'fpr': 0.5}
     """
     labelled = (labels == 0) | (labels == 1)
     order = np.argsort(-scores[labelled], kind="stable")
@@ -103,7 +103,7 @@ def _figures(
         "precision": true_alarms / (true_alarms + wrong_alarms) if true_alarms else 0.0,
         "recall": true_alarms / float(hits[-1]),
         "f1": 2 * true_alarms / (2 * true_alarms + missed + wrong_alarms),
-        "false_alarms": wrong_alarms / float(alarms[-1]),
+        "fpr": wrong_alarms / float(alarms[-1]),
     }
 
 

@@ -17,7 +17,7 @@ from metaad_zoo.data.chunks import Chunk
 from metaad_zoo.detector import Detector
 from metaad_zoo.evaluation.labelled import TITLES, Figure
 from metaad_zoo.evaluation.plots import drawing, inline_svg
-from metaad_zoo.experiment.score_file import ScoreFile
+from metaad_zoo.experiment.score_file import ScoreCsv
 from metaad_zoo.explain import Choice, Explained, write_explanations
 from metaad_zoo.modality.streams import SampleStream
 
@@ -28,7 +28,7 @@ MOST_DRAWN = 5000
 
 @dataclass(frozen=True)
 class Detection:
-    """What :func:`detect` found.
+    """Result of :func:`detect`.
 
     Attributes:
         samples: number of samples.
@@ -83,7 +83,7 @@ def detect(
     """
     out.mkdir(parents=True, exist_ok=True)
     rows: list[_Row] = []
-    with ScoreFile(out / SCORES) as written:
+    with ScoreCsv(out / SCORES) as written:
 
         def record(chunk: Chunk, scores: np.ndarray, p: np.ndarray | None, decisions: np.ndarray | None) -> None:
             rows.extend(_rows(chunk.names, scores, p, decisions, written.n))
@@ -92,7 +92,7 @@ def detect(
         explained = write_explanations(
             detector, stream, out / EXPLANATIONS, "auto", choice, stream.schemas, stream.original, tick, record
         )
-    found = Detection(
+    detection = Detection(
         written.n,
         written.anomalous if choice.decided else None,
         written.without_value,
@@ -101,10 +101,10 @@ def detect(
         written.labelled,
         written.figures(),
     )
-    picture = _draw(rows, found)
+    picture = _draw(rows, detection)
     picture.savefig(out / PICTURE, dpi=150)
-    _write_report(out, detector, found, rows, picture)
-    return found
+    _write_report(out, detector, detection, rows, picture)
+    return detection
 
 
 def _rows(
@@ -122,7 +122,7 @@ def _rows(
     return rows
 
 
-def _draw(rows: list[_Row], found: Detection) -> Drawing:
+def _draw(rows: list[_Row], detection: Detection) -> Drawing:
     """Scores in the order of the samples, the flagged ones in red, with the threshold."""
     with drawing():
         figure = Drawing(figsize=(7.5, 2.6), layout="constrained")
@@ -131,9 +131,9 @@ def _draw(rows: list[_Row], found: Detection) -> Drawing:
             part = [row for row in rows if bool(row.anomaly) == flagged]
             if part:
                 x, y = [row.position + 1 for row in part], [row.score for row in part]
-                axes.scatter(x, y, s=12, color=colour, label=label if found.threshold is not None else None)
-        if found.threshold is not None:
-            axes.axhline(found.threshold, color="#808080", linestyle="--", label="threshold")
+                axes.scatter(x, y, s=12, color=colour, label=label if detection.threshold is not None else None)
+        if detection.threshold is not None:
+            axes.axhline(detection.threshold, color="#808080", linestyle="--", label="threshold")
             axes.legend(loc="upper left", frameon=False, ncols=3)
         axes.set(xlabel="sample, in the order of the data", ylabel="anomaly score")
         axes.margins(y=0.25)
@@ -141,16 +141,16 @@ def _draw(rows: list[_Row], found: Detection) -> Drawing:
     return figure
 
 
-def _write_report(out: Path, detector: Detector, found: Detection, rows: list[_Row], picture: Drawing) -> None:
+def _write_report(out: Path, detector: Detector, detection: Detection, rows: list[_Row], picture: Drawing) -> None:
     pictures = {_position(path): path for path in sorted((out / EXPLANATIONS).glob("*.png"))}
     highest = sorted(rows, key=lambda row: -row.score)[:50]
     template = resources.files("metaad_zoo.experiment").joinpath("detect.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(template).render(
-        found=found,
+        detection=detection,
         method=detector.method,
         support=detector.shots,
-        conclusion=conclusion(found),
+        conclusion=conclusion(detection),
         svg=inline_svg(picture, "scores", "anomaly score of each sample"),
         rows=highest,
         pictures=[f"{EXPLANATIONS}/{path.name}" for path in pictures.values()],
@@ -164,20 +164,20 @@ def _position(path: Path) -> int:
     return int(path.name.partition("_")[0])
 
 
-def conclusion(found: Detection) -> str:
+def conclusion(detection: Detection) -> str:
     """The result in one sentence or two.
 
     Example:
         >>> conclusion(Detection(30, 7, 0, 7, 1.2, 0, {}))
         '7 of 30 samples are called anomalous: their score is above 1.2.'
     """
-    if found.anomalous is None:
-        sentence = f"{found.samples} samples are ranked by their score; nothing is called anomalous."
+    if detection.anomalous is None:
+        sentence = f"{detection.samples} samples are ranked by their score; nothing is called anomalous."
     else:
-        sentence = f"{found.anomalous} of {found.samples} samples are called anomalous: their score is above "
-        sentence += f"{found.threshold:.3g}."
-    if found.figures:
-        auroc = found.figures["auroc"]
-        sentence += f" On the {found.labelled} labelled samples the AUROC is {100 * auroc.value:.1f} %"
+        sentence = f"{detection.anomalous} of {detection.samples} samples are called anomalous: their score is above "
+        sentence += f"{detection.threshold:.3g}."
+    if detection.figures:
+        auroc = detection.figures["auroc"]
+        sentence += f" On the {detection.labelled} labelled samples the AUROC is {100 * auroc.value:.1f} %"
         sentence += f" (95 % interval over samples {100 * auroc.ci95[0]:.1f} to {100 * auroc.ci95[1]:.1f})."
     return sentence

@@ -18,7 +18,7 @@ MOST_LABELLED = 5_000_000
 """Number of labelled samples that figures are computed of; more are not kept in memory."""
 
 
-class ScoreFile:
+class ScoreCsv:
     """Writes names, scores, p-values and decisions; a context manager.
 
     Args:
@@ -29,7 +29,8 @@ class ScoreFile:
         n: number of samples.
         anomalous: number of samples that are called anomalous.
         without_value: number of samples without a score, whose cells stay empty.
-        labelled: number of samples with a label of 0 or 1 and a score.
+        labelled: number of samples with a label of 0 or 1 and a score, which figures are computed of: at most the
+            first :data:`MOST_LABELLED`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,7 +39,7 @@ class ScoreFile:
         self._carried: list[str] | None = None
         self._judged: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]] = []
 
-    def __enter__(self) -> ScoreFile:
+    def __enter__(self) -> ScoreCsv:
         beside = self._open.enter_context(replacing(self._path))
         self._writer = csv.writer(self._open.enter_context(beside.open("w", newline="", encoding="utf-8")))
         return self
@@ -64,8 +65,8 @@ class ScoreFile:
         """
         if self._carried is None:
             self._carried = list(carried or {})
-            clash = [f"{name} in the data" if name in COLUMNS else name for name in self._carried]
-            self._writer.writerow([*COLUMNS, *clash])
+            headers = [f"{name} in the data" if name in COLUMNS else name for name in self._carried]
+            self._writer.writerow([*COLUMNS, *headers])
         empty = np.full(len(names), "")
         more = zip(*((carried or {}).get(name, empty) for name in self._carried), strict=True)
         columns = more if self._carried else ((),) * len(names)
@@ -86,8 +87,8 @@ class ScoreFile:
 
     def _keep(self, scores: np.ndarray, labels: np.ndarray, decisions: np.ndarray | None) -> None:
         labelled = (labels == 0) | (labels == 1)
-        self.labelled += int(labelled.sum())
-        if self.labelled <= MOST_LABELLED:
+        if self.labelled + labelled.sum() <= MOST_LABELLED:
+            self.labelled += int(labelled.sum())
             self._judged.append(
                 (scores[labelled], labels[labelled], None if decisions is None else decisions[labelled])
             )
