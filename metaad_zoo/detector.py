@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -15,18 +15,21 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.data.read.account import Account
-from metaad_zoo.data.read.roles import ColumnOptions, Schema
-from metaad_zoo.episodes import Adapted, count
+from metaad_zoo.data.read.roles import USUAL_OPTIONS, ColumnOptions, Schema
+from metaad_zoo.episodes import UNLABELLED, Adapted, count
 from metaad_zoo.evaluation.calibration import ROUNDING, threshold
 from metaad_zoo.evaluation.decisions import USUAL_ALPHA, Calibrate, SupportDecisions, shots_of
 from metaad_zoo.evaluation.explanation import Explainer, Explanation
 from metaad_zoo.evaluation.novelty import Novelty
 from metaad_zoo.learners.registry import BASELINE_PREFIX
+from metaad_zoo.learners.unlabelled import note_taken_as_normal
 from metaad_zoo.modality import SCORING_CHUNK, get_modality
 from metaad_zoo.modality.samples import Reading, have_values, read_query, read_support, require_size
+from metaad_zoo.modality.unlabelled import read_unlabelled
 from metaad_zoo.modality.window_scoring import ScoresWindows
 from metaad_zoo.zoo import Checkpoint, checkpoint_files, files_in_a_folder, open_checkpoint, save_checkpoint
 from metaad_zoo.zoo.detector_tensors import (
+    CONTAMINATION,
     RATIO,
     ROI,
     calibration_by_shots,
@@ -49,6 +52,8 @@ class _State:
         learner, tensors = self.checkpoint.learner, self.checkpoint.tensors
         if ROI in tensors:
             learner = learner.within(tensors[ROI])
+        if CONTAMINATION in tensors:
+            learner = learner.expecting(float(tensors[CONTAMINATION]))
         task = self.support(), tensors["support_labels"]
         decisions = SupportDecisions(learner, *task, calibration_by_shots(tensors))
         return _State(self.checkpoint, learner.adapt(*task), decisions)
@@ -99,11 +104,12 @@ class Detector(ScoresWindows):
     @property
     def input_shapes(self) -> dict[str, Sequence[int]]:
         """Shape of one sample by modality; with ``aspect="keep"`` that of the support's images, once it is fitted."""
-        shapes = self.usual_shapes
-        if self.aspect != "keep" or not self.is_fitted:
-            return shapes
-        images = {n: list(x.shape[1:]) for n, x in self._support().items() if get_modality(n).reads_arrays}
-        return {**shapes, **images}
+        return self._sized_as(self._support()) if self.is_fitted else self.usual_shapes
+
+    def _sized_as(self, support: Mapping[str, Tensor]) -> dict[str, Sequence[int]]:
+        """Shape of one sample by modality; with ``aspect="keep"`` images have the size of a support's."""
+        images = {n: list(x.shape[1:]) for n, x in support.items() if get_modality(n).reads_arrays}
+        return {**self.usual_shapes, **(images if self.aspect == "keep" else {})}
 
     @property
     def method(self) -> str:
@@ -139,6 +145,8 @@ class Detector(ScoresWindows):
         self,
         support: Any,
         labels: Any = None,
+        unlabelled: Any = None,
+        contamination: float | None = None,
         *,
         columns: Sequence[str] | None = None,
         label: str | None = None,
@@ -151,6 +159,10 @@ class Detector(ScoresWindows):
         Args:
             support: a few samples: see :func:`metaad_zoo.modality.samples.read_samples` for the forms they may have.
             labels: ``(n,)`` of 0 normal, 1 anomalous, -1 unlabelled; None: the column ``label``, else all normal.
+            unlabelled: further samples of the domain that nobody has labelled, in any of these forms and with the
+                columns of the support; see :func:`metaad_zoo.modality.unlabelled.read_unlabelled`. A method whose
+                ``reads_unlabelled`` is True weighs them by how normal they look, any other takes them as normal.
+            contamination: share of anomalies among the unlabelled samples in [0, 1); None: not known.
             columns: columns of a file or DataFrame to use as features; for an array, the names of its columns.
             label: column of labels of a file or DataFrame.
             time: column of time stamps of a file or DataFrame.
@@ -161,28 +173,40 @@ class Detector(ScoresWindows):
             The detector itself; its :attr:`account` says what was left out or guessed.
 
         Raises:
-            ValueError: samples or labels can't be used, no sample is normal or unlabelled, or known anomalies would
-                count as normal.
+            ValueError: samples or labels can't be used, no sample is normal or unlabelled, known anomalies would count
+                as normal, or the method has no use for ``contamination``.
             FloatingPointError: the inner loop diverged; the detector then stays as it was.
         """
         options = ColumnOptions(label, time, tuple(ignore), None if columns is None else tuple(columns))
         reading = read_support(support, self.usual_shapes, options, **self.support_options)
         if labels is None and label is None:
             reading.require_normal(str(support) if isinstance(support, (str, Path)) else "the support")
-        return self.fit_reading(reading, labels, roi)
+        return self.fit_reading(reading, labels, roi, unlabelled, contamination, options)
 
-    def fit_reading(self, reading: Reading, labels: Any = None, roi: Any = None) -> Detector:
+    def fit_reading(
+        self,
+        reading: Reading,
+        labels: Any = None,
+        roi: Any = None,
+        unlabelled: Any = None,
+        contamination: float | None = None,
+        options: ColumnOptions = USUAL_OPTIONS,
+    ) -> Detector:
         """Adapt to a support set that is already read.
 
         Args:
             reading: support set as :func:`metaad_zoo.modality.samples.read_support` returns it.
             labels: ``(n,)`` as for :meth:`fit`; None: the reading's labels, or all normal without them.
             roi: as for :meth:`fit`.
+            unlabelled: as for :meth:`fit`.
+            contamination: as for :meth:`fit`.
+            options: what the user says of the columns.
 
         Raises:
             ValueError, FloatingPointError: as for :meth:`fit`.
         """
-        tensors = support_tensors(reading, labels, roi, self.aspect)
+        pile = None if unlabelled is None else self._read_unlabelled(unlabelled, reading, options)
+        tensors = support_tensors(reading, labels, roi, self.aspect, pile, contamination)
         learner = self._checkpoint.learner
         require_size(reading.samples, self.usual_shapes, learner.any_size, learner.registered_name)
         with self._changing:
@@ -190,8 +214,19 @@ class Detector(ScoresWindows):
             self._state = _State(replace(self._checkpoint, tensors=before | tensors)).adapt()
             for sentence in getattr(self._state.adapted, "notes", ()):
                 reading.account.add("changed", "the support set", sentence)
+            if pile is not None:
+                reading.account.join(pile.account)
+            note_taken_as_normal(reading.account, learner, tensors["support_labels"])
             self.account = reading.account
         return self
+
+    def _read_unlabelled(self, data: Any, support: Reading, options: ColumnOptions) -> Reading:
+        """Unlabelled samples in the shapes of a support set that was just read."""
+        image_options = self._image_options(support.ratio)
+        if self.aspect == "keep" and image_options:
+            image_options["aspect"] = "squash"  # to the size of the support's images
+        shapes = self._sized_as(support.samples)
+        return read_unlabelled(data, support, shapes, options, **image_options)
 
     @property
     def support_options(self) -> dict[str, Any]:
@@ -324,6 +359,21 @@ class Detector(ScoresWindows):
         return shots_of(self._as_fitted().support_labels)
 
     @property
+    def unlabelled(self) -> int:
+        """Number of unlabelled samples in the support set.
+
+        Raises:
+            RuntimeError: the detector is not fitted.
+        """
+        return int((self.support_labels == UNLABELLED).sum())
+
+    @property
+    def contamination(self) -> float | None:
+        """Stated share of anomalies among the unlabelled samples; None where none is stated."""
+        share = self._checkpoint.tensors.get(CONTAMINATION)
+        return None if share is None else float(share)
+
+    @property
     def calibrated_for(self) -> list[int]:
         """Sizes of the support set with calibration scores in the checkpoint; other sizes use the next smaller."""
         return list(calibration_by_shots(self._checkpoint.tensors))
@@ -447,9 +497,10 @@ class Detector(ScoresWindows):
         return attributions if len(attributions) > 1 else next(iter(attributions.values()))
 
     def nearest_support(self, samples: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Nearest support sample in the embedding: indices ``(n,)`` into the support set, and distances ``(n,)``.
+        """Nearest normal support sample in the embedding: indices ``(n,)`` into the support set, and distances
+        ``(n,)``.
 
-        Known anomalies of the support set are excluded.
+        Known anomalies are excluded, and so are unlabelled samples where any sample is normal.
 
         Raises:
             RuntimeError: the detector is not fitted.

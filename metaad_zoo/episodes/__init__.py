@@ -1,7 +1,16 @@
 """Episodes: few-shot anomaly-detection tasks and where they come from. Knows no modality and no Lightning."""
 
 from metaad_zoo.episodes.draw import Corruption, Domain, Reader, Source
-from metaad_zoo.episodes.episode import ANOMALOUS, NORMAL, UNLABELLED, Episode, EpisodeBatch, Samples, count
+from metaad_zoo.episodes.episode import (
+    ANOMALOUS,
+    NORMAL,
+    UNLABELLED,
+    Episode,
+    EpisodeBatch,
+    Samples,
+    count,
+    stand_for_normal,
+)
 from metaad_zoo.episodes.method import Adapted, Method
 from metaad_zoo.episodes.neighbourhoods import NeighbourhoodTaskPool
 from metaad_zoo.episodes.pool import ClassTaskPool, DomainTaskPool, TaskPool, require_disjoint
@@ -47,4 +56,5 @@ __all__ = [
     "joint_fingerprint",
     "positions_by_class",
     "require_disjoint",
+    "stand_for_normal",
 ]

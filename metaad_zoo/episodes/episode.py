@@ -29,6 +29,17 @@ def count(samples: Samples) -> int:
     return next(iter(sizes.values()))
 
 
+def stand_for_normal(labels: Tensor) -> Tensor:
+    """Mask ``(n,)`` of the normal samples in a support set or, if there are none, of the unlabelled samples.
+
+    Example:
+        >>> stand_for_normal(torch.tensor([0, 1, -1])), stand_for_normal(torch.tensor([-1, 1]))
+        (tensor([ True, False, False]), tensor([ True, False]))
+    """
+    normal = labels == NORMAL
+    return normal if bool(normal.any()) else labels == UNLABELLED
+
+
 def _stack(parts: Sequence[Tensor]) -> Tensor:
     """Stack tensors, padded with NaN at the end of each axis to the largest size."""
     if len({x.shape for x in parts}) == 1:

@@ -18,7 +18,12 @@ class Adapted(Protocol):
 
 
 class Method(Protocol):
-    """Anything that adapts to a support set: MAML, prototypes, an isolation forest."""
+    """Anything that adapts to a support set: MAML, prototypes, an isolation forest.
+
+    A method whose class has the attribute ``reads_unlabelled = True`` weighs unlabelled support samples by how normal
+    they look; any other takes them as normal. It may have a method ``expecting(contamination)``, which returns the
+    method for a known share of anomalies among these samples.
+    """
 
     def adapt(self, support: Samples, support_labels: Tensor) -> Adapted:
         """Adapt to ``support`` (leading axis n) with labels ``(n,)``: 0 normal, 1 anomalous, -1 unlabelled."""

@@ -24,7 +24,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from metaad_zoo.episodes import NORMAL, UNLABELLED, Adapted, Method, Samples
+from metaad_zoo.episodes import Adapted, Method, Samples, stand_for_normal
 from metaad_zoo.evaluation.calibration import ROUNDING, can_hold, p_values
 from metaad_zoo.evaluation.leave_one_out import leave_one_out_scores, own_scores, sample_keys
 from metaad_zoo.registry import unknown_name
@@ -157,7 +157,7 @@ def scores_for_shots(by_shots: Mapping[int, Tensor], n: int) -> Tensor:
 
 def shots_of(labels: Tensor) -> int:
     """Number of normal samples among a support set's labels; if there are none, of unlabelled samples."""
-    return int((labels == NORMAL).sum()) or int((labels == UNLABELLED).sum())
+    return int(stand_for_normal(labels).sum())
 
 
 class SupportDecisions:

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 import torch
 from torch import Tensor
 
-from metaad_zoo.episodes import ANOMALOUS, Adapted, Samples
+from metaad_zoo.episodes import Adapted, Samples, stand_for_normal
 from metaad_zoo.evaluation.attribution import (
     RELATIVE_GAP,
     ROWS_AT_ONCE,
@@ -82,12 +82,13 @@ class Explainer:
     Args:
         adapted: the adapted detector.
         support: raw support samples, by modality ``(n, ...)``.
-        support_labels: ``(n,)`` of 0, 1 and -1; samples labelled 1 are excluded.
+        support_labels: ``(n,)`` of 0, 1 and -1; samples are explained by the normal ones or, if there are none, by the
+            unlabelled ones.
     """
 
     def __init__(self, adapted: Adapted, support: Samples, support_labels: Tensor) -> None:
         self._adapted = adapted
-        usual = support_labels != ANOMALOUS
+        usual = stand_for_normal(support_labels)
         self._places = usual.nonzero().flatten()
         self._support = self.units({name: x[usual.to(x.device)] for name, x in support.items()})
         self._usual = usual_sample(self._support)
@@ -177,7 +178,7 @@ class Explainer:
 
     @torch.no_grad()
     def nearest(self, samples: Samples) -> NearestSupport:
-        """The nearest support sample in the embedding, known anomalies excluded.
+        """The nearest normal support sample in the embedding; the nearest unlabelled one if none is normal.
 
         Args:
             samples: samples in the detector's units.

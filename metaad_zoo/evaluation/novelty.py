@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metaad_zoo.episodes import ANOMALOUS, Episode, Samples
+from metaad_zoo.episodes import Episode, Samples, stand_for_normal
 from metaad_zoo.evaluation.calibration import p_values, threshold
 from metaad_zoo.evaluation.decisions import shots_of
 from metaad_zoo.modality import get_modality
@@ -85,7 +85,7 @@ class TrainingTasks:
 
         Args:
             support: raw samples by modality ``(n, ...)``.
-            support_labels: ``(n,)``; labelled anomalies are left out.
+            support_labels: ``(n,)``; the normal samples count or, if there are none, the unlabelled ones.
 
         Returns:
             None where the support has no statistics, or is smaller than all validated sizes.
@@ -101,12 +101,13 @@ class TrainingTasks:
 
 
 def support_statistics(support: Samples, support_labels: Tensor) -> Tensor | None:
-    """Mean statistics ``(d,)`` of the samples that are not labelled anomalies, all modalities side by side.
+    """Mean statistics ``(d,)`` of the normal samples or, if there are none, of the unlabelled ones, all modalities side
+    by side.
 
     Returns:
         None where no modality has statistics, or no sample has values of one that does.
     """
-    usable, parts = (support_labels != ANOMALOUS).cpu(), []
+    usable, parts = stand_for_normal(support_labels).cpu(), []
     for name in sorted(support):
         statistics = get_modality(name).statistics(support[name].cpu()[usable])
         if statistics is not None:

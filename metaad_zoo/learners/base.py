@@ -93,6 +93,8 @@ class Learner(nn.Module):
     """Values that arguments stand for in checkpoints from before they were introduced."""
     may_stay: ClassVar[bool] = False
     """Whether ``train.py`` keeps the weights from before the training if none of it reach their validation AUROC."""
+    reads_unlabelled: ClassVar[bool] = False
+    """Whether it weighs unlabelled support samples by how normal they look; False: it takes them as normal."""
     parent: Parent | None = None
     """Checkpoint from which it starts, during fine-tuning."""
 
@@ -128,6 +130,20 @@ class Learner(nn.Module):
         raise ValueError(
             f"{self.registered_name} scores whole images: a region of interest (--roi) is for learners that compare "
             "patches, such as patch_memory; crop the images instead"
+        )
+
+    def expecting(self, contamination: float) -> Learner:
+        """The learner, sharing its weights, for a known share of anomalies among the unlabelled support samples.
+
+        Args:
+            contamination: the share, in [0, 1).
+
+        Raises:
+            ValueError: it has no use for the share.
+        """
+        raise ValueError(
+            f"{self.registered_name} has no use for the share of anomalies among the unlabelled samples: leave out "
+            "contamination (--contamination)"
         )
 
     @abstractmethod

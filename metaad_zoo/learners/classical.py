@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.episodes import Adapted, EpisodeBatch, Samples
-from metaad_zoo.evaluation.baselines import BASELINES, create_baseline, modalities_of
+from metaad_zoo.evaluation.baselines import BASELINES, create_baseline, modalities_of, reads_unlabelled
 from metaad_zoo.learners.base import Learner
 from metaad_zoo.learners.registry import BASELINE_PREFIX, LEARNERS
 
@@ -42,6 +43,14 @@ class ClassicalLearner(Learner):
     def adapt(self, support: Samples, support_labels: Tensor) -> Adapted:
         """Fit the baseline to a support set; see the baseline for its errors."""
         return self._method.adapt(support, support_labels)
+
+    def expecting(self, contamination: float) -> Learner:
+        """A copy whose baseline expects the share; see :meth:`metaad_zoo.learners.Learner.expecting`."""
+        if not hasattr(self._method, "expecting"):
+            return super().expecting(contamination)
+        learner = copy.copy(self)
+        learner._method = self._method.expecting(contamination)
+        return learner
 
     def outer_loss(self, batch: EpisodeBatch) -> Tensor:
         """Refused, because there is nothing to train.
@@ -80,6 +89,7 @@ def classical_class(baseline: str) -> type[ClassicalLearner]:
         "__doc__": BASELINES[baseline].__doc__,
         "__module__": BASELINES[baseline].__module__,  # a checkpoint names the plug-in that defines it
         "baseline": baseline,
+        "reads_unlabelled": reads_unlabelled(baseline),
         "registered_name": BASELINE_PREFIX + baseline,
     }
     return type(f"Classical[{baseline}]", (ClassicalLearner,), dict(fields))

@@ -145,7 +145,7 @@ def read_samples(
     if n == 0:
         shapes = {name: tuple(x.shape) for name, x in reading.samples.items()}
         raise ValueError(f"expected at least one sample, saw {shapes}")
-    _check_values(reading.samples, len(input_shapes) > 1)
+    check_values(reading.samples, len(input_shapes) > 1)
     for name, shape in input_shapes.items():
         if name not in reading.samples:
             reading.samples[name] = torch.full((n, *(max(size, 1) for size in shape)), torch.nan)
@@ -202,7 +202,16 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([with_steps(x, steps) for x in parts])
 
 
-def _check_values(samples: Mapping[str, Tensor], several: bool) -> None:
+def check_values(samples: Mapping[str, Tensor], several: bool) -> None:
+    """Refuse values that a model can't read.
+
+    Args:
+        samples: samples by modality ``(n, ...)``.
+        several: whether the model reads several modalities, of which a sample may lack some.
+
+    Raises:
+        ValueError: a value is infinite, missing in images, or far outside the modality's range.
+    """
     for name, x in samples.items():
         modality = get_modality(name)
         missing_may_be = several or modality.missing

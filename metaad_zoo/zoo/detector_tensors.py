@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from metaad_zoo.data.read.pixels import Aspect, kept_size
 from metaad_zoo.data.read.region import read_region
 from metaad_zoo.data.read.roles import Schema
-from metaad_zoo.episodes import NORMAL, count
+from metaad_zoo.episodes import NORMAL, UNLABELLED, count
 from metaad_zoo.evaluation.novelty import TrainingTasks, support_statistics
 from metaad_zoo.modality import get_modality
 from metaad_zoo.modality.samples import Reading, as_labels, as_samples
@@ -26,6 +27,8 @@ RATIO = "support_ratio"
 """Median width by height of a support set's images, before they were brought to a model's size."""
 ROI = "support_roi"
 """Region of interest ``(H, W)`` bool, at the size of the support's images."""
+CONTAMINATION = "support_contamination"
+"""Stated share of anomalies among the unlabelled samples ``(1,)``."""
 STATISTICS, DISTANCES = "training_tasks/statistics", "training_tasks/distances"
 KINDS = (torch.float32, torch.float64)
 """Dtypes of scores and samples."""
@@ -99,7 +102,9 @@ def check_detector_tensors(folder: Path, checkpoint: Checkpoint) -> None:
     support = {f"{SUPPORT}{name}" for name in shapes}
     scores = {name: x for name, x in tensors.items() if name == CALIBRATION or name.startswith(f"{CALIBRATION}/")}
     distances = {name: x for name, x in tensors.items() if name.startswith(f"{DISTANCES}/")}
-    unknown = sorted(tensors.keys() - {LABELS, COLUMNS, RATIO, ROI, STATISTICS} - support - {*scores, *distances})
+    unknown = sorted(
+        tensors.keys() - {LABELS, COLUMNS, RATIO, ROI, CONTAMINATION, STATISTICS} - support - {*scores, *distances}
+    )
     if unknown:
         named = [name[:40] for name in unknown[:3]]
         raise CheckpointError(f"{folder} holds {named}, which no detector keeps: it is damaged or was changed")
@@ -118,7 +123,7 @@ def check_detector_tensors(folder: Path, checkpoint: Checkpoint) -> None:
             _check_support(tensors, _shapes_of_support(tensors, shapes, checkpoint.aspect))
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"{folder} holds a support set that does not fit its model: {error}") from error
-    elif {COLUMNS, RATIO, ROI} & tensors.keys() or support & tensors.keys():
+    elif {COLUMNS, RATIO, ROI, CONTAMINATION} & tensors.keys() or support & tensors.keys():
         raise CheckpointError(f"{folder} holds a support set without its labels: it is damaged or was changed")
 
 
@@ -179,11 +184,24 @@ def _check_support(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[
         roi, images = tensors[ROI], [x for name, x in support.items() if get_modality(name).reads_arrays]
         if len(images) != 1 or roi.dtype != torch.bool or roi.shape != images[0].shape[2:] or not bool(roi.any()):
             raise ValueError(f"{ROI} is {roi.dtype} of shape {tuple(roi.shape)}, expected a mask of the images' size")
+    if CONTAMINATION in tensors:
+        share = tensors[CONTAMINATION]
+        if share.shape != (1,) or share.dtype not in KINDS or not bool((share >= 0) & (share < 1)):
+            raise ValueError(
+                f"{CONTAMINATION} is {share.dtype} of shape {tuple(share.shape)}, expected a share in [0, 1)"
+            )
     if COLUMNS in tensors:
         _check_columns(tensors, support)
 
 
-def support_tensors(reading: Reading, labels: Any, roi: Any, aspect: Aspect) -> dict[str, Tensor]:
+def support_tensors(
+    reading: Reading,
+    labels: Any,
+    roi: Any,
+    aspect: Aspect,
+    unlabelled: Reading | None = None,
+    contamination: float | None = None,
+) -> dict[str, Tensor]:
     """A support set as a checkpoint's tensors.
 
     Args:
@@ -191,17 +209,37 @@ def support_tensors(reading: Reading, labels: Any, roi: Any, aspect: Aspect) -> 
         labels: ``(n,)`` of 0, 1 and -1; None: the reading's labels, or all normal without them.
         roi: region of interest as for :func:`metaad_zoo.data.read.region.read_region`, or None.
         aspect: how the images were brought to the model's size.
+        unlabelled: further samples without labels, which follow those of the support set.
+        contamination: share of anomalies among the unlabelled samples, in [0, 1); None: not known.
 
     Raises:
-        ValueError: labels or region can't be used.
+        ValueError: labels, region or contamination can't be used.
     """
     n = count(reading.samples)
     labels = reading.labels if labels is None else labels
     tensors = {LABELS: as_labels([NORMAL] * n if labels is None else labels, n)}
     tensors |= {f"{SUPPORT}{name}": x for name, x in reading.samples.items()}
+    if unlabelled is not None:
+        tensors[LABELS] = torch.cat([tensors[LABELS], torch.full((count(unlabelled.samples),), UNLABELLED)])
+        tensors |= {f"{SUPPORT}{m}": torch.cat([x, unlabelled.samples[m]]) for m, x in reading.samples.items()}
+    if contamination is not None:
+        tensors[CONTAMINATION] = _share(contamination, tensors[LABELS])
     if reading.ratio is not None:
         tensors[RATIO] = torch.tensor([reading.ratio], dtype=torch.float64)
     return tensors | schema_tensors(reading.schemas) | roi_tensors(roi, reading.samples, reading.ratio, aspect)
+
+
+def _share(contamination: float, labels: Tensor) -> Tensor:
+    if not (isinstance(contamination, Real) and 0 <= contamination < 1):
+        raise ValueError(
+            f"contamination (--contamination) is {contamination!r}; expected a share in [0, 1), such as 0.1"
+        )
+    if not bool((labels == UNLABELLED).any()):
+        raise ValueError(
+            f"contamination (--contamination) is {contamination}, the share of anomalies among the unlabelled samples, "
+            "and there are none: give unlabelled (--unlabelled), or leave contamination out"
+        )
+    return torch.tensor([float(contamination)], dtype=torch.float64)
 
 
 def roi_tensors(roi: Any, support: Mapping[str, Tensor], ratio: float | None, aspect: Aspect) -> dict[str, Tensor]:

@@ -91,11 +91,18 @@ def test_sizes_between_use_the_smaller_one_and_smaller_ones_say_nothing():
 
 def test_known_anomalies_and_other_modalities_do_not_count():
     x = pictures(np.random.default_rng(0), 3)
-    labels = torch.tensor([0, 1, -1])
+    labels = torch.tensor([0, 1, 0])
     expected = support_statistics({"image": x[[0, 2]]}, torch.zeros(2))
     torch.testing.assert_close(support_statistics({"image": x, "tabular": torch.rand(3, 2)}, labels), expected)
     assert support_statistics({"tabular": torch.rand(3, 2)}, labels) is None
     assert support_statistics({"image": torch.full((3, 1, 8, 8), torch.nan)}, labels) is None
+
+
+def test_unlabelled_samples_count_only_where_no_sample_is_normal():
+    x = pictures(np.random.default_rng(0), 3)
+    for labels, counted in (([0, 1, -1], [0]), ([-1, 1, -1], [0, 2])):
+        expected = support_statistics({"image": x[counted]}, torch.zeros(len(counted)))
+        torch.testing.assert_close(support_statistics({"image": x}, torch.tensor(labels)), expected)
 
 
 def test_a_detector_keeps_the_training_tasks(tmp_path, digits):

@@ -15,6 +15,7 @@ from metaad_zoo.evaluation.baselines.registry import (
     is_baseline,
     list_baselines,
     modalities_of,
+    reads_unlabelled,
     register_baseline,
 )
 from metaad_zoo.evaluation.baselines.vectors import NearestNeighbour
@@ -36,6 +37,7 @@ __all__ = [
     "is_baseline",
     "list_baselines",
     "modalities_of",
+    "reads_unlabelled",
     "register_baseline",
     "usual",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -61,6 +62,26 @@ def is_baseline(name: str) -> bool:
         (True, True, False)
     """
     return name in BASELINES or name.startswith(PYOD_PREFIX)
+
+
+def reads_unlabelled(name: str) -> bool:
+    """Whether a baseline weighs unlabelled support samples by how normal they look, instead of taking them as normal:
+    the attribute ``reads_unlabelled`` of its class, or of the class that its function is annotated to return.
+
+    Raises:
+        ValueError: the name is unknown (the nearest names are given).
+
+    Example:
+        >>> reads_unlabelled("knn")
+        False
+    """
+    builder: Any = BASELINES[name]
+    if not isinstance(builder, type):
+        try:
+            builder = inspect.signature(builder, eval_str=True).return_annotation
+        except NameError:  # a name that is imported for type checking alone
+            return False
+    return bool(getattr(builder, "reads_unlabelled", False))
 
 
 def about_baseline(name: str) -> str:
