@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -19,7 +19,7 @@ from metaad_zoo.data.read.roles import USUAL_OPTIONS, ColumnOptions, Schema
 from metaad_zoo.episodes import UNLABELLED, Adapted, count
 from metaad_zoo.evaluation.calibration import ROUNDING, threshold
 from metaad_zoo.evaluation.decisions import USUAL_ALPHA, Calibrate, SupportDecisions, shots_of
-from metaad_zoo.evaluation.explanation import Explainer, Explanation
+from metaad_zoo.evaluation.explanation import Explainer, ExplainsScores
 from metaad_zoo.evaluation.novelty import Novelty
 from metaad_zoo.learners.registry import BASELINE_PREFIX
 from metaad_zoo.learners.unlabelled import note_taken_as_normal
@@ -28,6 +28,7 @@ from metaad_zoo.modality.samples import Reading, have_values, read_query, read_s
 from metaad_zoo.modality.unlabelled import read_unlabelled
 from metaad_zoo.modality.window_scoring import ScoresWindows
 from metaad_zoo.zoo import Checkpoint, checkpoint_files, files_in_a_folder, open_checkpoint, save_checkpoint
+from metaad_zoo.zoo.detector_state import DetectorState
 from metaad_zoo.zoo.detector_tensors import (
     CONTAMINATION,
     RATIO,
@@ -39,32 +40,7 @@ from metaad_zoo.zoo.detector_tensors import (
 )
 
 
-@dataclass(frozen=True)
-class _State:
-    """Immutable state of a detector. It is replaced as a whole: a thread that scores sees one fit, old or new."""
-
-    checkpoint: Checkpoint
-    adapted: Adapted | None = None
-    decisions: SupportDecisions | None = None
-
-    def adapt(self) -> _State:
-        """Adapted to the support set that the checkpoint holds."""
-        learner, tensors = self.checkpoint.learner, self.checkpoint.tensors
-        if ROI in tensors:
-            learner = learner.within(tensors[ROI])
-        if CONTAMINATION in tensors:
-            learner = learner.expecting(float(tensors[CONTAMINATION]))
-        task = self.support(), tensors["support_labels"]
-        decisions = SupportDecisions(learner, *task, calibration_by_shots(tensors))
-        return _State(self.checkpoint, learner.adapt(*task), decisions)
-
-    def support(self) -> dict[str, Tensor]:
-        """The raw support samples by modality."""
-        shapes = self.checkpoint.learner.arguments()["input_shapes"]
-        return {name: self.checkpoint.tensors[f"support/{name}"] for name in shapes}
-
-
-class Detector(ScoresWindows):
+class Detector(ScoresWindows, ExplainsScores):
     """A meta-trained model that a few samples of a new domain turn into an anomaly detector.
 
     Any number of threads may use one detector, also while another one fits it: they see the old fit or the new one.
@@ -86,7 +62,7 @@ class Detector(ScoresWindows):
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self._state = _State(checkpoint)
+        self._state = DetectorState(checkpoint)
         self._changing = Lock()  # held while fitting or moving, never while scoring
         self.aspect = checkpoint.aspect
         self.account = Account()
@@ -137,7 +113,7 @@ class Detector(ScoresWindows):
         with self._changing:
             # A copy is moved: other threads may be scoring with the learner where it is.
             learner = copy.deepcopy(self._checkpoint.learner).to(place)
-            state = _State(replace(self._checkpoint, learner=learner))
+            state = DetectorState(replace(self._checkpoint, learner=learner))
             self._state = state.adapt() if self.is_fitted else state
         return self
 
@@ -211,7 +187,7 @@ class Detector(ScoresWindows):
         require_size(reading.samples, self.usual_shapes, learner.any_size, learner.registered_name)
         with self._changing:
             before = {name: x for name, x in self._checkpoint.tensors.items() if not name.startswith("support")}
-            self._state = _State(replace(self._checkpoint, tensors=before | tensors)).adapt()
+            self._state = DetectorState(replace(self._checkpoint, tensors=before | tensors)).adapt()
             for sentence in getattr(self._state.adapted, "notes", ()):
                 reading.account.add("changed", "the support set", sentence)
             if pile is not None:
@@ -474,42 +450,6 @@ class Detector(ScoresWindows):
         """
         rate = self._decisions().rate_to_hold(alpha, calibrate, None)
         return threshold(self.normal_scores(calibrate), rate)
-
-    def explain(self, samples: Any, method: Explanation = "auto") -> np.ndarray | dict[str, np.ndarray]:
-        """Attributions of the samples' scores: positive where a value raised the score over that of the usual sample.
-
-        The usual sample is the support's mean image, each channel's mean or each column's median.
-
-        Args:
-            samples: samples, in any of the forms that :meth:`fit` reads.
-            method: see :meth:`metaad_zoo.evaluation.explanation.Explainer.attribute`.
-
-        Returns:
-            float32 ``(n, ...)`` in the samples' shape, NaN where they have NaN; a dict for several modalities.
-
-        Raises:
-            RuntimeError: the detector is not fitted.
-            ValueError: samples can't be used, or the method is unknown or does not suit the model.
-        """
-        fit = self._as_fitted()
-        explainer, readable = fit.explainer(), fit._readable(samples)
-        attributions = {name: x.float().cpu().numpy() for name, x in explainer.attribute(readable, method).items()}
-        return attributions if len(attributions) > 1 else next(iter(attributions.values()))
-
-    def nearest_support(self, samples: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Nearest normal support sample in the embedding: indices ``(n,)`` into the support set, and distances
-        ``(n,)``.
-
-        Known anomalies are excluded, and so are unlabelled samples where any sample is normal.
-
-        Raises:
-            RuntimeError: the detector is not fitted.
-            ValueError: samples can't be used.
-        """
-        fit = self._as_fitted()
-        explainer, readable = fit.explainer(), fit._readable(samples)
-        nearest = explainer.nearest(explainer.units(readable))
-        return nearest.indices.cpu().numpy(), nearest.distances.double().cpu().numpy()
 
     def explainer(self) -> Explainer:
         """The attributions behind :meth:`explain`; raises RuntimeError if the detector is not fitted."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -228,3 +230,55 @@ class Explainer:
                 "method='occlusion' needs no gradient",
                 stacklevel=4,
             )
+
+
+class ExplainsScores(ABC):
+    """Base of detectors that explain their scores."""
+
+    @abstractmethod
+    def explainer(self) -> Explainer:
+        """The attributions of the adapted detector."""
+
+    @abstractmethod
+    def _as_fitted(self) -> ExplainsScores:
+        """The detector as it is fitted now."""
+
+    @abstractmethod
+    def _readable(self, samples: Any) -> dict[str, Tensor]:
+        """A user's samples in the detector's shapes, by modality."""
+
+    def explain(self, samples: Any, method: Explanation = "auto") -> np.ndarray | dict[str, np.ndarray]:
+        """Attributions of the samples' scores: positive where a value raised the score over that of the usual sample.
+
+        The usual sample is the support's mean image, each channel's mean or each column's median.
+
+        Args:
+            samples: samples, in any of the forms that :meth:`fit` reads.
+            method: see :meth:`metaad_zoo.evaluation.explanation.Explainer.attribute`.
+
+        Returns:
+            float32 ``(n, ...)`` in the samples' shape, NaN where they have NaN; a dict for several modalities.
+
+        Raises:
+            RuntimeError: the detector is not fitted.
+            ValueError: samples can't be used, or the method is unknown or does not suit the model.
+        """
+        fit = self._as_fitted()
+        explainer, readable = fit.explainer(), fit._readable(samples)
+        attributions = {name: x.float().cpu().numpy() for name, x in explainer.attribute(readable, method).items()}
+        return attributions if len(attributions) > 1 else next(iter(attributions.values()))
+
+    def nearest_support(self, samples: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Nearest normal support sample in the embedding: indices ``(n,)`` into the support set, and distances
+        ``(n,)``.
+
+        Known anomalies are excluded, and so are unlabelled samples where any sample is normal.
+
+        Raises:
+            RuntimeError: the detector is not fitted.
+            ValueError: samples can't be used.
+        """
+        fit = self._as_fitted()
+        explainer, readable = fit.explainer(), fit._readable(samples)
+        nearest = explainer.nearest(explainer.units(readable))
+        return nearest.indices.cpu().numpy(), nearest.distances.double().cpu().numpy()

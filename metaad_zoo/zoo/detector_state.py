@@ -1,0 +1,37 @@
+"""State of a detector: a checkpoint and, once there is a support set, the adapted method and its calibration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from metaad_zoo.episodes import Adapted
+from metaad_zoo.evaluation.decisions import SupportDecisions
+from metaad_zoo.zoo.checkpoint import Checkpoint
+from metaad_zoo.zoo.detector_tensors import CONTAMINATION, ROI, calibration_by_shots
+
+
+@dataclass(frozen=True)
+class DetectorState:
+    """Immutable state of a detector. It is replaced as a whole: a thread that scores sees one fit, old or new."""
+
+    checkpoint: Checkpoint
+    adapted: Adapted | None = None
+    decisions: SupportDecisions | None = None
+
+    def adapt(self) -> DetectorState:
+        """Adapted to the support set that the checkpoint holds."""
+        learner, tensors = self.checkpoint.learner, self.checkpoint.tensors
+        if ROI in tensors:
+            learner = learner.within(tensors[ROI])
+        if CONTAMINATION in tensors:
+            learner = learner.expecting(float(tensors[CONTAMINATION]))
+        task = self.support(), tensors["support_labels"]
+        decisions = SupportDecisions(learner, *task, calibration_by_shots(tensors))
+        return DetectorState(self.checkpoint, learner.adapt(*task), decisions)
+
+    def support(self) -> dict[str, Tensor]:
+        """The raw support samples by modality."""
+        shapes = self.checkpoint.learner.arguments()["input_shapes"]
+        return {name: self.checkpoint.tensors[f"support/{name}"] for name in shapes}
