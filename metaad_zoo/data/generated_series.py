@@ -223,6 +223,7 @@ class GeneratedSeries(TaskPool):
         """Accept any episode: any number of samples can be generated."""
 
     def draw(self, task: int, spec: EpisodeSpec, rng: np.random.Generator) -> Episode:
+        spec = spec.drawn(rng)
         stretches = _Stretches(self.law(task), self.window, spec.normal_needed, self.anomalies)
         normals = np.arange(spec.normal_needed)
         anomalies = spec.normal_needed + np.arange(spec.anomalous_needed)

@@ -241,7 +241,7 @@ class GeneratedTables(TaskPool):
         """Accept any episode: any number of rows can be generated."""
 
     def draw(self, task: int, spec: EpisodeSpec, rng: np.random.Generator) -> Episode:
-        table = self.table(task)
+        table, spec = self.table(task), spec.drawn(rng)
         normal, anomalous = spec.normal_needed, spec.anomalous_needed
         values = np.concatenate([table.normal(normal, rng), table.anomalous(anomalous, rng)])
         normals, anomalies = np.split(np.arange(normal + anomalous), [normal])

@@ -100,8 +100,14 @@ class AgreementPool(TaskPool):
         ]
 
     def check(self, spec: EpisodeSpec) -> None:
+        for extreme in spec.extremes:
+            # Between the ends of a range of contamination, rounding to whole turns may take one sample more.
+            self._check(extreme, int(isinstance(spec.contamination, tuple)))
+
+    def _check(self, spec: EpisodeSpec, more: int = 0) -> None:
+        """:meth:`check` for the spec of one episode, with so many samples more of each class."""
         turns = 1 if self.one_class else self.classes_per_task
-        wanted = sum(-(-n // turns) for n in (*_normal_parts(spec), *_anomalous_parts(spec)))
+        wanted = more + sum(-(-n // turns) for n in (*_normal_parts(spec), *_anomalous_parts(spec)))
         for modality, by_class in zip(self.source.parts, self._ids, strict=True):
             for name, ids in zip(self.classes, by_class, strict=True):
                 if len(ids) < wanted:
@@ -112,6 +118,7 @@ class AgreementPool(TaskPool):
                     )
 
     def draw(self, task: int, spec: EpisodeSpec, rng: np.random.Generator) -> Episode:
+        spec = spec.drawn(rng, self._check)
         goes = self._goes_with(task, rng)
         of_one = rng.random() < self.one_class
         slots = np.concatenate(

@@ -66,7 +66,7 @@ class Domain:
     support: np.ndarray | None = None
 
     def check(self, spec: EpisodeSpec, synthetic: bool = False) -> None:
-        """Check that the domain is large enough for an episode.
+        """Check that the domain is large enough for any episode of a spec.
 
         Args:
             spec: composition of the episode.
@@ -75,21 +75,27 @@ class Domain:
         Raises:
             ValueError: the domain has too few samples.
         """
+        for extreme in spec.extremes:
+            self._check(extreme, synthetic)
+
+    def _check(self, spec: EpisodeSpec, synthetic: bool) -> None:
+        """:meth:`check` for the spec of one episode."""
         support = spec.normal_needed - spec.query_normal
         if self.support is not None and len(self.support) < support:
             raise ValueError(
                 f"{self.name} has {len(self.support)} normal samples that may be support but an episode draws "
-                f"{support}: lower support_normal or support_unlabelled, or leave it out"
+                f"{support}: lower support_normal or support_unlabelled, {_FEWER if spec.support_unlabelled else ''}or "
+                "leave it out"
             )
         needed = spec.normal_needed if self.support is None else spec.query_normal
         needed += spec.anomalous_needed if synthetic else 0
-        _require(self.name, "normal", len(self.normal), needed)
+        _require(self.name, "normal", len(self.normal), needed, spec)
         if not synthetic:
-            _require(self.name, "anomalous", len(self.anomalous), spec.anomalous_needed)
+            _require(self.name, "anomalous", len(self.anomalous), spec.anomalous_needed, spec)
 
     def draw(self, spec: EpisodeSpec, rng: np.random.Generator, corrupt: Corruption | None = None) -> Episode:
         """Draw an episode without replacement; with ``corrupt``, its anomalies are made from normal samples."""
-        self.check(spec, corrupt is not None)
+        spec = spec.drawn(rng, lambda one: self._check(one, corrupt is not None))
         n_synthetic = spec.anomalous_needed if corrupt else 0
         if self.support is None:
             normals = rng.choice(self.normal, spec.normal_needed + n_synthetic, replace=False)
@@ -103,25 +109,29 @@ class Domain:
         return assemble(self.reader, self.name, spec, normals, anomalies, rng, corrupt)
 
 
-def _require(where: str, kind: str, available: int, needed: int) -> None:
+_FEWER = "set fewer_unlabelled=true, "
+
+
+def _require(where: str, kind: str, available: int, needed: int, spec: EpisodeSpec) -> None:
     if available < needed:
         lower = "support_normal, support_unlabelled or query_normal"
         if kind == "anomalous":
             lower = "support_anomalous, contamination or query_anomalous"
         raise ValueError(
             f"{where} has {available} {kind} samples but an episode draws {needed} (support and query together): lower "
-            f"{lower}, or leave it out"
+            f"{lower}, {_FEWER if spec.support_unlabelled else ''}or leave it out"
         )
 
 
 def require_enough(where: str, spec: EpisodeSpec, normal: np.ndarray, anomalous: np.ndarray) -> None:
-    """Check that a task is large enough for an episode.
+    """Check that a task is large enough for any episode of a spec.
 
     Raises:
         ValueError: the task has too few samples.
     """
-    _require(where, "normal", len(normal), spec.normal_needed)
-    _require(where, "anomalous", len(anomalous), spec.anomalous_needed)
+    for extreme in spec.extremes:
+        _require(where, "normal", len(normal), extreme.normal_needed, extreme)
+        _require(where, "anomalous", len(anomalous), extreme.anomalous_needed, extreme)
 
 
 def assemble(
@@ -138,7 +148,7 @@ def assemble(
     Args:
         reader: source of the samples.
         task: name of the task.
-        spec: composition of the episode.
+        spec: composition of this episode, see :meth:`EpisodeSpec.drawn`.
         normals: ``(spec.normal_needed,)`` distinct positions.
         anomalies: ``(spec.anomalous_needed,)`` distinct positions, disjoint from ``normals``.
         rng: generator for shuffling and augmentation.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 Samples = Mapping[str, Tensor]
 """Samples by modality, stacked on a leading axis: ``{"image": (n, C, H, W)}``, ``{"sequence": (n, T, C)}``,
@@ -74,9 +75,44 @@ class Episode:
     query_ids: Tensor
 
 
+def _rows_of_table(samples: Samples) -> Tensor | None:
+    """The samples ``(n, columns)`` if they are of one modality of one axis, a table's; else None."""
+    rows = next(iter(samples.values())) if len(samples) == 1 else None
+    return rows if rows is not None and rows.ndim == 2 else None
+
+
+def _with_supports_of_one_size(episodes: Sequence[Episode]) -> Sequence[Episode]:
+    """The same episodes, supports of tables padded with unlabelled rows of NaN.
+
+    Raises:
+        ValueError: supports that differ in their numbers of unlabelled samples are not those of tables.
+    """
+    sizes = {len(e.support_labels) for e in episodes}
+    labelled = {tuple(sorted(e.support_labels[e.support_labels != UNLABELLED].tolist())) for e in episodes}
+    if len(sizes) == 1 or len(labelled) > 1:
+        return episodes
+    if any(_rows_of_table(e.support) is None for e in episodes):
+        raise ValueError(
+            f"supports of {min(sizes)} to {max(sizes)} samples of {' and '.join(sorted(episodes[0].support))} in one "
+            "batch: only those of tables are padded to one size; set fewer_unlabelled=false, or tasks_per_batch=1"
+        )
+    return [_padded(e, max(sizes)) for e in episodes]
+
+
+def _padded(episode: Episode, n: int) -> Episode:
+    missing = n - len(episode.support_labels)
+    return replace(
+        episode,
+        support={
+            name: functional.pad(rows, (0, 0, 0, missing), value=torch.nan) for name, rows in episode.support.items()
+        },
+        support_labels=functional.pad(episode.support_labels, (0, missing), value=UNLABELLED),
+    )
+
+
 @dataclass
 class EpisodeBatch:
-    """Episodes of one size, stacked on a leading task axis.
+    """Episodes of one size, stacked on a leading task axis; smaller supports of tables end in padding.
 
     Attributes:
         support: samples by modality, each ``(tasks, n_support, ...)``.
@@ -97,13 +133,15 @@ class EpisodeBatch:
         """Stack episodes with equal numbers of samples.
 
         Samples of different size, such as rows of tables of different width, are padded with NaN at their ends to the
-        largest size.
+        largest size. Supports of tables with different numbers of unlabelled rows (``fewer_unlabelled``) are padded
+        with rows of NaN and label -1 at their ends.
 
         Raises:
             ValueError: there are no episodes, or their modalities, numbers of samples or of axes differ.
         """
         if not episodes:
             raise ValueError("expected at least one episode to collate, saw none")
+        episodes = _with_supports_of_one_size(episodes)
         sizes = {
             tuple((name, len(x), x.ndim) for part in (e.support, e.query) for name, x in sorted(part.items()))
             for e in episodes
@@ -129,15 +167,24 @@ class EpisodeBatch:
         return len(self.tasks)
 
     def __iter__(self) -> Iterator[tuple[dict[str, Tensor], Tensor, dict[str, Tensor], Tensor, str]]:
-        """Yield ``(support, support_labels, query, query_labels, task)``, task by task."""
+        """Yield ``(support, support_labels, query, query_labels, task)``, task by task, supports without padding."""
         for i, task in enumerate(self.tasks):
+            n = self._n_support(i)
             yield (
-                {name: x[i] for name, x in self.support.items()},
-                self.support_labels[i],
+                {name: x[i, :n] for name, x in self.support.items()},
+                self.support_labels[i, :n],
                 {name: x[i] for name, x in self.query.items()},
                 self.query_labels[i],
                 task,
             )
+
+    def _n_support(self, task: int) -> int:
+        """Number of support samples of a task, without the rows with which :meth:`collate` pads tables."""
+        labels, rows = self.support_labels[task], _rows_of_table({name: x[task] for name, x in self.support.items()})
+        if rows is None or labels[-1] != UNLABELLED:
+            return len(labels)
+        present = (labels != UNLABELLED) | ~rows.isnan().all(-1)
+        return int(present.nonzero().max()) + 1 if present.any() else len(labels)
 
     def parts(self, tasks: int) -> list[EpisodeBatch]:
         """The same batch in parts of at most ``tasks`` episodes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from metaad_zoo.episodes.draw import assemble
+from metaad_zoo.episodes.draw import assemble, require_enough
 from metaad_zoo.episodes.episode import Episode
 from metaad_zoo.episodes.pool import ClassTaskPool, TaskPool
 from metaad_zoo.episodes.spec import EpisodeSpec
@@ -49,20 +49,29 @@ class NeighbourhoodTaskPool(TaskPool):
 
     def check(self, spec: EpisodeSpec) -> None:
         self.pool.check(spec)
-        together = spec.normal_needed + spec.anomalous_needed
-        for task in range(len(self.pool)):
-            available = len(self.pool.ids_of(task)[0])
-            if available < together:
-                raise ValueError(
-                    f"the normal class of {self.task_name(task)} has {available} samples but a finer task may draw "
-                    f"normals and anomalies, together {together}, from it: lower the episode's counts or set "
-                    "finer_tasks=0"
-                )
+        for extreme in spec.extremes:
+            for task in range(len(self.pool)):
+                self._check(task, extreme)
+
+    def _check(self, task: int, spec: EpisodeSpec) -> None:
+        """Whether the normal class is large enough for a finer episode of this spec of one episode."""
+        available, together = len(self.pool.ids_of(task)[0]), spec.normal_needed + spec.anomalous_needed
+        if available < together:
+            raise ValueError(
+                f"the normal class of {self.task_name(task)} has {available} samples but a finer task may draw "
+                f"normals and anomalies, together {together}, from it: lower the episode's counts or set finer_tasks=0"
+            )
 
     def draw(self, task: int, spec: EpisodeSpec, rng: np.random.Generator) -> Episode:
         if rng.random() >= self.share:
             return self.pool.draw(task, spec, rng)
         same_class, anomalous_class = self.pool.ids_of(task)
+
+        def check(one: EpisodeSpec) -> None:
+            self._check(task, one)
+            require_enough(f"task {self.task_name(task)}", one, same_class, anomalous_class)
+
+        spec = spec.drawn(rng, check)
         normal_anchor, normals = self._neighbourhood(same_class, spec.normal_needed, rng)
         candidates = np.setdiff1d(same_class, normals) if rng.random() < 0.5 else anomalous_class
         anomalous_anchor, anomalies = self._neighbourhood(candidates, spec.anomalous_needed, rng)

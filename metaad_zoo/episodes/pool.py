@@ -36,7 +36,10 @@ class TaskPool(ABC):
 
     @abstractmethod
     def draw(self, task: int, spec: EpisodeSpec, rng: np.random.Generator) -> Episode:
-        """One episode of the task at this position; a pure function of its arguments."""
+        """One episode of the task at this position; a pure function of its arguments.
+
+        Take the numbers of samples from ``spec.drawn(rng)``: a contamination may be a range.
+        """
 
     @abstractmethod
     def check(self, spec: EpisodeSpec) -> None:
@@ -101,7 +104,7 @@ class ClassTaskPool(TaskPool):
 
     def check(self, spec: EpisodeSpec) -> None:
         smallest = min(len(ids) for ids in self._ids)
-        if smallest >= max(spec.normal_needed, spec.anomalous_needed):
+        if smallest >= max(n for extreme in spec.extremes for n in (extreme.normal_needed, extreme.anomalous_needed)):
             return
         for name, ids in zip(self.classes, self._ids, strict=True):
             anomalous = ids if self.anomalies == "pair" else np.setdiff1d(np.concatenate(self._ids), ids)
@@ -120,7 +123,7 @@ class ClassTaskPool(TaskPool):
     def draw(self, task: int, spec: EpisodeSpec, rng: np.random.Generator) -> Episode:
         normal, anomalous = self.ids_of(task)
         name = self.task_name(task)
-        require_enough(f"task {name}", spec, normal, anomalous)
+        spec = spec.drawn(rng, lambda one: require_enough(f"task {name}", one, normal, anomalous))
         normals = rng.choice(normal, spec.normal_needed, replace=False)
         anomalies = rng.choice(anomalous, spec.anomalous_needed, replace=False)
         return assemble(self.source, name, spec, normals, anomalies, rng)
@@ -207,7 +210,8 @@ class DomainTaskPool(TaskPool):
         return reasons
 
     def _has_anomalies(self, domain: Domain, spec: EpisodeSpec) -> bool:
-        return len(domain.anomalous) >= spec.anomalous_needed
+        """Whether the domain has enough anomalies for any episode; not a matter of the contamination that one draws."""
+        return all(len(domain.anomalous) >= extreme.anomalous_needed for extreme in spec.extremes)
 
     def draw(self, task: int, spec: EpisodeSpec, rng: np.random.Generator) -> Episode:
         domain = self.domains[task]

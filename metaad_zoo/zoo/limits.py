@@ -83,7 +83,8 @@ def _of_tasks(published: Published) -> list[str]:
 
 def _of_support(published: Published) -> str:
     protocol = published.metrics["protocol"]
-    shots = protocol["data"]["test_episode"]["support_normal"] + protocol["data"]["test_episode"]["support_unlabelled"]
+    episode = protocol["data"]["test_episode"]
+    shots = episode["support_normal"] or episode["support_unlabelled"]
     sizes = ", ".join(map(str, protocol.get("calibrated_for", [shots])))
     return (
         f"Figures are for supports of {shots} samples. P-values are for supports of {sizes}; other sizes use the next "

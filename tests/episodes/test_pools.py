@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -43,7 +44,7 @@ specs = st.builds(
     support_normal=st.integers(1, 5),
     support_anomalous=st.integers(0, 3),
     support_unlabelled=st.integers(1, 6),
-    contamination=st.floats(0, 0.9),
+    contamination=st.floats(0, 0.9) | st.tuples(st.floats(0, 0.4), st.floats(0.4, 0.9)),
     query_normal=st.integers(0, 5),
     query_anomalous=st.integers(1, 5),
 )
@@ -99,7 +100,8 @@ def test_labels_and_contamination_are_true(spec, seed, index):
     assert in_normal_class[episode.support_ids[episode.support_labels == NORMAL]].all()
     assert not in_normal_class[episode.support_ids[episode.support_labels == ANOMALOUS]].any()
     unlabelled = episode.support_ids[episode.support_labels == UNLABELLED]
-    assert int((~in_normal_class[unlabelled]).sum()) == spec.unlabelled_anomalous
+    low, high = spec.unlabelled_anomalous_range
+    assert low <= int((~in_normal_class[unlabelled]).sum()) <= high
 
 
 def marked_anomalous(samples, others, rng):
@@ -158,6 +160,23 @@ def test_pair_names_are_all_different_and_true():
     for i, name in enumerate(names):
         normal, anomalous = pool.ids_of(i)
         assert name == f"numbers/c{source.labels[normal[0]]}-vs-c{source.labels[anomalous[0]]}"
+
+
+@pytest.mark.parametrize("contamination", [0.0, 0.3, (0.0, 0.4)])
+def test_a_small_task_gives_fewer_unlabelled_samples(contamination):
+    """Beside 3 normal samples and a query of 4 and 4; anomalies come from the same class in a part of finer tasks."""
+    source, spec = Numbers([60] * 3), EpisodeSpec(3, 0, 1000, contamination, 4, 4, fewer_unlabelled=True)
+    history = Domain("d", source, np.arange(40), np.arange(60, 90), np.arange(100, 140))
+    for pool in [*every_pool(source, source.class_names), DomainTaskPool([history])]:
+        with pytest.raises(ValueError, match=r"1000|fewer_unlabelled=true|set finer_tasks=0"):
+            EpisodeSampler(pool, replace(spec, fewer_unlabelled=False), "test", 0)
+        sampler = EpisodeSampler(pool, spec, "test", 0)
+        for i in range(20):
+            episode = sampler.episode(0, i)
+            drawn = torch.cat([episode.support_ids, episode.query_ids])
+            assert len(drawn.unique()) == len(drawn)
+            assert episode.support_labels[:3].tolist() == [NORMAL] * 3
+            assert 20 <= (episode.support_labels == UNLABELLED).sum() < 1000
 
 
 def test_finer_tasks_stay_within_their_neighbourhoods():

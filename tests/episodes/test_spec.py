@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from metaad_zoo.episodes import EpisodeSpec
@@ -11,7 +12,11 @@ from metaad_zoo.episodes import EpisodeSpec
         ({"support_normal": 0}, "empty support set"),
         ({"query_normal": 0, "query_anomalous": 0}, "empty query set"),
         ({"support_unlabelled": 10, "contamination": 1.0}, r"must lie in \[0, 1\)"),
+        ({"support_unlabelled": 10, "contamination": (0.3, 0.1)}, r"is \[0.3, 0.1\]; a range must be \[low, high\]"),
+        ({"support_unlabelled": 10, "contamination": (0.1,)}, "a range must be"),
+        ({"support_unlabelled": 10, "contamination": (0.1, 1.0)}, "a range must be"),
         ({"contamination": 0.1}, "support_unlabelled is 0"),
+        ({"contamination": (0.0, 0.1)}, "support_unlabelled is 0"),
     ],
 )
 def test_refuses_what_makes_no_episode(settings, complaint):
@@ -34,3 +39,21 @@ def test_contamination_is_rounded_to_the_nearest_count(contamination, n, anomalo
     """0.29 * 100 is 28.999999999999996 in floating point."""
     spec = EpisodeSpec(0, support_unlabelled=n, contamination=contamination)
     assert (spec.unlabelled_anomalous, spec.realised_contamination) == (anomalous, anomalous / n)
+
+
+def test_a_range_of_contamination_is_drawn_per_episode():
+    spec = EpisodeSpec(2, 0, 10, contamination=[0.0, 0.3])
+    assert spec.realised_contamination == (0.0, 0.3)
+    assert spec.as_dict()["contamination"] == [0.0, 0.3]
+    with pytest.raises(ValueError, match=r"the range \[0.0, 0.3\].*EpisodeSpec.drawn"):
+        _ = spec.unlabelled_anomalous
+    rng = np.random.default_rng(0)
+    assert {spec.drawn(rng).unlabelled_anomalous for _ in range(100)} == {0, 1, 2, 3}
+    assert [e.unlabelled_anomalous for e in spec.extremes] == [0, 3]
+
+
+@pytest.mark.parametrize("fewer", [False, True])
+def test_a_number_takes_nothing_from_the_generator(fewer):
+    spec, rng = EpisodeSpec(2, 0, 10, contamination=0.2, fewer_unlabelled=fewer), np.random.default_rng(0)
+    assert spec.drawn(rng) == EpisodeSpec(2, 0, 10, contamination=0.2)
+    assert rng.random() == np.random.default_rng(0).random()

@@ -206,7 +206,8 @@ class SequenceEpisodes(EpisodeDataModule):
     def _split(self) -> tuple[Mapping[str, TaskPool], list[str]]:
         """The pools of domains, and what was left out of them."""
         overlap = self.rule.stride < self.rule.window
-        if overlap and any(s.support_anomalous + s.unlabelled_anomalous for s in (self.episode, self.test_episode)):
+        specs = (self.episode, self.test_episode)
+        if overlap and any(s.support_anomalous + max(s.unlabelled_anomalous_range) for s in specs):
             raise ValueError(
                 f"anomalous support windows would share time points with the query's: set data.stride to at least "
                 f"data.window={self.rule.window}, or support_anomalous and contamination to 0"
