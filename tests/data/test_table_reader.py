@@ -243,6 +243,10 @@ def test_other_rows_are_read_by_the_schema_of_the_support(tmp_path):
     assert labelled.labels.tolist() == [1, 0]
     with pytest.raises(ValueError, match=r"missing \['c'\], not known \['d'\]"):
         read(query.rename(columns={"c": "d"}), schema)
+    with pytest.raises(ValueError, match=r"support set: missing \['c'\]: rename them, or adapt again"):
+        read(query.drop(columns="c"), schema)
+    with pytest.raises(ValueError, match=r"support set: not known \['d'\]: rename them, ignore the unknown ones with"):
+        read(query.assign(d=[1, 2]), schema)
     with pytest.raises(ValueError, match=r"columns \['c'\] hold text or times, but held numbers in the support"):
         read(query.assign(c=["one", "two"]), schema)
     assert Schema.from_json(schema.to_json()) == schema

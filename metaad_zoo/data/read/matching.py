@@ -58,9 +58,12 @@ def column_order(path: Path, kinds: Mapping[str, str], schema: Schema, account: 
     reasons = {n: _why_extra(n, kind, schema, series) for n, kind in kinds.items() if n not in wanted}
     unknown = [n for n, reason in reasons.items() if reason is None]
     if missing or unknown:
+        differences = [f"missing {missing[:10]}"] if missing else []
+        differences += [f"not known {unknown[:10]}"] if unknown else []
+        ignore = ", ignore the unknown ones with --ignore" if unknown else ""
         raise ValueError(
-            f"{path}: the columns are not those of the support set: missing {missing[:10]}, not known {unknown[:10]}: "
-            "rename them, ignore others with --ignore, or adapt again"
+            f"{path}: the columns are not those of the support set: {', '.join(differences)}: rename them{ignore}, or "
+            "adapt again"
         )
     for name, reason in reasons.items():
         account.add("left out", path.name, str(reason), [name])
