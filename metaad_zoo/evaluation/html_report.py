@@ -19,9 +19,10 @@ from metaad_zoo.atomic_write import write_whole
 from metaad_zoo.evaluation.conclusion import CONTROLS, conclusion, readable_names
 from metaad_zoo.evaluation.metrics import MAX_FALSE_ALARMS, METRICS
 from metaad_zoo.evaluation.plots import drawing, inline_svg, standalone_svg
-from metaad_zoo.evaluation.report import PIXEL_TITLES, POINT_TITLES, RANGE_TITLES, TITLES
+from metaad_zoo.evaluation.report import PIXEL_TITLES, POINT_TITLES, RANGE_TITLES
 from metaad_zoo.evaluation.report_figures import Drawn, figures_of, threshold_words
 from metaad_zoo.evaluation.saved import ScoreTable, read_results, read_scores
+from metaad_zoo.evaluation.titles import TITLES
 
 COLUMNS = {
     "auroc": "AUROC",

@@ -7,14 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-TITLES = {
-    "auroc": "AUROC",
-    "ap": "AP",
-    "precision": "precision",
-    "recall": "recall",
-    "f1": "F1",
-    "fpr": "false alarms",
-}
+from metaad_zoo.evaluation.titles import TITLES
+
 RESAMPLES = 300
 """Number of bootstrap resamples."""
 
@@ -48,7 +42,7 @@ def labelled_figures(
         seed: random seed of the bootstrap.
 
     Returns:
-        Figures by name, see :data:`TITLES`; empty if there are not both kinds of samples.
+        Figures by name, see :data:`metaad_zoo.evaluation.titles.TITLES`; empty if there are not both kinds of samples.
 
     Source: Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
 

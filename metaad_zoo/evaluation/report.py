@@ -17,16 +17,8 @@ from metaad_zoo.atomic_write import write_whole
 from metaad_zoo.evaluation.conclusion import readable_names
 from metaad_zoo.evaluation.pixel_metrics import LIMIT
 from metaad_zoo.evaluation.protocol import LEAST_TASKS
+from metaad_zoo.evaluation.titles import TITLES
 
-# Columns of the table, and of a card. Partial AUROC is in the file alone: one more column would not fit the terminal.
-TITLES = {
-    "auroc": "AUROC",
-    "ap": "AP",
-    "precision": "precision",
-    "recall": "recall",
-    "f1": "F1",
-    "fpr": "false alarms",
-}
 POINT_TITLES = {"auroc": "AUROC", "ap": "AP", "vus_pr": "VUS-PR", "vus_roc": "VUS-ROC"}
 # Of decisions about points; present where a threshold was asked for. Precision and recall are in the file.
 RANGE_TITLES = {"range_precision": "range precision", "range_recall": "range recall", "range_f1": "range F1"}

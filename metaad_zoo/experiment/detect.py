@@ -15,8 +15,9 @@ from matplotlib.ticker import MaxNLocator
 from metaad_zoo.atomic_write import write_whole
 from metaad_zoo.data.chunks import Chunk
 from metaad_zoo.detector import Detector
-from metaad_zoo.evaluation.labelled import TITLES, Figure
+from metaad_zoo.evaluation.labelled import Figure
 from metaad_zoo.evaluation.plots import drawing, inline_svg
+from metaad_zoo.evaluation.titles import TITLES
 from metaad_zoo.experiment.score_file import ScoreCsv
 from metaad_zoo.explain import Choice, Explained, write_explanations
 from metaad_zoo.modality.streams import SampleStream

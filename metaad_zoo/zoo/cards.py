@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from metaad_zoo.data.read.pixels import Aspect
-from metaad_zoo.evaluation.report import TITLES
+from metaad_zoo.evaluation.titles import TITLES
 from metaad_zoo.learners import learner_class
 from metaad_zoo.modality import get_form, get_modality
 from metaad_zoo.zoo.checkpoint import aspect_of
