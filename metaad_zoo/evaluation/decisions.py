@@ -26,7 +26,7 @@ from torch import Tensor
 
 from metaad_zoo.episodes import Adapted, Method, Samples, stand_for_normal
 from metaad_zoo.evaluation.calibration import ROUNDING, can_hold, p_values
-from metaad_zoo.evaluation.leave_one_out import leave_one_out_scores, own_scores, sample_keys
+from metaad_zoo.evaluation.leave_one_out import SupportTooSmallError, leave_one_out_scores, own_scores, sample_keys
 from metaad_zoo.registry import unknown_name
 
 Calibrate = Literal["across", "within", "contamination"]
@@ -238,10 +238,19 @@ class SupportDecisions:
         with self._computing:
             if way not in self._by_way:
                 if contamination is None:
-                    self._by_way[way] = leave_one_out_scores(self._method, self._support, self._labels)
+                    self._by_way[way] = self._within()
                 else:
                     self._by_way[way] = ExpectedContamination(self._method, contamination).normal(self._leave_out()[1])
             return self._by_way[way]
+
+    def _within(self) -> Tensor:
+        """Leave-one-out scores of the normal support samples; the error names the other way where there is one."""
+        try:
+            return leave_one_out_scores(self._method, self._support, self._labels)
+        except SupportTooSmallError as error:
+            if any(len(scores) and n <= shots_of(self._labels) for n, scores in self._across.items()):
+                raise SupportTooSmallError(f"{error}, or take calibrate='across' (--calibrate across)") from error
+            raise
 
     def p_values(self, scores: Tensor, calibrate: Calibrate | None, contamination: float | None) -> Tensor:
         """p-values ``(n,)``, float64; errors as in :meth:`compared_with`."""

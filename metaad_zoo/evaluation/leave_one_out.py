@@ -12,24 +12,27 @@ from torch import Tensor
 
 from metaad_zoo.episodes import ANOMALOUS, NORMAL, Method, Samples, count
 
-__all__ = ["leave_one_out_scores", "own_scores", "sample_keys"]
+__all__ = ["SupportTooSmallError", "leave_one_out_scores", "own_scores", "sample_keys"]
 
 PARTS = 10
 LEAST = 3
 """Minimum number of samples: with two, each is scored by a model of one, which can't estimate a spread."""
 
 
+class SupportTooSmallError(ValueError):
+    """A support set has too few samples for leave-one-out."""
+
+
 def leave_one_out_scores(method: Method, support: Samples, support_labels: Tensor) -> Tensor:
     """Score of each normal support sample by the method adapted to all others, ``(K,)`` float64, ascending.
 
     Raises:
-        ValueError: there are fewer than two normal support samples, or fewer than three that are not known anomalies.
+        SupportTooSmallError: there are fewer than two normal support samples, or fewer than three that are not known
+            anomalies.
     """
     normal = (support_labels == NORMAL).nonzero().flatten()
     if len(normal) < 2:
-        raise ValueError(
-            f"leave-one-out needs two normal support samples, saw {len(normal)}: give more, or calibrate across tasks"
-        )
+        raise SupportTooSmallError(f"leave-one-out needs two normal support samples, saw {len(normal)}: give more")
     _require_least(support_labels)
     return _leave_out(method, support, support_labels, normal, len(normal)).sort().values
 
@@ -41,7 +44,7 @@ def own_scores(method: Method, support: Samples, support_labels: Tensor) -> tupl
     Up to ten samples are left out one by one, more samples in ten parts. Equal samples share the mean of their scores.
 
     Raises:
-        ValueError: there are fewer than three such samples.
+        SupportTooSmallError: there are fewer than three such samples.
     """
     _require_least(support_labels)
     usable = (support_labels != ANOMALOUS).nonzero().flatten()
@@ -56,9 +59,9 @@ def own_scores(method: Method, support: Samples, support_labels: Tensor) -> tupl
 def _require_least(support_labels: Tensor) -> None:
     n = int((support_labels != ANOMALOUS).sum())
     if n < LEAST:
-        raise ValueError(
+        raise SupportTooSmallError(
             f"each support sample is scored by a model of the others, and {n} sample{'s' * (n != 1)} (known anomalies "
-            f"apart) leave too few: give {LEAST} or more, or calibrate across tasks"
+            f"apart) leave too few: give {LEAST} or more"
         )
 
 

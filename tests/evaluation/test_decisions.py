@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from metaad_zoo.evaluation.decisions import (
     AcrossTasks,
     Always,
     ExpectedContamination,
+    SupportDecisions,
     WithinTask,
     scores_for_shots,
     shots_of,
@@ -109,8 +112,19 @@ def test_expected_contamination_leaves_out_the_highest_share():
 def test_too_few_samples_to_leave_one_out_are_refused(score, labels, n):
     """Of two, each is scored by a model of one, which flags most normal samples; known anomalies do not count."""
     support = {"tabular": torch.arange(3.0)[: len(labels), None]}
-    with pytest.raises(ValueError, match=rf"{n} sample.*give 3 or more|needs two normal support samples, saw [01]"):
+    with pytest.raises(ValueError, match=rf"{n} sample.*give 3 or more$|normal support samples, saw [01]: give more$"):
         score(DistanceToMean(), support, torch.tensor(labels))
+
+
+@pytest.mark.parametrize("size", [None, 2, 5])
+def test_calibration_across_tasks_is_advised_only_where_it_has_scores_for_the_support(size):
+    across = {} if size is None else {size: torch.arange(20.0)}
+    decisions = SupportDecisions(DistanceToMean(), {"tabular": torch.zeros(2, 1)}, torch.tensor([0, 0]), across)
+    advice = ", or take calibrate='across' (--calibrate across)" if size == 2 else ""
+    with pytest.raises(ValueError, match=re.escape(f"give 3 or more{advice}") + "$"):
+        decisions.compared_with("within", None)
+    if advice:
+        assert len(decisions.compared_with("across", None)) == 20
 
 
 @pytest.mark.parametrize(
