@@ -139,6 +139,16 @@ class TestManifest:
         assert set(reading.samples) == set(reading.schemas) | {"image"} == set(shapes)
         assert "manifest.csv: 'weight' left out: this model reads ['image', 'sequence']" in list(reading.account)
 
+    def test_gaps_in_the_times_of_a_sequence_leave_nothing_out(self, tmp_path):
+        times = [*range(8), *range(100, 108)]
+        for name in "ab":
+            (tmp_path / f"{name}.csv").write_text("\n".join(["time,v", *(f"{t},{t % 5}.5" for t in times)]))
+        manifest = ManifestReader(write_manifest(tmp_path, ["a.csv", "b.csv"], "sequence"))
+        assert manifest.read().shapes == {"sequence": (16, 1)}
+        gaps = [sentence for sentence in manifest.account if "gap" in sentence]
+        sentence = "the times have gaps, which are read as single steps: each series is one sample"
+        assert gaps == [f"manifest.csv, sequences: {sentence}"]
+
     def test_too_few_domains_for_three_splits(self, tmp_path):
         path = write_manifest(tmp_path, ["1,0,a", "2,1,b"], "w,label,domain")
         with pytest.raises(ValueError, match="2 classes or domains are too few for three splits"):

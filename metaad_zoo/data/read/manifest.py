@@ -219,7 +219,7 @@ class ManifestReader:
             return sequence_of_archive(file)
         account = Account()
         with SeriesReader(file, schema=self.schemas.get("sequence"), account=account) as reader:
-            rows, _ = reader.whole()
+            rows, _ = reader.whole(one_sample=True)
             self.schemas.setdefault("sequence", reader.schema)
         for (kind, _, reason), subjects in account.entries.items():
             self.account.add(kind, f"{self.path.name}, sequences", reason, subjects)

@@ -72,6 +72,7 @@ class SeriesReader:
         self.step: float | None = None
         self._gap = np.inf
         self._last = -np.inf
+        self._is_one_sample = False
 
     def __enter__(self) -> SeriesReader:
         return self
@@ -89,12 +90,17 @@ class SeriesReader:
         """Roles of the columns, and the usual step."""
         return replace(self._table.schema, step=self.step) if self._given is None else self._given
 
-    def whole(self) -> tuple[Rows, list[int]]:
+    def whole(self, one_sample: bool = False) -> tuple[Rows, list[int]]:
         """The series in memory, and the positions at which it continues after a gap.
+
+        Args:
+            one_sample: whether the series is read as one sample, across its gaps, instead of cut into windows; the
+                account then says so.
 
         Raises:
             ValueError: rows are out of time order; see also :class:`~metaad_zoo.data.read.table.TableReader`.
         """
+        self._is_one_sample = one_sample
         pieces = list(self.pieces())
         breaks = [p.start for p in pieces if not p.continues and p.start]
         rows = [Rows(p.values, p.labels, p.times, p.start + 1 + np.arange(len(p.values))) for p in pieces]
@@ -142,6 +148,10 @@ class SeriesReader:
         first = 0 if np.isfinite(self._last) else 1
         self._last = float(times[-1])
         gaps = [int(i) for i in np.flatnonzero(steps > self._gap) if i >= first]
+        if gaps and self._is_one_sample:
+            reason = "the times have gaps, which are read as single steps: each series is one sample"
+            self.account.add("guessed", self.path.name, reason)
+            return gaps
         for i in gaps:
             gap = f"windows across the gap of {self._readable(steps[i])} before row {rows.numbers[i]}"
             unit = " s" if self._table.in_seconds else ""
@@ -259,7 +269,7 @@ def windows_of(reader: SeriesReader, length: int) -> Iterator[Windows]:
         ValueError: no part of the series between gaps is as long as a window.
     """
     if length == -1:
-        rows, _ = reader.whole()
+        rows, _ = reader.whole(one_sample=True)
         yield Windows(rows.values[None], _window_labels(rows.labels, 1, len(rows.values)), [0], 1.0)
         return
     held: list[Piece] = []
