@@ -17,6 +17,7 @@ from metaad_zoo.data.generated_tables import GeneratedTables, TablePrior
 from metaad_zoo.data.known.catalog import read_dataset
 from metaad_zoo.data.mixed_tables import MixedTables
 from metaad_zoo.data.modules.base import EpisodeDataModule
+from metaad_zoo.data.read.account import Account
 from metaad_zoo.data.read.roles import ColumnOptions, Missing
 from metaad_zoo.data.read.table import table_files
 from metaad_zoo.data.splits import split_by_counts, split_by_patterns
@@ -204,7 +205,11 @@ class TabularEpisodes(EpisodeDataModule):
 
     @property
     def skipped(self) -> list[str]:
-        return [reason for table in self.tables for reason in table.skipped]
+        account = Account()  # says once what is true of several tables
+        for sentence in (sentence for table in self.tables for sentence in table.skipped):
+            place, _, reason = sentence.partition(": ")
+            account.add("changed", place, reason)
+        return list(account)
 
     def description(self) -> dict[str, Any]:
         generated = [GENERATED] in self.domain_splits.values() or self.generated_share > 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,7 +71,7 @@ def _read_folder(
         raise ValueError(f"{root} holds no series: expected .csv, .parquet or .npz files in it or in folders below it")
     series: list[Series] = []
     steps: dict[str, float] = {}
-    places: dict[str, list[str]] = defaultdict(list)
+    account = Account()
     for file in files:
         below = file.relative_to(root)
         domain = below.with_suffix("").as_posix()
@@ -87,8 +86,8 @@ def _read_folder(
         spans = None if windows is None else windows.get(below.as_posix())
         read = _read_file(file, domain, options, spans)
         series.append(read.series)
-        for sentence in read.account:
-            places[sentence.removeprefix(f"{file.name}: ")].append(domain)
+        for (kind, _, reason), subjects in read.account.entries.items():
+            account.add(kind, domain, reason, subjects)
         steps[domain] = read.step
     names = [s.name for s in series]
     doubled = sorted({n for n in names if names.count(n) > 1})
@@ -96,7 +95,7 @@ def _read_folder(
         raise ValueError(
             f"{root} holds several files for {doubled[:9]}, which differ in their ending alone: rename one"
         )
-    skipped = [f"{of[0]}{f' and {len(of) - 1} more' if len(of) > 1 else ''}: {why}" for why, of in places.items()]
+    skipped = list(account)
     skipped += [f"{n}: has labels, but no file" for n in windows or () if not (root / n).is_file()]
     seconds = {n: s for n, s in steps.items() if not np.isnan(s)}
     if options.resample is None and seconds and max(seconds.values()) > RATE_FACTOR * min(seconds.values()):
