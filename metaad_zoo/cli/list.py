@@ -15,13 +15,16 @@ KINDS = ("backbones", "learners", "datasets", "baselines")
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("pattern", nargs="?", default="*", help="pattern of names, such as '*net*' or 'timm/resnet*'")
+    command.add_argument(
+        "pattern", nargs="?", default="*", help="pattern of names, such as '*net*', 'timm/resnet*' or 'pyod/*'"
+    )
     kinds = command.add_mutually_exclusive_group()
     kinds.add_argument(
         "--checkpoints", dest="kind", action="store_const", const=None, help="list checkpoints (the default)"
     )
     for kind in KINDS:
         text = f"list {kind.replace('datasets', 'data sets')}"
+        text += "; those of PyOD with the pattern 'pyod/*'" if kind == "baselines" else ""
         kinds.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind, help=text)
     command.add_argument(
         "--modality",
@@ -43,6 +46,8 @@ def run(options: argparse.Namespace) -> None:
         print("\n".join(names))
     else:
         note(f"no {options.kind} match {options.pattern!r}")
+    if options.kind == "baselines" and options.pattern == "*":
+        note("pyod/CLASS is a detector of PyOD, such as pyod/KNN (metaad list --baselines 'pyod/*')")
 
 
 def _names(kind: str, pattern: str, name: str | None) -> list[str]:
