@@ -21,7 +21,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "name",
         help="modality for its default detector (image, series, table, audio), published checkpoint (see metaad list), "
-        "run, folder, address, or baseline (see metaad list --baselines)",
+        "run, folder, address, or baseline (see metaad list --baselines; pyod/CLASS for detectors of PyOD)",
     )
     support_arguments(command)
     model_arguments(command)

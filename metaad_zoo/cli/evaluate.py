@@ -23,7 +23,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "methods",
         nargs="+",
-        help="checkpoints by name or folder, baselines, or a baseline on an embedding: BASELINE@CHECKPOINT",
+        help="checkpoints by name or folder, baselines (pyod/CLASS for detectors of PyOD), or a baseline on an "
+        "embedding: BASELINE@CHECKPOINT",
     )
     command.add_argument("--data", type=Path, required=True, help="training config, or your own labelled files")
     command.add_argument("--out", type=Path, required=True, help="folder to write results.json and scores.parquet to")
@@ -53,7 +54,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     episodes.add_argument(
         "--modality",
         type=modality_name,
-        help=f"modality of your own files, if only baselines are compared: {', '.join(list_modalities())}",
+        help=f"modality of your own files, if only baselines are compared: {', '.join(list_modalities())} (default: "
+        "inferred from the files)",
     )
     episodes.add_argument(
         "--inner-steps", type=int, nargs="+", help="numbers of inner steps of gradient-based learners; gives a curve"

@@ -63,14 +63,16 @@ def detector_for(options: argparse.Namespace) -> tuple[Detector, str, Reading]:
         CheckpointError: there is no such checkpoint.
         ValueError: the support or an option can't be used.
     """
+    from metaad_zoo.data.read.account import Account
     from metaad_zoo.detector import load_detector
-    from metaad_zoo.evaluation.baselines import is_baseline
+    from metaad_zoo.evaluation.baselines import is_baseline, modalities_of
     from metaad_zoo.modality.multimodal import Multimodal
-    from metaad_zoo.modality.samples import read_manifest, read_support, recognise
+    from metaad_zoo.modality.samples import note_guess, read_manifest, read_support, recognise
     from metaad_zoo.zoo import is_known, published_of
     from metaad_zoo.zoo.defaults import default_of
 
     name, modality, source = options.name, options.modality, options.support
+    guesses = Account()
     if name is None:
         name, source = (modality, source) if modality else recognise(options.support)
         if default_of(name) is None:
@@ -79,6 +81,8 @@ def detector_for(options: argparse.Namespace) -> tuple[Detector, str, Reading]:
             raise ValueError(
                 f"{options.support} holds {name} samples, which have no default detector: name one (--method)"
             )
+        if modality is None:
+            note_guess(guesses, options.support, name)
     default = None if is_known(name) else default_of(name)
     if default is not None:
         if modality not in (None, default.modality):
@@ -91,7 +95,11 @@ def detector_for(options: argparse.Namespace) -> tuple[Detector, str, Reading]:
     if is_baseline(name) and not is_known(name):
         load_detector(name, **chosen)  # refuses what it does not take before a file is opened
         columns = column_options(options)
-        modality, source = (modality, source) if modality else _recognised(name, options.support)
+        if modality is None:
+            modality, source = _recognised(name, options.support)
+            if len(modalities_of(name)) > 1:
+                note_guess(guesses, options.support, modality)
+        note_account(guesses)  # before files are read: a wrong guess may be the cause of an error there
         if modality == Multimodal.name:
             reading = read_manifest(source, columns)
             chosen["input_shapes"] = {m: list(x.shape[1:]) for m, x in reading.samples.items()}
@@ -107,6 +115,7 @@ def detector_for(options: argparse.Namespace) -> tuple[Detector, str, Reading]:
     if reading is None:
         reading = read_support(source, detector.usual_shapes, columns, **detector.support_options)
     note_account(reading.account)
+    reading.account.join(guesses)
     if columns.label is None:
         reading.require_normal(str(options.support))
     return detector, name, reading

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from metaad_zoo.data import EpisodeDataModule
+from metaad_zoo.data.read.account import Account
 from metaad_zoo.data.read.pixels import Aspect
 from metaad_zoo.episodes import DomainTaskPool, Method
 from metaad_zoo.evaluation import protocol
@@ -20,7 +21,14 @@ from metaad_zoo.evaluation.report import write_json
 from metaad_zoo.evaluation.scores import Scored, ScoreFile, record_all
 from metaad_zoo.experiment.curves import inner_steps_curve, shots_curve, steppers
 from metaad_zoo.experiment.leakage import make_up, number_of_episodes
-from metaad_zoo.experiment.methods import build_methods, data_of_config, describe_methods, own_data, refuse_unfit
+from metaad_zoo.experiment.methods import (
+    build_methods,
+    data_of_config,
+    describe_methods,
+    guessed_modality,
+    own_data,
+    refuse_unfit,
+)
 from metaad_zoo.experiment.progress import Progress, silent
 from metaad_zoo.experiment.sweep_results import join_runs
 from metaad_zoo.zoo import Checkpoint
@@ -72,7 +80,7 @@ def evaluate(
         calibrate: ``"across"`` the validation tasks, or ``"within"`` each support set; None: ``"across"`` if there are
             validation tasks.
         seed: random seed of the episodes of a user's own files; None: 0. A config has its own.
-        modality: modality of a user's own files, if there is no model.
+        modality: modality of a user's own files, if there is no model; None: inferred from the files.
         inner_steps: numbers of inner steps for a curve of the gradient learners; None: no curve.
         allow_transductive: let batch normalisation take statistics over the queries.
         progress: reports the progress.
@@ -93,7 +101,13 @@ def evaluate(
 
 def _evaluate(settings: _Settings, out: Path | None, progress: Progress) -> dict[str, Any]:
     methods, checkpoints = build_methods(settings.methods)
-    data, left_out = _open(settings, checkpoints)
+    guesses = Account()
+    try:
+        data, left_out = _open(settings, checkpoints, guesses)
+    except ValueError as error:
+        if guesses:  # a wrong guess may be the cause
+            raise ValueError(f"{error}; {'; '.join(guesses)}") from error
+        raise
     refuse_unfit(checkpoints, data, settings.allow_transductive)
     n = number_of_episodes(settings.episodes, len(data.pools["test"]), settings.data)
     calibrate = settings.calibrate or ("across" if "val" in data.pools else "within")
@@ -116,6 +130,7 @@ def _evaluate(settings: _Settings, out: Path | None, progress: Progress) -> dict
     results = {
         "protocol": {"too_small_for_so_many_shots": left_out}
         | _protocol(settings, data, n, calibrate)
+        | {"account": [*guesses, *data.skipped]}
         | make_up(data.test_episode, learners)
         | {
             "trained_or_chosen_on": {name: c.trained_on for name, c in checkpoints.items()},
@@ -150,7 +165,8 @@ def _check_before_work(
         )
     if not can_hold(settings.alpha, compared):
         where = "of the validation episodes" if across else "inside a support set"
-        remedy = "it" if across else "it or shots (--shots), or set calibrate (--calibrate) to 'across'"
+        remedy = "it" if across else "it or shots (--shots)"
+        remedy += "" if across or "val" not in data.pools else ", or set calibrate (--calibrate) to 'across'"
         raise ValueError(
             f"alpha (--alpha) is {settings.alpha}; by {compared} normal samples {where} no rate below "
             f"{1 / (compared + 1):.3f} can be held: raise {remedy}"
@@ -188,8 +204,10 @@ class _Extremes:
                 figure.savefig(out / f"{name}.{kind}", dpi=120)
 
 
-def _open(settings: _Settings, checkpoints: Mapping[str, Checkpoint]) -> tuple[EpisodeDataModule, list[str]]:
-    """The data with the requested episodes, and notes on domains that are too small for them.
+def _open(
+    settings: _Settings, checkpoints: Mapping[str, Checkpoint], guesses: Account
+) -> tuple[EpisodeDataModule, list[str]]:
+    """The data with the requested episodes, and notes on domains that are too small for them; guesses are noted.
 
     Splits follow the config's own episodes and not the number of shots, so that a model is tested on classes that it
     was not trained on, and all points of a curve over shots are on the same tasks.
@@ -204,7 +222,10 @@ def _open(settings: _Settings, checkpoints: Mapping[str, Checkpoint]) -> tuple[E
     else:
         learners = [c.learner for c in checkpoints.values()]
         aspect: Aspect = next((c.aspect for c in checkpoints.values()), "squash")
-        data = own_data(settings.data, learners, settings.seed or 0, settings.modality, aspect)
+        modality = settings.modality
+        if modality is None and not learners:
+            modality = guessed_modality(settings.methods, settings.data, guesses)
+        data = own_data(settings.data, learners, settings.seed or 0, modality, aspect)
     left_out = []
     if settings.shots:
         most = replace(data.test_episode, support_normal=max(settings.shots))
@@ -240,7 +261,6 @@ def _protocol(settings: _Settings, data: EpisodeDataModule, episodes: int, calib
     unit = "draws of the support: they say nothing about other tasks" if few else "tasks"
     return {
         "data": data.description(),
-        "account": data.skipped,
         "split": "test",
         "episodes": episodes,
         "tasks": min(len(data.pools["test"]), episodes),

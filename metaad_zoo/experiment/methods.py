@@ -11,13 +11,21 @@ from jsonargparse import ArgumentParser
 
 from metaad_zoo.backbones import ANY
 from metaad_zoo.data import EpisodeDataModule
+from metaad_zoo.data.read.account import Account
 from metaad_zoo.data.read.pixels import Aspect
 from metaad_zoo.episodes import EpisodeSpec, Method, SplitRecord
-from metaad_zoo.evaluation.baselines import FeatureMethod, OnNetwork, create_baseline, is_baseline, list_baselines
+from metaad_zoo.evaluation.baselines import (
+    FeatureMethod,
+    OnNetwork,
+    create_baseline,
+    is_baseline,
+    list_baselines,
+    modalities_of,
+)
 from metaad_zoo.experiment.leakage import refuse_seen, refuse_transductive
 from metaad_zoo.learners import Learner
 from metaad_zoo.modality import form_of, get_modality, list_modalities
-from metaad_zoo.modality.samples import fits
+from metaad_zoo.modality.samples import fits, note_guess, recognise
 from metaad_zoo.registry import unknown_name
 from metaad_zoo.zoo import Checkpoint, is_known, load_checkpoint, locate, model_folder, read_index
 
@@ -174,6 +182,34 @@ def data_of_config(path: Path, checkpoints: Mapping[str, Checkpoint] | None = No
     if recorded:
         data.keep_splits(SplitRecord.joined(recorded))
     return data
+
+
+def guessed_modality(methods: Sequence[str], path: Path, account: Account) -> str | None:
+    """Modality of a user's own files for baselines alone, by what the baselines can read and what the files look like.
+
+    Args:
+        methods: names of the baselines.
+        path: files or folder.
+        account: account to which the guess is added.
+
+    Returns:
+        The modality; None if it can't be told from the files, as with an ``.npz`` or a manifest.
+
+    Raises:
+        ValueError: there are no files.
+    """
+    readable = set.intersection(*(set(modalities_of(name)) for name in methods))
+    if len(readable) == 1:
+        return readable.pop()
+    if path.suffix == ".npz" and path.is_file():
+        return None
+    name, source = recognise(path, "data (--data)")
+    if source is not path:
+        source.close()  # the data module opens its files by itself
+    if name not in list_modalities():
+        return None
+    note_guess(account, path, name)
+    return name
 
 
 def own_data(

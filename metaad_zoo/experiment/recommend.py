@@ -24,7 +24,7 @@ from metaad_zoo.experiment.methods import name_of
 from metaad_zoo.experiment.progress import Progress, silent
 from metaad_zoo.learners import Learner
 from metaad_zoo.modality import form_of, get_form, get_modality
-from metaad_zoo.modality.samples import Reading, fits, read_manifest, read_support, recognise
+from metaad_zoo.modality.samples import Reading, fits, note_guess, read_manifest, read_support, recognise
 from metaad_zoo.zoo import CheckpointError, list_checkpoints, load_checkpoint, locate, published_of
 from metaad_zoo.zoo.defaults import default_of
 
@@ -70,6 +70,8 @@ def recommend(
     options = options if label is None else replace(options, label=label)
     usual = get_form(wanted).usual_shapes()
     reading = _read(path, source, _shapes_of(learners, wanted, largest=models is None), options)
+    if modality is None:
+        note_guess(reading.account, path, wanted)
     samples = reading.samples
     labels = torch.as_tensor(np.zeros(count(samples), int) if reading.labels is None else reading.labels).long()
     n = int((labels != ANOMALOUS).sum())

@@ -69,11 +69,12 @@ class Reading:
             )
 
 
-def recognise(path: Path) -> tuple[str, Any]:
+def recognise(path: Path, role: str = "support (--support)") -> tuple[str, Any]:
     """Kind of samples in a user's files.
 
     Args:
         path: file or folder.
+        role: argument that names the path, for messages.
 
     Returns:
         Name of the modality, or of the form of several at once, and what to read them from: the path, or a table that
@@ -84,9 +85,9 @@ def recognise(path: Path) -> tuple[str, Any]:
     """
     path = path.expanduser()
     if not path.exists():
-        raise ValueError(f"support (--support) {path} does not exist: expected a file or folder of normal samples")
+        raise ValueError(f"{role} {path} does not exist: expected a file or folder of samples")
     if path.is_dir() and not any(path.iterdir()):
-        raise ValueError(f"support (--support) {path} is an empty folder: expected files of normal samples in it")
+        raise ValueError(f"{role} {path} is an empty folder: expected files of samples in it")
     source: Any = path
     columns = None
     if path.is_file() and path.suffix.lower() in COLUMN_SUFFIXES:
@@ -96,9 +97,26 @@ def recognise(path: Path) -> tuple[str, Any]:
     for name in names:
         if get_form(name).recognises(path, columns):
             return name, source
-    raise ValueError(
-        f"support (--support) {path}: can't tell what samples these are; set modality (--modality), one of {names}"
-    )
+    raise ValueError(f"{role} {path}: can't tell what samples these are; set modality (--modality), one of {names}")
+
+
+def note_guess(account: Account, path: Path, name: str) -> None:
+    """Note the kind of samples that :func:`recognise` took files for, and how to overrule it.
+
+    Args:
+        account: account to add to.
+        path: the files.
+        name: name of the modality or form.
+
+    Example:
+        >>> account = Account()
+        >>> note_guess(account, Path("a.csv"), "tabular")
+        >>> list(account)
+        ['a.csv: read as tabular samples; for sequence samples add --modality sequence']
+    """
+    with_columns = [modality for modality in list_modalities() if get_modality(modality).entry]
+    overrule = [f"for {n} samples add --modality {n}" for n in with_columns if name in with_columns and n != name]
+    account.add("guessed", path.name or str(path), "; ".join([f"read as {name} samples", *overrule]))
 
 
 def read_samples(

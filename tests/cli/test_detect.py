@@ -98,6 +98,13 @@ def test_series_are_found_in_a_folder_and_named_for_a_file(tmp_path, capsys):
     rows = list(csv.DictReader((tmp_path / "out" / "scores.csv").read_text().splitlines()))
     assert max(range(20), key=lambda i: float(rows[i]["score"])) == 10
     assert "the default for sequence samples is" in notes
+    assert "good: read as sequence samples; for tabular samples add --modality tabular" in notes
+    assert any(entry["kind"] == "guessed" and "read as" in entry["reason"] for entry in found["account"])
+    code, found, notes = detected(
+        capsys, tmp_path / "good", tmp_path / "new.csv", tmp_path / "rows", "--modality", "tabular", "--top", "1"
+    )
+    assert (code, found["samples"]) == (0, 640)
+    assert "read as sequence" not in notes
     wave.assign(time=pd.date_range("2026-01-01", periods=640, freq="min")).to_csv(tmp_path / "timed.csv", index=False)
     code, _, notes = detected(capsys, tmp_path / "timed.csv", tmp_path / "timed.csv", tmp_path / "rows")
     assert "for a series say --method series" in notes

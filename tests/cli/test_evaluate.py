@@ -13,6 +13,7 @@ import yaml
 from pyarrow import parquet
 
 from metaad_zoo.cli import main
+from metaad_zoo.data.read.account import Account
 from metaad_zoo.evaluation.baselines import OnNetwork, create_baseline, list_baselines
 from metaad_zoo.evaluation.html_report import write_report
 from metaad_zoo.evaluation.plots import episode_figure
@@ -20,7 +21,7 @@ from metaad_zoo.evaluation.protocol import interval, summarise
 from metaad_zoo.evaluation.scores import figures_from_scores
 from metaad_zoo.experiment import evaluate
 from metaad_zoo.experiment.curves import auroc_by_task
-from metaad_zoo.experiment.methods import data_of_config, describe_methods
+from metaad_zoo.experiment.methods import data_of_config, describe_methods, guessed_modality
 from metaad_zoo.inner_loop import InnerLoopConfig
 from metaad_zoo.learners import GradientLearner
 from metaad_zoo.zoo import Checkpoint, load_checkpoint, save_checkpoint
@@ -126,11 +127,44 @@ def test_own_files_are_evaluated_without_a_config(tmp_path, capsys):
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert {t["task"] for t in results["methods"]["iforest"]["tasks"]} == {*"abcde"}
     assert {"best.png", "worst.svg"} <= {p.name for p in (tmp_path / "out").iterdir()}
+    capsys.readouterr()
     assert run(tmp_path, "iforest", *arguments[2:], "--modality", "tabular") == 0
+    notes = capsys.readouterr().err
+    assert "read as tabular" not in notes
+    assert [line for line in notes.splitlines() if "as the label" in line] == [
+        "note: a.csv and 4 more files: 'anomaly' read as the label, 0 normal and 1 anomalous (--label, --ignore or "
+        "--columns say otherwise)"
+    ]
     alone = json.loads((tmp_path / "out" / "results.json").read_text())
     assert alone["methods"]["iforest"]["mean"] == results["methods"]["iforest"]["mean"]
     assert run(tmp_path, *arguments, "--calibrate", "across") == 1
     assert "calibrate (--calibrate) is 'across', which needs validation tasks" in capsys.readouterr().err
+
+
+def test_baselines_alone_guess_the_modality_of_files_and_say_so(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    rows = np.column_stack([rng.normal(size=(200, 2)), np.arange(200) % 3 == 0])
+    write_rows(tmp_path / "one.csv", rows, ["x", "y", "anomaly"])
+    for folder in ("series", "short"):
+        (tmp_path / folder).mkdir()
+    for name in "ab":
+        write_rows(tmp_path / "series" / f"{name}.csv", rows, ["x", "y", "anomaly"])
+    options = ["--episodes", "5", "--shots", "3", "--alpha", "0.3", "--json"]
+    assert run(tmp_path, "ecod", "pca", "--data", str(tmp_path / "one.csv"), *options) == 0
+    output = capsys.readouterr()
+    sentence = "one.csv: read as tabular samples; for sequence samples add --modality sequence"
+    assert f"note: {sentence}" in output.err
+    assert sentence in json.loads(output.out)["protocol"]["account"]
+    account = Account()
+    assert guessed_modality(["ecod", "pca"], tmp_path / "series", account) == "sequence"
+    assert list(account) == ["series: read as sequence samples; for tabular samples add --modality tabular"]
+    assert guessed_modality(["pca_subwindows", "pca"], tmp_path / "one.csv", Account()) == "sequence"
+    write_rows(tmp_path / "short" / "a.csv", rows[:20], ["x", "y", "anomaly"])
+    assert run(tmp_path, "ecod", "--data", str(tmp_path / "short"), "--episodes", "5") == 1
+    assert "; short: read as sequence samples; for tabular samples add" in capsys.readouterr().err
+    np.savez(tmp_path / "rows.npz", X=rows[:, :2], y=rows[:, 2])
+    assert run(tmp_path, "ecod", "--data", str(tmp_path / "rows.npz")) == 1
+    assert "set modality (--modality) to one of" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -143,7 +177,7 @@ def test_own_files_are_evaluated_without_a_config(tmp_path, capsys):
         (["knn", "--data", "nowhere", "--modality", "imgae"], "unknown modality 'imgae'; did you mean 'image'"),
         (
             ["knn", "--data", "nowhere"],
-            r"set modality \(--modality\) to one of .*tabular, name a model, or give a config",
+            r"data \(--data\) nowhere does not exist",
         ),
         (["model", "--data", "nowhere", "--modality", "image"], "the model decides"),
         (["knn", "--data", "data.yaml", "--modality", "image"], r"modality \(--modality\) image is for your own files"),
