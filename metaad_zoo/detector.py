@@ -21,6 +21,7 @@ from metaad_zoo.evaluation.calibration import ROUNDING, threshold
 from metaad_zoo.evaluation.decisions import USUAL_ALPHA, Calibrate, SupportDecisions, shots_of
 from metaad_zoo.evaluation.explanation import Explainer, ExplainsScores
 from metaad_zoo.evaluation.novelty import Novelty
+from metaad_zoo.evaluation.selection import SelectsAnomalies
 from metaad_zoo.learners.registry import BASELINE_PREFIX
 from metaad_zoo.learners.unlabelled import note_taken_as_normal
 from metaad_zoo.modality import SCORING_CHUNK, get_modality
@@ -40,7 +41,7 @@ from metaad_zoo.zoo.detector_tensors import (
 )
 
 
-class Detector(ScoresWindows, ExplainsScores):
+class Detector(ScoresWindows, ExplainsScores, SelectsAnomalies):
     """A meta-trained model that a few samples of a new domain turn into an anomaly detector.
 
     Any number of threads may use one detector, also while another one fits it: they see the old fit or the new one.

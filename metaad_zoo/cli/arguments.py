@@ -107,19 +107,24 @@ def decision_arguments(command: argparse.ArgumentParser) -> None:
 def decision_way(options: argparse.Namespace, detector: Detector) -> tuple[float | None, Calibrate, float | None]:
     """Arguments of :meth:`metaad_zoo.Detector.decide`, of a command that has :func:`decision_arguments`.
 
-    Where the command chooses the calibration or the rate, a note says so.
+    Where the command chooses the calibration or the rate, a note says so. With ``--fdr`` the rate is of no use.
 
     Raises:
         RuntimeError, ValueError: the detector can't decide so.
     """
     from metaad_zoo.cli.terminal import note
     from metaad_zoo.evaluation.decisions import USUAL_ALPHA
+    from metaad_zoo.evaluation.selection import require_selectable
 
-    contamination = getattr(options, "contamination", None)
+    contamination, fdr = getattr(options, "contamination", None), getattr(options, "fdr", None)
+    if fdr is not None and options.alpha is not None:
+        raise ValueError("--alpha and --fdr are two ways to decide: give one of them")
     rate, way = detector.way_to_decide(options.alpha, options.calibrate, contamination)
     if options.calibrate is None and way == "within":
         note("decisions compare with leave-one-out scores of the support set (--calibrate within)")
-    if options.alpha is None and way != "contamination" and rate > USUAL_ALPHA:
+    if fdr is not None:
+        require_selectable(fdr, len(detector.normal_scores(way, contamination)))
+    elif options.alpha is None and way != "contamination" and rate > USUAL_ALPHA:
         n = len(detector.normal_scores(way))
         note(f"{n} calibration scores can't hold {USUAL_ALPHA:.0%} false alarms: decisions aim at {rate:.0%} (--alpha)")
     return rate if way != "contamination" else options.alpha, way, contamination

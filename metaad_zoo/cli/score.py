@@ -48,6 +48,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     decision_arguments(command)
     command.add_argument(
+        "--fdr",
+        type=float,
+        help="instead of --alpha: bound on the expected share of normal samples among those called anomalous, such as "
+        "0.1 (Benjamini-Hochberg on the p-values of all samples together)",
+    )
+    command.add_argument(
         "--points",
         action="store_true",
         help="score each time step of a series by the mean score of the windows that cover it, instead of consecutive "
@@ -87,19 +93,21 @@ def run(options: argparse.Namespace) -> int:
         if options.points
         else _scored(score_them, stream)
     )
-    with ScoreCsv(out) as written, bars() as progress:
+    with ScoreCsv(out, options.fdr) as written, bars() as progress:
         bar = progress.add_task("scoring", total=1.0)
         for names, scores, labels, carried, done in rows:
             p, decisions = detector.decide(scores[~np.isnan(scores)], *way)
-            written.add(names, scores, p, decisions, labels, carried)
+            written.add(names, scores, p, decisions if options.fdr is None else None, labels, carried)
             progress.update(bar, completed=done, description=f"{written.n} scored")
     n, anomalous, unknown = written.n, written.anomalous, written.without_value
     note_account(stream.account)
     novelty = note_novelty(detector)
-    rate = way[0]
-    figures: dict[str, Any] = {"samples": n, "anomalous": anomalous, "without_value": unknown, "alpha": rate}
+    bound, rate = ("alpha", way[0]) if options.fdr is None else ("fdr", options.fdr)
+    figures: dict[str, Any] = {"samples": n, "anomalous": anomalous, "without_value": unknown, bound: rate}
     figures |= {"calibrate": calibrate, "out": out, "novelty": novelty, "account": stream.account.as_json()}
-    what, by = "points" if options.points else "samples", "" if rate is None else f" at alpha={rate}"
+    what, by = "points" if options.points else "samples", "" if rate is None else f" at {bound}={rate}"
+    if reason := written.too_few_scores(len(detector.normal_scores(*way[1:]))):
+        note(reason)
     if unknown:
         why = "can't be read" if stream.account.damaged else "have no value at all"
         note(f"{unknown} of {n} {what} {why}: their score, p-value and decision are left empty")

@@ -12,6 +12,7 @@ import numpy as np
 
 from metaad_zoo.atomic_write import replacing
 from metaad_zoo.evaluation.labelled import Figure, labelled_figures
+from metaad_zoo.evaluation.selection import selected, too_few_scores
 
 COLUMNS = ("sample", "score", "p_value", "anomaly")
 MOST_LABELLED = 5_000_000
@@ -24,23 +25,29 @@ class ScoreCsv:
     Args:
         path: CSV file to write, with the columns :data:`COLUMNS`, followed by those that the data carry, such as times
             and identifiers; it appears when the context ends without an error.
+        fdr: bound on the false discovery rate, by which the samples are selected when the context ends; None: the
+            decisions are given with the samples. A selection keeps all p-values in memory and writes the file twice.
 
     Attributes:
         n: number of samples.
-        anomalous: number of samples that are called anomalous.
+        anomalous: number of samples that are called anomalous; with ``fdr`` known when the context has ended.
         without_value: number of samples without a score, whose cells stay empty.
         labelled: number of samples with a label of 0 or 1 and a score, which figures are computed of: at most the
             first :data:`MOST_LABELLED`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, fdr: float | None = None) -> None:
         self.n = self.anomalous = self.without_value = self.labelled = 0
+        self.fdr = fdr
         self._path, self._open = path, ExitStack()
         self._carried: list[str] | None = None
+        self._p_values: list[np.ndarray] = []
         self._judged: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]] = []
 
     def __enter__(self) -> ScoreCsv:
         beside = self._open.enter_context(replacing(self._path))
+        if self.fdr is not None:
+            self._open.push(lambda kind, error, trace: None if kind else self._select(beside))
         self._writer = csv.writer(self._open.enter_context(beside.open("w", newline="", encoding="utf-8")))
         return self
 
@@ -59,7 +66,7 @@ class ScoreCsv:
             names: ``n`` names.
             scores: ``(n,)``, NaN for samples without any value.
             p_values: one for each sample with a score; None without decisions.
-            decisions: 0 or 1 for each sample with a score; None without decisions.
+            decisions: 0 or 1 for each sample with a score; None without decisions, and with ``fdr``.
             labels: ``(n,)`` of 0, 1 and -1; None where the data has none.
             carried: further columns ``(n,)`` by name; those of the first samples decide which are written.
         """
@@ -82,6 +89,9 @@ class ScoreCsv:
         self.n += len(names)
         self.without_value += int((~valued).sum())
         self.anomalous += 0 if decisions is None else int(decisions.sum())
+        if self.fdr is not None and p_values is not None:
+            decisions = sum(map(len, self._p_values)) + np.arange(len(p_values))  # positions until they are known
+            self._p_values.append(p_values)
         if labels is not None:
             self._keep(scores[valued], labels[valued], decisions)
 
@@ -92,6 +102,26 @@ class ScoreCsv:
             self._judged.append(
                 (scores[labelled], labels[labelled], None if decisions is None else decisions[labelled])
             )
+
+    def too_few_scores(self, scores: int) -> str | None:
+        """See :func:`metaad_zoo.evaluation.selection.too_few_scores`; None without ``fdr``."""
+        return None if self.fdr is None else too_few_scores(_joined(self._p_values), self.fdr, scores)
+
+    def _select(self, written: Path) -> None:
+        """Fill in the decisions."""
+        assert self.fdr is not None
+        flags = selected(_joined(self._p_values), self.fdr).astype(np.int64)
+        self.anomalous = int(flags.sum())
+        self._judged = [(scores, labels, flags[positions]) for scores, labels, positions in self._judged]
+        decisions = iter(flags.tolist())
+        with (
+            replacing(written) as beside,
+            written.open(newline="", encoding="utf-8") as rows,
+            beside.open("w", newline="", encoding="utf-8") as decided,
+        ):
+            reader, writer = csv.reader(rows), csv.writer(decided)
+            writer.writerow(next(reader))
+            writer.writerows([*row[:3], next(decisions) if row[1] else "", *row[4:]] for row in reader)
 
     def figures(self) -> dict[str, Figure]:
         """Figures of the labelled samples, see :func:`metaad_zoo.evaluation.labelled.labelled_figures`; empty without
@@ -109,3 +139,7 @@ class ScoreCsv:
         if self._carried is None and kind is None:  # no sample was added
             self._writer.writerow(COLUMNS)
         self._open.__exit__(kind, error, trace)
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.zeros(0), *parts])

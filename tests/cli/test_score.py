@@ -14,6 +14,7 @@ from PIL import Image
 from metaad_zoo import load_detector
 from metaad_zoo.cli import main
 from metaad_zoo.data.read import table_sources
+from metaad_zoo.evaluation.selection import selected
 from metaad_zoo.inner_loop import InnerLoopConfig
 from metaad_zoo.learners import GradientLearner
 from metaad_zoo.zoo import Checkpoint, save_checkpoint
@@ -250,3 +251,42 @@ def test_windows_and_points_keep_their_times(points, tmp_path):
     assert main([*arguments, *["--points"] * points]) == 0
     expected = times if points else times[::32]
     assert pd.to_datetime(pd.read_csv(tmp_path / "s.csv")["time"]).tolist() == expected.tolist()
+
+
+def test_a_bound_on_false_discoveries_selects_among_all_samples(tmp_path, monkeypatch, capsys):
+    """Over several blocks of the file, with rows that have no value, and with figures of its labels."""
+    monkeypatch.setattr(table_sources, "CSV_BYTES", 3_000)
+    support, mine, out = write_rows(tmp_path / "support.csv", 64), str(tmp_path / "mine"), tmp_path / "scores.csv"
+    assert main(["adapt", "knn", "--support", str(support), "--out", mine]) == 0
+    rows = np.random.default_rng(1).normal(size=(500, 3))
+    labels = (np.arange(500) % 7 == 0).astype(int)
+    rows[labels == 1] += 1.5
+    rows[[10, 400]] = np.nan
+    data = tmp_path / "data.csv"
+    pd.DataFrame(rows, columns=["a", "b", "c"]).assign(label=labels).to_csv(data, index=False)
+    capsys.readouterr()
+    assert main(["score", mine, "--data", str(data), "--out", str(out), "--fdr", "0.3", "--json"]) == 0
+    printed, rows = json.loads(capsys.readouterr().out), written(out)
+    judged = np.array([bool(row["score"]) for row in rows])
+    assert np.flatnonzero(~judged).tolist() == [10, 400]
+    assert {row["anomaly"] for row in rows if not row["score"]} == {""}
+    p = np.array([float(row["p_value"]) for row in rows if row["score"]])
+    expected = selected(p, 0.3)
+    assert 0 < expected.sum() < (p <= 0.3).sum()
+    assert [row["anomaly"] for row in rows if row["score"]] == expected.astype(int).astype(str).tolist()
+    assert (printed["anomalous"], printed["fdr"], "alpha" in printed) == (expected.sum(), 0.3, False)
+    assert printed["figures"]["recall"]["value"] == pytest.approx(expected[labels[judged] == 1].mean())
+    assert not list(tmp_path.glob("*.part*"))
+
+
+def test_bounds_that_can_not_select_are_refused_before_any_work(tmp_path, monkeypatch, capsys):
+    mine = detector_of({"tabular": (-1,)}, "columns", {"width": 4}, tmp_path, monkeypatch)
+    data, out = write_rows(tmp_path / "data.csv", 300), tmp_path / "scores.csv"
+    for options, message in (
+        (["--fdr", "0.1", "--alpha", "0.1"], "give one of them"),
+        (["--fdr", "0.001"], "99 calibration scores"),
+        (["--fdr", "1.5"], "expected a share of false discoveries"),
+    ):
+        assert main(["score", mine, "--data", str(data), "--out", str(out), *options]) == 1
+        assert message in capsys.readouterr().err
+    assert not out.exists()
