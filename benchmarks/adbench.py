@@ -98,7 +98,7 @@ def judged(
     seen = [e for split in ("train", "val") for e in episodes(data, split, draws, support)]
     best = tuned(seen, progress)
     methods: dict[str, Method] = {checkpoint.learner.registered_name: checkpoint.learner}
-    methods |= {name: create_baseline(name, **found["options"]) for name, found in best.items()}
+    methods |= {name: create_baseline(name, **choice["options"]) for name, choice in best.items()}
     assert isinstance(checkpoint.learner, (GradientLearner, EmbeddingLearner))
     methods |= {"1-NN, standardised": create_baseline("knn"), UNTRAINED: untrained(checkpoint.learner, seed=0)}
     val = list(episodes(data, "val", draws, support))
@@ -159,11 +159,11 @@ def main() -> None:
     if shared := set(checkpoint.trained_on) & data.pools["test"].members:
         parser.error(f"the model has seen {sorted(shared)}, which are in the test split")
     torch.set_num_threads(1)
-    found = {}
+    by_support = {}
     with Progress(transient=True) as progress:
         for support in args.shots or [SUPPORT]:
-            found[support] = judged(checkpoint, data, args.split, args.draws, support, progress)
-            results, _, strongest = found[support]
+            by_support[support] = judged(checkpoint, data, args.split, args.draws, support, progress)
+            results, _, strongest = by_support[support]
             progress.console.print(result_table(results, strongest, support))
     if args.json:
         protocol = {
@@ -174,9 +174,9 @@ def main() -> None:
             "learner": {"name": checkpoint.learner.registered_name, **checkpoint.learner.arguments()},
         }
         if args.shots:
-            content = {"protocol": protocol, "rows": [auroc_alone(k, *row) for k, row in found.items()]}
+            content = {"protocol": protocol, "rows": [auroc_alone(k, *row) for k, row in by_support.items()]}
         else:
-            results, best, strongest = found[SUPPORT]
+            results, best, strongest = by_support[SUPPORT]
             protocol |= {"support": SUPPORT, "alpha": ALPHA, "classical": best, "strongest": strongest}
             content = {"protocol": protocol, "methods": results}
         content["environment"] = environment("cpu")

@@ -63,9 +63,9 @@ def measure(run: Path, episodes: int, calibration_episodes: int, shots: Sequence
         data.test_episode = replace(data.test_episode, support_normal=k)
         ways[ours, "as shipped"] = AcrossTasks(scores_for_shots(shipped, k))
         # Leaving one out adapts k times: of a learner it is measured for one size alone.
-        here = {way: c for way, c in ways.items() if k == trained or way[1] != "within" or way[0] != ours}
+        fitting = {way: c for way, c in ways.items() if k == trained or way[1] != "within" or way[0] != ours}
         rows += [
-            about | row | {"shots": k} for row in one_size(methods, here, data, episodes, f"{run.parent.name}, {k}")
+            about | row | {"shots": k} for row in one_size(methods, fitting, data, episodes, f"{run.parent.name}, {k}")
         ]
     return rows
 

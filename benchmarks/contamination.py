@@ -44,11 +44,11 @@ def within_batch(episode: Episode) -> Episode:
 
 def figures(methods: Mapping[str, Method], episodes: Iterable[Episode]) -> dict[str, Any]:
     """By method the mean AUROC over tasks, and its interval."""
-    drawn, found = list(episodes), {}
+    drawn, figures_by_name = list(episodes), {}
     for name, method in methods.items():
         values = auroc_by_task(method, drawn)
-        found[name] = {"mean": float(values.mean()), "ci95": interval(values), "tasks": len(values)}
-    return found
+        figures_by_name[name] = {"mean": float(values.mean()), "ci95": interval(values), "tasks": len(values)}
+    return figures_by_name
 
 
 def draw(data: EpisodeDataModule, spec: EpisodeSpec, n: int) -> Iterable[Episode]:
@@ -84,8 +84,8 @@ def main() -> None:
             query_normal=NORMALS - HELD_OUT_BATCH,
             query_anomalous=10,
         )
-        found = figures(methods, draw(data, spec, options.episodes))
-        rows.append({"kind": "held out", "contamination": spec.realised_contamination, "methods": found})
+        by_method = figures(methods, draw(data, spec, options.episodes))
+        rows.append({"kind": "held out", "contamination": spec.realised_contamination, "methods": by_method})
     _print(rows, list(methods))
     if options.json:
         content = {"episodes": options.episodes, "rows": rows, "environment": environment("cpu")}

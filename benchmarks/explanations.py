@@ -43,18 +43,18 @@ def one_episode(learner: Learner, episode: Episode, share: float, rng: np.random
     explainer = Explainer(adapted, episode.support, episode.support_labels)
     samples = explainer.units(episode.query)
     baseline = explainer.baseline(samples)
-    found = {}
+    figures = {}
     for method in METHODS:
         start = time.perf_counter()
         maps = explainer.attribute(episode.query, method)
         seconds = time.perf_counter() - start
         if method == "nearest":  # a difference's sign tells nothing of the score
             maps = {name: x.abs() for name, x in maps.items()}
-        others = {name: x.roll(1, 0) for name, x in maps.items()}
+        shifted = {name: x.roll(1, 0) for name, x in maps.items()}
         by_map, at_random = deletion_test(explainer.score, samples, maps, baseline, share, rng)
-        by_other, _ = deletion_test(explainer.score, samples, others, baseline, share, rng, repeats=1)
-        found[method] = {"by_attribution": by_map, "at_random": at_random, "by_others_map": by_other, "s": seconds}
-    return found
+        by_other, _ = deletion_test(explainer.score, samples, shifted, baseline, share, rng, repeats=1)
+        figures[method] = {"by_attribution": by_map, "at_random": at_random, "by_others_map": by_other, "s": seconds}
+    return figures
 
 
 def measure(folder: Path, episodes: int, share: float) -> dict[str, Any]:

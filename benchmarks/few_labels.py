@@ -54,11 +54,11 @@ class BothKinds:
 
     def adapt(self, support: Samples, support_labels: Tensor) -> Adapted:
         features = SupportFeatures({}, "sample")
-        x, known = features(support), support_labels == ANOMALOUS
-        if self.regression and known.any():
-            model = LogisticRegression(class_weight="balanced").fit(x.numpy(), known.numpy())
+        x, is_anomaly = features(support), support_labels == ANOMALOUS
+        if self.regression and is_anomaly.any():
+            model = LogisticRegression(class_weight="balanced").fit(x.numpy(), is_anomaly.numpy())
             return _Scorer(lambda query: torch.as_tensor(model.decision_function(features(query).numpy())))
-        usual, anomalies = x[~known], x[known]
+        usual, anomalies = x[~is_anomaly], x[is_anomaly]
 
         def score(query: Samples) -> Tensor:
             q = features(query)
@@ -75,14 +75,14 @@ class _Scorer:
 
 def with_labels(episode: Episode, n: int) -> Episode:
     """With so many of its labelled anomalies; the others are left out."""
-    known = (episode.support_labels == ANOMALOUS).nonzero().flatten()
-    kept = torch.ones(len(episode.support_labels), dtype=torch.bool)
-    kept[known[n:]] = False
+    anomalies = (episode.support_labels == ANOMALOUS).nonzero().flatten()
+    mask = torch.ones(len(episode.support_labels), dtype=torch.bool)
+    mask[anomalies[n:]] = False
     return replace(
         episode,
-        support={name: x[kept] for name, x in episode.support.items()},
-        support_labels=episode.support_labels[kept],
-        support_ids=episode.support_ids[kept],
+        support={name: x[mask] for name, x in episode.support.items()},
+        support_labels=episode.support_labels[mask],
+        support_ids=episode.support_ids[mask],
     )
 
 
@@ -92,32 +92,32 @@ def of_another_class(episodes: Sequence[Episode]) -> list[Episode]:
     Raises:
         ValueError: a normal class has one task among the episodes.
     """
-    found = []
+    swapped = []
     for i, episode in enumerate(episodes):
         normal = episode.task.partition("-vs-")[0]
-        others = (e for e in (*episodes[i:], *episodes[:i]) if e.task.partition("-vs-")[0] == normal)
-        other = next((e for e in others if e.task != episode.task), None)
+        same_normal = (e for e in (*episodes[i:], *episodes[:i]) if e.task.partition("-vs-")[0] == normal)
+        other = next((e for e in same_normal if e.task != episode.task), None)
         if other is None:
             raise ValueError(f"{episode.task} is the only task of {normal}: draw more --episodes, of pairs of classes")
-        known = episode.support_labels == ANOMALOUS
+        is_anomaly = episode.support_labels == ANOMALOUS
         support = {name: x.clone() for name, x in episode.support.items()}
         for name, x in support.items():
-            x[known] = other.support[name][known]
-        ids = torch.where(known, other.support_ids, episode.support_ids)
-        found.append(replace(episode, support=support, support_ids=ids))
-    return found
+            x[is_anomaly] = other.support[name][is_anomaly]
+        ids = torch.where(is_anomaly, other.support_ids, episode.support_ids)
+        swapped.append(replace(episode, support=support, support_ids=ids))
+    return swapped
 
 
 def figures(methods: Mapping[str, Method], episodes: Sequence[Episode]) -> dict[str, Any]:
     """By method its AUROC over tasks, and what it is behind the first one's."""
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     first: np.ndarray | None = None
     for name, method in methods.items():
         values = auroc_by_task(method, episodes)
         first = values if first is None else first
-        found[name] = {"mean": float(values.mean()), "ci95": interval(values), "tasks": values.tolist()}
-        found[name]["behind_first"] = {"mean": float((first - values).mean()), "ci95": interval(first - values)}
-    return found
+        figures[name] = {"mean": float(values.mean()), "ci95": interval(values), "tasks": values.tolist()}
+        figures[name]["behind_first"] = {"mean": float((first - values).mean()), "ci95": interval(first - values)}
+    return figures
 
 
 def main() -> None:

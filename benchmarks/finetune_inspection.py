@@ -88,11 +88,11 @@ FAMILIES = {"paper": paper, "boards": boards}
 def siblings(family: Family, left_out: str, seed: int) -> tuple[DomainTaskPool, DomainTaskPool]:
     """Tasks that train, and tasks that choose the weights."""
     place = family.products.index(left_out)
-    others = [*family.products[place + 1 :], *family.products[:place]]
-    if len(others) > CHOOSING_TYPES:
-        return family.pool(others[CHOOSING_TYPES:]), family.pool(others[:CHOOSING_TYPES])
-    halves = replace(family, images=halved(family.images, others[0], seed))
-    first, second = (others[0] + half for half in HALVES)
+    siblings = [*family.products[place + 1 :], *family.products[:place]]
+    if len(siblings) > CHOOSING_TYPES:
+        return family.pool(siblings[CHOOSING_TYPES:]), family.pool(siblings[:CHOOSING_TYPES])
+    halves = replace(family, images=halved(family.images, siblings[0], seed))
+    first, second = (siblings[0] + half for half in HALVES)
     return halves.pool([first]), halves.pool([second])
 
 

@@ -142,11 +142,11 @@ def episodes(field: Field, k: int, n: int) -> list[Episode]:
 
 def by_task(method: Method, drawn: Sequence[Episode]) -> dict[str, float]:
     """Mean AUROC in % of each task."""
-    found: dict[str, list[float]] = {}
+    by_name: dict[str, list[float]] = {}
     for e in drawn:
         scores = method.adapt(e.support, e.support_labels).score(e.query)
-        found.setdefault(e.task, []).append(100 * auroc(scores, e.query_labels))
-    return {task: float(np.mean(values)) for task, values in found.items()}
+        by_name.setdefault(e.task, []).append(100 * auroc(scores, e.query_labels))
+    return {task: float(np.mean(values)) for task, values in by_name.items()}
 
 
 class _Held:
@@ -159,14 +159,14 @@ class _Held:
 
 def single(checkpoint: str, field: Field, drawn: Sequence[Episode]) -> dict[str, float]:
     """Fine-tuned on each support set alone, and adapted to it."""
-    found = {}
+    figures = {}
     for e in drawn:
         domain = Domain(e.task, _Held(e.support), np.arange(len(e.support_labels)), np.arange(0))
         pool = DomainTaskPool([domain], create_synthetic(field.kinds), 1.0)
         learner = tuned(checkpoint, "low_rank", SINGLE_LR, SINGLE_RANK)
         train(learner, pool, EpisodeSpec(5, query_normal=3, query_anomalous=3), SINGLE_STEPS)
-        found |= by_task(learner, [e])
-    return found
+        figures |= by_task(learner, [e])
+    return figures
 
 
 def measure(name: str, checkpoint: str) -> dict[str, Any]:
@@ -207,12 +207,12 @@ def measure(name: str, checkpoint: str) -> dict[str, Any]:
 
 def show(results: Mapping[str, Any], console: Console) -> None:
     """A table for each field: mean AUROC over the test tasks."""
-    for name, found in results.items():
-        title = f"{name}: AUROC in % over {len(found['tested_on'])} test domains"
-        table = Table("method", *found["shots"], title=title)
-        methods = list(dict.fromkeys(m for by in found["shots"].values() for m in by))
+    for name, figures in results.items():
+        title = f"{name}: AUROC in % over {len(figures['tested_on'])} test domains"
+        table = Table("method", *figures["shots"], title=title)
+        methods = list(dict.fromkeys(m for by in figures["shots"].values() for m in by))
         for method in methods:
-            cells = [by.get(method) for by in found["shots"].values()]
+            cells = [by.get(method) for by in figures["shots"].values()]
             table.add_row(method, *("" if c is None else f"{np.mean(list(c.values())):.1f}" for c in cells))
         console.print(table)
 

@@ -84,10 +84,10 @@ def flagged(all_domains: list[Measured], shots: int, way: str) -> list[dict[str,
     """Realised rates of each domain by one way to calibrate."""
     rows = []
     for domain in all_domains:
-        others = [d for d in all_domains if d.family != domain.family]
+        calibrating = [d for d in all_domains if d.family != domain.family]
         draws = domain.draws[shots]
         calibration = (
-            torch.cat([_scores(x, way)[0][:CALIBRATING] for d in others for x in d.draws[shots]]).sort().values
+            torch.cat([_scores(x, way)[0][:CALIBRATING] for d in calibrating for x in d.draws[shots]]).sort().values
         )
         rates = []
         for draw in draws:

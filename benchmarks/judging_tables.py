@@ -54,8 +54,8 @@ def explanations(measured: dict[str, Any]) -> list[str]:
     """How much more a score changes when what is named most important is deleted than at random."""
     lines = head("model", "method", "named most important", "at random", "gain")
     for run in measured["runs"]:
-        for method, found in run["methods"].items():
-            named, random, gain = (found[key] for key in ("by_attribution", "at_random", "gain"))
+        for method, figures in run["methods"].items():
+            named, random, gain = (figures[key] for key in ("by_attribution", "at_random", "gain"))
             cells = [f"{', '.join(run['input_shapes'])}: {run['model']}", method]
             cells += [f"{named['mean']:.2f}", f"{random['mean']:.2f}"]
             lines.append(
@@ -134,8 +134,8 @@ def adbench_shots(measured: dict[str, Any]) -> list[str]:
     rows = measured["rows"]
     lines = head("method", *(str(row["support"]) for row in rows))
     for name in rows[0]["methods"]:
-        found = (row["methods"][name] for row in rows)
-        lines.append(f"| {name} | {' | '.join(cell(m['mean'], m['ci95']) for m in found)} |")
+        figures = (row["methods"][name] for row in rows)
+        lines.append(f"| {name} | {' | '.join(cell(m['mean'], m['ci95']) for m in figures)} |")
     first = next(iter(rows[0]["methods"]))
     ahead = (row["methods"][row["strongest"]]["behind_first"] for row in rows)
     lines.append(f"| {first} minus the best classical one | {' | '.join(cell(d['mean'], d['ci95']) for d in ahead)} |")
@@ -149,21 +149,21 @@ def few_labels(measured: dict[str, Any]) -> list[str]:
     titles = (f"{row['labelled']}{', of another class' if row['of_another_class'] else ''}" for row in rows)
     lines = head("method", *titles)
     for name in rows[0]["methods"]:
-        found = (row["methods"][name] for row in rows)
-        lines.append(f"| {name} | {' | '.join(cell(m['mean'], m['ci95']) for m in found)} |")
+        figures = (row["methods"][name] for row in rows)
+        lines.append(f"| {name} | {' | '.join(cell(m['mean'], m['ci95']) for m in figures)} |")
     return lines
 
 
 def finetuning(measured: dict[str, Any]) -> list[str]:
     """AUROC in % by number of normal samples, and the mean change over all numbers with its standard error."""
     lines = ["| to | way | 1 | 2 | 5 | 10 | 20 | most | change |", "|---" * 9 + "|"]
-    for field, found in measured.items():
-        shots = list(found["shots"].values())
+    for field, figures in measured.items():
+        shots = list(figures["shots"].values())
         for way in shots[-1]:
             means = [f"{np.mean(list(by[way].values())):.1f}" if way in by else "" for by in shots]
             before = "single, before" if way == "single" else "adapt"
-            there = [by for by in shots if way in by and before in by]
-            changes = [np.mean([by[way][task] - by[before][task] for by in there]) for task in found["tested_on"]]
+            both = [by for by in shots if way in by and before in by]
+            changes = [np.mean([by[way][task] - by[before][task] for by in both]) for task in figures["tested_on"]]
             error = np.std(changes, ddof=1) / len(changes) ** 0.5
             change = "" if way in ("adapt", "single, before") else f"{np.mean(changes):+.1f} ± {error:.1f}"
             lines.append(f"| {field}, {len(changes)} domains | {way} | {' | '.join(means)} | {change} |")
@@ -211,14 +211,14 @@ def inspection_thresholds(measured: dict[str, Any]) -> list[str]:
 def strange_supports(measured: dict[str, Any]) -> list[str]:
     """Supports that models of characters call novel, on unseen alphabets and on the pictures that look most alike."""
     rows, sizes = measured["rows"], sorted({row["shots"] for row in measured["rows"]})
-    unseen, *others = dict.fromkeys(row["pictures"] for row in rows)
-    lowest = {name: min(row["warned"] for row in rows if row["pictures"] == name) for name in others}
+    unseen, *seen = dict.fromkeys(row["pictures"] for row in rows)
+    lowest = {name: min(row["warned"] for row in rows if row["pictures"] == name) for name in seen}
     fewest = min(lowest, key=lambda name: lowest[name])
     lines = head("supports called novel, %", *(f"of {k}" for k in sizes))
     names = dict.fromkeys(row["checkpoint"] for row in rows)
     groups = {f"{name}, {unseen}": ([unseen], [name]) for name in names}
     groups |= {
-        f"all, {len(others)} other kinds of pictures": (others, names),
+        f"all, {len(seen)} other kinds of pictures": (seen, names),
         f"all, {fewest} of these": ([fewest], names),
     }
     for label, (pictures, checkpoints) in groups.items():

@@ -281,10 +281,10 @@ def measured(data: Path, cache: Path, steps: int, seeds: int, draws: int) -> dic
     everything = [features.read(domain) for domain in domains(data)]
     rows: dict[str, dict[str, Any]] = {}
     for number, group in enumerate(GROUPS):
-        others = [d for d in everything if d.family not in group]
+        rest = [d for d in everything if d.family not in group]
         decoders = {
             name: [
-                _kept(cache / f"decoder_{number}_{kind}_{steps}_{seed}", others, real, steps, seed)
+                _decoder(cache / f"decoder_{number}_{kind}_{steps}_{seed}", rest, real, steps, seed)
                 for seed in range(seeds)
             ]
             for name, kind, real in (("synthetic", "synthetic", False), ("synthetic and real", "real", True))
@@ -300,13 +300,13 @@ def measured(data: Path, cache: Path, steps: int, seeds: int, draws: int) -> dic
     return rows
 
 
-def _kept(path: Path, others: list[Domain], real: bool, steps: int, seed: int) -> ChangeDecoder:
+def _decoder(path: Path, rest: list[Domain], real: bool, steps: int, seed: int) -> ChangeDecoder:
     """A decoder trained now, or read from the file that an earlier run left."""
     path = path.with_suffix(".safetensors")
     if not path.is_file():
         with replacing(path) as beside:
-            save_file(trained(others, real, steps, seed).state_dict(), beside)
-    decoder = ChangeDecoder(others[0].patches.shape[-1], WIDTH)
+            save_file(trained(rest, real, steps, seed).state_dict(), beside)
+    decoder = ChangeDecoder(rest[0].patches.shape[-1], WIDTH)
     decoder.load_state_dict(load_file(path))
     return decoder
 

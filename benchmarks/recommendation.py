@@ -74,9 +74,9 @@ def draw(pool: TaskPool, task: int, n: int, which: int) -> Episode | None:
     return None
 
 
-def collect(kept: Path, draws: int) -> list[dict[str, Any]]:
+def collect(rows_path: Path, draws: int) -> list[dict[str, Any]]:
     """A row for each task, size of the support and draw; those in the file are not made again."""
-    rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
+    rows = [json.loads(line) for line in rows_path.read_text().splitlines()] if rows_path.is_file() else []
     done = {(row["task"], row["n"], row["draw"]) for row in rows}
     for modality, data, limit in sources():
         pool = data.pools["test"]
@@ -85,7 +85,7 @@ def collect(kept: Path, draws: int) -> list[dict[str, Any]]:
                 episode = None if (pool.task_name(task), n, which) in done else draw(pool, task, n, which)
                 if episode is not None:
                     rows.append({"modality": modality, "n": n, "draw": which} | measure(episode, n))
-                    with kept.open("a") as file:
+                    with rows_path.open("a") as file:
                         file.write(json.dumps(rows[-1]) + "\n")
     return rows
 
@@ -128,14 +128,14 @@ def advantages(every: Sequence[dict[str, Any]], modality: str) -> dict[int, dict
     real = np.array([[row["real"][m] for m in names] for row in rows])
     real -= real.mean(1, keepdims=True)
     sizes = np.array([row["n"] for row in rows])
-    found = {}
+    advantage = {}
     for n in sorted(set(sizes.tolist())):
-        here = [row for row in rows if row["n"] == n]
-        own = np.average(real[sizes == n], axis=0, weights=shares_of(here))
-        datasets = len({dataset_of(row) for row in here})
+        same_size = [row for row in rows if row["n"] == n]
+        own = np.average(real[sizes == n], axis=0, weights=shares_of(same_size))
+        datasets = len({dataset_of(row) for row in same_size})
         mean = (datasets * own + BORROWED * _everywhere(every, n, names)) / (datasets + BORROWED)
-        found[n] = {m: round(float(x), 4) for m, x in zip(names, mean, strict=True)}
-    return found
+        advantage[n] = {m: round(float(x), 4) for m, x in zip(names, mean, strict=True)}
+    return advantage
 
 
 def best_weights(every: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -151,10 +151,10 @@ def best_weights(every: Sequence[dict[str, Any]]) -> dict[str, float]:
             continue
         advantage = advantages(rest, mine[0]["modality"])
         for by, n in CASES:
-            here = [row for row in mine if row["n"] == n and by in row and n in advantage]
-            for w in WEIGHTS if here else ():
-                lost[by][w].append(float(np.mean([behind(row, pick_of(row, advantage[n], by, w)) for row in here])))
-    return {by: min(WEIGHTS, key=lambda w: np.mean(found[w])) if found[0] else 0.0 for by, found in lost.items()}
+            usable = [row for row in mine if row["n"] == n and by in row and n in advantage]
+            for w in WEIGHTS if usable else ():
+                lost[by][w].append(float(np.mean([behind(row, pick_of(row, advantage[n], by, w)) for row in usable])))
+    return {by: min(WEIGHTS, key=lambda w: np.mean(regrets[w])) if regrets[0] else 0.0 for by, regrets in lost.items()}
 
 
 def pick_of(row: dict[str, Any], advantage: dict[str, float], by: str, weight: float) -> str:
@@ -191,25 +191,25 @@ def shares_of(rows: Sequence[dict[str, Any]]) -> np.ndarray:
 
 def judge(every: Sequence[dict[str, Any]], modality: str, by: str, n: int) -> dict[str, Any]:
     """How far the pick and every fixed choice are behind the best; each data set without its own rows."""
-    here = [row for row in every if row["modality"] == modality and row["n"] == n and by in row]
+    usable = [row for row in every if row["modality"] == modality and row["n"] == n and by in row]
     learned = {}
-    for name in {dataset_of(row) for row in here}:
+    for name in {dataset_of(row) for row in usable}:
         rest = [other for other in every if dataset_of(other) != name]
         learned[name] = advantages(rest, modality)[n], best_weights(rest)[by]
     picks, losses = [], []
-    for row in here:
+    for row in usable:
         advantage, weight = learned[dataset_of(row)]
         named = {"recommend": pick_of(row, advantage, by, weight)}
         named["cross_validation_alone"] = pick_of(row, dict.fromkeys(row["real"], 0.0), by, 1.0)
         picks.append({"task": row["task"], "draw": row["draw"], **named})
         losses.append({who: behind(row, m) for who, m in (named | {m: m for m in row["real"]}).items()})
-    share = shares_of(here)
+    share = shares_of(usable)
     choices = {}
     for who in losses[0]:
         gaps = np.array([one[who] for one in losses])
         mean, good = (float(np.average(x, weights=share)) for x in (gaps, gaps <= WITHIN))
         choices[who] = {"mean_behind_best": round(mean, 4), "within_one_point": round(good, 3)}
-    about = {"by": by, "n": n, "tasks": len({row["task"] for row in here}), "episodes": len(here)}
+    about = {"by": by, "n": n, "tasks": len({row["task"] for row in usable}), "episodes": len(usable)}
     about["datasets"] = len(learned)
     about["weights"] = sorted({weight for _, weight in learned.values()})
     return about | {"choices": choices, "picks": picks}
@@ -217,11 +217,11 @@ def judge(every: Sequence[dict[str, Any]], modality: str, by: str, n: int) -> di
 
 def overall(cases: Sequence[dict[str, Any]]) -> dict[str, float]:
     """How far each choice is behind the best over all cases without labels, each data set and size alike."""
-    here = [case for case in cases if case["by"] == "synthetic"]
-    common = set.intersection(*(set(case["choices"]) for case in here))
-    sizes = [case["datasets"] for case in here]
+    shown = [case for case in cases if case["by"] == "synthetic"]
+    common = set.intersection(*(set(case["choices"]) for case in shown))
+    sizes = [case["datasets"] for case in shown]
     return {
-        who: round(float(np.average([case["choices"][who]["mean_behind_best"] for case in here], weights=sizes)), 4)
+        who: round(float(np.average([case["choices"][who]["mean_behind_best"] for case in shown], weights=sizes)), 4)
         for who in sorted(common)
     }
 
@@ -230,8 +230,8 @@ def show(console: Console, modality: str, case: dict[str, Any]) -> None:
     """For the eye."""
     title = f"{modality}: {case['n']} normal, {case['by']}; {case['episodes']} episodes of {case['datasets']} data sets"
     table = Table("choice", "behind the best, points", "within a point of it", title=title)
-    for who, found in sorted(case["choices"].items(), key=lambda x: x[1]["mean_behind_best"]):
-        table.add_row(who, f"{100 * found['mean_behind_best']:.1f}", f"{found['within_one_point']:.0%}")
+    for who, figures in sorted(case["choices"].items(), key=lambda x: x[1]["mean_behind_best"]):
+        table.add_row(who, f"{100 * figures['mean_behind_best']:.1f}", f"{figures['within_one_point']:.0%}")
     console.print(table)
 
 
@@ -250,7 +250,7 @@ def main() -> None:
     for modality in ("tabular", "image", "sequence"):
         rows = [row for row in every if row["modality"] == modality]
         priors[modality] = {
-            "advantage": {str(n): found for n, found in advantages(every, modality).items()},
+            "advantage": {str(n): by_method for n, by_method in advantages(every, modality).items()},
             "weights": weights,
             "datasets": len({dataset_of(row) for row in rows}),
         }
@@ -261,7 +261,7 @@ def main() -> None:
         ]
         for case in cases[modality]:
             show(console, modality, case)
-    together = overall([case for found in cases.values() for case in found])
+    together = overall([case for by_size in cases.values() for case in by_size])
     console.print("Behind the best over all, without labels:", {m: f"{100 * x:.1f}" for m, x in together.items()})
     if options.json:
         content = {

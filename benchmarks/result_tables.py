@@ -137,8 +137,8 @@ def front_rows() -> list[str]:
     for row in FRONT:
         results = results_by_name()[row.results]
         methods = results["methods"]
-        first, *others = methods
-        simple = [name for name in others if not name.startswith(_NOT_SIMPLE)]
+        first, *rest = methods
+        simple = [name for name in rest if not name.startswith(_NOT_SIMPLE)]
         best = max(simple, key=lambda name: methods[name]["mean"]["auroc"])
         behind = methods[best]["auroc_behind_first"]
         tasks = results["protocol"].get("tasks") or len(methods[first]["tasks"])

@@ -98,10 +98,10 @@ def measure(kind: str, length: float, folder: Path) -> dict[str, float]:
         scores = sum(1 for _ in file) - 1
     size = sum(f.stat().st_size for f in data.iterdir()) if data.is_dir() else data.stat().st_size
     cpu, peak = done.stdout.split()[-2:]
-    found = {"gigabytes": size / 1e9, "read": n, "scores": scores, "seconds": seconds}
-    found |= {"cpu_seconds": float(cpu), "peak_mib": int(peak) / 1024}
-    print(kind, {k: round(v, 2) for k, v in found.items()}, flush=True)
-    return found
+    figures = {"gigabytes": size / 1e9, "read": n, "scores": scores, "seconds": seconds}
+    figures |= {"cpu_seconds": float(cpu), "peak_mib": int(peak) / 1024}
+    print(kind, {k: round(v, 2) for k, v in figures.items()}, flush=True)
+    return figures
 
 
 def main() -> None:

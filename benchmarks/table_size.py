@@ -74,8 +74,8 @@ def draw_episodes(path: Path, cache: Path, episodes: int) -> dict[str, Any]:
 
 def ask(*arguments: str) -> dict[str, Any]:
     done = subprocess.run([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
 
 
 def measure(rows: int, episodes: int, folder: Path) -> dict[str, Any]:

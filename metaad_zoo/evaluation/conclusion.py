@@ -51,8 +51,8 @@ def conclusion(methods: Mapping[str, Any], alpha: float | None) -> list[str]:
     first, figures = next(iter(methods.items()))
     n_tasks = len(figures["tasks"])
     on = f"{n_tasks} unseen tasks" if n_tasks > 1 else "one task"
-    others = [name for name in methods if name != first and name not in FLOORS]
-    best = max(others, key=lambda name: methods[name]["mean"]["auroc"], default=None)
+    rivals = [name for name in methods if name != first and name not in FLOORS]
+    best = max(rivals, key=lambda name: methods[name]["mean"]["auroc"], default=None)
     sentences = [_alone(first, figures, on) if best is None else _compared(first, best, methods, on)]
     if "draws" in figures:
         sentences.append("The interval is over draws of the support and says nothing about other tasks.")

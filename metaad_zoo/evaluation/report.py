@@ -85,8 +85,8 @@ def _results_table(results: dict[str, Any], is_wide: bool) -> Table:
 
 def _some(table: Table, titles: Mapping[str, str], metrics: Sequence[str]) -> dict[str, str]:
     """Titles of some metrics; the caption says where the others are."""
-    others = ", ".join(title for metric, title in titles.items() if metric not in metrics)
-    table.caption = f"{table.caption} {others}: in results.json, or from {FULL_WIDTH} columns on."
+    omitted = ", ".join(title for metric, title in titles.items() if metric not in metrics)
+    table.caption = f"{table.caption} {omitted}: in results.json, or from {FULL_WIDTH} columns on."
     return {metric: titles[metric] for metric in metrics}
 
 

@@ -46,7 +46,7 @@ def add_training_tasks(folder: Path) -> bool:
     tasks = training_tasks(checkpoint.learner, data_of_config(folder / CONFIG, {folder.name: checkpoint}))
     if tasks is None:
         return False
-    others = {name: x for name, x in checkpoint.tensors.items() if not name.startswith("training_tasks/")}
-    checkpoint.tensors = others | training_tasks_tensors(tasks)
+    model_tensors = {name: x for name, x in checkpoint.tensors.items() if not name.startswith("training_tasks/")}
+    checkpoint.tensors = model_tensors | training_tasks_tensors(tasks)
     save_checkpoint(folder, checkpoint)
     return True

@@ -264,11 +264,11 @@ class PatchMemory(Learner):
         image_of_stored = torch.arange(len(stored), device=rows.device) % groups
         scores = []
         for i, image in enumerate(patches[:groups]):
-            of_others = image_of_row != i
-            if of_others.any():
+            is_of_another = image_of_row != i
+            if is_of_another.any():
                 subspace = self._subspace(stored[image_of_stored != i])
-                others = replace(adapted, memory=adapted.memory[of_others], subspace=subspace)
-                scores.append(others.distances(image.unsqueeze(0)))
+                without_image = replace(adapted, memory=adapted.memory[is_of_another], subspace=subspace)
+                scores.append(without_image.distances(image.unsqueeze(0)))
         smallest = SMALLEST_UNIT * patches.norm(dim=-1).mean()
         return torch.maximum(torch.cat(scores).quantile(QUANTILE), smallest)
 

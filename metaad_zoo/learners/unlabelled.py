@@ -28,6 +28,6 @@ def note_taken_as_normal(account: Account, learner: Learner, labels: Tensor) -> 
     n = int((labels == UNLABELLED).sum())
     if learner.reads_unlabelled or not n or not bool((labels == NORMAL).any()):
         return
-    method, others = learner.registered_name.removeprefix(BASELINE_PREFIX), weighing_methods()
-    weigh = f"; {', '.join(others)} weigh{'s' * (len(others) == 1)} them by how normal they look" if others else ""
+    method, names = learner.registered_name.removeprefix(BASELINE_PREFIX), weighing_methods()
+    weigh = f"; {', '.join(names)} weigh{'s' * (len(names) == 1)} them by how normal they look" if names else ""
     account.add("guessed", "the support set", f"{method} takes the {n:,} unlabelled samples as normal{weigh}")

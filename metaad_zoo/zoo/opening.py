@@ -60,8 +60,8 @@ def open_checkpoint(
     is_new = backbone is not None or image_size is not None or published_of(str(name)) == str(name)
     if is_new and str(name) in untrained_learners():
         return _new(str(name), weights, backbone, image_size)
-    others = ", ".join(untrained_learners())
-    _refuse(f"{name} has its own backbone and image size; only learners that train nothing ({others}) take others", new)
+    names = ", ".join(untrained_learners())
+    _refuse(f"{name} has its own backbone and image size; only learners that train nothing ({names}) take others", new)
     folder = locate(name)
     checkpoint = load_checkpoint(folder, weights)
     check_detector_tensors(folder, checkpoint)

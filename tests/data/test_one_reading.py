@@ -58,11 +58,11 @@ def test_a_series(tmp_path_factory, kinds, form, n, seed, gap):
     times[n // 2 :] += pandas.Timedelta(days=3 * gap)
     path = written(tmp_path_factory.mktemp("s"), kinds, form, n, rng, when=times)
     data = SequenceEpisodes("own", str(path), {"test": ["*"]}, window=5, stride=5)
-    (series,) = data.found.series
+    (series,) = data.source.series
     reading = read_samples(path, {"sequence": (5, -1)})
     assert series.channels == len(reading.schemas["sequence"].features)
     assert series.breaks == ((n // 2,) if gap else ())
-    assert data.found.skipped == [line for line in reading.account if "fill no window" not in line]
+    assert data.source.skipped == [line for line in reading.account if "fill no window" not in line]
     windows = reading.samples["sequence"].numpy()
     starts = [int(name.rpartition(":")[2]) for name in reading.names]
     assert all(not start < b < start + 5 for start in starts for b in series.breaks)

@@ -100,7 +100,7 @@ def test_synthetic_anomalies_serve_training_alone(tmp_path):
     assert found.pools["train"].members >= {"0", "1"}
     for split, made in (("train", True), ("test", False)):
         for episode in found.episodes(split, 4):
-            values = next(s.values for s in found.found.series if s.name == episode.task)
+            values = next(s.values for s in found.source.series if s.name == episode.task)
             starts = next(d.reader.starts for d in found.domains if d.name == episode.task)[episode.query_ids]
             own = np.stack([values[t : t + 10] for t in starts])
             changed = (np.abs(own - episode.query["sequence"].numpy()) > 1e-5).any((1, 2))

@@ -124,8 +124,8 @@ def read_categories(root: Path, name: str | None = None, only: Collection[str] |
     files = list_files(root, image_endings(), listing.account)
     categories = [folder for folder in files if folder.parent == root and _train_folder(folder)]
     if only is not None:
-        others = [folder.name for folder in categories if folder.name not in only]
-        listing.account.add("left out", str(root), f"no categories of {name}", others)
+        unwanted = [folder.name for folder in categories if folder.name not in only]
+        listing.account.add("left out", str(root), f"no categories of {name}", unwanted)
         categories = [folder for folder in categories if folder.name in only]
     if not categories:
         raise ValueError(f"{root} holds no category in the MVTec layout, a folder with train/good and test/<defect>")

@@ -119,7 +119,7 @@ class SequenceEpisodes(EpisodeDataModule):
         self._skipped: list[str] = []
 
     @cached_property
-    def found(self) -> SeriesSet | FittedSequences:
+    def source(self) -> SeriesSet | FittedSequences:
         """All series, or all short sequences at their common length."""
         names = [self.dataset] if isinstance(self.dataset, str) else self.dataset
         read = [self._read(name) for name in names]
@@ -153,7 +153,7 @@ class SequenceEpisodes(EpisodeDataModule):
         Raises:
             ValueError: there is none.
         """
-        source = self.found
+        source = self.source
         assert isinstance(source, SeriesSet)
         notes: dict[str, list[tuple[str, int]]] = defaultdict(list)
         domains, reasons = [], []
@@ -184,13 +184,13 @@ class SequenceEpisodes(EpisodeDataModule):
 
     @property
     def _is_series(self) -> bool:
-        return self.dataset != "generated" and isinstance(self.found, SeriesSet)
+        return self.dataset != "generated" and isinstance(self.source, SeriesSet)
 
     @cached_property
     def pools(self) -> Mapping[str, TaskPool]:
         if self.dataset == "generated":
             return self.generated.pools(self.rule.window, self.seed)
-        source = self.found
+        source = self.source
         if isinstance(source, SeriesSet):
             return self._split[0]
         if self.splits is None:
@@ -228,10 +228,10 @@ class SequenceEpisodes(EpisodeDataModule):
     def fingerprints(self) -> Mapping[str, str]:
         if self.dataset == "generated":
             return {}
-        if isinstance(self.found, FittedSequences):
-            names = [f"{self.found.name}/{c}" for c in self.found.class_names]
-            return fingerprints_by_class(names, self.found.labels, self.found.values)
-        return {s.name: fingerprint(s.values, *([] if s.labels is None else [s.labels])) for s in self.found.series}
+        if isinstance(self.source, FittedSequences):
+            names = [f"{self.source.name}/{c}" for c in self.source.class_names]
+            return fingerprints_by_class(names, self.source.labels, self.source.values)
+        return {s.name: fingerprint(s.values, *([] if s.labels is None else [s.labels])) for s in self.source.series}
 
     def labelled_series(self, stride: int) -> list[LabelledSeries]:
         """The test split's series whole, those with labels, for an evaluation point by point.
@@ -248,17 +248,17 @@ class SequenceEpisodes(EpisodeDataModule):
                 f"data.dataset={self.dataset} has no long series to test point by point: short sequences and generated "
                 "signals are judged as a whole; take labelled series, with a test split"
             )
-        assert isinstance(self.found, SeriesSet)
-        series = {s.name: s for s in self.found.series if s.labels is not None}
+        assert isinstance(self.source, SeriesSet)
+        series = {s.name: s for s in self.source.series if s.labels is not None}
         return [LabelledSeries.of(series[d.name], d, self.rule, stride) for d in pool.domains if d.name in series]
 
     @property
     def input_shapes(self) -> dict[str, tuple[int, ...]]:
         if self.dataset == "generated":
             return {"sequence": (self.rule.window, 1)}
-        if isinstance(self.found, FittedSequences):
-            return {"sequence": tuple(self.found.values.shape[1:])}
-        channels = {s.channels for s in self.found.series}
+        if isinstance(self.source, FittedSequences):
+            return {"sequence": tuple(self.source.values.shape[1:])}
+        channels = {s.channels for s in self.source.series}
         return {"sequence": (self.rule.window, channels.pop() if len(channels) == 1 else ANY)}
 
     def summary(self) -> Table:
@@ -284,7 +284,7 @@ class SequenceEpisodes(EpisodeDataModule):
         else:
             about = {"length": self.input_shapes["sequence"][0], "fit": self.fit, "anomalies": self.anomalies}
         return {
-            "dataset": "generated" if self.dataset == "generated" else self.found.name,
+            "dataset": "generated" if self.dataset == "generated" else self.source.name,
             "splits": chosen,
             **about,
             "input_shapes": {name: list(shape) for name, shape in self.input_shapes.items()},

@@ -61,8 +61,8 @@ class Account:
         if kind not in get_args(Kind):
             raise ValueError(f"kind of entry {kind!r}: expected one of {get_args(Kind)}")
         subjects_so_far = self.entries.setdefault((kind, place, reason), [])
-        known = set(subjects_so_far)  # a folder may have 100,000 files
-        subjects_so_far += [subject for subject in dict.fromkeys(subjects) if subject not in known]
+        noted = set(subjects_so_far)  # a folder may have 100,000 files
+        subjects_so_far += [subject for subject in dict.fromkeys(subjects) if subject not in noted]
 
     def join(self, account: Account) -> None:
         """Add all entries of another account."""

@@ -308,10 +308,10 @@ class ImageReader:
         usual = self.usual_ratio or self.ratio
         if usual is None or self.aspect == "pad" or self.height is None or self.width is None:
             return
-        others = [i for i, ratio in self._ratios.items() if abs(math.log(ratio / usual)) > math.log(SAME_RATIO)]
-        if not others:
+        distorted = [i for i, ratio in self._ratios.items() if abs(math.log(ratio / usual)) > math.log(SAME_RATIO)]
+        if not distorted:
             return
-        names = [self._name(self.files[i]) if self._are_files else str(i + 1) for i in others]
+        names = [self._name(self.files[i]) if self._are_files else str(i + 1) for i in distorted]
         of = "most images" if self.usual_ratio is None else "the support"
         reason = (
             f"stretched to {self.height} x {self.width} pixels from another aspect ratio than that of {of}, "

@@ -19,8 +19,8 @@ def carried_columns(names: Sequence[str], schema: Schema, options: ColumnOptions
         options: what the user says of the columns.
     """
     read = {*schema.numbers, *schema.categories, schema.label, options.label}
-    others = [name for name in names if name not in {*read, *INDEX_NAMES} and not is_label_name(name)]
-    return tuple(name for name in others if _why_extra(name, "number", schema, False) is not None)
+    unread = [name for name in names if name not in {*read, *INDEX_NAMES} and not is_label_name(name)]
+    return tuple(name for name in unread if _why_extra(name, "number", schema, False) is not None)
 
 
 def _why_extra(name: str, kind: str, schema: Schema, series: bool) -> str | None:

@@ -275,8 +275,8 @@ def placed(h: int, w: int, height: int, width: int, aspect: Aspect) -> tuple[sli
         return slice(0, height), slice(0, width)
     scale = min(height / h, width / w)
     inner = min(height, max(1, round(h * scale))), min(width, max(1, round(w * scale)))
-    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
-    return slice(top, top + inner[0]), slice(left, left + inner[1])
+    top, start = (height - inner[0]) // 2, (width - inner[1]) // 2
+    return slice(top, top + inner[0]), slice(start, start + inner[1])
 
 
 def at_own_size(maps: Tensor, h: int, w: int, aspect: Aspect) -> Tensor:

@@ -154,8 +154,8 @@ class TableReader:
         schema = self.schema
         if self._facts or schema.time in self._kinds:
             return schema.time
-        others = self._kinds.keys() - {*schema.numbers, *schema.categories, *self._unread, *self.as_text}
-        times = {n for n in others if self._kinds[n] == "time" or (self._kinds[n] == "number" and is_time_name(n))}
+        unread = self._kinds.keys() - {*schema.numbers, *schema.categories, *self._unread, *self.as_text}
+        times = {n for n in unread if self._kinds[n] == "time" or (self._kinds[n] == "number" and is_time_name(n))}
         return next((n for n in self._kinds if n in times), None)
 
     @property
@@ -414,8 +414,8 @@ class TableReader:
         if self._facts:
             texts = None if label is None else cell_texts(block.columns[label])
             return None if label is None or texts is None else parse_labels(self.path, label, texts, block.first_row)
-        others = (n for n in block.columns if is_label_name(n) and not (self.series and n.lower() == "y"))
-        names = [n for n in (label, *others) if n in block.columns and n not in schema.features]
+        label_names = (n for n in block.columns if is_label_name(n) and not (self.series and n.lower() == "y"))
+        names = [n for n in (label, *label_names) if n in block.columns and n not in schema.features]
         if not names or self._labels_are_unreadable:
             return None
         try:
