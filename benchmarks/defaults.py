@@ -3,7 +3,7 @@
     python benchmarks/defaults.py            # writes metaad_zoo/zoo/defaults.json
     python benchmarks/defaults.py --check    # fails if the file is not what the results give
 
-Pictures: the patch memory, if the interval of its lead over 1-NN on the same network's embedding excludes 0 at every
+Images: the patch memory, if the interval of its lead over 1-NN on the same network's embedding excludes 0 at every
 size of the support (`image_bank.json`). Tables and series: the baseline whose largest loss to the best baseline, over
 the measured sizes of the support, is smallest (`recommendation.json`); a learned model takes its place if the interval
 of its lead over the best baseline on unseen tables or systems excludes 0. Modalities that no result file judges get the
@@ -46,8 +46,8 @@ def for_images() -> dict[str, Any]:
         raise ValueError(f"the patch memory is not clearly ahead: {leads}; choose a rule for this case")
     figures = ", ".join(f"{n}: {points(lead['mean'], lead['ci95'])}" for n, lead in leads.items())
     reason = (
-        "ahead of 1-NN on the same network's embedding, each family of pictures with the settings that are best on the "
-        f"others; points of AUROC by number of good pictures, with 95 % intervals over families: {figures}"
+        "ahead of 1-NN on the same network's embedding, each family of images with the settings that are best on the "
+        f"others; points of AUROC by number of good images, with 95 % intervals over families: {figures}"
     )
     return entry("image", "patch_memory", reason, "image_bank")
 

@@ -43,7 +43,7 @@ LABELS = (0, 1, 2, 5)
 
 @dataclass(frozen=True)
 class BothKinds:
-    """A classical method that uses labelled anomalies, on pictures standardised one by one.
+    """A classical method that uses labelled anomalies, on images standardised one by one.
 
     Args:
         regression: scikit-learn's logistic regression, both kinds weighing the same; else how much farther the nearest

@@ -1,6 +1,6 @@
 """Speed of inspection on one core: `python benchmarks/inspection_speed.py --json FILE`.
 
-A new process imports the package, loads the published patch memory, adapts it to five pictures of 224 x 224 pixels in
+A new process imports the package, loads the published patch memory, adapts it to five images of 224 x 224 pixels in
 PNG files, and scores sixty others, with one thread. Each step is timed by the clock and by the processor; on a busy
 machine only the latter tells the speed of one core. Median of some processes. It also lists what of Lightning was
 imported. benchmarks/results/inspection_speed.json is its result.
@@ -91,7 +91,7 @@ def main() -> None:
     per_second = {kind: round(SCORED / seconds, 1) for kind, seconds in steps["score"].items()}
     for name, seconds in steps.items():
         print(f"{name}: {seconds['clock']:.2f} s by the clock, {seconds['processor']:.2f} s of one core")
-    print(f"pictures a second: {per_second['clock']} by the clock, {per_second['processor']} on one core")
+    print(f"images a second: {per_second['clock']} by the clock, {per_second['processor']} on one core")
     imported = sorted({name for run in runs for name in run["lightning"]})
     print(f"imported of Lightning: {', '.join(imported) or 'nothing'}")
     if options.json:

@@ -209,7 +209,7 @@ def inspection_thresholds(measured: dict[str, Any]) -> list[str]:
 
 
 def strange_supports(measured: dict[str, Any]) -> list[str]:
-    """Supports that models of characters call novel, on unseen alphabets and on the pictures that look most alike."""
+    """Supports that models of characters call novel, on unseen alphabets and on the images that look most alike."""
     rows, sizes = measured["rows"], sorted({row["shots"] for row in measured["rows"]})
     unseen, *seen = dict.fromkeys(row["pictures"] for row in rows)
     lowest = {name: min(row["warned"] for row in rows if row["pictures"] == name) for name in seen}
@@ -218,7 +218,7 @@ def strange_supports(measured: dict[str, Any]) -> list[str]:
     names = dict.fromkeys(row["checkpoint"] for row in rows)
     groups = {f"{name}, {unseen}": ([unseen], [name]) for name in names}
     groups |= {
-        f"all, {len(seen)} other kinds of pictures": (seen, names),
+        f"all, {len(seen)} other kinds of images": (seen, names),
         f"all, {fewest} of these": ([fewest], names),
     }
     for label, (pictures, checkpoints) in groups.items():

@@ -330,7 +330,7 @@ def patchcore_scores(model: Any, support: Tensor, query: Tensor) -> Tensor:
 
 
 def anomalib_contest() -> dict[str, Any]:
-    """Pictures of 20 domains; the interval is over their 11 families."""
+    """Images of 20 domains; the interval is over their 11 families."""
     detector, clock = mz.load_detector("image"), Clock()
     model, mean, std = patchcore()
     areas: dict[str, dict[str, list[float]]] = {OURS: {}, ANOMALIB: {}}
@@ -347,12 +347,12 @@ def anomalib_contest() -> dict[str, Any]:
         for method, scores in ((OURS, torch.from_numpy(ours)), (ANOMALIB, theirs)):
             areas[method].setdefault(domain.family, []).append(auroc(scores, labels.long()))
     return {
-        "work": f"{SHOTS} good pictures of {SIDE} x {SIDE} pixels: find defects in {number} domains of 11 families",
-        "seconds_of": f"adapting to {SHOTS} pictures and scoring at most {2 * PER_KIND}",
+        "work": f"{SHOTS} good images of {SIDE} x {SIDE} pixels: find defects in {number} domains of 11 families",
+        "seconds_of": f"adapting to {SHOTS} images and scoring at most {2 * PER_KIND}",
         "protocol": {
             "data": "domains of benchmarks/image_families.py; a family's figure is the mean of its domains",
-            "query": f"at most {PER_KIND} good pictures and {PER_KIND} with defects",
-            "alike": f"pictures, backbone ({BACKBONE}), its weights and layers, and the normalisation of its input",
+            "query": f"at most {PER_KIND} good images and {PER_KIND} with defects",
+            "alike": f"images, backbone ({BACKBONE}), its weights and layers, and the normalisation of its input",
             ANOMALIB: "PatchcoreModel with its defaults: 10 % coreset, 9 neighbours",
             OURS: f"{detector!r}; its defaults were chosen on these families",
         },

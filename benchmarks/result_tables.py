@@ -124,7 +124,7 @@ FRONT = (
     Judged("servers and space probes, 19 to 38 channels", "50 windows", "in_context", "servers_in_context_points"),
     Judged("single channels (NAB)", "50 windows", "in_context", "nab_points"),
     Judged("tables (ADBench)", "10 rows", "in_context", "adbench_in_context"),
-    Judged("a picture and a pen track", "5 pairs", "protonet", "omniglot_image_stroke_protonet"),
+    Judged("an image and a pen track", "5 pairs", "protonet", "omniglot_image_stroke_protonet"),
     Judged("a written and a spoken digit that agree", "10 pairs", "maml", "digits_audio_image"),
 )
 _NOT_SIMPLE = ("same network", "flag everything")
@@ -150,12 +150,12 @@ def front_rows() -> list[str]:
 
 
 def _picture_row() -> str:
-    """Five good pictures, with the settings that were chosen on other families."""
+    """Five good images, with the settings that were chosen on other families."""
     measured = read_json(RESULTS / "image_bank.json")
     by_method = {row["method"]: row for row in measured["rows"] if row["shots"] == 5}
     ours, nearest = by_method["chosen on the other families"], by_method["1-NN on the embedding"]
     ahead, domains = ours["ahead of 1-NN on the embedding"], len(by_method["plain memory"]["domains"])
-    cells = ["pictures of products, plants and medicine", "5 pictures", str(domains)]
+    cells = ["images of products, plants and medicine", "5 images", str(domains)]
     cells += [f"`patch_memory` {100 * ours['auroc']:.1f}", f"1-NN on the embedding {100 * nearest['auroc']:.1f}"]
     return f"| {' | '.join([*cells, _difference(ahead['mean'], ahead['ci95'])])} |"
 
@@ -192,13 +192,13 @@ def inspection_speed_rows(measured: Mapping[str, Any]) -> list[str]:
     titles = {
         "import": "import the package",
         "load": "load the model",
-        "adapt": f"adapt to {measured['shots']} pictures",
-        "score": f"score {measured['scored']} pictures",
+        "adapt": f"adapt to {measured['shots']} images",
+        "score": f"score {measured['scored']} images",
     }
     lines = head("step", "wall-clock seconds", "processor seconds")
     rows = [f"| {titles[name]} | {s['clock']:.2f} | {s['processor']:.2f} |" for name, s in measured["seconds"].items()]
     rate = measured["pictures_per_second"]
-    return [*lines, *rows, f"| pictures a second | {rate['clock']:.1f} | {rate['processor']:.1f} |"]
+    return [*lines, *rows, f"| images a second | {rate['clock']:.1f} | {rate['processor']:.1f} |"]
 
 
 def defaults_rows() -> list[str]:

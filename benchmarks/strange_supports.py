@@ -1,7 +1,7 @@
 """How often models of characters warn of a support: `python benchmarks/strange_supports.py DATA`.
 
 DATA is the folder that holds omniglot28.npz, piped128.npz and bank/. Supports of unseen alphabets should not be called
-novel (the rate aimed at is 1 %), supports of photographs, scans and other pictures should. Nothing is scored: only
+novel (the rate aimed at is 1 %), supports of photographs, scans and other images should. Nothing is scored: only
 the statistics that the checkpoints hold are compared. benchmarks/results/strange_supports.json is its result (--json).
 """
 
@@ -33,7 +33,7 @@ SHOTS = (1, 2, 5, 10)
 
 
 def pictures(data: Path, shape: Sequence[int]) -> Iterator[tuple[str, list[Tensor]]]:
-    """Name of each archive of pictures, and the images ``(n, C, H, W)`` of each of its normal classes."""
+    """Name of each archive of images, and the images ``(n, C, H, W)`` of each of its normal classes."""
     for path in [data / "piped128.npz", *sorted((data / "bank").glob("*.npz"))]:
         z = np.load(path)
         if "x" not in z:  # series and tables
@@ -62,7 +62,7 @@ def drawn(classes: Sequence[Tensor], shots: int, n: int) -> Iterator[Tensor]:
 
 
 def measure(name: str, data: Path, supports: int) -> list[dict[str, Any]]:
-    """Rows of one checkpoint: pictures, size of the support, and how often it warns."""
+    """Rows of one checkpoint: images, size of the support, and how often it warns."""
     folder = find_published(name)
     checkpoint = load_checkpoint(folder)
     tasks = training_tasks_of(checkpoint.tensors)

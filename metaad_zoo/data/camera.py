@@ -15,17 +15,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RandomCamera:
-    """Random rotation, shift, scale, contrast, brightness and noise, drawn independently for each picture.
+    """Random rotation, shift, scale, contrast, brightness and noise, drawn independently for each image.
 
     Args:
         rotation: largest turn to either side, in degrees.
-        shift: largest move in each direction, as a share of the picture's width and height.
+        shift: largest move in each direction, as a share of the image's width and height.
         scale: smallest and largest magnification.
         contrast: smallest and largest factor on the pixel values.
         brightness: smallest and largest offset, after the contrast.
         noise: standard deviation of the Gaussian noise of each pixel.
 
-    What moves into the picture from outside is black (0). Values may leave [0, 1]; a sensor's clipping is not imitated.
+    What moves into the image from outside is black (0). Values may leave [0, 1]; a sensor's clipping is not imitated.
 
     Raises:
         ValueError: a range runs backwards or a magnification is not positive.

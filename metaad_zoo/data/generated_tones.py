@@ -1,4 +1,4 @@
-"""Generated tones: a sound for each class, so that pictures can be paired with sounds without any download."""
+"""Generated tones: a sound for each class, so that images can be paired with sounds without any download."""
 
 from __future__ import annotations
 

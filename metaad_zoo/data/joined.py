@@ -51,7 +51,7 @@ class ArrayReader:
 
 
 class GappyReader:
-    """A reader some of whose samples do not exist, such as the picture of a patient who had none taken.
+    """A reader some of whose samples do not exist, such as the image of a patient who had none taken.
 
     Args:
         inner: reads the samples there are.
@@ -187,7 +187,7 @@ class JoinedModalities(Modalities):
 
 @dataclass
 class SeparateModalities(Modalities):
-    """Modalities that are sets of their own over the same classes: pictures of digits, and sounds of digits.
+    """Modalities that are sets of their own over the same classes: images of digits, and sounds of digits.
 
     A sample is any combination of one sample of each, and its position tells which
     (:func:`numpy.ravel_multi_index`).

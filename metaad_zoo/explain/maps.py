@@ -46,7 +46,7 @@ def heat_maps(detector: Detector, samples: Any) -> Iterator[tuple[np.ndarray, np
 def beside_its_picture(
     heat: Tensor, image: Tensor, picture: Tensor | None, aspect: Aspect
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Picture ``(H, W, C)`` uint8 and its heat map ``(H, W)`` at the picture's own size.
+    """Image ``(H, W, C)`` uint8 and its heat map ``(H, W)`` at the image's own size.
 
     Args:
         heat: heat map at the size of the sample.

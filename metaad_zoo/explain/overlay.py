@@ -19,7 +19,7 @@ _TOUCHING = np.ones((3, 3), bool)
 
 @dataclass(frozen=True)
 class Region:
-    """An anomalous region of a picture: connected pixels, diagonal neighbours included.
+    """An anomalous region of an image: connected pixels, diagonal neighbours included.
 
     Attributes:
         x0: its leftmost column.
@@ -93,14 +93,14 @@ def overlay(picture: Any, heat: Any, level: float | None = None) -> np.ndarray:
     Args:
         picture: ``(H, W)``, ``(H, W, 1)`` or ``(H, W, 3)``: uint8, or floats from 0 to 1.
         heat: heat map ``(H, W)``, higher is more anomalous, such as ``detector.explain(images, "patches")[i].sum(0)``
-            where the picture has the model's size.
+            where the image has the model's size.
         level: value of the map from which on pixels are anomalous (:func:`region_level`); None draws the heat alone.
 
     Returns:
         ``(H, W, 3)`` uint8.
 
     Raises:
-        ValueError: the shapes differ, or the picture is of another type.
+        ValueError: the shapes differ, or the image is of another type.
 
     Example:
         >>> heat = np.zeros((40, 60))
@@ -111,7 +111,7 @@ def overlay(picture: Any, heat: Any, level: float | None = None) -> np.ndarray:
     """
     pixels, values = _rgb(np.asarray(picture)), np.asarray(heat, np.float32)
     if values.shape != pixels.shape[:2]:
-        raise ValueError(f"expected a heat map of the picture's size {pixels.shape[:2]}, saw shape {values.shape}")
+        raise ValueError(f"expected a heat map of the image's size {pixels.shape[:2]}, saw shape {values.shape}")
     low, high = float(np.median(values)), float(values.max())
     high = high if level is None else max(high, level)
     strength = np.clip((values - low) / max(high - low, 1e-12), 0, 1)[..., None]
@@ -137,11 +137,11 @@ def _outlined(drawn: np.ndarray, heat: np.ndarray, level: float) -> np.ndarray:
 
 
 def _rgb(picture: np.ndarray) -> np.ndarray:
-    """The picture ``(H, W, 3)`` float32 from 0 to 255."""
+    """The image ``(H, W, 3)`` float32 from 0 to 255."""
     pixels = picture[..., None] if picture.ndim == 2 else picture
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or picture.dtype.kind not in "uf":
         raise ValueError(
-            "expected a picture (H, W), (H, W, 1) or (H, W, 3) of uint8 or of floats from 0 to 1, saw "
+            "expected an image (H, W), (H, W, 1) or (H, W, 3) of uint8 or of floats from 0 to 1, saw "
             f"{picture.dtype} of shape {picture.shape}"
         )
     scaled = pixels.astype(np.float32) * np.float32(255 if picture.dtype.kind == "f" else 1)

@@ -1,4 +1,4 @@
-"""The modality ``audio``: recordings as log-mel pictures ``(1, bands, columns)``, which any image backbone reads."""
+"""The modality ``audio``: recordings as log-mel images ``(1, bands, columns)``, which any image backbone reads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class AudioModality(PictureModality):
     axes = ("channel", "mel bands", "columns of time")
     shape = (1, 64, 64)
     read_as = ImageModality.name
-    preparation = "it reads log-mel pictures between 0 and 1 (metaad_zoo.data.read.audio.mel_picture)"
+    preparation = "it reads log-mel images between 0 and 1 (metaad_zoo.data.read.audio.mel_picture)"
 
     def data_module(self) -> type[EpisodeDataModule]:
         from metaad_zoo.modality.class_episodes import ClassEpisodes

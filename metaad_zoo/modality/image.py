@@ -1,4 +1,4 @@
-"""The modality ``image``: pictures ``(C, H, W)`` between 0 and 1."""
+"""The modality ``image``: images ``(C, H, W)`` between 0 and 1."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BLUE, RED = "#3b8bff", "#ff3b30"
 
 
 class PictureModality(Modality):
-    """Samples that are looked at: pictures ``(C, H, W)`` without gaps, with values in [0, 1]."""
+    """Samples that are looked at: images ``(C, H, W)`` without gaps, with values in [0, 1]."""
 
     axes = ("channels", "height", "width")
     chunk = SCORING_CHUNK
@@ -111,7 +111,7 @@ class PictureModality(Modality):
 
 @register_modality
 class ImageModality(PictureModality):
-    """Pictures of 1 or 3 channels."""
+    """Images of 1 or 3 channels."""
 
     name = "image"
     reads_arrays = True
@@ -121,7 +121,7 @@ class ImageModality(PictureModality):
         "1-NN on pixels": "none",
         "1-NN on standardised pixels": "sample",
     }
-    preparation = "it reads pictures of that size between 0 and 1: resize bilinearly, antialiased (docs/production.md)"
+    preparation = "it reads images of that size between 0 and 1: resize bilinearly, antialiased (docs/production.md)"
 
     def data_module(self) -> type[EpisodeDataModule]:
         from metaad_zoo.data import ImageEpisodes

@@ -80,7 +80,7 @@ class SampleStream:
         return self._source.ratio
 
     def original(self, position: int) -> Tensor | None:
-        """A picture ``(C, H, W)`` uint8, counted from 0, at its own size; None of samples that are no pictures."""
+        """An image ``(C, H, W)`` uint8, counted from 0, at its own size; None of samples that are no images."""
         return self._source.original(position)
 
     def series(self, file: Any) -> Iterator[tuple[Piece, float]]:

@@ -59,7 +59,7 @@ TERMS: dict[str, Terms] = {
     "torchvision/Omniglot": Terms(MIT, _OMNIGLOT),
     "torchvision/FashionMNIST": Terms(MIT, "Xiao et al., 2017, https://github.com/zalandoresearch/fashion-mnist"),
     "torchvision/KMNIST": Terms(CC_BY_SA, "Clanuwat et al., 2018, https://github.com/rois-codh/kmnist"),
-    "piped128": Terms(CC_BY, "pictures of a paper inspection, nine types of paper", "piped128.npz"),
+    "piped128": Terms(CC_BY, "images of a paper inspection, nine types of paper", "piped128.npz"),
     "image_bank": Terms("MIT, Apache-2.0 and CC BY 4.0", _BANK, "bank, piped128.npz"),
     "cifar100": Terms(None, "Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html", "cifar100.npz"),
     "torchvision/CIFAR10": Terms(None, "Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html"),

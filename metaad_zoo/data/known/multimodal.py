@@ -51,7 +51,7 @@ def _read_digits_audio(root: str | Path | None, image_size: int | None, length: 
 
 @register_dataset("omniglot_image_stroke", modality="multimodal")
 def _read_omniglot_strokes(root: str | Path | None, image_size: int | None, length: int | None) -> JoinedModalities:
-    """Omniglot's characters as a picture and as the track of the pen.
+    """Omniglot's characters as an image and as the track of the pen.
 
     Source: Lake et al., "Human-level concept learning through probabilistic program induction", Science 2015.
     """

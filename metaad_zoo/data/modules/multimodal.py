@@ -31,7 +31,7 @@ Anomalies = Literal["mismatch", "pair", "rest", "own"]
 
 
 class MultimodalEpisodes(EpisodeDataModule):
-    """Few-shot anomaly-detection tasks over samples of several modalities, such as a picture and a sound.
+    """Few-shot anomaly-detection tasks over samples of several modalities, such as an image and a sound.
 
     Args:
         dataset: a known name, as in :func:`metaad_zoo.list_datasets`, or ``"own"`` for the manifest at ``root``.
@@ -49,7 +49,7 @@ class MultimodalEpisodes(EpisodeDataModule):
         pairing: pairs of the training tasks of ``"mismatch"``: ``"any"`` draws anew for each episode which classes
             belong together, so that this must be read from the support set; ``"labelled"`` takes the same class.
         new_classes: share of the training episodes of ``"mismatch"`` whose classes are made new ones, by turned
-            pictures and shifted channels (:func:`metaad_zoo.data.new_classes.as_new_classes`).
+            images and shifted channels (:func:`metaad_zoo.data.new_classes.as_new_classes`).
         one_class: share of the training episodes of ``"mismatch"`` whose normal samples are all of one class, which a
             network learns to tell before it can learn what agrees.
         modalities: what is given out; None gives all. The episodes are the same ones, so that a backbone of one

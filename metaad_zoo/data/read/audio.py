@@ -1,4 +1,4 @@
-"""Reader of recordings: WAV files as log-mel pictures."""
+"""Reader of recordings: WAV files as log-mel images."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ RATE = 16_000
 """Samples a second to which recordings are brought."""
 FILES_AT_ONCE = 256
 STEP = 160
-"""Samples from one spectrum to the next, 10 ms; those that share a column of a picture are averaged."""
+"""Samples from one spectrum to the next, 10 ms; those that share a column of an image are averaged."""
 
 
 class AudioSource(SampleSource):
-    """Recordings as pictures ``(1, bands, columns)``: mel bands from high to low, time from left to right.
+    """Recordings as images ``(1, bands, columns)``: mel bands from high to low, time from left to right.
 
-    A whole recording of any length fills a picture. Values are 0 for silence and about 1 for a full-scale tone,
+    A whole recording of any length fills an image. Values are 0 for silence and about 1 for a full-scale tone,
     linear in decibels (60 dB from 0 to 1), and cut off at both ends. They come from a WAV file, a folder of these, or a
     list of files.
     """
@@ -56,10 +56,10 @@ class AudioSource(SampleSource):
         return listed[root] or [file for files in listed.values() for file in files]
 
     def blocks(self) -> Iterator[Chunk]:
-        """Pictures in blocks, named by their files; with ``damaged="empty"``, NaN for those that can't be read.
+        """Images in blocks, named by their files; with ``damaged="empty"``, NaN for those that can't be read.
 
         Raises:
-            ValueError: files can't be read (all of them are named), or the pictures' shape is none of one channel.
+            ValueError: files can't be read (all of them are named), or the images' shape is none of one channel.
         """
         if self.shape[0] != 1:
             raise ValueError(f"recordings are mixed to one channel, samples of shape {tuple(self.shape)} are asked for")
@@ -134,7 +134,7 @@ def resampled(sound: np.ndarray, rate: int) -> np.ndarray:
 
 
 def mel_picture(sound: np.ndarray, bands: int, columns: int) -> np.ndarray:
-    """A sound at :data:`RATE` as a picture ``(1, bands, columns)`` float32 in [0, 1]; see :class:`AudioSource`.
+    """A sound at :data:`RATE` as an image ``(1, bands, columns)`` float32 in [0, 1]; see :class:`AudioSource`.
 
     Example:
         >>> tone = np.sin(2 * np.pi * 1000 / RATE * np.arange(RATE))

@@ -1,4 +1,4 @@
-"""One picture brought to 8 bits, to grey or colour, and to a size: the same rules for files and for arrays."""
+"""One image brought to 8 bits, to grey or colour, and to a size: the same rules for files and for arrays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 Aspect = Literal["squash", "pad", "keep"]
-"""How pictures are brought to a size of another aspect ratio: ``squash`` stretches them, ``pad`` keeps their ratio and
+"""How images are brought to a size of another aspect ratio: ``squash`` stretches them, ``pad`` keeps their ratio and
 fills the rest with the median colour of their border, ``keep`` takes another size of about as many pixels in the ratio
 of most of them (:func:`kept_size`), for models that read any size."""
 
@@ -265,7 +265,7 @@ def resize(images: Tensor, height: int, width: int, aspect: Aspect = "squash") -
 
 
 def placed(h: int, w: int, height: int, width: int, aspect: Aspect) -> tuple[slice, slice]:
-    """Rows and columns of a sample of ``height`` x ``width`` pixels that show a picture of ``h`` x ``w``.
+    """Rows and columns of a sample of ``height`` x ``width`` pixels that show an image of ``h`` x ``w``.
 
     Example:
         >>> placed(4, 8, 6, 6, "squash"), placed(4, 8, 6, 6, "pad")
@@ -280,7 +280,7 @@ def placed(h: int, w: int, height: int, width: int, aspect: Aspect) -> tuple[sli
 
 
 def at_own_size(maps: Tensor, h: int, w: int, aspect: Aspect) -> Tensor:
-    """Maps ``(n, height, width)`` of a sample at the size of the picture that it shows, ``(n, h, w)``: bilinear.
+    """Maps ``(n, height, width)`` of a sample at the size of the image that it shows, ``(n, h, w)``: bilinear.
 
     Example:
         >>> at_own_size(torch.eye(6)[None], 4, 8, "pad").shape

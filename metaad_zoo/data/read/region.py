@@ -1,4 +1,4 @@
-"""Region of interest: a mask of the pixels that count, for all pictures of a domain."""
+"""Region of interest: a mask of the pixels that count, for all images of a domain."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def read_region(source: Any, size: Sequence[int], ratio: float | None = None, as
         source: image file, or array or tensor ``(H, W)`` of bool, uint8 or floats from 0 to 1: white, 128 of 255 and
             brighter, is inside.
         size: height and width of a sample.
-        ratio: width by height of the pictures before they were brought to this size; None: that of ``size``.
+        ratio: width by height of the images before they were brought to this size; None: that of ``size``.
         aspect: how they were brought to it.
 
     Returns:
         ``size``, bool: a pixel is inside where the nearest pixel of the source is white.
 
     Raises:
-        ValueError: the source can't be read, has another aspect ratio than the pictures, or no white pixel.
+        ValueError: the source can't be read, has another aspect ratio than the images, or no white pixel.
 
     Example:
         >>> read_region(np.array([[0, 255], [0, 255]], np.uint8), (4, 4))[0]

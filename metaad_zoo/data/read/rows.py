@@ -92,7 +92,7 @@ class SampleSource(ABC):
         """
 
     def original(self, position: int) -> Tensor | None:
-        """A picture ``(C, H, W)`` uint8 as it is, before it is brought to the model's size; None for other samples."""
+        """An image ``(C, H, W)`` uint8 as it is, before it is brought to the model's size; None for other samples."""
         return None
 
     @property

@@ -43,7 +43,7 @@ def episode_figure(
         if threshold is None:
             raise ValueError("give the threshold, or which queries are flagged")
         flagged = scores > threshold
-    names = sorted(episode.support, key=lambda m: (-episode.support[m].ndim, m))  # pictures tell most, rows least
+    names = sorted(episode.support, key=lambda m: (-episode.support[m].ndim, m))  # images tell most, rows least
     name = next((m for m in names if not episode.support[m].isnan().all()), names[0])
     modality = get_modality(name)
     scaling = SupportScaling.fit(episode.support[name].float(), modality.scaling)
