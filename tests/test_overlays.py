@@ -206,7 +206,7 @@ def test_an_overlay_keeps_the_photograph_where_nothing_is_strange():
     calm = overlay(photograph, heat / 5, 4.0)
     assert np.abs(calm.astype(int) - photograph).max() <= 0.16 * 255, "the heat is measured by the threshold"
     for wrong, message in [
-        ((photograph, heat[:40]), r"picture's size \(50, 70\), saw shape \(40, 70\)"),
+        ((photograph, heat[:40]), r"image's size \(50, 70\), saw shape \(40, 70\)"),
         ((photograph.astype(int), heat), "uint8 or of floats"),
     ]:
         with pytest.raises(ValueError, match=message):
