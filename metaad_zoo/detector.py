@@ -29,9 +29,9 @@ from metaad_zoo.modality.samples import Reading, have_values, read_query, read_s
 from metaad_zoo.modality.unlabelled import read_unlabelled
 from metaad_zoo.modality.window_scoring import ScoresWindows
 from metaad_zoo.zoo import Checkpoint, checkpoint_files, files_in_a_folder, open_checkpoint, save_checkpoint
+from metaad_zoo.zoo.checkpoint import CONTAMINATION, support_counts
 from metaad_zoo.zoo.detector_state import DetectorState
 from metaad_zoo.zoo.detector_tensors import (
-    CONTAMINATION,
     RATIO,
     ROI,
     calibration_by_shots,
@@ -337,18 +337,21 @@ class Detector(ScoresWindows, ExplainsScores, SelectsAnomalies):
 
     @property
     def unlabelled(self) -> int:
-        """Number of unlabelled samples in the support set.
-
-        Raises:
-            RuntimeError: the detector is not fitted.
-        """
+        """Number of unlabelled samples in the support set; RuntimeError if the detector is not fitted."""
         return int((self.support_labels == UNLABELLED).sum())
 
     @property
     def contamination(self) -> float | None:
-        """Stated share of anomalies among the unlabelled samples; None where none is stated."""
+        """Share of anomalies among the unlabelled samples that :meth:`fit` was told; None without any."""
         share = self._checkpoint.tensors.get(CONTAMINATION)
         return None if share is None else float(share)
+
+    @property
+    def support_counts(self) -> dict[str, float]:
+        """Numbers of ``normal``, ``anomalous`` and ``unlabelled`` samples in the support set, and the stated
+        ``contamination`` of the unlabelled ones, if any; RuntimeError if the detector is not fitted."""
+        self._fitted()
+        return support_counts(self._checkpoint.tensors)
 
     @property
     def calibrated_for(self) -> list[int]:

@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metaad_zoo.cli.arguments import json_argument, require_folder, support_arguments
+from metaad_zoo.cli.arguments import json_argument, require_folder, support_arguments, unlabelled_arguments
 from metaad_zoo.cli.novelty import note_novelty
-from metaad_zoo.cli.opening import detector_for, model_arguments, region_argument
-from metaad_zoo.cli.terminal import note, tell
+from metaad_zoo.cli.opening import fitted_detector, model_arguments, region_argument
+from metaad_zoo.cli.terminal import DAMAGED, OK, note, tell
 
 if TYPE_CHECKING:
     from metaad_zoo.detector import Detector
@@ -24,34 +24,38 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "run, folder, address, or baseline (see metaad list --baselines; pyod/CLASS for detectors of PyOD)",
     )
     support_arguments(command)
+    unlabelled_arguments(command)
+    command.add_argument(
+        "--contamination", type=float, help="share of anomalies among the unlabelled samples, such as 0.1, if known"
+    )
     model_arguments(command)
     region_argument(command)
     command.add_argument("--out", type=Path, required=True, help="folder to write the detector to")
     json_argument(command)
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> int:
     from metaad_zoo.episodes import count
 
     require_folder(options.out)
-    detector, name, reading = detector_for(options)
-    noted = len(reading.account)
-    detector.fit_reading(reading, roi=options.roi).save(options.out)
-    for sentence in list(reading.account)[noted:]:
-        note(sentence)
+    detector, name, reading = fitted_detector(options, options.contamination)
+    detector.save(options.out)
     _note_calibration(detector)
     novelty = note_novelty(detector)
     n = count(reading.samples)
     anomalous = 0 if reading.labels is None else int((reading.labels == 1).sum())
     figures = {"samples": n, "anomalous": anomalous, "columns": detector.columns, "out": options.out}
+    figures |= {"unlabelled": detector.unlabelled, "contamination": detector.contamination}
     figures |= {"checkpoint": name, "novelty": novelty, "account": reading.account.as_json()}
     region = detector.region
     if region is not None:
         figures["region_of_interest"] = float(region.float().mean())
         note(f"region of interest: {region.float().mean():.0%} of each image; the rest is ignored")
     also = f", {anomalous} of them known anomalies" if anomalous else ""
+    also += f" and {detector.unlabelled:,} unlabelled ones" * bool(options.unlabelled)
     sentence = f"Adapted to {n} samples{also}. Next, try:  metaad score {options.out} --data PATH --out scores.csv"
     tell(options.json, figures, sentence)
+    return DAMAGED if reading.account.damaged else OK
 
 
 def _note_calibration(detector: Detector) -> None:

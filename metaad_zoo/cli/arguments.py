@@ -31,6 +31,17 @@ def support_arguments(command: argparse.ArgumentParser) -> None:
     column_arguments(command, "label column, 0 normal and 1 anomalous (default: a column with a usual name)")
 
 
+def unlabelled_arguments(command: argparse.ArgumentParser) -> None:
+    """Add ``--unlabelled``."""
+    command.add_argument(
+        "--unlabelled",
+        type=Path,
+        metavar="PATH",
+        help="further samples of the same kind that nobody has labelled, a few of which may be anomalous: a file or "
+        "folder, or a manifest",
+    )
+
+
 def data_arguments(command: argparse.ArgumentParser) -> None:
     """Add the detector's folder, ``--data`` and the options of its columns."""
     command.add_argument("folder", help="folder of a detector, written by `metaad adapt`")
@@ -101,7 +112,11 @@ def decision_arguments(command: argparse.ArgumentParser) -> None:
         "checkpoint), leave-one-out scores of the support (within, the default of others), or the share of anomalies "
         "in the support (contamination)",
     )
-    command.add_argument("--contamination", type=float, help="expected share of anomalies in the support, such as 0.1")
+    command.add_argument(
+        "--contamination",
+        type=float,
+        help="expected share of anomalies in the support, such as 0.1; with --unlabelled among these samples",
+    )
 
 
 def decision_way(options: argparse.Namespace, detector: Detector) -> tuple[float | None, Calibrate, float | None]:

@@ -14,9 +14,10 @@ from metaad_zoo.cli.arguments import (
     note_many_flagged,
     require_folder,
     support_arguments,
+    unlabelled_arguments,
 )
 from metaad_zoo.cli.novelty import note_novelty
-from metaad_zoo.cli.opening import detector_for, model_arguments, region_argument
+from metaad_zoo.cli.opening import fitted_detector, model_arguments, region_argument
 from metaad_zoo.cli.terminal import DAMAGED, OK, bars, note, note_account, tell
 
 HELP = "adapt to normal samples, then score new ones, explain what is flagged, and write a report"
@@ -33,6 +34,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--method series: a single CSV file is otherwise read as a table)",
     )
     support_arguments(command)
+    unlabelled_arguments(command)
     command.add_argument("--data", type=Path, required=True, help="new samples, of the same kind as the support")
     command.add_argument(
         "--out", type=Path, required=True, help="folder to write report.html, scores.csv, pictures and the detector to"
@@ -53,11 +55,10 @@ def run(options: argparse.Namespace) -> int:
     from metaad_zoo.modality.streams import SampleStream
 
     require_folder(options.out)
-    detector, name, reading = detector_for(options)
-    noted = len(reading.account)
-    detector.fit_reading(reading, roi=options.roi).save(options.out / "detector")
-    for sentence in list(reading.account)[noted:]:
-        note(sentence)
+    to_decide = options.unlabelled is None or options.calibrate == "contamination"
+    detector, name, reading = fitted_detector(options, None if to_decide else options.contamination)
+    detector.save(options.out / "detector")
+    options.contamination = options.contamination if to_decide else None
     novelty = note_novelty(detector)
     timed = any(schema.time for schema in detector.schemas.values())
     if timed and len(detector.usual_shapes) == 1 and not detector.reads_windows:
@@ -78,6 +79,7 @@ def run(options: argparse.Namespace) -> int:
     if detection.figures:
         note(f"on {detection.labelled} labelled samples, with 95 % intervals: {in_words(detection.figures)}")
     figures = asdict(detection) | {"checkpoint": name, "novelty": novelty, "out": options.out}
+    figures |= {"unlabelled": detector.unlabelled, "contamination": detector.contamination}
     figures |= {"account": reading.account.as_json() + stream.account.as_json()}
     tell(options.json, figures, f"{conclusion(detection)}\nReport: {options.out / REPORT}")
-    return DAMAGED if stream.account.damaged else OK
+    return DAMAGED if stream.account.damaged or reading.account.damaged else OK

@@ -21,7 +21,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from metaad_zoo.zoo import is_known, locate
-    from metaad_zoo.zoo.manifest import read_manifest
+    from metaad_zoo.zoo.manifest import read_manifest, support_in_words
     from metaad_zoo.zoo.published import CARD, METRICS
     from metaad_zoo.zoo.reading import TEXT_LIMIT, parse_json, read_bytes
 
@@ -44,7 +44,10 @@ def run(options: argparse.Namespace) -> None:
         seen = manifest["trained_on"]
         learner = printable(manifest["learner"])
         print(f"{folder}: {learner}, {manifest['arguments']}; trained on {len(seen)} classes or domains.")
-        print("It has no card; `metaad publish` writes one.")
+        if "support" in manifest:
+            print(f"It is adapted to {support_in_words(manifest['support'])}.")
+        else:
+            print("It has no card; `metaad publish` writes one.")
 
 
 def _about_default(name: str, as_json: bool) -> bool:

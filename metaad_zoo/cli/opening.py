@@ -53,6 +53,25 @@ def region_argument(command: argparse.ArgumentParser) -> None:
     )
 
 
+def fitted_detector(options: argparse.Namespace, contamination: float | None) -> tuple[Detector, str, Reading]:
+    """The detector that a command names, adapted to its support set and unlabelled samples, its full name, and the
+    support set; prints what was left out, guessed or converted.
+
+    Args:
+        options: parsed arguments of a command that has ``name``, :func:`model_arguments`, :func:`region_argument`,
+            ``--support`` and ``--unlabelled``.
+        contamination: share of anomalies among the unlabelled samples, if known.
+
+    Raises:
+        CheckpointError, ValueError, FloatingPointError: as :func:`detector_for` and :meth:`Detector.fit`.
+    """
+    detector, name, reading = detector_for(options)
+    noted = len(reading.account)
+    detector.fit_reading(reading, None, options.roi, options.unlabelled, contamination, column_options(options))
+    note_account(list(reading.account)[noted:])
+    return detector, name, reading
+
+
 def detector_for(options: argparse.Namespace) -> tuple[Detector, str, Reading]:
     """The detector that a command names, not adapted yet, its full name, and the support set that was read for it.
 

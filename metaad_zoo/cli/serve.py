@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from metaad_zoo.cli.arguments import decision_way, threshold_arguments
+from metaad_zoo.cli.terminal import note
 
 HELP = "serve scores over HTTP"
 
@@ -29,6 +30,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from metaad_zoo.detector import load_detector
+    from metaad_zoo.zoo.manifest import support_in_words
 
     try:
         from metaad_zoo.serve import ServerSettings, serve
@@ -36,6 +38,7 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"litserve is missing ({error}): pip install 'metaad_zoo[serve]'") from error
     detector = load_detector(options.folder)
     if detector.is_fitted:  # else the server refuses it
+        note(f"{detector.method}, adapted to {support_in_words(detector.support_counts)}")
         options.alpha, options.calibrate, _ = decision_way(options, detector)
     settings = {name: x for name, x in vars(options).items() if name in ServerSettings.__dataclass_fields__}
     serve(ServerSettings(**settings))

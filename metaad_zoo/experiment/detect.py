@@ -21,6 +21,7 @@ from metaad_zoo.evaluation.titles import TITLES
 from metaad_zoo.experiment.score_file import ScoreCsv
 from metaad_zoo.explain import Choice, Explained, write_explanations
 from metaad_zoo.modality.streams import SampleStream
+from metaad_zoo.zoo.manifest import support_in_words
 
 SCORES, PICTURE, REPORT, EXPLANATIONS = "scores.csv", "scores.png", "report.html", "explanations"
 MOST_DRAWN = 5000
@@ -150,7 +151,7 @@ def _write_report(out: Path, detector: Detector, detection: Detection, rows: lis
     page = environment.from_string(template).render(
         detection=detection,
         method=detector.method,
-        support=detector.shots,
+        support=support_in_words(detector.support_counts),
         conclusion=conclusion(detection),
         svg=inline_svg(picture, "scores", "anomaly score of each sample"),
         rows=highest,

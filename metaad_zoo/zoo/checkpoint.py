@@ -22,13 +22,18 @@ from torch import Tensor
 
 from metaad_zoo.atomic_write import write_whole
 from metaad_zoo.data.read.pixels import Aspect
-from metaad_zoo.episodes import SplitRecord
+from metaad_zoo.episodes import ANOMALOUS, NORMAL, UNLABELLED, SplitRecord
 from metaad_zoo.learners import Learner
 from metaad_zoo.plugins import require_plugins
 from metaad_zoo.zoo.kept_apart import is_apart, pretrained_record
 from metaad_zoo.zoo.manifest import CONFIG, FORMAT, MANIFEST, WEIGHTS, read_manifest, verify
 from metaad_zoo.zoo.reading import TEXT_LIMIT, WEIGHTS_LIMIT, CheckpointError, parse_json, parse_yaml, read_bytes
 from metaad_zoo.zoo.rebuild import build_learner, plugins_of
+
+SUPPORT_LABELS = "support_labels"
+"""Labels ``(n,)`` of an adapted detector's support set: 0 normal, 1 anomalous, -1 unlabelled."""
+CONTAMINATION = "support_contamination"
+"""Stated share of anomalies among the unlabelled samples ``(1,)``."""
 
 
 @dataclass
@@ -43,8 +48,8 @@ class Checkpoint:
             :data:`metaad_zoo.data.read.pixels.Aspect`.
         tensors: further tensors by name: ``calibration/<n>`` (ascending scores of normal samples on the validation
             tasks, with supports of n) or ``calibration`` (of any size) and, for an adapted detector, ``support_labels``
-            and ``support/<modality>``, and of images ``support_ratio``, their median width by height; for
-            :class:`metaad_zoo.evaluation.novelty.TrainingTasks`, ``training_tasks/statistics`` and
+            and ``support/<modality>``, perhaps ``support_contamination``, and of images ``support_ratio``, their median
+            width by height; for :class:`metaad_zoo.evaluation.novelty.TrainingTasks`, ``training_tasks/statistics`` and
             ``training_tasks/distances/<n>``.
         splits: fingerprints of the classes or domains of each split, see :class:`metaad_zoo.episodes.SplitRecord`; None
             for checkpoints older than records of splits.
@@ -85,6 +90,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         **({"pretrained": pretrained} if pretrained else {}),
         **({"plugins": plugins} if plugins else {}),
         **({} if checkpoint.splits is None else {"splits": checkpoint.splits}),
+        **({"support": support_counts(checkpoint.tensors)} if SUPPORT_LABELS in checkpoint.tensors else {}),
         "sha256": sha256,
     }
     if checkpoint.aspect != "squash":
@@ -94,6 +100,15 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     if checkpoint.config is not None:
         write_whole(folder / CONFIG, checkpoint.config.encode())
     write_whole(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+
+
+def support_counts(tensors: Mapping[str, Tensor]) -> dict[str, float]:
+    """Numbers of normal, anomalous and unlabelled samples in a support set, and the stated contamination, if any."""
+    labels = tensors[SUPPORT_LABELS]
+    kinds = {"normal": NORMAL, "anomalous": ANOMALOUS, "unlabelled": UNLABELLED}
+    counts: dict[str, float] = {name: int((labels == kind).sum()) for name, kind in kinds.items()}
+    stated = {"contamination": float(tensors[CONTAMINATION])} if CONTAMINATION in tensors else {}
+    return counts | stated
 
 
 def load_checkpoint(folder: Path, weights: str | Path | None = None) -> Checkpoint:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from metaad_zoo.episodes import Adapted
 from metaad_zoo.evaluation.decisions import SupportDecisions
-from metaad_zoo.zoo.checkpoint import Checkpoint
-from metaad_zoo.zoo.detector_tensors import CONTAMINATION, ROI, calibration_by_shots
+from metaad_zoo.zoo.checkpoint import CONTAMINATION, SUPPORT_LABELS, Checkpoint
+from metaad_zoo.zoo.detector_tensors import ROI, calibration_by_shots
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class DetectorState:
             learner = learner.within(tensors[ROI])
         if CONTAMINATION in tensors:
             learner = learner.expecting(float(tensors[CONTAMINATION]))
-        task = self.support(), tensors["support_labels"]
+        task = self.support(), tensors[SUPPORT_LABELS]
         decisions = SupportDecisions(learner, *task, calibration_by_shots(tensors))
         return DetectorState(self.checkpoint, learner.adapt(*task), decisions)
 

@@ -19,16 +19,14 @@ from metaad_zoo.episodes import NORMAL, UNLABELLED, count
 from metaad_zoo.evaluation.novelty import TrainingTasks, support_statistics
 from metaad_zoo.modality import get_modality
 from metaad_zoo.modality.samples import Reading, as_labels, as_samples
-from metaad_zoo.zoo.checkpoint import Checkpoint
+from metaad_zoo.zoo.checkpoint import CONTAMINATION, SUPPORT_LABELS, Checkpoint
 from metaad_zoo.zoo.reading import CheckpointError, parse_json
 
-CALIBRATION, LABELS, COLUMNS, SUPPORT = "calibration", "support_labels", "support_columns", "support/"
+CALIBRATION, LABELS, COLUMNS, SUPPORT = "calibration", SUPPORT_LABELS, "support_columns", "support/"
 RATIO = "support_ratio"
 """Median width by height of a support set's images, before they were brought to a model's size."""
 ROI = "support_roi"
 """Region of interest ``(H, W)`` bool, at the size of the support's images."""
-CONTAMINATION = "support_contamination"
-"""Stated share of anomalies among the unlabelled samples ``(1,)``."""
 STATISTICS, DISTANCES = "training_tasks/statistics", "training_tasks/distances"
 KINDS = (torch.float32, torch.float64)
 """Dtypes of scores and samples."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -31,6 +32,27 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return check_manifest(parse_json(read_bytes(path, TEXT_LIMIT), str(path)), str(path))
 
 
+def support_in_words(counts: Mapping[str, float]) -> str:
+    """Composition of a support set, as a manifest has it under ``support``, in words.
+
+    Args:
+        counts: numbers of ``normal``, ``anomalous`` and ``unlabelled`` samples, and the stated ``contamination`` of
+            the unlabelled ones, if any.
+
+    Example:
+        >>> support_in_words({"normal": 10, "anomalous": 1, "unlabelled": 5000, "contamination": 0.1})
+        '10 normal samples, 1 known anomaly and 5,000 unlabelled samples (10 % of them anomalous, as stated)'
+        >>> support_in_words({"normal": 1, "anomalous": 0, "unlabelled": 0})
+        '1 normal sample'
+    """
+    nouns = {"normal": ("normal sample", "normal samples"), "anomalous": ("known anomaly", "known anomalies")}
+    nouns["unlabelled"] = ("unlabelled sample", "unlabelled samples")
+    parts = [f"{counts[kind]:,} {nouns[kind][counts[kind] > 1]}" for kind in nouns if counts[kind]]
+    if "contamination" in counts:
+        parts[-1] += f" ({100 * counts['contamination']:g} % of them anomalous, as stated)"
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
 def check_manifest(manifest: Any, where: str) -> dict[str, Any]:
     """A manifest as it was parsed, its fields checked.
 
@@ -53,11 +75,22 @@ def check_manifest(manifest: Any, where: str) -> dict[str, Any]:
     plugins = manifest.get("plugins", [])
     if not isinstance(plugins, list) or not all(isinstance(name, str) for name in plugins):
         wrong.append("plugins")
+    if not _are_counts(manifest.get("support", {})):
+        wrong.append("support")
     if not _are_sources(manifest.get("pretrained", {})):
         wrong.append("pretrained")
     if wrong:
         raise CheckpointError(f"{where} is damaged: {', '.join(wrong)} missing or of a wrong type; fetch it again")
     return manifest
+
+
+def _are_counts(support: Any) -> bool:
+    if not isinstance(support, dict):
+        return False
+    counts = {name: n for name, n in support.items() if name != "contamination"}
+    whole = all(type(n) is int and n >= 0 for n in counts.values())
+    complete = counts.keys() == {"normal", "anomalous", "unlabelled"} and any(counts.values())
+    return not support or (whole and complete and isinstance(support.get("contamination", 0.0), float))
 
 
 def _are_sources(value: Any) -> bool:
