@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from metaad_zoo.cli.arguments import json_argument, modality_name, require_folder
 from metaad_zoo.cli.terminal import note_account, progress_bars, show
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 HELP = "compare methods on the same episodes, or point by point on whole series"
 COMMON_OPTIONS = ("methods", "data", "out", "shots", "alpha", "calibrate", "seed", "allow_transductive")
-EPISODE_OPTIONS = ("episodes", "inner_steps", "modality")
+EPISODE_OPTIONS = ("episodes", "inner_steps", "modality", "unlabelled", "contamination")
 POINT_OPTIONS = ("draws", "stride", "longest", "buffer")
 
 
@@ -60,6 +60,22 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     episodes.add_argument(
         "--inner-steps", type=int, nargs="+", help="numbers of inner steps of gradient-based learners; gives a curve"
     )
+    episodes.add_argument(
+        "--unlabelled",
+        type=int,
+        metavar="N",
+        help="number of unlabelled samples in each support set, beside the normal ones (default: as the data's config "
+        "has it, or none)",
+    )
+    episodes.add_argument(
+        "--contamination",
+        type=float,
+        nargs="+",
+        action=ShareOrRange,
+        metavar="SHARE",
+        help="share of anomalies among the unlabelled samples, which no method is told; two numbers are a range from "
+        "which each episode draws (default: as the data's config has it, or 0)",
+    )
     points = command.add_argument_group("evaluation point by point")
     points.add_argument("--points", action="store_true", help="score each point in the later part of a labelled series")
     points.add_argument("--draws", type=int, help="number of supports that are drawn from each series (default: 3)")
@@ -69,6 +85,15 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     points.add_argument("--longest", type=int, help="maximum number of scored points per series (default: 50000)")
     points.add_argument("--buffer", type=int, help="maximum buffer length of VUS in points (default: the window)")
     json_argument(command)
+
+
+class ShareOrRange(argparse.Action):
+    """One number as it is, two as a range."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if len(values) > 2:
+            raise argparse.ArgumentError(self, f"expected a share, or the ends of a range, saw {len(values)} numbers")
+        setattr(namespace, self.dest, values[0] if len(values) == 1 else tuple(values))
 
 
 def _calibration(text: str) -> str:

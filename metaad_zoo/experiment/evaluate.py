@@ -11,7 +11,7 @@ from typing import Any, Literal
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.data.read.account import Account
 from metaad_zoo.data.read.pixels import Aspect
-from metaad_zoo.episodes import DomainTaskPool, Method
+from metaad_zoo.episodes import DomainTaskPool, EpisodeSpec, Method
 from metaad_zoo.evaluation import protocol
 from metaad_zoo.evaluation.calibration import can_hold
 from metaad_zoo.evaluation.metrics import auroc
@@ -50,6 +50,8 @@ class _Settings:
     modality: str | None
     inner_steps: Sequence[int] | None
     allow_transductive: bool
+    unlabelled: int | None
+    contamination: float | tuple[float, float] | None
 
 
 def evaluate(
@@ -65,6 +67,8 @@ def evaluate(
     modality: str | None = None,
     inner_steps: Sequence[int] | None = None,
     allow_transductive: bool = False,
+    unlabelled: int | None = None,
+    contamination: float | tuple[float, float] | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Evaluate methods on the same episodes of the test tasks, with intervals and paired differences.
@@ -83,6 +87,10 @@ def evaluate(
         modality: modality of a user's own files, if there is no model; None: inferred from the files.
         inner_steps: numbers of inner steps for a curve of the gradient learners; None: no curve.
         allow_transductive: let batch normalisation take statistics over the queries.
+        unlabelled: number of unlabelled samples in each support set, beside the normal ones; None: that of the data's
+            config, or none of a user's own files.
+        contamination: share of anomalies among the unlabelled samples, which no method is told, or a range from which
+            each episode draws its share; None: that of the data's config.
         progress: reports the progress.
 
     Returns:
@@ -94,7 +102,18 @@ def evaluate(
             domains, or there are too few episodes for an interval.
     """
     settings = _Settings(
-        methods, Path(data), episodes, shots, alpha, calibrate, seed, modality, inner_steps, allow_transductive
+        methods,
+        Path(data),
+        episodes,
+        shots,
+        alpha,
+        calibrate,
+        seed,
+        modality,
+        inner_steps,
+        allow_transductive,
+        unlabelled,
+        contamination,
     )
     return _evaluate(settings, None if out is None else Path(out), progress)
 
@@ -132,6 +151,7 @@ def _evaluate(settings: _Settings, out: Path | None, progress: Progress) -> dict
         | _protocol(settings, data, n, calibrate)
         | {"account": [*guesses, *data.skipped]}
         | make_up(data.test_episode, learners)
+        | _weighing(data.test_episode, methods)
         | {
             "trained_or_chosen_on": {name: c.trained_on for name, c in checkpoints.items()},
             "methods": describe_methods(methods, checkpoints),
@@ -227,15 +247,37 @@ def _open(
             modality = guessed_modality(settings.methods, settings.data, guesses)
         data = own_data(settings.data, learners, settings.seed or 0, modality, aspect)
     left_out = []
-    if settings.shots:
-        most = replace(data.test_episode, support_normal=max(settings.shots))
+    spec = _requested_episode(settings, data.test_episode)
+    if spec != data.test_episode or settings.shots:
+        most = replace(spec, support_normal=max(settings.shots or [spec.support_normal]))
         for split in ("val", "test"):
             pool = data.pools.get(split)
             if isinstance(pool, DomainTaskPool):
                 left_out += [f"{split}: {why}" for why in pool.leave_out_small(most)]
-        data.test_episode = replace(data.test_episode, support_normal=settings.shots[0])
+        data.test_episode = spec
     data.sampler("test")
     return data, left_out
+
+
+def _weighing(spec: EpisodeSpec, methods: Mapping[str, Method]) -> dict[str, Any]:
+    """Entry of the protocol that says which methods weigh unlabelled samples, where there are any."""
+    weigh = {name: bool(getattr(method, "reads_unlabelled", False)) for name, method in methods.items()}
+    return {"weigh_unlabelled": weigh} if spec.support_unlabelled else {}
+
+
+def _requested_episode(settings: _Settings, spec: EpisodeSpec) -> EpisodeSpec:
+    """Composition of the test episodes: that of the data but for what the settings say."""
+    unlabelled = spec.support_unlabelled if settings.unlabelled is None else settings.unlabelled
+    contamination = spec.contamination if settings.contamination is None else settings.contamination
+    if not unlabelled:
+        if settings.contamination:
+            raise ValueError(
+                f"contamination (--contamination) is {settings.contamination}, the share of anomalies among unlabelled "
+                "samples, and there are none: set unlabelled (--unlabelled) to their number, such as 500"
+            )
+        contamination = 0.0
+    shots = settings.shots[0] if settings.shots else spec.support_normal
+    return replace(spec, support_normal=shots, support_unlabelled=unlabelled, contamination=contamination)
 
 
 def _curves(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -85,6 +86,40 @@ def test_models_and_baselines_see_the_same_episodes(place, calibrate, capsys):
     assert protocol["batch_norm"] == {model: "support"}
     assert protocol["query_ratio"] == "4 normal : 4 anomalous"
     assert protocol["realised_contamination"] == 0.0
+
+
+def test_unlabelled_samples_with_a_share_of_anomalies_join_every_support(place, capsys):
+    options = ["--data", str(place / "data.yaml"), "--episodes", "12", "--unlabelled", "60", "--contamination", "0.1"]
+    assert run(place, str(place / "model"), "knn", *options, "--shots", "3", "2") == 0
+    results = json.loads((place / "out" / "results.json").read_text())
+    protocol = results["protocol"]
+    assert (protocol["episode"]["support_unlabelled"], protocol["realised_contamination"]) == (60, 0.1)
+    assert protocol["weigh_unlabelled"] == {f"{place.name}/model": False, "knn": False}
+    assert protocol["episode"]["support_normal"] == 3
+    data = data_of_config(place / "data.yaml")
+    data.test_episode = replace(data.test_episode, support_unlabelled=60, contamination=0.1)
+    episodes = list(data.episodes("test", 12))
+    assert int((episodes[0].support_labels == -1).sum()) == 60
+    by_task = auroc_by_task(create_baseline("knn"), episodes)
+    assert results["methods"]["knn"]["mean"]["auroc"] == pytest.approx(by_task.mean())
+    assert len(results["curves"]["shots"]["methods"]["knn"]["mean"]) == 2
+
+
+def test_a_range_of_contamination_is_drawn_for_each_episode_of_one_table(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    rows = np.column_stack([rng.normal(size=(400, 2)), np.arange(400) % 3 == 0])
+    write_rows(tmp_path / "one.csv", rows, ["x", "y", "anomaly"])
+    options = ["--data", str(tmp_path / "one.csv"), "--modality", "table", "--episodes", "5", "--alpha", "0.3"]
+    assert run(tmp_path, "knn", *options, "--unlabelled", "100", "--contamination", "0", "0.3") == 0
+    protocol = json.loads((tmp_path / "out" / "results.json").read_text())["protocol"]
+    assert protocol["episode"]["contamination"] == protocol["realised_contamination"] == [0.0, 0.3]
+    capsys.readouterr()
+    assert run(tmp_path, "knn", *options, "--unlabelled", "9000") == 1
+    assert "one has 266 normal samples but an episode draws" in capsys.readouterr().err
+    assert run(tmp_path, "knn", *options, "--contamination", "0.1") == 1
+    assert "set unlabelled (--unlabelled) to their number" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(tmp_path, "knn", *options, "--unlabelled", "10", "--contamination", "0", "0.1", "0.2")
 
 
 def test_auroc_against_inner_steps(place, capsys):

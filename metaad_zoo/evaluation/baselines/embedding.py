@@ -88,6 +88,11 @@ class OnNetwork:
     method: Method
     network: EmbedsEpisodes
 
+    @property
+    def reads_unlabelled(self) -> bool:
+        """Whether the baseline weighs unlabelled samples."""
+        return bool(getattr(self.method, "reads_unlabelled", False))
+
     def adapt(self, support: Samples, support_labels: Tensor) -> Embedded:
         """Adapt the method to the support's embeddings.
 

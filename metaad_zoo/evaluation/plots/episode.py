@@ -15,7 +15,7 @@ from metaad_zoo.episodes import Episode, SupportScaling
 from metaad_zoo.modality import get_modality
 
 KINDS = {0: "normal", 1: "anomalous", -1: "unlabelled"}
-COLUMNS_SHOWN = 40
+COLUMNS_SHOWN, SUPPORT_SHOWN = 40, 50
 FAR = 4.0
 """Limit of a table's colour scale, in deviations of the support from its median."""
 
@@ -25,8 +25,9 @@ def episode_figure(
 ) -> Figure:
     """One episode: the support set, then the queries from the most normal to the most anomalous.
 
-    Images are shown as they are; sequences as lines in the support's units, all at one scale; tables as rows of
-    colours beside their scores. Of several modalities the one with most axes is drawn that the support has.
+    Images are shown as they are; sequences as lines in the support's units, all at one scale; tables as rows of colours
+    beside their scores. Of a large support set some samples are drawn, labelled ones first. Of several modalities the
+    one with most axes is drawn that the support has.
 
     Args:
         episode: episode of images ``(n, C, H, W)``, sequences ``(n, T, C)`` or tables ``(n, D)``.
@@ -48,16 +49,18 @@ def episode_figure(
     modality = get_modality(name)
     scaling = SupportScaling.fit(episode.support[name].float(), modality.scaling)
     support, query = (scaling.apply(x[name].float()).cpu().numpy() for x in (episode.support, episode.query))
+    part = f", {SUPPORT_SHOWN} of {len(support)} samples" if len(support) > SUPPORT_SHOWN else ""
+    support = support[:SUPPORT_SHOWN]
     thumbnails = modality.thumbnails(support, query)
     if thumbnails is None:
-        return _table_figure(episode, support, query, scores, threshold, flagged)
+        return _table_figure(episode, support, part, query, scores, threshold, flagged)
     support, query, draw = thumbnails.support, thumbnails.query, thumbnails.draw
     order = scores.argsort().tolist()
     support_rows, query_rows = -(-len(support) // columns), -(-len(query) // columns)
     figure = Figure(figsize=(1.25 * columns, 1.6 * (support_rows + query_rows) + 1.2), layout="constrained")
     parts = figure.subfigures(2, 1, height_ratios=[support_rows, query_rows], squeeze=False)
     top, bottom = parts[0, 0], parts[1, 0]
-    top.suptitle(f"{episode.task}: support set{thumbnails.note}")
+    top.suptitle(f"{episode.task}: support set{part}{thumbnails.note}")
     cut = "" if threshold is None else f"threshold {threshold:.2f}; "
     bottom.suptitle(f"queries by score ({cut}red: mistakes)")
     top_axes = top.subplots(support_rows, columns, squeeze=False).ravel()
@@ -84,6 +87,7 @@ def _frame(axes: Axes, title: str, mistake: bool = False) -> None:
 def _table_figure(
     episode: Episode,
     support: np.ndarray,
+    part: str,
     query: np.ndarray,
     scores: Tensor,
     threshold: float | None,
@@ -99,7 +103,9 @@ def _table_figure(
     cells.axhline(len(support) - 0.5, color="black", linewidth=1.5)
     figure.colorbar(drawn, ax=cells, location="left", label="in units of the support's spread, white: missing")
     of = f", the first {COLUMNS_SHOWN} of {support.shape[1]} columns" if support.shape[1] > COLUMNS_SHOWN else ""
-    cells.set(xlabel="column", xticks=[], yticks=[], title=f"{episode.task}: support (above), queries by score{of}")
+    cells.set(
+        xlabel="column", xticks=[], yticks=[], title=f"{episode.task}: support (above{part}), queries by score{of}"
+    )
     places = len(support) + np.arange(len(ranked))
     wrong = flagged.cpu().numpy()[order] != (labels == 1)
     for label, marker in ((0, "o"), (1, "X")):
