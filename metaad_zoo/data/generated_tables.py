@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
 from scipy.special import ndtr
 
 from metaad_zoo.data.joined import ArrayReader
+from metaad_zoo.data.wide_laws import WIDE_LAWS
+from metaad_zoo.data.wide_tables import WIDE_ANOMALIES, WideTable
 from metaad_zoo.episodes import SPLITS, Episode, EpisodeSpec, Split, TaskPool
 from metaad_zoo.episodes.draw import assemble
 from metaad_zoo.registry import unknown_name
@@ -102,6 +105,13 @@ LAWS: Mapping[str, Callable[[int, np.random.Generator], Law]] = {
 }
 ANOMALIES = ("local", "global", "dependency", "clustered")
 
+Family = Literal["plain", "wide"]
+FAMILIES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "plain": (tuple(LAWS), ANOMALIES),
+    "wide": (tuple(WIDE_LAWS), tuple(WIDE_ANOMALIES)),
+}
+"""Laws and kinds of anomalies of each family of tables."""
+
 
 @dataclass(frozen=True)
 class TablePrior:
@@ -111,10 +121,16 @@ class TablePrior:
         tables: number of tables in each split.
         min_columns: smallest number of columns of a table.
         max_columns: largest number of columns of a table.
-        laws: kinds of distributions of the normal rows, out of ``mixture``, ``copula`` and ``causal``.
+        laws: kinds of distributions of the normal rows, out of ``mixture``, ``copula`` and ``causal``; None: all of
+            the family.
         anomalies: kinds of anomalies, out of ``local`` (wider noise around the same centres), ``global`` (uniform, in
             some columns, over a box wider than the data), ``dependency`` (each column as in normal rows, but drawn for
-            itself) and ``clustered`` (normal rows, moved along one direction).
+            itself) and ``clustered`` (normal rows, moved along one direction); None: all of the family.
+        family: ``"plain"``, or ``"wide"``: tables as different as real ones (:class:`WideTable`): laws ``network``,
+            ``graph``, ``mixture`` and ``copula``; columns of any marginal, also skewed, zero-inflated, discrete or
+            nearly constant, and columns of noise; several kinds of anomalies in one table, beside the four also
+            ``cause`` (a change of some causes, which shows wherever they act) and ``noise``. Meant for up to 40
+            columns.
 
     Raises:
         ValueError: a number is out of range or a kind is unknown.
@@ -123,8 +139,9 @@ class TablePrior:
     tables: int = 5000
     min_columns: int = 2
     max_columns: int = 16
-    laws: tuple[str, ...] = tuple(LAWS)
-    anomalies: tuple[str, ...] = ANOMALIES
+    laws: tuple[str, ...] | None = None
+    anomalies: tuple[str, ...] | None = None
+    family: Family = "plain"
 
     def __post_init__(self) -> None:
         if self.tables < 1 or not 2 <= self.min_columns <= self.max_columns:
@@ -132,12 +149,29 @@ class TablePrior:
                 f"TablePrior has {self.tables} tables of {self.min_columns} to {self.max_columns} columns; expected at "
                 "least one table and two columns, and min_columns no larger than max_columns"
             )
-        for kind, chosen, choices in (("law", self.laws, tuple(LAWS)), ("anomaly", self.anomalies, ANOMALIES)):
+        if self.family not in FAMILIES:
+            raise unknown_name("family of generated tables:", self.family, get_args(Family))
+        laws, anomalies = FAMILIES[self.family]
+        for kind, chosen, choices in (("law", self.law_names, laws), ("anomaly", self.anomaly_names, anomalies)):
             for name in chosen:
                 if name not in choices:
-                    raise unknown_name(f"{kind} of generated tables:", name, choices)
+                    raise unknown_name(f"{kind} of {self.family} generated tables:", name, choices)
             if not chosen:
                 raise ValueError(f"TablePrior has no {kind}; expected some of {choices}")
+
+    @property
+    def law_names(self) -> tuple[str, ...]:
+        """The laws, those of the family where none is named."""
+        return FAMILIES[self.family][0] if self.laws is None else self.laws
+
+    @property
+    def anomaly_names(self) -> tuple[str, ...]:
+        """The kinds of anomalies, those of the family where none is named."""
+        return FAMILIES[self.family][1] if self.anomalies is None else self.anomalies
+
+    def as_dict(self) -> dict[str, Any]:
+        """Fields, for a results file; all laws and anomalies are named."""
+        return {**asdict(self), "laws": self.law_names, "anomalies": self.anomaly_names}
 
 
 class GeneratedTable:
@@ -150,7 +184,7 @@ class GeneratedTable:
 
     def __init__(self, prior: TablePrior, rng: np.random.Generator) -> None:
         self.columns = int(rng.integers(prior.min_columns, prior.max_columns + 1))
-        self.kind, self.anomaly = str(rng.choice(prior.laws)), str(rng.choice(prior.anomalies))
+        self.kind, self.anomaly = str(rng.choice(prior.law_names)), str(rng.choice(prior.anomaly_names))
         self._law = LAWS[self.kind](self.columns, rng)
         reference = self._law(REFERENCE_ROWS, rng, 1.0)
         self._centre, spread = np.median(reference, 0), reference.std(0)
@@ -196,7 +230,8 @@ class GeneratedTable:
 class GeneratedTables(TaskPool):
     """Tasks that are random tables; table ``i`` of a split is a pure function of ``(seed, split, i)``.
 
-    Each episode draws new rows of its table. The tables of two splits are different draws from the same prior.
+    The tables are of the prior's family: :class:`GeneratedTable` or :class:`WideTable`. Each episode draws new rows of
+    its table. The tables of two splits are different draws from the same prior.
 
     Args:
         prior: distribution of the tables.
@@ -204,7 +239,8 @@ class GeneratedTables(TaskPool):
         seed: random seed of the tables.
 
     Source: structural causal models as a prior over tables: Hollmann et al., "TabPFN", ICLR 2023. The four kinds of
-    anomalies: Han et al., "ADBench", NeurIPS 2022, section 3.
+    anomalies: Han et al., "ADBench", NeurIPS 2022, section 3. A prior over tables with anomalies, from which a network
+    learns to detect them in context: Shen et al., "FoMo-0D", 2024.
 
     Example:
         >>> pool = GeneratedTables(TablePrior(tables=100), "train", seed=0)
@@ -218,10 +254,14 @@ class GeneratedTables(TaskPool):
             raise unknown_name("split", split, SPLITS)
         self.prior, self.split, self.seed = prior, split, seed
 
-    def table(self, task: int) -> GeneratedTable:
+    def table(self, task: int) -> GeneratedTable | WideTable:
         """The table at this position."""
         address = np.random.SeedSequence([self.seed, SPLITS.index(self.split)], spawn_key=(task, 0, 0))
-        return GeneratedTable(self.prior, np.random.default_rng(address))
+        rng = np.random.default_rng(address)
+        if self.prior.family == "plain":
+            return GeneratedTable(self.prior, rng)
+        columns = int(rng.integers(self.prior.min_columns, self.prior.max_columns + 1))
+        return WideTable(columns, self.prior.law_names, self.prior.anomaly_names, rng)
 
     def __len__(self) -> int:
         return self.prior.tables

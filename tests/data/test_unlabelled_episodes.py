@@ -103,6 +103,10 @@ PRIOR = TablePrior(tables=20)
 MODULES: dict[str, tuple[Make, Callable[[EpisodeDataModule, Episode], torch.Tensor]]] = {
     "real table": (real_table, far),
     "generated tables": (lambda _, spec: TabularEpisodes(prior=PRIOR, episode=spec), made_last),
+    "wide tables": (
+        lambda _, spec: TabularEpisodes(prior=TablePrior(tables=20, family="wide"), episode=spec),
+        made_last,
+    ),
     "mixed tables": (lambda folder, spec: real_table(folder, spec, prior=PRIOR, generated_share=0.5), mixed),
     "synthetic anomalies": (one_domain, not_in_the_file),
     "images": (lambda _, spec: ImageEpisodes(splits=SPLITS, image_size=8, episode=spec), of_another_class),
@@ -167,7 +171,7 @@ def test_the_description_holds_both_settings(module):
     assert episode["fewer_unlabelled"] is True
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if "generated" not in name and "mixed" not in name])
+@pytest.mark.parametrize("name", [name for name in MODULES if not {"generated", "wide", "mixed"} & {*name.split()}])
 def test_a_task_that_is_too_small_gives_as_many_as_it_has_or_is_an_error(name, tmp_path):
     make, anomalous = MODULES[name]
     plenty = EpisodeSpec(3, 0, 5000, 0.25, 4, 4)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -223,7 +222,7 @@ class TabularEpisodes(EpisodeDataModule):
             "synthetic": self.synthetic,
             "synthetic_share": self.synthetic_share if self.synthetic else 0.0,
             "generated_share": self.generated_share,
-            "prior": asdict(self.prior) if generated else None,
+            "prior": self.prior.as_dict() if generated else None,
             **self._episode_settings,
         }
 
