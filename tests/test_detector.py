@@ -94,11 +94,11 @@ def test_contamination_flags_what_is_above_the_support_without_its_highest_share
 
 def test_support_samples_are_scored_as_new_ones_wherever_they_are_met(detector, pictures):
     detector.fit(pictures[:5])
-    found = detector.score(pictures[[7, 2]], leave_one_out=True)
-    assert found[0] == pytest.approx(detector.score(pictures[[7]])[0], abs=1e-5)
+    scores = detector.score(pictures[[7, 2]], leave_one_out=True)
+    assert scores[0] == pytest.approx(detector.score(pictures[[7]])[0], abs=1e-5)
     without = copy.deepcopy(detector).fit(pictures[[0, 1, 3, 4]])
-    assert found[1] == pytest.approx(without.score(pictures[[2]])[0], abs=1e-5)
-    assert abs(found[1] - detector.score(pictures[[2]])[0]) > 1e-4
+    assert scores[1] == pytest.approx(without.score(pictures[[2]])[0], abs=1e-5)
+    assert abs(scores[1] - detector.score(pictures[[2]])[0]) > 1e-4
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def test_scores_are_those_of_the_learner(detector, pictures):
     learner = detector._checkpoint.learner
     x = torch.as_tensor(pictures[:, None]).float() / 255
     expected = learner.adapt({"image": x[:5]}, torch.tensor([0, 1, -1, 0, 0])).score({"image": x})
-    found = detector.fit(pictures[:5], labels=[0, 1, -1, 0, 0]).score(pictures)
-    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-6)
+    scores = detector.fit(pictures[:5], labels=[0, 1, -1, 0, 0]).score(pictures)
+    np.testing.assert_allclose(scores, expected.numpy(), rtol=1e-6)
 
 
 def test_every_form_of_images_gives_the_same_scores(detector, pictures, tmp_path):
@@ -208,12 +208,12 @@ def test_a_forged_support_or_calibration_is_refused(detector, pictures, tmp_path
         "support/image": torch.zeros(5, 1, 8, 8),
         "support_labels": torch.tensor([0, 0, 7, 0, 0]),
     }.items():
-        kept = detector._checkpoint.tensors[name]
+        stored = detector._checkpoint.tensors[name]
         detector._checkpoint.tensors[name] = tensor
         detector.save(tmp_path / "forged")
         with pytest.raises(CheckpointError, match=r"ascending row|does not fit its model"):
             mz.load_detector(tmp_path / "forged")
-        detector._checkpoint.tensors[name] = kept
+        detector._checkpoint.tensors[name] = stored
 
 
 def test_p_values_come_from_supports_of_the_same_size(detector, pictures, tmp_path):

@@ -117,13 +117,13 @@ def test_every_training_command_names_known_keys(page):
         for config in configs:
             for section, value in yaml.safe_load((REPOSITORY / config).read_text()).items():
                 merged.setdefault(section, {}).update(value if isinstance(value, dict) else {})
-        known = {"--config", "--ckpt_path", "--import", "--runs", "--seed_everything"}
-        known |= {f"--trainer.{key}" for key in inspect.signature(pl.Trainer).parameters}
+        keys = {"--config", "--ckpt_path", "--import", "--runs", "--seed_everything"}
+        keys |= {f"--trainer.{key}" for key in inspect.signature(pl.Trainer).parameters}
         if "--trainer.logger" in words and (name := words[words.index("--trainer.logger") + 1])[0].isupper():
-            known |= {f"--trainer.logger.{key}" for key in _keys(f"lightning.pytorch.loggers.{name}")}
+            keys |= {f"--trainer.logger.{key}" for key in _keys(f"lightning.pytorch.loggers.{name}")}
         for section in ("data", "model"):
-            known |= {f"--{section}.{key}" for key in _keys(merged.get(section, {}).get("class_path"))}
-        assert {w for w in words if w.startswith("--")} <= known, line
+            keys |= {f"--{section}.{key}" for key in _keys(merged.get(section, {}).get("class_path"))}
+        assert {w for w in words if w.startswith("--")} <= keys, line
 
 
 def _keys(path: str | None) -> set[str]:

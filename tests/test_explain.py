@@ -46,22 +46,22 @@ def fitted(backbone, **inner_loop):
     return detector.fit(support, [0, 0, 1, 0]), query
 
 
-def as_dict(found, samples):
-    return found if isinstance(found, dict) else dict.fromkeys(samples, found)
+def as_dict(attributions, samples):
+    return attributions if isinstance(attributions, dict) else dict.fromkeys(samples, attributions)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_integrated_gradients_are_complete(backbone):
     detector, query = fitted(backbone)
-    found = as_dict(detector.explain(query), query)
+    attributions = as_dict(detector.explain(query), query)
     for name, x in query.items():
-        assert found[name].shape == x.shape
-        assert found[name].dtype == np.float32
-        assert np.array_equal(np.isnan(found[name]), x.isnan().numpy())
+        assert attributions[name].shape == x.shape
+        assert attributions[name].dtype == np.float32
+        assert np.array_equal(np.isnan(attributions[name]), x.isnan().numpy())
     explainer = detector.explainer()
     start = explainer.baseline(explainer.units(query))
     rise = detector.score(query) - explainer.score(start).detach().numpy()
-    total = sum(np.nansum(x.reshape(len(x), -1), 1) for x in found.values())
+    total = sum(np.nansum(x.reshape(len(x), -1), 1) for x in attributions.values())
     assert np.abs(rise).max() > 0.01
     np.testing.assert_allclose(total, rise, rtol=0.02, atol=2e-3)
 
@@ -71,9 +71,9 @@ def test_integrated_gradients_are_complete(backbone):
 def test_other_methods_have_the_samples_shape(backbone, method):
     detector, query = fitted(backbone)
     before = detector.score(query)
-    found = as_dict(detector.explain(query, method), query)
-    assert {name: x.shape for name, x in found.items()} == {name: tuple(x.shape) for name, x in query.items()}
-    assert all(np.isnan(found[name])[x.isnan().numpy()].all() for name, x in query.items())
+    attributions = as_dict(detector.explain(query, method), query)
+    assert {name: x.shape for name, x in attributions.items()} == {name: tuple(x.shape) for name, x in query.items()}
+    assert all(np.isnan(attributions[name])[x.isnan().numpy()].all() for name, x in query.items())
     assert np.array_equal(detector.score(query), before)
 
 
@@ -122,9 +122,9 @@ def test_only_the_columns_that_count_are_named_and_far_outliers_are_no_trouble()
     spread = (quartiles[2] - quartiles[0]) / 1.349
     units = np.clip((x[:, [1, 3]] - quartiles[1]) / spread, -10, 10) - (ordered - quartiles[1]) / spread
     for method in ("auto", "occlusion"):
-        found = detector.explain(x, method)
-        np.testing.assert_allclose(found[:, [1, 3]], units * [2, -1], rtol=1e-3, atol=1e-3)
-        assert np.abs(found[:, [0, 2, 4]]).max() < 1e-5
+        attributions = detector.explain(x, method)
+        np.testing.assert_allclose(attributions[:, [1, 3]], units * [2, -1], rtol=1e-3, atol=1e-3)
+        assert np.abs(attributions[:, [0, 2, 4]]).max() < 1e-5
 
 
 def test_a_scorer_without_gradients_is_explained_by_occlusion():

@@ -63,13 +63,13 @@ def queries_of(backbone, n=7):
 def require_equal(path, detector, samples, alpha=0.1):
     """That a file scores samples as the detector does, here by a comparison of its own."""
     run, about = load_exported(path)
-    found = run({name: samples[name].numpy() for name in about.inputs})
+    outputs = run({name: samples[name].numpy() for name in about.inputs})
     scores, p, decisions = detector.judge(samples, alpha=alpha)
     room = 1e-5 * max(1, np.abs(scores).max())
-    np.testing.assert_allclose(found["score"], scores, atol=room, rtol=0)
+    np.testing.assert_allclose(outputs["score"], scores, atol=room, rtol=0)
     clear = np.abs(scores[:, None] - CALIBRATION.numpy()).min(1) > room
-    np.testing.assert_allclose(found["p_value"][clear], p[clear], atol=1e-6)
-    assert np.array_equal(found["anomaly"][clear], decisions[clear])
+    np.testing.assert_allclose(outputs["p_value"][clear], p[clear], atol=1e-6)
+    assert np.array_equal(outputs["anomaly"][clear], decisions[clear])
 
 
 @pytest.mark.usefixtures("_onnx")
@@ -147,9 +147,9 @@ def test_missing_values_and_the_scaling_of_the_support_are_inside(table_model, t
     rows[:10, 5] = np.nan  # a column of which the support set knows nothing
     detector = mz.load_detector(table_model).fit(rows[:10])
     mz.export_detector(detector, tmp_path / "d.pt2", alpha=0.2)
-    found = load_exported(tmp_path / "d.pt2")[0]({"tabular": rows})
-    np.testing.assert_allclose(found["score"], detector.score(rows), atol=1e-5)
-    assert np.array_equal(found["anomaly"], detector.predict(rows, alpha=0.2))
+    scores = load_exported(tmp_path / "d.pt2")[0]({"tabular": rows})
+    np.testing.assert_allclose(scores["score"], detector.score(rows), atol=1e-5)
+    assert np.array_equal(scores["anomaly"], detector.predict(rows, alpha=0.2))
 
 
 def test_what_a_file_says_of_itself(tmp_path):
@@ -169,9 +169,9 @@ def test_a_sample_without_any_value_gets_no_score(backbone, tmp_path):
     samples = {name: x.numpy().copy() for name, x in queries_of(backbone).items()}
     for x in samples.values():
         x[0] = np.nan
-    found = load_exported(tmp_path / "d.pt2")[0](samples)
-    assert np.isnan(found["score"]).tolist() == np.isnan(found["p_value"]).tolist() == [True] + [False] * 6
-    assert found["anomaly"][0] == 0
+    scores = load_exported(tmp_path / "d.pt2")[0](samples)
+    assert np.isnan(scores["score"]).tolist() == np.isnan(scores["p_value"]).tolist() == [True] + [False] * 6
+    assert scores["anomaly"][0] == 0
 
 
 def test_scores_alone_need_no_calibration(tmp_path):
@@ -181,8 +181,8 @@ def test_scores_alone_need_no_calibration(tmp_path):
     with pytest.raises(ValueError, match="5 calibration scores can't promise"):
         mz.export_detector(detector, tmp_path / "d.pt2")
     assert mz.export_detector(detector, tmp_path / "d.pt2", alpha=None).outputs == ["score"]
-    found = load_exported(tmp_path / "d.pt2")[0]({"tabular": queries_of("mlp")["tabular"].numpy()})
-    np.testing.assert_allclose(found["score"], detector.score(queries_of("mlp")), atol=1e-5)
+    scores = load_exported(tmp_path / "d.pt2")[0]({"tabular": queries_of("mlp")["tabular"].numpy()})
+    np.testing.assert_allclose(scores["score"], detector.score(queries_of("mlp")), atol=1e-5)
 
 
 def test_the_threshold_inside_may_come_from_the_support(tmp_path):
@@ -191,9 +191,9 @@ def test_the_threshold_inside_may_come_from_the_support(tmp_path):
     assert about.calibrate == "within"
     assert about.threshold == pytest.approx(float(detector.normal_scores("within").max()), abs=1e-6)
     samples = queries_of("mlp")
-    found = load_exported(tmp_path / "d.pt2")[0]({"tabular": samples["tabular"].numpy()})
-    np.testing.assert_allclose(found["p_value"], detector.p_value(samples, "within"), atol=1e-6)
-    assert np.array_equal(found["anomaly"], detector.predict(samples, 0.2, "within"))
+    scores = load_exported(tmp_path / "d.pt2")[0]({"tabular": samples["tabular"].numpy()})
+    np.testing.assert_allclose(scores["p_value"], detector.p_value(samples, "within"), atol=1e-6)
+    assert np.array_equal(scores["anomaly"], detector.predict(samples, 0.2, "within"))
     with pytest.raises(ValueError, match="take alpha >= 1/6"):
         mz.export_detector(detector, tmp_path / "d.pt2", calibrate="within")
     with pytest.raises(ValueError, match="within"):

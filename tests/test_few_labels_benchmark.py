@@ -56,12 +56,12 @@ def finished_run(folder, learner, config):
 @pytest.mark.parametrize("n", [0, 2, 5])
 def test_labelled_anomalies_beyond_the_number_are_left_out(few_labels, episodes, n):
     for whole in episodes[:3]:
-        known = whole.support_labels == ANOMALOUS
+        is_anomaly = whole.support_labels == ANOMALOUS
         cut = few_labels.with_labels(whole, n)
-        kept = torch.cat([known.nonzero().flatten()[:n], (~known).nonzero().flatten()]).sort().values
-        assert torch.equal(cut.support_ids, whole.support_ids[kept])
-        assert torch.equal(cut.support_labels, whole.support_labels[kept])
-        assert torch.equal(cut.support["image"], whole.support["image"][kept])
+        rows = torch.cat([is_anomaly.nonzero().flatten()[:n], (~is_anomaly).nonzero().flatten()]).sort().values
+        assert torch.equal(cut.support_ids, whole.support_ids[rows])
+        assert torch.equal(cut.support_labels, whole.support_labels[rows])
+        assert torch.equal(cut.support["image"], whole.support["image"][rows])
         assert int((cut.support_labels == ANOMALOUS).sum()) == n
         assert cut.query is whole.query
 
@@ -73,16 +73,16 @@ def test_labels_of_another_class_are_of_a_class_that_the_query_has_none_of(few_l
         for ids, labels in ((e.support_ids, e.support_labels), (e.query_ids, e.query_labels)):
             for digit, label in ((normal, 0), (anomalous, 1)):
                 by_id.update(dict.fromkeys(ids[labels == label].tolist(), digit))
-    others = few_labels.of_another_class(episodes)
-    assert [e.task for e in others] == [e.task for e in episodes]
-    for e, other in zip(episodes, others, strict=True):
-        known = e.support_labels == ANOMALOUS
-        labelled = {by_id[i] for i in other.support_ids[known].tolist()}
+    swapped = few_labels.of_another_class(episodes)
+    assert [e.task for e in swapped] == [e.task for e in episodes]
+    for e, other in zip(episodes, swapped, strict=True):
+        is_anomaly = e.support_labels == ANOMALOUS
+        labelled = {by_id[i] for i in other.support_ids[is_anomaly].tolist()}
         assert len(labelled) == 1
         assert not labelled & set(e.task.removeprefix("digits/").split("-vs-"))
-        assert torch.equal(other.support_ids[~known], e.support_ids[~known])
-        assert torch.equal(other.support["image"][~known], e.support["image"][~known])
-        assert not torch.equal(other.support["image"][known], e.support["image"][known])
+        assert torch.equal(other.support_ids[~is_anomaly], e.support_ids[~is_anomaly])
+        assert torch.equal(other.support["image"][~is_anomaly], e.support["image"][~is_anomaly])
+        assert not torch.equal(other.support["image"][is_anomaly], e.support["image"][is_anomaly])
         assert other.query is e.query
 
 
@@ -95,17 +95,17 @@ def test_methods_that_use_both_kinds(few_labels, episodes):
     episode = episodes[0]
     flat = {part: getattr(episode, part)["image"].flatten(1) for part in ("support", "query")}
     x, q = ((v - v.mean(1, keepdim=True)) / v.std(1, correction=0, keepdim=True) for v in flat.values())
-    known = episode.support_labels == ANOMALOUS
-    near, rival = (torch.cdist(q, x[rows]).amin(1) for rows in (~known, known))
-    model = LogisticRegression(class_weight="balanced").fit(x.numpy(), known.numpy())
+    is_anomaly = episode.support_labels == ANOMALOUS
+    near, rival = (torch.cdist(q, x[rows]).amin(1) for rows in (~is_anomaly, is_anomaly))
+    model = LogisticRegression(class_weight="balanced").fit(x.numpy(), is_anomaly.numpy())
     expected = {False: near - rival, True: torch.as_tensor(model.decision_function(q.numpy()))}
     for regression, scores in expected.items():
         method = few_labels.BothKinds(regression)
-        found = method.adapt(episode.support, episode.support_labels).score(episode.query)
-        torch.testing.assert_close(found, scores, rtol=1e-3, atol=1e-3, check_dtype=False)
+        result = method.adapt(episode.support, episode.support_labels).score(episode.query)
+        torch.testing.assert_close(result, scores, rtol=1e-3, atol=1e-3, check_dtype=False)
         bare = few_labels.with_labels(episode, 0)
-        found = method.adapt(bare.support, bare.support_labels).score(bare.query)
-        torch.testing.assert_close(found, near, rtol=1e-3, atol=1e-3, check_dtype=False)
+        result = method.adapt(bare.support, bare.support_labels).score(bare.query)
+        torch.testing.assert_close(result, near, rtol=1e-3, atol=1e-3, check_dtype=False)
 
 
 def test_every_run_is_measured_beside_the_baselines(few_labels, config, tmp_path, monkeypatch, capsys):

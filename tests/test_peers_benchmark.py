@@ -50,9 +50,9 @@ def test_result_files_hold_versions_and_ours_first(peer, script):
     assert peer in script("peers").PEERS
     result = json.loads((REPOSITORY / "benchmarks" / "results" / f"peer_{peer}.json").read_text(encoding="utf-8"))
     assert {"metaad_zoo", "torch", "python", "threads", peer} <= set(result["environment"])
-    first, *others = result["contestants"]
+    first, *peers = result["contestants"]
     assert first.startswith("metaad_zoo")
-    assert any(not name.startswith("metaad_zoo") for name in others)
+    assert any(not name.startswith("metaad_zoo") for name in peers)
     assert result["contestants"][first]["over_first"] == 1
     assert len({figures["auroc"]["tasks"] for figures in result["contestants"].values()}) == 1, "on the same tasks"
 

@@ -57,7 +57,7 @@ def address(folder, log):
     start = "from metaad_zoo.cli import main; raise SystemExit(main())"
     command = [sys.executable, "-c", start, "serve", str(folder), "--port", str(port)]
     command += ["--max-samples", "50", "--max-bytes", "20000"]
-    with log.open("wb") as told, subprocess.Popen(command, stdout=told, stderr=subprocess.STDOUT) as server:
+    with log.open("wb") as log_file, subprocess.Popen(command, stdout=log_file, stderr=subprocess.STDOUT) as server:
         try:
             for _ in range(240):
                 try:
@@ -82,12 +82,12 @@ def test_answers_are_the_detectors_own_under_load(folder, address):
     detector = load_detector(folder)
     for rows, (status, text) in zip(asked, answers, strict=True):
         assert status == 200, text
-        found = json.loads(text)
+        answer = json.loads(text)
         scores, p, decisions = detector.judge(rows)
-        np.testing.assert_allclose(found["score"], scores, atol=1e-5)
-        np.testing.assert_allclose(found["p_value"], p, atol=1e-6)
-        assert found["anomaly"] == decisions.tolist()
-        assert all(type(x) is int for x in found["anomaly"])
+        np.testing.assert_allclose(answer["score"], scores, atol=1e-5)
+        np.testing.assert_allclose(answer["p_value"], p, atol=1e-6)
+        assert answer["anomaly"] == decisions.tolist()
+        assert all(type(x) is int for x in answer["anomaly"])
 
 
 def test_a_bad_request_does_not_spoil_the_good_ones_of_its_batch(address):
@@ -133,8 +133,8 @@ def test_decisions_within_the_support(folder):
     rows = np.random.default_rng(2).normal(size=(6, 3))
     (answer,) = api.unbatch(api.predict(api.batch([api.decode_request({"samples": rows.tolist()})])))
     expected = load_detector(folder).judge(rows, 0.2, "within")
-    for found, wanted in zip(answer, expected, strict=True):
-        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    for row, wanted in zip(answer, expected, strict=True):
+        np.testing.assert_allclose(row, wanted, atol=1e-5)
 
 
 def test_a_missing_value_is_null(folder, address):

@@ -182,9 +182,9 @@ def test_threads_explain_as_one_alone(backbone, method):
     def work(i: int) -> object:
         return detector.explain(one, method) if i % 2 else detector.score(query)
 
-    for i, (found,) in enumerate(at_once(work)):
-        parts = zip(found.values(), expected.values(), strict=True) if isinstance(found, dict) else [(found, expected)]
-        for a, b in parts if i % 2 else [(found, scores)]:
+    for i, (item,) in enumerate(at_once(work)):
+        parts = zip(item.values(), expected.values(), strict=True) if isinstance(item, dict) else [(item, expected)]
+        for a, b in parts if i % 2 else [(item, scores)]:
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
@@ -247,10 +247,10 @@ def test_recurrent_layers_leave_cudnn_without_the_switch_of_the_whole_process(ki
     monkeypatch.setattr(task_recurrent, "runs_in_cudnn", lambda x: True)
     monkeypatch.setattr(kind, "forward", lambda *args: pytest.fail("cuDNN has no second derivative"))
     with differentiable_recurrence(layer):
-        found = layer(x)[0]
-    (own_slope,) = torch.autograd.grad(found.square().sum(), x, create_graph=True)
+        result = layer(x)[0]
+    (own_slope,) = torch.autograd.grad(result.square().sum(), x, create_graph=True)
     (own_curve,) = torch.autograd.grad(own_slope.square().sum(), x)
-    for a, b in ((found, expected), (own_slope, slope), (own_curve, curve), (layer.eval()(x)[0], expected)):
+    for a, b in ((result, expected), (own_slope, slope), (own_curve, curve), (layer.eval()(x)[0], expected)):
         torch.testing.assert_close(a, b)
 
 

@@ -207,8 +207,8 @@ def bytes_kept(learner: GradientLearner, batch: EpisodeBatch) -> tuple[int, int]
     return peak, at_the_end
 
 
-def relative_difference(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+def relative_difference(values: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
     """Norm of the difference over the norm of what is expected."""
-    assert len(found) == len(expected)
-    difference = sum((a - b).double().square().sum() for a, b in zip(found, expected, strict=True))
+    assert len(values) == len(expected)
+    difference = sum((a - b).double().square().sum() for a, b in zip(values, expected, strict=True))
     return float((difference / sum(b.double().square().sum() for b in expected)).sqrt())

@@ -55,8 +55,8 @@ class TestEveryBackbone:
         return samples(name)
 
     def test_gives_the_embedding_it_announces(self, name, backbone, x):
-        found = backbone(x).shape
-        assert found == (3, found[1] if backbone.embedding_dim == ANY else backbone.embedding_dim)
+        shape = backbone(x).shape
+        assert shape == (3, shape[1] if backbone.embedding_dim == ANY else backbone.embedding_dim)
         assert backbone.modality == tiny_modality(name)
 
     def test_every_parameter_gets_a_gradient(self, name, backbone, x):
@@ -83,11 +83,11 @@ class TestEveryBackbone:
         kinds = {"image": "images", "sequence": "sequences", "tabular": "table rows"}
         for modality in shapes_of(name):
             one = x[modality] if isinstance(x, dict) else x
-            others = [one[..., :-1], torch.cat([one, one], 1) if modality == "image" else one[:, None], one[0]]
+            wrong_shapes = [one[..., :-1], torch.cat([one, one], 1) if modality == "image" else one[:, None], one[0]]
             if reads_any(name) or getattr(backbone, "any_size", False):
-                others.pop(0)  # of the last axis, none is too long or too short
+                wrong_shapes.pop(0)  # of the last axis, none is too long or too short
                 backbone(one[..., :-1])
-            for other in others:
+            for other in wrong_shapes:
                 given = other
                 if isinstance(x, dict):
                     given = {m: v[:1].expand(len(other), *v.shape[1:]) for m, v in x.items()} | {modality: other}
@@ -216,9 +216,9 @@ def test_a_model_without_feature_maps_is_named():
 def test_names_patterns_and_order():
     assert list_backbones("conv*") == ["conv4"]
     assert list_backbones("*", modality="sequence") == ["gru", "lstm", "tcn", "transformer", "window_statistics"]
-    found = list_backbones("timm/resnet*")
-    assert {"timm/resnet18", "timm/resnet50"} <= set(found)
-    assert found.index("timm/resnet18") < found.index("timm/resnet101"), "natural order"
+    names = list_backbones("timm/resnet*")
+    assert {"timm/resnet18", "timm/resnet50"} <= set(names)
+    assert names.index("timm/resnet18") < names.index("timm/resnet101"), "natural order"
 
 
 @pytest.mark.parametrize(

@@ -86,11 +86,14 @@ class TestAnAbsentModality:
 
 
 def test_gates_of_those_present_average_one():
-    fusion, there = build("fusion_gated"), torch.tensor([[True, True, True], [True, False, True], [False, False, True]])
-    ones = torch.ones(3, 3, 6, dtype=torch.float64) * there.view(3, 3, 1)
-    gated = fusion.meet(ones, there)
-    torch.testing.assert_close(gated.sum(1), there.sum(1, keepdim=True).expand(3, 6).double())
-    assert not gated[~there].any()
+    fusion, mask = (
+        build("fusion_gated"),
+        torch.tensor([[True, True, True], [True, False, True], [False, False, True]]),
+    )
+    ones = torch.ones(3, 3, 6, dtype=torch.float64) * mask.view(3, 3, 1)
+    gated = fusion.meet(ones, mask)
+    torch.testing.assert_close(gated.sum(1), mask.sum(1, keepdim=True).expand(3, 6).double())
+    assert not gated[~mask].any()
     two = build("fusion_gated", ("image", "tabular"))
     common = torch.randn(5, 2, 6, dtype=torch.float64)
     scores = two.gates(torch.cat([common.flatten(1), torch.ones(5, 2, dtype=torch.float64)], 1)).view(5, 2, 6)
@@ -102,23 +105,23 @@ def test_gates_of_those_present_average_one():
 def test_attention_equals_a_loop_over_the_others():
     """Against torch's own attention, given only the tokens of the other modalities that are there."""
     fusion = build("fusion_attention", tokens=2)
-    there = torch.tensor([[True, True, True], [True, True, False], [False, True, False]])
-    common = torch.randn(3, 3, 6, dtype=torch.float64) * there.view(3, 3, 1)
+    present = torch.tensor([[True, True, True], [True, True, False], [False, True, False]])
+    common = torch.randn(3, 3, 6, dtype=torch.float64) * present.view(3, 3, 1)
     reference = nn.MultiheadAttention(6, fusion.heads, batch_first=True).double()
     with torch.no_grad():
         reference.in_proj_weight.copy_(fusion.into.weight)
         reference.in_proj_bias.copy_(fusion.into.bias)
         reference.out_proj.weight.copy_(fusion.out.weight)
         reference.out_proj.bias.copy_(fusion.out.bias)
-    found, tokens = fusion.meet(common, there), fusion.spread(common).view(3, 3, 2, 6)
+    met, tokens = fusion.meet(common, present), fusion.spread(common).view(3, 3, 2, 6)
     for sample in range(3):
-        for i in there[sample].nonzero().flatten().tolist():
+        for i in present[sample].nonzero().flatten().tolist():
             x = tokens[sample, i]
-            others = [tokens[sample, j] for j in range(3) if j != i and there[sample, j]]
-            if others:
-                keys = fusion.norm(torch.cat(others))
+            other_tokens = [tokens[sample, j] for j in range(3) if j != i and present[sample, j]]
+            if other_tokens:
+                keys = fusion.norm(torch.cat(other_tokens))
                 x = x + reference(fusion.norm(x), keys, keys)[0]
-            torch.testing.assert_close(found[sample, i], fusion.last_norm(x).mean(0))
+            torch.testing.assert_close(met[sample, i], fusion.last_norm(x).mean(0))
 
 
 def test_the_joint_part_sees_products_and_differences_of_pairs():
@@ -159,10 +162,10 @@ def test_it_learns_what_no_modality_alone_tells(name):
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    x, labels, known = draw(400)
+    x, labels, present = draw(400)
     with torch.no_grad():
         accuracy = ((network(x).squeeze(1) > 0) == labels).float().mean()
-    design = torch.cat([known, torch.ones(len(known), 1)], 1)
+    design = torch.cat([present, torch.ones(len(present), 1)], 1)
     fitted = design @ torch.linalg.lstsq(design, labels.float().unsqueeze(1), driver="gelsd").solution
     linear = ((fitted.squeeze(1) > 0.5) == labels).float().mean()
     assert accuracy > 0.9

@@ -75,9 +75,9 @@ def test_the_wheels_network_is_the_one_it_was_trained_as(wheel, size):
     x = torch.rand(3, 3, size, size)
     backbone = create_backbone(LITE, image_size=size, pretrained="wheel").eval()
     with torch.no_grad():
-        found, expected = backbone(x), embedding_by_hand(wheel, x)
+        embedding, expected = backbone(x), embedding_by_hand(wheel, x)
     assert expected.std() > 0.01
-    assert (found - expected).abs().max() < 1e-4
+    assert (embedding - expected).abs().max() < 1e-4
 
 
 def test_grey_images_are_seen_as_colour_images_without_colour(wheel):

@@ -84,9 +84,9 @@ class TestEverySequenceBackbone:
         axis = TaskAxis(2, sample_major)
         own = {n: torch.stack([p, p + 0.1 * torch.randn_like(p)]) for n, p in backbone.named_parameters()}
         with task_axis(axis):
-            found = axis.split(torch.func.functional_call(backbone, own, (axis.fold(x),)))
+            folded = axis.split(torch.func.functional_call(backbone, own, (axis.fold(x),)))
         alone = [torch.func.functional_call(backbone, {n: p[i] for n, p in own.items()}, (x[i],)) for i in range(2)]
-        torch.testing.assert_close(found, torch.stack(alone))
+        torch.testing.assert_close(folded, torch.stack(alone))
 
 
 @pytest.mark.parametrize(("name", "options"), PLANS)
@@ -143,8 +143,8 @@ def test_recurrent_cells_with_a_task_axis_give_all_that_torch_gives(kind):
     for i, layer in enumerate(layers):
         expected, last = layer(x[i])
         torch.testing.assert_close(axis.split(states)[i], expected)
-        for found, wanted in zip(*((m if kind is nn.LSTM else (m,)) for m in (memory, last)), strict=True):
-            torch.testing.assert_close(axis.split(found.transpose(0, 1))[i].transpose(0, 1), wanted)
+        for state, wanted in zip(*((m if kind is nn.LSTM else (m,)) for m in (memory, last)), strict=True):
+            torch.testing.assert_close(axis.split(state.transpose(0, 1))[i].transpose(0, 1), wanted)
 
 
 def test_temporal_convolutions_look_back_only_and_as_far_as_said():

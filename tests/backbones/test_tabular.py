@@ -69,14 +69,14 @@ def test_the_tokenizer_with_a_task_axis_is_one_tokenizer_a_task(sample_major, ca
     tokenizer, axis, rows = FeatureTokenizer(5, 4), TaskAxis(3, sample_major), torch.randn(3, 2, 5)
     own = {name: p + torch.randn(3, *p.shape) for name, p in tokenizer.named_parameters() if carried in (name, "both")}
     with task_axis(axis):
-        found = axis.split(torch.func.functional_call(tokenizer, own, (axis.fold(rows),)))
+        folded = axis.split(torch.func.functional_call(tokenizer, own, (axis.fold(rows),)))
     for task in range(3):
         weight, bias = (own[n][task] if n in own else getattr(tokenizer, n) for n in ("weight", "bias"))
         for sample in range(2):
-            torch.testing.assert_close(found[task, sample, 0], bias[0])
+            torch.testing.assert_close(folded[task, sample, 0], bias[0])
             for column in range(5):
                 expected = bias[1 + column] + rows[task, sample, column] * weight[column]
-                torch.testing.assert_close(found[task, sample, 1 + column], expected)
+                torch.testing.assert_close(folded[task, sample, 1 + column], expected)
 
 
 @pytest.mark.parametrize("name", ["mlp", "resnet_mlp", "ft_transformer"])
@@ -147,11 +147,11 @@ class TestColumns:
 
     def test_pooling_is_numpys(self):
         tokens = np.random.default_rng(0).normal(size=(3, 6, 4))
-        there = np.array([[True] * 6, [True, False, True, False, False, True], [False] * 5 + [True]])
-        known = np.where(there[..., None], tokens, NAN)
-        expected = np.concatenate([np.nanmean(known, 1), np.nanmax(known, 1)], 1)
-        found = pool_present(torch.from_numpy(tokens), torch.from_numpy(there)).numpy()
-        np.testing.assert_allclose(found, expected, rtol=1e-12)
+        present = np.array([[True] * 6, [True, False, True, False, False, True], [False] * 5 + [True]])
+        with_gaps = np.where(present[..., None], tokens, NAN)
+        expected = np.concatenate([np.nanmean(with_gaps, 1), np.nanmax(with_gaps, 1)], 1)
+        pooled = pool_present(torch.from_numpy(tokens), torch.from_numpy(present)).numpy()
+        np.testing.assert_allclose(pooled, expected, rtol=1e-12)
 
 
 def with_holes(batch):

@@ -23,8 +23,8 @@ def expected(x: np.ndarray) -> np.ndarray:
 
 def test_by_numpy():
     x = torch.randn(4, 32, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = create_backbone("window_statistics", in_channels=3)(x).unflatten(1, (3, FEATURES))
-    for window, figures in zip(x.numpy(), found.numpy(), strict=True):
+    features = create_backbone("window_statistics", in_channels=3)(x).unflatten(1, (3, FEATURES))
+    for window, figures in zip(x.numpy(), features.numpy(), strict=True):
         for channel in range(3):
             np.testing.assert_allclose(figures[channel], expected(window[:, channel]), rtol=1e-6, atol=1e-6)
 
@@ -32,10 +32,10 @@ def test_by_numpy():
 def test_an_absent_channel_is_absent_and_changes_no_other():
     x = torch.randn(2, 8, 3)
     x[1, :, 1] = torch.nan
-    found = create_backbone("window_statistics")(x).unflatten(1, (3, FEATURES))
-    assert found[1, 1].isnan().all()
-    assert not found[0].isnan().any()
-    torch.testing.assert_close(found[1, [0, 2]], create_backbone("window_statistics")(x[:, :, [0, 2]])[1].view(2, -1))
+    values = create_backbone("window_statistics")(x).unflatten(1, (3, FEATURES))
+    assert values[1, 1].isnan().all()
+    assert not values[0].isnan().any()
+    torch.testing.assert_close(values[1, [0, 2]], create_backbone("window_statistics")(x[:, :, [0, 2]])[1].view(2, -1))
 
 
 def test_missing_steps_do_not_count():
@@ -51,9 +51,9 @@ def test_missing_steps_do_not_count():
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_the_shortest_windows(steps):
-    found = create_backbone("window_statistics")(torch.randn(2, steps, 1))
-    assert found.shape == (2, FEATURES)
-    assert torch.isfinite(found).all()
+    features = create_backbone("window_statistics")(torch.randn(2, steps, 1))
+    assert features.shape == (2, FEATURES)
+    assert torch.isfinite(features).all()
 
 
 def test_its_gradient_is_finite_where_nothing_moves():

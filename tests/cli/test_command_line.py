@@ -50,8 +50,8 @@ def parsed(*arguments):
 )
 def test_no_override_is_dropped(override, read, tmp_path):
     cli = parsed(override, "--runs", str(tmp_path))
-    found, expected = read(cli)
-    assert found == expected
+    value, expected = read(cli)
+    assert value == expected
     # What the override does not name stays as the config says.
     assert cli.model.inner_loop.config.learn_lr == "parameter_and_step"
     assert cli.datamodule.finer_tasks == 0.8

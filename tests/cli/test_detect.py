@@ -34,18 +34,18 @@ def detected(capsys, support, data, out, *options):
 
 
 def test_a_table_is_scored_judged_explained_and_reported(tables, tmp_path, capsys):
-    code, found, notes = detected(capsys, tables / "good.csv", tables / "new.csv", tmp_path / "out", "--top", "4")
+    code, result, notes = detected(capsys, tables / "good.csv", tables / "new.csv", tmp_path / "out", "--top", "4")
     assert code == 0
-    assert (found["samples"], found["labelled"], found["explained"]) == (40, 40, 4)
-    assert found["figures"]["auroc"]["value"] == pytest.approx(1)
-    assert found["figures"]["recall"]["value"] == 1
+    assert (result["samples"], result["labelled"], result["explained"]) == (40, 40, 4)
+    assert result["figures"]["auroc"]["value"] == pytest.approx(1)
+    assert result["figures"]["recall"]["value"] == 1
     rows = list(csv.DictReader((tmp_path / "out" / "scores.csv").read_text().splitlines()))
     detector = mz.load_detector(tmp_path / "out" / "detector")
     assert detector.method == "knn"
     np.testing.assert_allclose([float(row["score"]) for row in rows], detector.score(tables / "new.csv"))
     assert [int(row["anomaly"]) for row in rows] == detector.predict(tables / "new.csv").tolist()
     page = (tmp_path / "out" / "report.html").read_text()
-    assert f"{found['anomalous']} of 40 samples are called anomalous" in page
+    assert f"{result['anomalous']} of 40 samples are called anomalous" in page
     pictures = sorted((tmp_path / "out" / "explanations").glob("*.png"))
     assert len(pictures) == 4
     assert all(f"explanations/{path.name}" in page for path in pictures)
@@ -67,14 +67,14 @@ def test_labels_change_no_score_and_no_decision(tables, tmp_path, capsys):
 @pytest.mark.parametrize("n", [2, 5])
 def test_few_rows_hold_a_higher_rate_or_none_and_a_note_says_so(n, tables, tmp_path, capsys):
     pd.read_csv(tables / "good.csv")[:n].to_csv(tmp_path / "few.csv", index=False)
-    code, found, notes = detected(capsys, tmp_path / "few.csv", tables / "new.csv", tmp_path / "out")
+    code, result, notes = detected(capsys, tmp_path / "few.csv", tables / "new.csv", tmp_path / "out")
     assert code == 0
     if n == 2:
-        assert (found["anomalous"], found["threshold"]) == (None, None)
+        assert (result["anomalous"], result["threshold"]) == (None, None)
         assert "no sample is called anomalous" in notes
     else:
         assert "5 calibration scores can't hold 10% false alarms: decisions aim at 17%" in notes
-        assert found["anomalous"] >= 10
+        assert result["anomalous"] >= 10
 
 
 def test_most_samples_flagged_is_worth_a_note(tables, tmp_path, capsys):
@@ -93,17 +93,17 @@ def test_series_are_found_in_a_folder_and_named_for_a_file(tmp_path, capsys):
     odd = wave.copy()
     odd.iloc[320:352, 0] = 3
     odd.to_csv(tmp_path / "new.csv", index=False)
-    code, found, notes = detected(capsys, tmp_path / "good", tmp_path / "new.csv", tmp_path / "out", "--top", "1")
-    assert (code, found["samples"]) == (0, 20)
+    code, result, notes = detected(capsys, tmp_path / "good", tmp_path / "new.csv", tmp_path / "out", "--top", "1")
+    assert (code, result["samples"]) == (0, 20)
     rows = list(csv.DictReader((tmp_path / "out" / "scores.csv").read_text().splitlines()))
     assert max(range(20), key=lambda i: float(rows[i]["score"])) == 10
     assert "the default for sequence samples is" in notes
     assert "good: read as sequence samples; for tabular samples add --modality tabular" in notes
-    assert any(entry["kind"] == "guessed" and "read as" in entry["reason"] for entry in found["account"])
-    code, found, notes = detected(
+    assert any(entry["kind"] == "guessed" and "read as" in entry["reason"] for entry in result["account"])
+    code, result, notes = detected(
         capsys, tmp_path / "good", tmp_path / "new.csv", tmp_path / "rows", "--modality", "tabular", "--top", "1"
     )
-    assert (code, found["samples"]) == (0, 640)
+    assert (code, result["samples"]) == (0, 640)
     assert "read as sequence" not in notes
     wave.assign(time=pd.date_range("2026-01-01", periods=640, freq="min")).to_csv(tmp_path / "timed.csv", index=False)
     code, _, notes = detected(capsys, tmp_path / "timed.csv", tmp_path / "timed.csv", tmp_path / "rows")
@@ -120,10 +120,10 @@ def test_pictures_in_folders_called_good_and_otherwise_are_labelled(tmp_path, ca
             if folder == "new/scratch":
                 pixels[20:28, 5:60] = 255
             Image.fromarray(pixels).save(tmp_path / folder / f"{i}.png")
-    code, found, notes = detected(capsys, tmp_path / "support", tmp_path / "new", tmp_path / "out")
+    code, result, notes = detected(capsys, tmp_path / "support", tmp_path / "new", tmp_path / "out")
     assert code == 0
-    assert found["labelled"] == 5
-    assert found["figures"]["auroc"]["value"] == pytest.approx(1)
+    assert result["labelled"] == 5
+    assert result["figures"]["auroc"]["value"] == pytest.approx(1)
     assert "good as normal and the other folders as anomalous" in notes
     assert Path(tmp_path / "out" / "explanations" / "boxes.csv").is_file()
 

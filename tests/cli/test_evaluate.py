@@ -338,13 +338,13 @@ def test_more_shots_keep_the_split_and_leave_out_who_is_too_small(tmp_path):
     config = {"data": {"class_path": "metaad_zoo.data.TabularEpisodes", "init_args": init}}
     (tmp_path / "data.yaml").write_text(yaml.safe_dump(config))
     arguments = ["knn", "--data", str(tmp_path / "data.yaml"), "--episodes", "12", "--calibrate", "within"]
-    found = []
+    runs = []
     for shots in ("15", "40"):
         assert run(tmp_path, *arguments, "--shots", shots) == 0
-        found.append(json.loads((tmp_path / "out" / "results.json").read_text()))
-    few, many = ({t["task"] for t in r["methods"]["knn"]["tasks"]} for r in found)
-    assert len(few) == found[0]["protocol"]["tasks"] == 11
+        runs.append(json.loads((tmp_path / "out" / "results.json").read_text()))
+    few, many = ({t["task"] for t in r["methods"]["knn"]["tasks"]} for r in runs)
+    assert len(few) == runs[0]["protocol"]["tasks"] == 11
     assert many == few - {"t0", "t4", "t8"}
-    told = [r["protocol"]["too_small_for_so_many_shots"] for r in found]
-    assert told[0] == []
-    assert {"test: " + name for name in few - many} <= {sentence.split(" has ")[0] for sentence in told[1]}
+    too_small = [r["protocol"]["too_small_for_so_many_shots"] for r in runs]
+    assert too_small[0] == []
+    assert {"test: " + name for name in few - many} <= {sentence.split(" has ")[0] for sentence in too_small[1]}

@@ -47,13 +47,13 @@ def parent(tmp_path):
 def test_a_fine_tuned_model_remembers_its_parent(parent, tmp_path):
     before = parent("old/a", "old/b")
     cli = run(command(tmp_path, "--model.train=low_rank", "--model.optimizer.lr=0.01"))
-    found = load_checkpoint(cli.run_dir / "model")
-    assert found.learner.registered_name == "protonet"
-    assert found.learner.arguments() == before.learner.arguments(), "its settings are the parent's"
-    assert found.trained_on == cli.datamodule.seen
-    assert {"old/a", "old/b"} < set(found.trained_on)
-    assert yaml.safe_load(found.config)["model"]["init_args"]["checkpoint"] == str(tmp_path / "parent")
-    assert any((p != q).any() for p, q in zip(found.learner.parameters(), before.learner.parameters(), strict=True))
+    tuned = load_checkpoint(cli.run_dir / "model")
+    assert tuned.learner.registered_name == "protonet"
+    assert tuned.learner.arguments() == before.learner.arguments(), "its settings are the parent's"
+    assert tuned.trained_on == cli.datamodule.seen
+    assert {"old/a", "old/b"} < set(tuned.trained_on)
+    assert yaml.safe_load(tuned.config)["model"]["init_args"]["checkpoint"] == str(tmp_path / "parent")
+    assert any((p != q).any() for p, q in zip(tuned.learner.parameters(), before.learner.parameters(), strict=True))
     results = json.loads((cli.run_dir / "results.json").read_text())
     assert list(results["methods"])[:2] == ["protonet", "before fine-tuning"]
     said = results["protocol"]["fine_tuned_from"]
@@ -71,13 +71,13 @@ def test_a_pretrained_backbone_is_given_another_head(tmp_path):
     save_checkpoint(tmp_path / "parent", Checkpoint(learner, ["old/a"], {}))
     head = ["--model.head=protonet", "--model.head_options={distance: cosine}", "--model.train=head"]
     cli = run(["fit", *command(tmp_path, *head)])
-    found = load_checkpoint(cli.run_dir / "model")
-    assert found.learner.registered_name == "protonet"
-    assert found.learner.arguments()["distance"] == "cosine"
-    assert "old/a" in found.trained_on
-    before, after = (x.network.backbone.state_dict() for x in (learner, found.learner))
+    checkpoint = load_checkpoint(cli.run_dir / "model")
+    assert checkpoint.learner.registered_name == "protonet"
+    assert checkpoint.learner.arguments()["distance"] == "cosine"
+    assert "old/a" in checkpoint.trained_on
+    before, after = (x.network.backbone.state_dict() for x in (learner, checkpoint.learner))
     assert all(x.equal(after[key]) for key, x in before.items()), "the backbone is the pretrained one"
-    assert not found.learner.radius.equal(PrototypicalNetwork(input_shapes=shapes).radius)
+    assert not checkpoint.learner.radius.equal(PrototypicalNetwork(input_shapes=shapes).radius)
 
 
 @pytest.mark.parametrize(

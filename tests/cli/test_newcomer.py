@@ -73,8 +73,8 @@ def test_labels_of_a_manifest_are_used(place, capsys):
     line = f"adapt {place}/both --support {place}/manifest.csv --label label --out {place}/mine --json"
     assert main(line.split()) == 0
     assert json.loads(capsys.readouterr().out)["anomalous"] == 2
-    kept = load_detector(place / "mine")._checkpoint.tensors["support_labels"]
-    assert kept.tolist() == [0, 0, 0, 0, 1, 1]
+    labels = load_detector(place / "mine")._checkpoint.tensors["support_labels"]
+    assert labels.tolist() == [0, 0, 0, 0, 1, 1]
     out = place / "scores.csv"
     assert main(["score", str(place / "mine"), "--data", str(place / "manifest.csv"), "--out", str(out)]) == 0
     assert len(out.read_text().splitlines()) == 7
@@ -105,17 +105,17 @@ def test_one_series_is_no_windows(tmp_path):
 )
 def test_exit_codes(line, code, capsys):
     try:
-        found = main(line.split())
+        exit_code = main(line.split())
     except SystemExit as stopped:
-        found = stopped.code
-    assert found == code
+        exit_code = stopped.code
+    assert exit_code == code
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "exit codes: 0 done, 1 error" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "sentence"),
     [
         ("adapt NAME --suport x", "unknown option --suport; did you mean --support?"),
         ("adapt NAME --suport=x --out y", "unknown option --suport; did you mean --support?"),
@@ -124,11 +124,11 @@ def test_exit_codes(line, code, capsys):
         ("adapt NAME --supp x", "the following arguments are required: --out"),
     ],
 )
-def test_an_unknown_option_is_told_with_the_nearest(line, told, capsys):
+def test_an_unknown_option_is_told_with_the_nearest(line, sentence, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(line.split())
     assert stopped.value.code == 2
-    assert told in capsys.readouterr().err
+    assert sentence in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])

@@ -53,13 +53,13 @@ def test_streamed_scores_are_those_of_the_whole(shapes, backbone, options, tmp_p
     data, out = write_rows(tmp_path / "data.csv", 5003, 1), tmp_path / "scores.csv"
     capsys.readouterr()
     assert main(["score", mine, "--data", str(data), "--out", str(out), "--json"]) == 0
-    told, rows, detector = json.loads(capsys.readouterr().out), written(out), load_detector(mine)
+    figures, rows, detector = json.loads(capsys.readouterr().out), written(out), load_detector(mine)
     # Blocks of another size are summed in another order.
     assert [float(r["score"]) for r in rows] == pytest.approx(detector.score(data).tolist(), rel=1e-5, abs=1e-6)
     assert [float(r["p_value"]) for r in rows] == pytest.approx(detector.p_value(data).tolist(), rel=1e-3, abs=1e-5)
     assert [int(r["anomaly"]) for r in rows] == detector.predict(data).tolist()
-    assert told["samples"] == len(rows)
-    assert told["anomalous"] == sum(r["anomaly"] == "1" for r in rows)
+    assert figures["samples"] == len(rows)
+    assert figures["anomalous"] == sum(r["anomaly"] == "1" for r in rows)
     if "sequence" in shapes:
         assert main(["score", mine, "--data", str(data), "--out", str(out), "--points", "--stride", "3"]) == 0
         points = written(out)
@@ -87,9 +87,9 @@ def test_what_has_no_value_gets_no_score(tmp_path, monkeypatch, capsys):
     data.write_text("\n".join([*lines[:4], ",,", *lines[5:]]))
     capsys.readouterr()
     assert main(["score", mine, "--data", str(data), "--out", str(out), "--json"]) == 0
-    told, rows = capsys.readouterr(), written(out)
-    assert json.loads(told.out)["without_value"] == 1
-    assert "1 of 9 samples have no value at all: their score, p-value and decision are left empty" in told.err
+    output, rows = capsys.readouterr(), written(out)
+    assert json.loads(output.out)["without_value"] == 1
+    assert "1 of 9 samples have no value at all: their score, p-value and decision are left empty" in output.err
     assert rows.pop(3) == {"sample": "4", "score": "", "p_value": "", "anomaly": ""}
     values = np.delete(np.genfromtxt(data, delimiter=",", skip_header=1), 3, 0)
     assert [float(r["score"]) for r in rows] == pytest.approx(load_detector(mine).score(values).tolist(), rel=1e-5)
@@ -173,14 +173,14 @@ def test_channels_are_found_by_their_names(points, of_series, tmp_path, capsys):
         capsys.readouterr()
         assert main(["score", of_series, "--data", data, "--out", str(out), *points]) == 0
         written_rows.append([{k: v for k, v in row.items() if k != "time"} for row in written(out)])
-        told = capsys.readouterr().err
+        errors = capsys.readouterr().err
         for name, sentence in (
             (",b,timestamp", "'' left out: an index"),
             ("timestamp", "'timestamp' left out: a time"),
             ("when", "'when' left out: a time"),
             ("host", "'host' left out: text; turn it into numbers if it matters"),
         ):
-            assert (sentence in " ".join(told.split())) == (name in header)
+            assert (sentence in " ".join(errors.split())) == (name in header)
         detector = load_detector(of_series)
         scores = detector.score_series(data) if points else detector.score(data)
         assert [float(row["score"]) for row in written_rows[-1]] == pytest.approx(scores.tolist(), rel=1e-5, abs=1e-6)

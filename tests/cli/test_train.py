@@ -200,8 +200,8 @@ def test_the_quickstart_keeps_its_promise(tmp_path):
     line, environment = command(*QUICKSTART, "--trainer.enable_progress_bar=false", "--runs", tmp_path)
     subprocess.run(line, env=environment, check=True, capture_output=True, timeout=1800)
     results = json.loads(next(tmp_path.glob("quickstart/*/results.json")).read_text())
-    ours, *others = (results["methods"][name]["ci95"]["auroc"] for name in results["methods"])
-    beaten = {name: ours[0] > other[1] for name, other in zip(list(results["methods"])[1:], others, strict=True)}
+    ours, *rest = (results["methods"][name]["ci95"]["auroc"] for name in results["methods"])
+    beaten = {name: ours[0] > other[1] for name, other in zip(list(results["methods"])[1:], rest, strict=True)}
     assert all(won for name, won in beaten.items() if name != "1-NN on standardised pixels"), beaten
 
 

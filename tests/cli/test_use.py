@@ -76,10 +76,10 @@ def test_adapt_says_which_support_size_p_values_come_from(place, capsys):
 @pytest.mark.parametrize("name", list_baselines())
 def test_info_tells_what_a_baseline_is(name, capsys):
     assert main(["info", name]) == 0
-    told = capsys.readouterr().out
-    assert told.startswith(f"{name}, a baseline. ")
+    output = capsys.readouterr().out
+    assert output.startswith(f"{name}, a baseline. ")
     options = set(inspect.signature(type(create_baseline(name))).parameters) - {"standardise"}
-    assert all(option in told for option in options), "its settings are told"
+    assert all(option in output for option in options), "its settings are told"
     assert main(["info", name, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["name"] == name
 

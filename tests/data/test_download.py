@@ -105,9 +105,9 @@ def test_a_file_that_changed_on_disk_is_refused_and_kept(server, tmp_path):
 
 
 def test_files_by_file_url(tmp_path):
-    there = tmp_path / "a file.csv"
-    there.write_bytes(CONTENT)
-    assert fetch(there.as_uri(), SHA256, tmp_path / "to").read_bytes() == CONTENT
+    path = tmp_path / "a file.csv"
+    path.write_bytes(CONTENT)
+    assert fetch(path.as_uri(), SHA256, tmp_path / "to").read_bytes() == CONTENT
     with pytest.raises(DownloadError, match=r"could not be read.*No such file"):
         fetch((tmp_path / "none.csv").as_uri(), SHA256, tmp_path / "to")
     assert [p.name for p in (tmp_path / "to").iterdir()] == ["a file.csv"]

@@ -78,15 +78,15 @@ def standardised(table, rng, n):
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("anomaly", ANOMALIES)
 def test_anomalies_can_be_told_from_normal_rows_by_a_nearest_neighbour(law, anomaly):
-    found = []
+    shares = []
     for task in range(12):
         table = pool(laws=(law,), anomalies=(anomaly,), min_columns=4).table(task)
         assert (table.kind, table.anomaly) == (law, anomaly)
         reference, normal, anomalous = standardised(table, np.random.default_rng(task), 60)
         distance = NearestNeighbors(n_neighbors=1).fit(reference).kneighbors(np.concatenate([normal, anomalous]))[0]
-        found.append(roc_auc_score(np.repeat([0, 1], 60), distance[:, 0]))
-    assert np.mean(found) > 0.7
-    assert min(found) > 0.4
+        shares.append(roc_auc_score(np.repeat([0, 1], 60), distance[:, 0]))
+    assert np.mean(shares) > 0.7
+    assert min(shares) > 0.4
 
 
 @pytest.mark.parametrize("law", LAWS)

@@ -85,14 +85,14 @@ class TestReader:
 
     def test_most_images_decide_and_others_are_named(self, wide):
         picture(wide / "0_first.png", (200, 200))
-        kept = reader(wide)
-        assert kept.all()["image"].shape == (5, 3, HEIGHT, WIDTH)
-        sentences = list(kept.account)
+        reading = reader(wide)
+        assert reading.all()["image"].shape == (5, 3, HEIGHT, WIDTH)
+        sentences = list(reading.account)
         assert any(
             f"read at {HEIGHT} x {WIDTH} pixels, by the aspect ratio of most images, 2.00" in s for s in sentences
         )
         assert any("'0_first.png' changed: stretched to " in s for s in sentences)
-        assert kept.ratio == 2.0
+        assert reading.ratio == 2.0
 
     def test_blocks_are_the_whole_and_each_file_is_opened_once(self, wide, monkeypatch):
         opened = []
@@ -113,9 +113,9 @@ class TestReader:
         elif kind == "npz":
             source = tmp_path / "a.npz"
             np.savez(source, x=array)
-        kept = reader(source)
-        assert torch.equal(kept.all()["image"], reader(wide).all()["image"])
-        assert kept.ratio == 2.0
+        images = reader(source)
+        assert torch.equal(images.all()["image"], reader(wide).all()["image"])
+        assert images.ratio == 2.0
 
     def test_a_damaged_file_gives_an_empty_sample_of_the_same_size(self, wide):
         (wide / "1.png").write_bytes(b"no image")
@@ -154,9 +154,9 @@ class TestDetector:
     def test_images_of_another_ratio_are_named(self, wide, tmp_path):
         fitted = detector().fit(wide)
         square = picture(tmp_path / "square" / "a.png", (200, 200))
-        kept = ImageReader(square, channels=3, height=HEIGHT, width=WIDTH, **fitted.image_options)
-        kept.all()
-        assert any("than that of the support, 2.00" in sentence for sentence in kept.account)
+        at_own_ratio = ImageReader(square, channels=3, height=HEIGHT, width=WIDTH, **fitted.image_options)
+        at_own_ratio.all()
+        assert any("than that of the support, 2.00" in sentence for sentence in at_own_ratio.account)
 
     def test_tensors_of_any_size(self):
         images = torch.rand(3, 3, 40, 80)

@@ -90,8 +90,8 @@ class TestManifest:
         np.savez(tmp_path / "a.npz", x=np.arange(4), rate=8000)
         np.savez(tmp_path / "b.npz", np.array([[1.0], [np.inf]]))
         source = ManifestReader(write_manifest(tmp_path, ["a.npz", "b.npz"], "sequence")).read()
-        found = source.read(np.arange(2), np.random.default_rng(0))["sequence"][..., 0]
-        assert found.nan_to_num(-1).tolist() == [[0, 1, 2, 3], [1, -1, -1, -1]]
+        values = source.read(np.arange(2), np.random.default_rng(0))["sequence"][..., 0]
+        assert values.nan_to_num(-1).tolist() == [[0, 1, 2, 3], [1, -1, -1, -1]]
         assert source.class_names == ["manifest"]
 
     @pytest.mark.parametrize(

@@ -43,9 +43,9 @@ class TestAgreement:
         pool = AgreementPool(separate(modalities), NAMES, classes_per_task, pairing)
         for i in range(30):
             episode = pool.draw(i % len(pool), EVERYTHING, np.random.default_rng(i))
-            found, labels = classes_in(episode.query), episode.query_labels.numpy()
+            classes, labels = classes_in(episode.query), episode.query_labels.numpy()
             for m in range(modalities):
-                counts = [Counter(found[labels == kind, m]) for kind in (0, 1)]
+                counts = [Counter(classes[labels == kind, m]) for kind in (0, 1)]
                 assert counts[0] == counts[1]
                 assert set(counts[0].values()) == {12 // classes_per_task}
 
@@ -219,8 +219,8 @@ class TestDigitsTones:
                 assert torch.equal(a.query_ids, b.query_ids)
                 assert torch.equal(a.query_labels, b.query_labels)
                 assert list(b.query) == [modality]
-                here = ~a.query[modality].flatten(1).isnan().all(1)
-                assert torch.equal(a.query[modality][here].nan_to_num(7), b.query[modality][here].nan_to_num(7))
+                present = ~a.query[modality].flatten(1).isnan().all(1)
+                assert torch.equal(a.query[modality][present].nan_to_num(7), b.query[modality][present].nan_to_num(7))
                 assert not b.query[modality].flatten(1).isnan().all(1).any(), "nothing else: it is never hidden"
 
     def test_the_pictures_are_those_of_the_image_episodes(self):
@@ -253,11 +253,11 @@ class TestDigitsTones:
             assert b.task == f"{a.task} new"
             assert torch.equal(b.query["sequence"].nan_to_num(7), c.query["sequence"].nan_to_num(7))
             classes = new.source.parts["image"].labels[new.source.positions(a.query_ids.numpy())[0]]
-            found = {}
+            by_name = {}
             for x, y, label in zip(a.query["image"], b.query["image"], classes, strict=True):
                 candidates = [torch.rot90(z, k, (1, 2)) for z in (x, x.flip(-1)) for k in range(4)]
                 same = {i for i, z in enumerate(candidates) if torch.allclose(z, y)}
-                assert found.setdefault(label, same) & same
+                assert by_name.setdefault(label, same) & same
                 changes.update(same)
             for x, y in zip(a.query["sequence"], b.query["sequence"], strict=True):
                 assert any(torch.equal(x.roll(i, -1).nan_to_num(7), y.nan_to_num(7)) for i in range(16))

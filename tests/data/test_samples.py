@@ -72,10 +72,10 @@ def test_tensors_of_whole_numbers_are_read_as_such_arrays_are():
 def test_a_missing_value_stays_and_a_missing_modality_is_all_missing(rows):
     rows[0, 0] = np.nan
     both = {"tabular": (3,), "image": (1, 2, 2)}
-    found = as_samples({"tabular": rows, "image": None}, both)
-    assert found["tabular"].isnan().sum() == 1
-    assert found["image"].shape == (8, 1, 2, 2)
-    assert found["image"].isnan().all()
+    samples = as_samples({"tabular": rows, "image": None}, both)
+    assert samples["tabular"].isnan().sum() == 1
+    assert samples["image"].shape == (8, 1, 2, 2)
+    assert samples["image"].isnan().all()
 
 
 @pytest.mark.parametrize(
@@ -107,8 +107,8 @@ def test_samples_without_any_value_are_refused_to_fit_and_to_score(rows, tmp_pat
     detector.fit(rows)
     with pytest.raises(ValueError, match="2 of 8 samples have no value at all"):
         detector.predict(empty)
-    known = ~np.isnan(detector.score_known({"tabular": torch.as_tensor(empty)}))
-    assert np.flatnonzero(known).tolist() == [0, 2, 3, 5, 6, 7]
+    has_score = ~np.isnan(detector.score_known({"tabular": torch.as_tensor(empty)}))
+    assert np.flatnonzero(has_score).tolist() == [0, 2, 3, 5, 6, 7]
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
@@ -166,10 +166,10 @@ def test_a_detector_of_rows_from_the_command_line(rows, tmp_path, capsys):
     out = tmp_path / "scores.csv"
     assert main(["score", mine, "--data", str(table), "--label", "broken", "--out", str(out)]) == 0
     with out.open(encoding="utf-8") as file:
-        found = list(csv.DictReader(file))
-    assert [row["sample"] for row in found] == [str(i) for i in range(1, 9)]
+        rows_scored = list(csv.DictReader(file))
+    assert [row["sample"] for row in rows_scored] == [str(i) for i in range(1, 9)]
     expected = mz.load_detector(name).fit(rows, kinds).score(rows)
-    np.testing.assert_allclose([float(row["score"]) for row in found], expected, rtol=1e-5)
+    np.testing.assert_allclose([float(row["score"]) for row in rows_scored], expected, rtol=1e-5)
 
 
 def test_labelled_anomalies_are_no_support_without_their_labels(rows, tmp_path):
@@ -224,11 +224,11 @@ def test_a_detector_of_several_modalities_reads_a_manifest(tmp_path):
     assert main(["adapt", str(tmp_path / "model"), "--support", str(manifest), "--out", mine]) == 0
     assert main(["score", mine, "--data", str(manifest), "--out", str(out)]) == 0
     with out.open(encoding="utf-8") as file:
-        found = [float(row["score"]) for row in csv.DictReader(file)]
-    assert len(found) == 6
-    assert np.isfinite(found).all(), "also where a picture is absent"
+        scores = [float(row["score"]) for row in csv.DictReader(file)]
+    assert len(scores) == 6
+    assert np.isfinite(scores).all(), "also where a picture is absent"
     alone = mz.load_detector(mine).score({"tabular": np.array([[0, 25]])})
-    np.testing.assert_allclose(alone, found[5:], rtol=1e-4)
+    np.testing.assert_allclose(alone, scores[5:], rtol=1e-4)
 
 
 def test_columns_are_found_by_their_names(rows, tmp_path, capsys):
@@ -237,12 +237,12 @@ def test_columns_are_found_by_their_names(rows, tmp_path, capsys):
     turned = write(tmp_path / "turned.csv", rows[:, [2, 0, 1]], ["c", "a", "b"])
     renamed = write(tmp_path / "renamed.csv", rows, ["a", "b", "d"])
     assert main(["adapt", name, "--support", str(table), "--out", mine]) == 0
-    found = []
+    scores = []
     for data in (table, turned):
         assert main(["score", mine, "--data", str(data), "--out", str(out)]) == 0
         with out.open(encoding="utf-8") as file:
-            found.append([float(row["score"]) for row in csv.DictReader(file)])
-    assert found[0] == found[1]
+            scores.append([float(row["score"]) for row in csv.DictReader(file)])
+    assert scores[0] == scores[1]
     assert main(["score", mine, "--data", str(renamed), "--out", str(out)]) == 1
     assert "missing ['c'], not known ['d']" in capsys.readouterr().err
     detector = mz.load_detector(mine)

@@ -45,23 +45,23 @@ def test_a_folder_of_files_splits_into_domains_by_itself(tmp_path):
         csv(tmp_path / "room" / f"{i}.csv", seed=i)
     csv(tmp_path / "unlabelled.csv", labels=False)
     csv(tmp_path / "short.csv", length=5)
-    found = data(tmp_path)
-    found.setup("fit")
-    assert [len(pool) for pool in found.pools.values()] == [4, 1, 1]
-    assert found.input_shapes == {"sequence": (10, 2)}
-    told = " | ".join(found.skipped)
-    assert "'time' left out: a time" in told
-    assert "short has 5 steps, fewer than a window of 10" in told
-    assert "unlabelled (" in told
-    assert "60%, 20%, 20% of the domains" in str(found.summary().caption)
-    assert json.dumps(found.description())
+    module = data(tmp_path)
+    module.setup("fit")
+    assert [len(pool) for pool in module.pools.values()] == [4, 1, 1]
+    assert module.input_shapes == {"sequence": (10, 2)}
+    skipped = " | ".join(module.skipped)
+    assert "'time' left out: a time" in skipped
+    assert "short has 5 steps, fewer than a window of 10" in skipped
+    assert "unlabelled (" in skipped
+    assert "60%, 20%, 20% of the domains" in str(module.summary().caption)
+    assert json.dumps(module.description())
 
 
 def test_episodes_hold_the_file_s_own_values_and_labels(tmp_path):
     values = csv(tmp_path / "a.csv").astype(np.float32)
-    found = data(tmp_path, ALL)
-    domain = found.domains[0]
-    for episode in found.episodes("test", 5):
+    module = data(tmp_path, ALL)
+    domain = module.domains[0]
+    for episode in module.episodes("test", 5):
         assert episode.task == "a"
         for part, ids in ((episode.support, episode.support_ids), (episode.query, episode.query_ids)):
             for window, start in zip(part["sequence"].numpy(), domain.reader.starts[ids], strict=True):
@@ -95,13 +95,13 @@ def test_counts_go_over_those_that_can_be_tested_and_synthetic_anomalies_let_the
 def test_synthetic_anomalies_serve_training_alone(tmp_path):
     for i in range(4):
         csv(tmp_path / f"{i}.csv", labels=i > 1, seed=i)
-    found = data(tmp_path, synthetic=["level_shift"], synthetic_share=1.0)
-    found.setup("fit")
-    assert found.pools["train"].members >= {"0", "1"}
+    module = data(tmp_path, synthetic=["level_shift"], synthetic_share=1.0)
+    module.setup("fit")
+    assert module.pools["train"].members >= {"0", "1"}
     for split, made in (("train", True), ("test", False)):
-        for episode in found.episodes(split, 4):
-            values = next(s.values for s in found.source.series if s.name == episode.task)
-            starts = next(d.reader.starts for d in found.domains if d.name == episode.task)[episode.query_ids]
+        for episode in module.episodes(split, 4):
+            values = next(s.values for s in module.source.series if s.name == episode.task)
+            starts = next(d.reader.starts for d in module.domains if d.name == episode.task)[episode.query_ids]
             own = np.stack([values[t : t + 10] for t in starts])
             changed = (np.abs(own - episode.query["sequence"].numpy()) > 1e-5).any((1, 2))
             assert changed.tolist() == [made and label == 1 for label in episode.query_labels.tolist()]
@@ -117,11 +117,11 @@ def test_files_of_other_width_and_kind_come_together(tmp_path):
     y = np.repeat([0, 1], 40)
     np.savez(tmp_path / "c.npz", one__x=x, one__y=y, two__sub__x=x[:, 0], two__sub__y=y)
     np.savez(tmp_path / "d.npz", m_train=x, m_test=x, m_test_label=y)
-    found = data(tmp_path, ALL)
-    assert [d.name for d in found.domains] == ["a", "b", "c/one", "c/two/sub", "d"]
-    assert found.input_shapes == {"sequence": (10, -1)}
-    assert found.domains[-1].reader.starts[found.domains[-1].normal].min() == 80
-    found.setup("test")
+    module = data(tmp_path, ALL)
+    assert [d.name for d in module.domains] == ["a", "b", "c/one", "c/two/sub", "d"]
+    assert module.input_shapes == {"sequence": (10, -1)}
+    assert module.domains[-1].reader.starts[module.domains[-1].normal].min() == 80
+    module.setup("test")
 
 
 def test_the_numenta_layout_is_known_by_what_is_in_it(tmp_path):
@@ -131,13 +131,13 @@ def test_the_numenta_layout_is_known_by_what_is_in_it(tmp_path):
     spans = {"g/a.csv": [["2024-01-01 02:00:00.000000", "2024-01-01 02:09:30"]], "g/b.csv": [], "g/no.csv": []}
     labels = tmp_path / "labels" / "combined_windows.json"
     labels.write_text(json.dumps(spans))
-    found = read_own_series(tmp_path)
-    assert [s.name for s in found.series] == ["g/a", "g/b"]
-    assert np.flatnonzero(found.series[0].labels).tolist() == list(range(120, 130))
-    assert not found.series[1].labels.any()
-    told = " | ".join(found.skipped)
-    assert "g/no.csv: has labels, but no file" in told
-    assert "from 60 s (g/a) to 300 s (g/b): set data.resample" in told
+    series_set = read_own_series(tmp_path)
+    assert [s.name for s in series_set.series] == ["g/a", "g/b"]
+    assert np.flatnonzero(series_set.series[0].labels).tolist() == list(range(120, 130))
+    assert not series_set.series[1].labels.any()
+    skipped = " | ".join(series_set.skipped)
+    assert "g/no.csv: has labels, but no file" in skipped
+    assert "from 60 s (g/a) to 300 s (g/b): set data.resample" in skipped
     together = read_own_series(tmp_path, FileOptions(resample=300))
     assert [len(s.values) for s in together.series] == [60, 300]
     assert np.flatnonzero(together.series[0].labels).tolist() == [24, 25, 26]
@@ -177,10 +177,10 @@ def test_class_sequences_are_padded_cut_or_resampled(tmp_path):
     with pytest.raises(ValueError, match="did you mean 'resample'"):
         arrays.fitted(4, "resampel")
     np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).normal(size=(30, 7, 2)), y=np.arange(30) % 3)
-    found = data(tmp_path / "x.npz", ALL)
-    found.setup("test")
-    assert found.input_shapes == {"sequence": (7, 2)}
-    assert next(found.episodes("test", 1)).task.startswith("x/")
+    module = data(tmp_path / "x.npz", ALL)
+    module.setup("test")
+    assert module.input_shapes == {"sequence": (7, 2)}
+    assert next(module.episodes("test", 1)).task.startswith("x/")
 
 
 @pytest.mark.parametrize(
@@ -243,10 +243,10 @@ SIZES = {"asd": (8, 19), "nab": (41, 1), "smap": (54, 25), "smd": (6, 38), "tep"
 
 def test_known_sets(data_folder):
     for name, (n, channels) in SIZES.items():
-        found = read_dataset(name, "sequence", data_folder)
-        assert (len(found.series), {s.channels for s in found.series}) == (n, {channels})
-        assert all(s.name.startswith(f"{name}/") for s in found.series)
-        assert all(s.support_until is None or not s.labels[: s.support_until].any() for s in found.series)
+        series_set = read_dataset(name, "sequence", data_folder)
+        assert (len(series_set.series), {s.channels for s in series_set.series}) == (n, {channels})
+        assert all(s.name.startswith(f"{name}/") for s in series_set.series)
+        assert all(s.support_until is None or not s.labels[: s.support_until].any() for s in series_set.series)
     strokes, spoken = (read_dataset(n, "sequence", data_folder) for n in ("omniglot_strokes", "spoken_digits"))
     assert (len(strokes.sequences), strokes.channels, len(strokes.class_names)) == (2860, 3, 143)
     assert (len(spoken.sequences), spoken.channels, len(spoken.class_names)) == (2000, 32, 10)
@@ -254,10 +254,10 @@ def test_known_sets(data_folder):
 
 
 def test_known_sets_are_joined(data_folder):
-    found = SequenceEpisodes(["asd", "tep"], str(data_folder), {"train": ["asd/*"], "test": ["tep/*"]}, **OWN)
-    found.setup("fit")
-    assert found.input_shapes == {"sequence": (10, -1)}
-    assert next(found.episodes("test", 1)).query["sequence"].shape == (5, 10, 52)
+    module = SequenceEpisodes(["asd", "tep"], str(data_folder), {"train": ["asd/*"], "test": ["tep/*"]}, **OWN)
+    module.setup("fit")
+    assert module.input_shapes == {"sequence": (10, -1)}
+    assert next(module.episodes("test", 1)).query["sequence"].shape == (5, 10, 52)
     with pytest.raises(ValueError, match="can't be joined"):
         SequenceEpisodes(["asd", "spoken_digits"], str(data_folder), ALL).setup("test")
 

@@ -163,10 +163,10 @@ def test_changed_vanished_and_renamed_classes_are_told(kind):
         path.rename(path.with_name(path.name.replace(stem[name], "zz")) if name == renamed else root.parent / path.name)
     write(root, [stem[changed]], {series: 500, tables: 70, mixture: 70}.get(open_data, 10))
     again = go_on(open_data(root), state)
-    told = " | ".join(again.changes)
-    assert f"no longer in the data: {gone} (train)" in told
-    assert f"{changed} (train: " in told
-    assert f"zz (train) holds the samples of {renamed}" in told
+    changes = " | ".join(again.changes)
+    assert f"no longer in the data: {gone} (train)" in changes
+    assert f"{changed} (train: " in changes
+    assert f"zz (train) holds the samples of {renamed}" in changes
     assert {gone, renamed} <= {*again.seen}
 
 

@@ -204,10 +204,10 @@ def test_rebatched_keeps_order_and_shape():
         Chunk([f"{k}-{i}" for i in range(n)], {"x": torch.full((n, w), k)}, k / 4)
         for k, n, w in [(0, 5, 2), (1, 1, 2), (2, 2, 3), (3, 9, 3)]
     ]
-    found = list(rebatched(blocks, 4))
-    assert [len(c.names) for c in found] == [4, 2, 4, 4, 3]
-    assert [n for c in found for n in c.names] == [n for b in blocks for n in b.names]
-    assert found[1].samples["x"].shape == (2, 2)
+    batches = list(rebatched(blocks, 4))
+    assert [len(c.names) for c in batches] == [4, 2, 4, 4, 3]
+    assert [n for c in batches for n in c.names] == [n for b in blocks for n in b.names]
+    assert batches[1].samples["x"].shape == (2, 2)
 
 
 def test_times_index_and_text_are_no_channels(tmp_path):

@@ -47,17 +47,17 @@ def test_the_contract_of_every_kind(name, case, donors):
     for seed in range(2):
         x = normal(modality, 6, case, seed)
         lenders = {"others": normal(modality, 8, case, seed + 100), "one": normal(modality, 1, case, seed + 100)}
-        samples, others = {modality: x.clone()}, {modality: lenders.get(donors, x[:1]).clone()}
-        made = corrupt(samples, others, np.random.default_rng(seed))[modality]
+        samples, donor_samples = {modality: x.clone()}, {modality: lenders.get(donors, x[:1]).clone()}
+        made = corrupt(samples, donor_samples, np.random.default_rng(seed))[modality]
         assert made.shape == x.shape
         assert made.dtype == x.dtype
         assert torch.equal(made.isfinite(), x.isfinite())
         assert torch.equal(samples[modality].nan_to_num(), x.nan_to_num()), "the input is changed in place"
-        assert torch.equal(others[modality].nan_to_num(), lenders.get(donors, x[:1]).nan_to_num())
+        assert torch.equal(donor_samples[modality].nan_to_num(), lenders.get(donors, x[:1]).nan_to_num())
         assert (made.nan_to_num() != x.nan_to_num()).flatten(1).any(1).all(), "a sample is as it was"
-        again = corrupt(samples, others, np.random.default_rng(seed))[modality]
+        again = corrupt(samples, donor_samples, np.random.default_rng(seed))[modality]
         assert torch.equal(made.nan_to_num(), again.nan_to_num())
-        other = corrupt(samples, others, np.random.default_rng(seed + 1))[modality]
+        other = corrupt(samples, donor_samples, np.random.default_rng(seed + 1))[modality]
         assert case != "usual" or not torch.equal(made, other)
         if modality == "image":
             assert made.min() >= 0

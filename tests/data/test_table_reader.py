@@ -213,7 +213,7 @@ def test_a_frame_is_read_as_its_file_is(tmp_path):
     frame.to_parquet(tmp_path / "t.parquet")
     expected, schema, _ = read(frame)
     assert schema.features == ["x", "c", "n", "kind=u", "kind=v", "kind=(other)"]
-    others = [
+    equal_sources = [
         tmp_path / "t.csv",
         tmp_path / "t.parquet",
         frame.convert_dtypes(),
@@ -223,7 +223,7 @@ def test_a_frame_is_read_as_its_file_is(tmp_path):
         pandas.read_csv(tmp_path / "t.csv"),
         pa.Table.from_pandas(frame),
     ]
-    for other in others:
+    for other in equal_sources:
         rows, own, _ = read(other)
         assert own.features == schema.features
         np.testing.assert_array_equal(rows.values, expected.values)

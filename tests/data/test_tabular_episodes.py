@@ -84,11 +84,11 @@ def test_text_becomes_one_hot_by_frequency_and_the_rest_together():
     assert vocabulary.categories[:3] == ("x", "a", "b")
     assert len(vocabulary.categories) == 20
     assert vocabulary.columns("k")[-1] == "k=(other)"
-    found = vocabulary.encode(np.array(["b", "c19", "", "never seen"]))
-    assert found.shape == (4, 21)
-    assert found[0].nonzero()[0].tolist() == [2]
-    assert found[1].nonzero()[0].tolist() == found[3].nonzero()[0].tolist() == [20]
-    assert np.isnan(found[2]).all()
+    codes = vocabulary.encode(np.array(["b", "c19", "", "never seen"]))
+    assert codes.shape == (4, 21)
+    assert codes[0].nonzero()[0].tolist() == [2]
+    assert codes[1].nonzero()[0].tolist() == codes[3].nonzero()[0].tolist() == [20]
+    assert np.isnan(codes[2]).all()
     assert Vocabulary.of({f"id{i}": 1 for i in range(21)}) is None
     assert Vocabulary.of({f"id{i}": 1 for i in range(3)}) is None
     assert Vocabulary.of({f"id{i}": 1 for i in range(2)}).categories == ("id0", "id1")
@@ -250,8 +250,8 @@ def test_synthetic_anomalies_are_for_training_domains_alone(tmp_path):
     for episode in data.episodes("train", 3):
         changed = (episode.query["tabular"] != rows[episode.query_ids]).any(1)
         assert (changed == episode.query_labels.bool()).all()
-    known = torch.from_numpy(data.tables[1].values)
+    values = torch.from_numpy(data.tables[1].values)
     for episode in data.episodes("test", 3):
-        assert torch.equal(episode.query["tabular"], known[episode.query_ids])
+        assert torch.equal(episode.query["tabular"], values[episode.query_ids])
     with pytest.raises(ValueError, match="generated training tables have anomalies of their own"):
         TabularEpisodes("own", str(tmp_path / "known.csv"), synthetic=["outlier"]).setup("fit")

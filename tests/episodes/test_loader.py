@@ -24,9 +24,9 @@ def contents(batches) -> list[tuple[list[str], torch.Tensor]]:
     return [(b.tasks, torch.cat([b.support["image"], b.query["image"]], 1)) for b in batches]
 
 
-def assert_same(found, expected):
-    assert [tasks for tasks, _ in found] == [tasks for tasks, _ in expected]
-    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(found, expected, strict=True))
+def assert_same(batch, expected):
+    assert [tasks for tasks, _ in batch] == [tasks for tasks, _ in expected]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(batch, expected, strict=True))
 
 
 @pytest.mark.parametrize("workers", [1, 2])

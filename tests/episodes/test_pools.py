@@ -104,7 +104,7 @@ def test_labels_and_contamination_are_true(spec, seed, index):
     assert low <= int((~in_normal_class[unlabelled]).sum()) <= high
 
 
-def marked_anomalous(samples, others, rng):
+def marked_anomalous(samples, donors, rng):
     return {name: -x for name, x in samples.items()}
 
 

@@ -23,28 +23,28 @@ def test_rows_agree_with_scikit_learn(kind, reference):
 def test_channels_are_measured_over_all_steps_and_tasks_apart():
     g = torch.Generator().manual_seed(0)
     support, query = torch.randn(3, 5, 7, 2, generator=g) * 4 + 2, torch.randn(3, 6, 7, 2, generator=g)
-    found = SupportScaling.fit(support, "standard", 1).apply(query)
+    scaled = SupportScaling.fit(support, "standard", 1).apply(query)
     for task in range(3):
         flat = support[task].flatten(0, 1)
         expected = (query[task] - flat.mean(0)) / flat.std(0, correction=0)
-        torch.testing.assert_close(found[task], expected)
+        torch.testing.assert_close(scaled[task], expected)
 
 
 @pytest.mark.parametrize("kind", ["standard", "robust"])
 def test_missing_values_are_passed_over_and_stay_missing(kind):
     support = torch.tensor([[1.0, torch.nan], [torch.nan, torch.nan], [3.0, torch.nan]])
     scaling = SupportScaling.fit(support, kind)
-    found = scaling.apply(torch.tensor([[2.0, 5.0], [torch.nan, 1.0]]))
-    assert found[0, 0] == 0, "the centre of what is there"
-    assert found[1, 0].isnan()
-    assert found[:, 1].isnan().all(), "nothing is known of a column that the support lacks"
+    scaled = scaling.apply(torch.tensor([[2.0, 5.0], [torch.nan, 1.0]]))
+    assert scaled[0, 0] == 0, "the centre of what is there"
+    assert scaled[1, 0].isnan()
+    assert scaled[:, 1].isnan().all(), "nothing is known of a column that the support lacks"
 
 
 @pytest.mark.parametrize("kind", ["standard", "robust"])
 def test_a_column_that_does_not_vary_keeps_its_units_and_outliers_are_cut_off(kind):
     support = torch.tensor([[7.1, 0.0], [7.1, 1.0], [7.1, 2.0]])
-    found = SupportScaling.fit(support, kind).apply(torch.tensor([[8.1, 1e6]]))
-    torch.testing.assert_close(found, torch.tensor([[1.0, LIMIT]]))
+    scaled = SupportScaling.fit(support, kind).apply(torch.tensor([[8.1, 1e6]]))
+    torch.testing.assert_close(scaled, torch.tensor([[1.0, LIMIT]]))
 
 
 @pytest.mark.parametrize("kind", ["standard", "robust"])

@@ -43,17 +43,17 @@ def write_evaluation(folder: Path, methods=METHODS, rename=lambda task: task, wi
     for episode in episodes:
         episode.task = rename(episode.task)
     with ScoreFile(folder / "scores.parquet") as record:
-        found = evaluate(methods, episodes, calibrators, ALPHA, record=record)
+        figures = evaluate(methods, episodes, calibrators, ALPHA, record=record)
     results = {
         "protocol": {"data": data.description(), "split": "test", "episodes": 24, "tasks": 12, "alpha": ALPHA},
-        "methods": found,
+        "methods": figures,
         "environment": environment("cpu"),
     }
     if with_scores:
         results["curves"] = {"shots": _against_shots(methods)}
         results["calibration"] = _calibration_of(parquet.read_table(folder / "scores.parquet").to_pylist(), methods)
         first = next(iter(methods))
-        _draw_extremes(folder, episodes, methods[first], found[first]["threshold"])
+        _draw_extremes(folder, episodes, methods[first], figures[first]["threshold"])
     else:
         (folder / "scores.parquet").unlink()
     write_json(folder / "results.json", results)
@@ -66,9 +66,9 @@ def _against_shots(methods):
     for shots in values:
         episodes = list(digits(shots).episodes("test", 12))
         for name, method in methods.items():
-            found = torch.tensor([auroc(score(method, e), e.query_labels) for e in episodes]).numpy()
-            lines[name]["mean"].append(float(found.mean()))
-            lines[name]["ci95"].append(interval(found))
+            aurocs = torch.tensor([auroc(score(method, e), e.query_labels) for e in episodes]).numpy()
+            lines[name]["mean"].append(float(aurocs.mean()))
+            lines[name]["ci95"].append(interval(aurocs))
     return {"values": values, "methods": lines}
 
 
@@ -77,11 +77,11 @@ def _calibration_of(rows, methods, alphas=(0.05, 0.1, 0.2)):
         p = torch.tensor([row["p_value"] for row in rows if row["method"] == name and row["label"] == label])
         return float((p <= alpha).double().mean())
 
-    found = {
+    columns = {
         name: {"fpr": [rate(name, 0, a) for a in alphas], "power": [rate(name, 1, a) for a in alphas]}
         for name in methods
     }
-    return {"alphas": list(alphas), "methods": found}
+    return {"alphas": list(alphas), "methods": columns}
 
 
 def _draw_extremes(folder, episodes, method, threshold):

@@ -28,10 +28,10 @@ def rows():
 
 def test_integrated_gradients_of_a_polynomial_are_the_closed_form(rows):
     start = {"tabular": torch.full((7, 12), 0.5)}
-    found, gaps = integrated_gradients(two_columns, rows, start)
+    attributions, gaps = integrated_gradients(two_columns, rows, start)
     x, expected = rows["tabular"], torch.zeros(7, 12)
     expected[:, 1], expected[:, 4] = 3 * (x[:, 1] - 0.5), 0.5**3 - x[:, 4] ** 3
-    torch.testing.assert_close(found["tabular"], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(attributions["tabular"], expected, rtol=1e-4, atol=1e-4)
     assert float(gaps.max()) < 1e-3
 
 
@@ -44,8 +44,8 @@ def test_more_points_are_taken_where_the_way_is_rough():
         asked.append(len(samples["tabular"]))
         return torch.sigmoid(400 * (samples["tabular"][:, 0] - 0.73))
 
-    found, gaps = integrated_gradients(score, {"tabular": x}, {"tabular": torch.zeros(2, 1)})
-    torch.testing.assert_close(found["tabular"].sum(1), torch.tensor([1.0, 0.0]), rtol=0.011, atol=1e-3)
+    attributions, gaps = integrated_gradients(score, {"tabular": x}, {"tabular": torch.zeros(2, 1)})
+    torch.testing.assert_close(attributions["tabular"].sum(1), torch.tensor([1.0, 0.0]), rtol=0.011, atol=1e-3)
     assert (gaps < 0.011).all()
     assert sum(asked) > 2 * 32 + 64
 
@@ -53,10 +53,10 @@ def test_more_points_are_taken_where_the_way_is_rough():
 def test_occlusion_of_an_additive_score_is_the_closed_form(rows):
     start = {"tabular": torch.zeros(7, 12)}
     rows["tabular"][0, 1] = start["tabular"][0, 1] = NAN
-    found = occlusion(two_columns, rows, start)["tabular"]
+    attributions = occlusion(two_columns, rows, start)["tabular"]
     x, expected = rows["tabular"], torch.zeros(7, 12)
     expected[:, 1], expected[:, 4] = 3 * x[:, 1], -(x[:, 4] ** 3)
-    torch.testing.assert_close(found, expected, equal_nan=True)
+    torch.testing.assert_close(attributions, expected, equal_nan=True)
 
 
 @pytest.mark.parametrize(
@@ -73,10 +73,10 @@ def test_occlusion_takes_patches(name, shape, patch):
     weights = torch.zeros(shape)
     weights[patch] = 1.0
     x = torch.rand(3, *shape)
-    found = occlusion(lambda s: (s[name] * weights).flatten(1).sum(1), {name: x}, {name: torch.zeros_like(x)})[name]
-    assert torch.equal(found != 0, (weights != 0).expand_as(found))
+    maps = occlusion(lambda s: (s[name] * weights).flatten(1).sum(1), {name: x}, {name: torch.zeros_like(x)})[name]
+    assert torch.equal(maps != 0, (weights != 0).expand_as(maps))
     whole = (x * weights).flatten(1).sum(1).view(-1, *[1] * len(shape))
-    torch.testing.assert_close(found, whole * weights)
+    torch.testing.assert_close(maps, whole * weights)
 
 
 def test_the_usual_sample_and_what_nobody_knows():
@@ -89,9 +89,9 @@ def test_the_usual_sample_and_what_nobody_knows():
     assert usual["image"].flatten().tolist() == [0.5] * 4
     assert usual["sequence"][0, 0, 0] == 3
     assert usual["tabular"].tolist() == [[1.0, 8.0]]
-    found = baseline_for({"sequence": torch.tensor([[[9.0, 9.0], [NAN, 9.0], [9.0, NAN]]])}, usual)["sequence"]
+    filled = baseline_for({"sequence": torch.tensor([[[9.0, 9.0], [NAN, 9.0], [9.0, NAN]]])}, usual)["sequence"]
     expected = torch.tensor([[[3.0, 9.0], [NAN, 9.0], [3.0, NAN]]])
-    torch.testing.assert_close(found, expected, equal_nan=True)
+    torch.testing.assert_close(filled, expected, equal_nan=True)
 
 
 def test_deletion_by_a_true_map_beats_chance_and_a_false_one_does_not(rows):

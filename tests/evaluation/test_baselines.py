@@ -93,8 +93,8 @@ def test_missing_values_constant_columns_and_equal_samples(name, modality):
 def test_known_anomalies_of_the_support_do_not_count(name, modality):
     support, odd, query = (draw(modality, n, seed=i)[modality] for i, n in enumerate((5, 2, 4)))
     both, labels = torch.cat([support, 30 + odd]), torch.tensor([0, -1, 0, 0, -1, 1, 1])
-    found = scored(name, {modality: both}, {modality: query}, labels)
-    torch.testing.assert_close(found, scored(name, {modality: support}, {modality: query}))
+    scores = scored(name, {modality: both}, {modality: query}, labels)
+    torch.testing.assert_close(scores, scored(name, {modality: support}, {modality: query}))
 
 
 @pytest.mark.parametrize(("name", "modality"), CASES)
@@ -134,10 +134,10 @@ REFERENCES = {
 def test_agrees_with_scikit_learn(name, shape):
     support, query = rows(*shape)
     options = {"k": 3} if name == "knn" else {}
-    found = scored(
+    scores = scored(
         name, {"tabular": torch.tensor(support)}, {"tabular": torch.tensor(query)}, standardise="none", **options
     )
-    np.testing.assert_allclose(found, REFERENCES[name](support, query), rtol=2e-4)
+    np.testing.assert_allclose(scores, REFERENCES[name](support, query), rtol=2e-4)
 
 
 @pytest.mark.parametrize("shape", [(12, 4), (5, 30)])
@@ -145,15 +145,15 @@ def test_pca_agrees_with_scikit_learn(shape):
     support, query = rows(*shape)
     model = PCA(n_components=0.9, svd_solver="full").fit(support)
     expected = np.linalg.norm(query - model.inverse_transform(model.transform(query)), axis=1)
-    found = scored("pca", {"tabular": torch.tensor(support)}, {"tabular": torch.tensor(query)}, standardise="none")
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    scores = scored("pca", {"tabular": torch.tensor(support)}, {"tabular": torch.tensor(query)}, standardise="none")
+    np.testing.assert_allclose(scores, expected, rtol=1e-6)
 
 
 def test_ecod_by_hand():
     """Support 1, 2, 2, 4: of the five numbers with the scored one, so many are as small or as large."""
     support = {"tabular": torch.tensor([[1.0], [2.0], [2.0], [4.0]])}
-    found = scored("ecod", support, {"tabular": torch.tensor([[0.0], [2.0], [3.0], [9.0]])})
-    np.testing.assert_allclose(found, -np.log([1 / 5, 4 / 5, 2 / 5, 1 / 5]))
+    scores = scored("ecod", support, {"tabular": torch.tensor([[0.0], [2.0], [3.0], [9.0]])})
+    np.testing.assert_allclose(scores, -np.log([1 / 5, 4 / 5, 2 / 5, 1 / 5]))
 
 
 def windows(k):
@@ -162,9 +162,9 @@ def windows(k):
     return np.sin(t / [2.0, 3.0]) + 0.1 * rng.normal(size=(k, 40, 2))
 
 
-def standard(support, *others):
+def standard(support, *queries):
     mean, spread = support.mean((0, 1)), support.std((0, 1))
-    return [(x - mean) / spread for x in (support, *others)]
+    return [(x - mean) / spread for x in (support, *queries)]
 
 
 def test_linear_ar_agrees_with_a_regression_step_by_step():
@@ -179,8 +179,8 @@ def test_linear_ar_agrees_with_a_regression_step_by_step():
     model = Ridge(alpha=1.0).fit(past.reshape(-1, 10), following.reshape(-1, 2))
     past, following = steps(b)
     expected = [np.mean((following[i] - model.predict(past[i])) ** 2) for i in range(4)]
-    found = scored("linear_ar", {"sequence": torch.tensor(support)}, {"sequence": torch.tensor(query)})
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    scores = scored("linear_ar", {"sequence": torch.tensor(support)}, {"sequence": torch.tensor(query)})
+    np.testing.assert_allclose(scores, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("pool", "pooled"), [("max", np.max), ("mean", np.mean)])
@@ -189,8 +189,8 @@ def test_pca_subwindows_agrees_with_scikit_learn(pool, pooled):
     a, b = standard(support, query)
     cut = [[x[i, t : t + 8].T.ravel() for i in range(len(x)) for t in range(33)] for x in (a, b)]
     model = PCA(n_components=0.9, svd_solver="full").fit(np.array(cut[0]))
-    left = np.array(cut[1]) - model.inverse_transform(model.transform(np.array(cut[1])))
-    expected = pooled(np.sqrt((left**2).mean(1)).reshape(4, 33), axis=1)
+    residual = np.array(cut[1]) - model.inverse_transform(model.transform(np.array(cut[1])))
+    expected = pooled(np.sqrt((residual**2).mean(1)).reshape(4, 33), axis=1)
     samples = {"sequence": torch.tensor(support)}, {"sequence": torch.tensor(query)}
     np.testing.assert_allclose(scored("pca_subwindows", *samples, window=8, pool=pool), expected, rtol=1e-6)
 
@@ -259,9 +259,9 @@ def test_on_the_embedding_of_a_plain_function(name):
         return samples["image"].flatten(2).mean(1)[:, :7]
 
     labels = torch.tensor([0, 0, 1, 0, -1, 0])
-    found = OnEmbedding(create_baseline(name), embed).adapt(support, labels).score(query)
+    scores = OnEmbedding(create_baseline(name), embed).adapt(support, labels).score(query)
     expected = scored(name, {"tabular": embed(support)}, {"tabular": embed(query)}, labels)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(scores, expected)
     with pytest.raises(ValueError, match="flatten or pool"):
         OnEmbedding(create_baseline(name), lambda samples: samples["image"]).adapt(support, labels)
 
@@ -311,8 +311,8 @@ class TestPyOD:
     def test_knn_and_ecod_agree_with_ours(self):
         support, query = ({"tabular": torch.tensor(x)} for x in rows())
         for theirs, ours, options in [("pyod/KNN", "knn", {"n_neighbors": 2}), ("pyod/ECOD", "ecod", {})]:
-            found = scored(theirs, support, query, **options)
-            torch.testing.assert_close(found, scored(ours, support, query, **({"k": 2} if options else {})))
+            scores = scored(theirs, support, query, **options)
+            torch.testing.assert_close(scores, scored(ours, support, query, **({"k": 2} if options else {})))
 
     def test_names_and_options_are_checked(self):
         with pytest.raises(ValueError, match="did you mean 'IForest'"):

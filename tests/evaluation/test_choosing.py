@@ -43,20 +43,20 @@ METHODS = {"ecod": create_baseline("ecod"), "mahalanobis": create_baseline("maha
 
 
 def test_labelled_anomalies_decide(support):
-    found = recommend(METHODS, *support, {})
-    assert found.choice == "mahalanobis"
-    assert [c.name for c in found.candidates] == ["mahalanobis", "ecod"]
-    assert found.candidates[0].auroc > found.candidates[1].auroc + 0.1
-    assert "your labelled anomalies" in found.why
+    advice = recommend(METHODS, *support, {})
+    assert advice.choice == "mahalanobis"
+    assert [c.name for c in advice.candidates] == ["mahalanobis", "ecod"]
+    assert advice.candidates[0].auroc > advice.candidates[1].auroc + 0.1
+    assert "your labelled anomalies" in advice.why
 
 
 def test_synthetic_anomalies_decide_where_there_are_no_labels(support):
     samples, labels = support
     normal = {"tabular": samples["tabular"][:40]}
-    found = recommend(METHODS, normal, labels[:40], COPULA)
-    assert found.choice == "mahalanobis", "a copula of independent columns leaves the line"
-    assert "synthetic anomalies" in found.why
-    assert recommend(METHODS, normal, labels[:40], COPULA) == found, "the seed decides"
+    advice = recommend(METHODS, normal, labels[:40], COPULA)
+    assert advice.choice == "mahalanobis", "a copula of independent columns leaves the line"
+    assert "synthetic anomalies" in advice.why
+    assert recommend(METHODS, normal, labels[:40], COPULA) == advice, "the seed decides"
 
 
 def test_with_enough_data_the_simple_method_is_preferred_among_equals():
@@ -64,31 +64,31 @@ def test_with_enough_data_the_simple_method_is_preferred_among_equals():
     x = torch.as_tensor(np.concatenate([rng.normal(size=(300, 2)), 9 + rng.normal(size=(20, 2))])).float()
     labels = torch.tensor([0] * 300 + [1] * 20)
     methods = {"knn": create_baseline("knn"), "iforest": create_baseline("iforest")}
-    found = recommend(methods, {"tabular": x}, labels, {})
-    assert found.choice == "iforest"
-    assert "you have enough data (300 normal samples)" in found.why
+    advice = recommend(methods, {"tabular": x}, labels, {})
+    assert advice.choice == "iforest"
+    assert "you have enough data (300 normal samples)" in advice.why
 
 
 def test_the_prior_decides_unless_the_support_set_speaks_against_it(support):
     strong = Prior({"ecod": 0.1, "mahalanobis": 0.0}, {"labels": 0.1, "synthetic": 0.0}, 31)
-    found = recommend(METHODS, *support, {}, strong)
-    assert found.choice == "ecod"
-    assert "the best on average over 31 other data sets" in found.why
-    mahalanobis, ecod = (next(c for c in found.candidates if c.name == name) for name in ("mahalanobis", "ecod"))
+    advice = recommend(METHODS, *support, {}, strong)
+    assert advice.choice == "ecod"
+    assert "the best on average over 31 other data sets" in advice.why
+    mahalanobis, ecod = (next(c for c in advice.candidates if c.name == name) for name in ("mahalanobis", "ecod"))
     gap = mahalanobis.auroc - ecod.auroc
     assert mahalanobis.expected == pytest.approx(0.1 * gap / 2)
     assert ecod.expected == pytest.approx(0.1 - 0.1 * gap / 2)
     weak = Prior({"ecod": 0.01, "mahalanobis": 0.0}, {"labels": 0.5, "synthetic": 0.0}, 31)
-    found = recommend(METHODS, *support, {}, weak)
-    assert found.choice == "mahalanobis"
-    assert f"mahalanobis is {100 * gap:.1f} points of AUROC ahead of it" in found.why
+    advice = recommend(METHODS, *support, {}, weak)
+    assert advice.choice == "mahalanobis"
+    assert f"mahalanobis is {100 * gap:.1f} points of AUROC ahead of it" in advice.why
 
 
 def test_a_method_that_the_prior_does_not_know_must_be_clearly_ahead(support):
     prior = Prior({"ecod": 0.1}, {"labels": 0.1, "synthetic": 0.1}, 31)
-    found = recommend(METHODS, *support, {}, prior)
-    assert found.choice == "mahalanobis"
-    assert "points of AUROC ahead of ecod" in found.why
+    advice = recommend(METHODS, *support, {}, prior)
+    assert advice.choice == "mahalanobis"
+    assert "points of AUROC ahead of ecod" in advice.why
     twins = {"ecod": create_baseline("ecod"), "mine": create_baseline("ecod")}
     assert recommend(twins, *support, {}, prior).choice == "ecod", "no better is not ahead"
 
@@ -107,8 +107,8 @@ def test_the_published_prior_is_that_of_the_benchmark():
 def test_the_prior_is_interpolated_between_sizes(tmp_path):
     content = {"image": {"advantage": {"10": {"knn": 0.0}, "50": {"knn": 1.0}}, "weights": {}, "datasets": 3}}
     (tmp_path / "prior.json").write_text(json.dumps(content))
-    found = [read_prior("image", n, tmp_path / "prior.json").advantage["knn"] for n in (4, 10, 22.3607, 50, 900)]
-    np.testing.assert_allclose(found, [0, 0, 0.5, 1, 1], atol=1e-4)
+    advantages = [read_prior("image", n, tmp_path / "prior.json").advantage["knn"] for n in (4, 10, 22.3607, 50, 900)]
+    np.testing.assert_allclose(advantages, [0, 0, 0.5, 1, 1], atol=1e-4)
     assert read_prior("multimodal", 10, tmp_path / "prior.json") is None
 
 
@@ -117,9 +117,9 @@ def test_a_method_that_fails_is_listed_with_its_reason(support):
         def adapt(self, support, labels):
             raise ValueError("it can't")
 
-    found = recommend({"fails": Fails(), **METHODS}, *support, {})
-    assert found.candidates[-1].name == "fails"
-    assert found.candidates[-1].reason == "it can't"
+    advice = recommend({"fails": Fails(), **METHODS}, *support, {})
+    assert advice.candidates[-1].name == "fails"
+    assert advice.candidates[-1].reason == "it can't"
     with pytest.raises(ValueError, match="no method could be tried: fails: it can't"):
         recommend({"fails": Fails()}, *support, {})
 
@@ -138,14 +138,14 @@ def test_the_command_recommends(tmp_path, capsys, support):
     table = tmp_path / "t.csv"
     write_rows(table, np.column_stack([samples["tabular"].numpy(), labels.numpy()]), ["a", "b", "broken"])
     assert main(["recommend", "--support", str(table), "--label", "broken", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["choice"] in {c["name"] for c in found["candidates"]}
-    assert "flag_everything" not in {c["name"] for c in found["candidates"]}
+    advice = json.loads(capsys.readouterr().out)
+    assert advice["choice"] in {c["name"] for c in advice["candidates"]}
+    assert "flag_everything" not in {c["name"] for c in advice["candidates"]}
     assert main(["recommend", "--support", str(table), "--label", "broken"]) == 0
-    told = capsys.readouterr().out
-    assert f"Take {found['choice']}" in told
-    assert "tabular-raw_columns-in_context-adbench" in told, "names are never cut, they are to be copied"
-    assert found["use"] in told.partition("Next, try:")[2]
+    output = capsys.readouterr().out
+    assert f"Take {advice['choice']}" in output
+    assert "tabular-raw_columns-in_context-adbench" in output, "names are never cut, they are to be copied"
+    assert advice["use"] in output.partition("Next, try:")[2]
     expected = f"metaad adapt runs/mine --support {table} --label broken --out my_detector"
     assert how_to_use("runs/mine", table, ColumnOptions("broken")) == expected
     options = ColumnOptions(time="t", ignore=("my id",), columns=("a", "b"), decimal=",")
@@ -169,7 +169,7 @@ def places(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "reads", "known"),
+    ("arguments", "reads", "has_prior"),
     [
         (["images", "--models"], "AUROC", True),
         (["series", "--models"], "AUROC", True),
@@ -178,13 +178,13 @@ def places(tmp_path):
         (["images", "--label", "x"], "['x'] are to be columns of a table or a manifest", False),
     ],
 )
-def test_the_command_reads_every_modality(places, capsys, arguments, reads, known):
+def test_the_command_reads_every_modality(places, capsys, arguments, reads, has_prior):
     path, *options = arguments
     status = main(["recommend", "--support", str(places / path), *options])
     printed = capsys.readouterr()
     assert reads in printed.out + printed.err
     assert (status == 0) == ("Take" in printed.out)
-    assert ("other data sets" in printed.out) == known
+    assert ("other data sets" in printed.out) == has_prior
 
 
 @pytest.mark.parametrize(
@@ -307,5 +307,5 @@ def test_synthetic_anomalies_are_of_modalities_that_no_sample_lacks():
     image, sequence, table = torch.rand(5, 1, 8, 8), torch.rand(5, 8, 2), torch.rand(5, 3)
     sequence[2] = torch.nan
     table[:, 0] = torch.nan
-    found = synthetic_for({"image": image, "sequence": sequence, "tabular": table})
-    assert set(found) == {*list_synthetic(modality="image"), *list_synthetic(modality="tabular")}
+    kinds = synthetic_for({"image": image, "sequence": sequence, "tabular": table})
+    assert set(kinds) == {*list_synthetic(modality="image"), *list_synthetic(modality="tabular")}

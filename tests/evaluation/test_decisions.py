@@ -24,8 +24,8 @@ class DistanceToMean:
     """Adapts to the mean of the support's single column."""
 
     def adapt(self, support, labels):
-        kept = support["tabular"][labels != 1]
-        self.mean = kept.mean()
+        normal = support["tabular"][labels != 1]
+        self.mean = normal.mean()
         return self
 
     def score(self, samples):
@@ -89,8 +89,8 @@ def test_the_false_alarm_rate_holds_within_a_task(alpha):
 
 def test_leave_one_out_by_hand():
     support, labels = {"tabular": torch.tensor([[0.0], [1.0], [5.0], [9.0]])}, torch.tensor([0, 0, 0, 1])
-    found = leave_one_out_scores(DistanceToMean(), support, labels)
-    assert found.tolist() == [1.5, 3.0, 4.5], "|1 - 2.5|, |0 - 3|, |5 - 0.5|"
+    scores = leave_one_out_scores(DistanceToMean(), support, labels)
+    assert scores.tolist() == [1.5, 3.0, 4.5], "|1 - 2.5|, |0 - 3|, |5 - 0.5|"
     p = p_of(WithinTask(DistanceToMean()), DistanceToMean(), support, labels, {"tabular": torch.tensor([[90.0]])})
     assert p.item() == 1 / 4, "no p-value is below 1 / (K + 1)"
     with pytest.raises(ValueError, match="needs two normal support samples, saw 1"):
@@ -150,11 +150,11 @@ def test_many_samples_are_left_out_in_ten_parts_and_equal_ones_share_a_score():
     x[12] = x[3]
     labels = torch.full((24,), -1)
     labels[23] = 1  # known, and so neither scored nor, by this method, read
-    keys, found = own_scores(DistanceToMean(), {"tabular": x}, labels)
+    keys, scores = own_scores(DistanceToMean(), {"tabular": x}, labels)
     usual = x[:23, 0].numpy()
     expected = [abs(usual[i] - np.delete(usual, np.arange(i % 10, 23, 10)).mean()) for i in range(23)]
     expected[3] = expected[12] = (expected[3] + expected[12]) / 2
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-6)
     assert keys[3] == keys[12]
     assert len(set(keys)) == 22
 

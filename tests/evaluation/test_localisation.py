@@ -42,10 +42,10 @@ def test_figures_are_those_of_the_heat_maps(tmp_path):
     assert figures == pytest.approx(pixel_metrics(maps.numpy(), masks.numpy()))
     assert figures["pixel_auroc"] > 0.8
     defect = int(masks.flatten(1).any(1).nonzero()[0])
-    others = torch.arange(6) != defect
+    is_other = torch.arange(6) != defect
     masks[defect] = False
     assert localisation(adapted, episode.query, episode.query_labels, masks) == pytest.approx(
-        pixel_metrics(maps[others].numpy(), masks[others].numpy())
+        pixel_metrics(maps[is_other].numpy(), masks[is_other].numpy())
     ), "a defect without a mask is left out"
     assert localisation(adapted, episode.query, episode.query_labels, torch.zeros_like(masks)) == {}
     nearest = NearestNeighbour().adapt(episode.support, episode.support_labels)

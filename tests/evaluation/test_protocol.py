@@ -25,14 +25,14 @@ def test_nearest_neighbour_agrees_with_scikit_learn():
     g = torch.Generator().manual_seed(0)
     support, query = torch.randn(7, 1, 4, 4, generator=g), torch.randn(9, 1, 4, 4, generator=g)
     labels = torch.tensor([0, 0, -1, 1, 0, 1, 0])
-    kept = support[labels != 1].flatten(1)
+    normal = support[labels != 1].flatten(1)
     for standardise in ("none", "sample"):
-        a, b = (x.flatten(1).numpy() for x in (kept, query))
+        a, b = (x.flatten(1).numpy() for x in (normal, query))
         if standardise == "sample":
             a, b = (stats.zscore(x, axis=1) for x in (a, b))
         expected = NearestNeighbors(n_neighbors=1).fit(a).kneighbors(b)[0][:, 0]
-        found = NearestNeighbour(standardise).adapt({"image": support}, labels).score({"image": query})
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        scores = NearestNeighbour(standardise).adapt({"image": support}, labels).score({"image": query})
+        np.testing.assert_allclose(scores, expected, rtol=1e-5)
 
 
 def test_nearest_neighbour_needs_a_sample_that_may_be_normal():
@@ -42,8 +42,8 @@ def test_nearest_neighbour_needs_a_sample_that_may_be_normal():
 
 def test_conformal_p_values_count_by_hand():
     calibration = torch.tensor([1.0, 2.0, 2.0, 3.0])
-    found = p_values(torch.tensor([0.0, 2.0, 2.5, 9.0]), calibration)
-    assert found.tolist() == [5 / 5, 4 / 5, 2 / 5, 1 / 5]
+    p = p_values(torch.tensor([0.0, 2.0, 2.5, 9.0]), calibration)
+    assert p.tolist() == [5 / 5, 4 / 5, 2 / 5, 1 / 5]
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.1, 0.2])

@@ -330,8 +330,8 @@ def score_table(scores, labels, p_values=None, tasks=None):
 
 def test_false_alarms_over_tasks_by_hand():
     table = score_table([0] * 6, [0, 0, 1, 0, 0, 1], [0.1, 0.9, 0.01, 0.05, 0.1, 0.01], ["a"] * 3 + ["b"] * 3)
-    found = task_curves.over_tasks(table, task_curves.false_alarms_at)
-    at = dict(zip(task_curves.ALPHAS.round(2).tolist(), found.mean.tolist(), strict=True))
+    curve = task_curves.over_tasks(table, task_curves.false_alarms_at)
+    at = dict(zip(task_curves.ALPHAS.round(2).tolist(), curve.mean.tolist(), strict=True))
     assert [at[0.02], at[0.05], at[0.1]] == [0, 0.25, 0.75]
     alone = task_curves.over_tasks(table.take(table.tasks == "a"), task_curves.false_alarms_at)
     assert alone.low is None, "a single task tells nothing of others"

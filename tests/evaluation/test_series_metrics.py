@@ -78,8 +78,8 @@ def test_perfect_and_constant_scores_by_hand():
     weight, slope = 2 + np.sqrt(2), np.sqrt(0.5)
     np.testing.assert_allclose(ours.buffered(labels, 2), [0, 0, slope, 1, 1, slope, 0, 0])
     np.testing.assert_allclose(ours.buffered(np.array([1, 0, 0, 0, 1]), 4), [1, 0.75**0.5, 1, 0.75**0.5, 1])
-    found = 2 / (2 + slope)
-    assert ours.range_auc_pr(labels, labels, 2) == pytest.approx(found + (1 - found) * weight / 8)
+    value = 2 / (2 + slope)
+    assert ours.range_auc_pr(labels, labels, 2) == pytest.approx(value + (1 - value) * weight / 8)
     assert ours.range_auc_pr(labels, labels, 2, positives="flagged") == pytest.approx(1.0)
     assert ours.vus_pr(labels, labels, 1) == ours.vus_roc(labels, labels, 1) == 1.0, "window 1 has no slopes"
     constant = np.zeros(8)

@@ -72,11 +72,11 @@ def test_a_method_that_gives_no_number_is_refused(folder):
 def test_a_known_rule_gets_the_figures_of_its_scores_and_all_methods_one_support(folder):
     series = data(folder).labelled_series(stride=1)
     rule, other, rows = Mean(), Mean(), []
-    found = evaluate_points({"rule": rule, "other": other}, series, shots=4, draws=2, buffer=3, record=rows.append)
+    figures = evaluate_points({"rule": rule, "other": other}, series, shots=4, draws=2, buffer=3, record=rows.append)
     assert len(rule.seen) == 12
     assert all(np.array_equal(a, b) for a, b in zip(rule.seen, other.seen, strict=True))
     assert not np.array_equal(rule.seen[0], rule.seen[1])
-    for one, task in zip(series, found["rule"]["tasks"], strict=True):
+    for one, task in zip(series, figures["rule"]["tasks"], strict=True):
         table = np.loadtxt(folder / "series" / f"{one.name.rpartition('/')[2]}.csv", delimiter=",", skiprows=1)
         until = round(0.3 * LENGTH)
         later, labels = table[until:, :2].mean(1), table[until:, 2].astype(int)
@@ -91,7 +91,7 @@ def test_a_known_rule_gets_the_figures_of_its_scores_and_all_methods_one_support
         }
         assert {m: task[m] for m in expected} == pytest.approx(expected, abs=1e-4)
         assert task["episodes"] == 2
-    assert found["other"]["vus_pr_behind_first"]["mean"] == 0
+    assert figures["other"]["vus_pr_behind_first"]["mean"] == 0
     assert len(rows) == 24
 
 
@@ -122,9 +122,9 @@ def test_the_command_writes_figures_and_every_point(folder, capsys):
     )
     for method, figures in results["methods"].items():
         for task in figures["tasks"]:
-            here = (method_of == method) & (task_of == task["task"])
+            mask = (method_of == method) & (task_of == task["task"])
             draws = [
-                roc_auc_score(label[d], score[d]) for e in np.unique(episode[here]) for d in [here & (episode == e)]
+                roc_auc_score(label[d], score[d]) for e in np.unique(episode[mask]) for d in [mask & (episode == e)]
             ]
             assert len(draws) == 2
             assert np.mean(draws) == pytest.approx(task["auroc"], abs=1e-6)
@@ -141,10 +141,10 @@ def test_the_command_writes_figures_and_every_point(folder, capsys):
 def test_points_are_flagged_by_the_support_windows_and_judged_range_by_range(folder):
     """A point's p-value sets its score beside those of the support windows, each left out once; seen by hand."""
     series, rows = data(folder).labelled_series(stride=1), []
-    found = evaluate_points(
+    figures = evaluate_points(
         {"rule": Mean()}, series, 19, 1, 3, calibrators=within_tasks({"rule": Mean()}), alpha=0.1, record=rows.append
     )
-    for i, (one, row, task) in enumerate(zip(series, rows, found["rule"]["tasks"], strict=True)):
+    for i, (one, row, task) in enumerate(zip(series, rows, figures["rule"]["tasks"], strict=True)):
         support = one.draw_support(19, np.random.default_rng([0, i, 0]))["sequence"].mean((1, 2)).double().numpy()
         scores = row.scores.numpy()
         flagged = scores > np.sort(support)[-2]  # at most one of 19 lies at or above: p <= 2 / 20
@@ -154,7 +154,7 @@ def test_points_are_flagged_by_the_support_windows_and_judged_range_by_range(fol
         precision, recall = range_precision(flagged, one.labels), range_recall(flagged, one.labels)
         assert (task["range_precision"], task["range_recall"]) == (precision, recall)
         assert task["range_f1"] == pytest.approx(2 * precision * recall / (precision + recall))
-    assert found["rule"]["mean"]["range_recall"] > 0.5
+    assert figures["rule"]["mean"]["range_recall"] > 0.5
 
 
 def test_decisions_about_points_are_kept_and_reported(folder, capsys):
@@ -164,10 +164,10 @@ def test_decisions_about_points_are_kept_and_reported(folder, capsys):
     (folder / "data.yaml").write_text(yaml.safe_dump(config))
     arguments = ["--data", str(folder / "data.yaml"), "--out", str(folder / "out"), "--points", "--shots", "19"]
     assert main(["evaluate", "knn", "flag_everything", *arguments, "--calibrate", "within", "--draws", "1"]) == 0
-    told = capsys.readouterr().out
-    assert "range F1" in told
-    assert "knn" in told
-    assert "\u2026" not in told, "no figure is cut"
+    output = capsys.readouterr().out
+    assert "range F1" in output
+    assert "knn" in output
+    assert "\u2026" not in output, "no figure is cut"
     results = json.loads((folder / "out" / "results.json").read_text())
     again = figures_from_scores(folder / "out" / "scores.parquet")
     for name, figures in results["methods"].items():

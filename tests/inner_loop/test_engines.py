@@ -164,14 +164,14 @@ def assert_equals_finite_differences(learner: GradientLearner, batch: EpisodeBat
     g = torch.Generator().manual_seed(2)
     direction = [torch.randn(p.shape, generator=g) for p in parameters]
     length = torch.stack([d.square().sum() for d in direction]).sum().sqrt()
-    found = sum((a * d).sum() for a, d in zip(meta_gradient(learner, batch), direction, strict=True)) / length
+    derivative = sum((a * d).sum() for a, d in zip(meta_gradient(learner, batch), direction, strict=True)) / length
     values, eps = [], 1e-6
     for sign in (1, -2):  # forth, and back over the start to the other side
         with torch.no_grad():
             for p, d in zip(parameters, direction, strict=True):
                 p += sign * eps * d / length
         values.append(learner.outer_loss(batch).item())
-    assert found.item() == pytest.approx((values[0] - values[1]) / (2 * eps), rel=1e-4)
+    assert derivative.item() == pytest.approx((values[0] - values[1]) / (2 * eps), rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_the_trap_is_real(kind):
 
     vmapped, looped = torch.vmap(inner)(x), torch.stack([inner(one) for one in x])
     torch.testing.assert_close(vmapped, looped)
-    found, expected = (torch.autograd.grad(g.square().sum(), before)[0] for g in (vmapped, looped))
-    if torch.allclose(found, expected):
+    gradient, expected = (torch.autograd.grad(g.square().sum(), before)[0] for g in (vmapped, looped))
+    if torch.allclose(gradient, expected):
         pytest.skip("this torch has mended it: vmap could be allowed")
-    assert (found - expected).norm() > 0.01 * expected.norm()
+    assert (gradient - expected).norm() > 0.01 * expected.norm()

@@ -47,7 +47,7 @@ def test_a_parameter_that_is_not_adapted_moves_the_optimum():
         adapted = adapt_parameters(network, loop, lambda net: (net(x) - y).square().mean(), meta_gradient=True)
         return functional_call(network, adapted, (xq,)).sin().sum()
 
-    found = torch.autograd.grad(outer(), network[0].weight)[0]
+    gradient = torch.autograd.grad(outer(), network[0].weight)[0]
     eps = 1e-5
     for i, j in ((0, 0), (1, 2)):
         values = []
@@ -57,30 +57,30 @@ def test_a_parameter_that_is_not_adapted_moves_the_optimum():
             values.append(outer().item())
             with torch.no_grad():
                 network[0].weight[i, j] -= sign * eps
-        assert found[i, j].item() == pytest.approx((values[0] - values[1]) / (2 * eps), rel=1e-4)
+        assert gradient[i, j].item() == pytest.approx((values[0] - values[1]) / (2 * eps), rel=1e-4)
 
 
 def test_conjugate_gradients_solve_each_tasks_own_system():
     roots = torch.randn(4, 5, 5)
     systems = roots @ roots.transpose(1, 2) + torch.eye(5)
     b = torch.randn(4, 5)
-    (found,) = conjugate_gradients(lambda v: [(systems @ v[0].unsqueeze(2)).squeeze(2)], [b], steps=5, per_task=True)
-    torch.testing.assert_close(found, torch.linalg.solve(systems, b))
+    (solution,) = conjugate_gradients(lambda v: [(systems @ v[0].unsqueeze(2)).squeeze(2)], [b], steps=5, per_task=True)
+    torch.testing.assert_close(solution, torch.linalg.solve(systems, b))
 
 
 def test_conjugate_gradients_stop_at_negative_curvature():
     b = torch.tensor([1.0, 1.0])
-    (found,) = conjugate_gradients(lambda v: [torch.tensor([1.0, -3.0]) * v[0]], [b], steps=9)
-    assert torch.equal(found, torch.zeros(2))
+    (solution,) = conjugate_gradients(lambda v: [torch.tensor([1.0, -3.0]) * v[0]], [b], steps=9)
+    assert torch.equal(solution, torch.zeros(2))
 
 
 @pytest.mark.parametrize("engine", ["higher", "vectorized"])
 def test_memory_does_not_grow_with_the_steps(engine):
     """Bytes that autograd keeps for the outer backward pass, against those of second order, which grow."""
 
-    def kept(steps: int, **settings) -> int:
+    def outer_bytes(steps: int, **settings) -> int:
         learner = tiny_learner("maml", "mlp", engine=engine, steps=steps, tasks_at_once=10, **settings)
         return bytes_kept(learner, tiny_batch("mlp"))[1]
 
-    assert kept(20, order="implicit", proximal=1.0) == kept(5, order="implicit", proximal=1.0)
-    assert kept(20) > 3 * kept(5)
+    assert outer_bytes(20, order="implicit", proximal=1.0) == outer_bytes(5, order="implicit", proximal=1.0)
+    assert outer_bytes(20) > 3 * outer_bytes(5)

@@ -74,8 +74,8 @@ def test_second_order_equals_finite_differences(settings):
     gradients = torch.autograd.grad(outer_loss(network, loop), everything, allow_unused=True)
     for parameter, gradient in zip(everything, gradients, strict=True):
         expected = finite_differences(network, loop, parameter)
-        found = torch.zeros_like(parameter) if gradient is None else gradient
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+        values = torch.zeros_like(parameter) if gradient is None else gradient
+        torch.testing.assert_close(values, expected, rtol=1e-6, atol=1e-8)
 
 
 class Weight(nn.Module):
@@ -227,7 +227,7 @@ def test_a_whole_episode_through_higher_equals_finite_differences(backbone, batc
     length = sum(d.square().sum() for d in direction).sqrt()
     direction = [d / length for d in direction]
     gradients = torch.autograd.grad(learner.outer_loss(batch), parameters)
-    found = sum((a * b).sum() for a, b in zip(gradients, direction, strict=True)).item()
+    derivative = sum((a * b).sum() for a, b in zip(gradients, direction, strict=True)).item()
     values, eps = [], 1e-6
     for sign in (1, -1):
         with torch.no_grad():
@@ -237,7 +237,7 @@ def test_a_whole_episode_through_higher_equals_finite_differences(backbone, batc
         with torch.no_grad():
             for p, d in zip(parameters, direction, strict=True):
                 p -= sign * eps * d
-    assert found == pytest.approx((values[0] - values[1]) / (2 * eps), rel=1e-4)
+    assert derivative == pytest.approx((values[0] - values[1]) / (2 * eps), rel=1e-4)
 
 
 @pytest.mark.parametrize("order", [1, 2])

@@ -34,9 +34,9 @@ def test_float16_gradients_neither_underflow_nor_overflow(scale, order):
     network = nn.Linear(2, 1)
     expected = step(network, scale, "full", order)
     with torch.autocast("cpu", torch.float16):
-        found = step(network, scale, "mixed", order)
+        result = step(network, scale, "mixed", order)
         plain = torch.autograd.grad((network(torch.full((4, 2), 0.5)) * scale).mean(), network.weight)[0]
-    torch.testing.assert_close(found, expected, rtol=2e-3, atol=0.0)
+    torch.testing.assert_close(result, expected, rtol=2e-3, atol=0.0)
     assert (plain == 0).all() == (scale == 1e-7), "without help the smallest is lost"
 
 

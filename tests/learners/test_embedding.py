@@ -98,10 +98,10 @@ def _stack(reading):
 def test_meta_gradients_equal_finite_differences(name, labels):
     learner, batch = tiny_embedding_learner(name, "resnet_mlp"), tiny_batch("resnet_mlp", n_support=5)
     batch = replace(batch, support_labels=torch.tensor(labels).expand(len(batch), -1))
-    found = meta_gradient(learner, batch)
+    result = meta_gradient(learner, batch)
     parameters = [p for p in learner.parameters() if p.requires_grad]
     step = 1e-5
-    for p, gradient in zip(parameters, found, strict=True):
+    for p, gradient in zip(parameters, result, strict=True):
         direction = torch.randn(p.shape, generator=torch.Generator().manual_seed(0), dtype=p.dtype)
         values = []
         for sign in (1, -1):
@@ -133,8 +133,8 @@ def test_adapting_works_in_inference_mode_and_leaves_the_learner_alone(name):
     before = copy.deepcopy(learner.state_dict())
     expected = learner.adapt(support, labels).score(query)
     with torch.inference_mode():
-        found = learner.adapt({"image": support["image"] + 0}, labels + 0).score(query)
-    assert torch.equal(found, expected)
+        scores = learner.adapt({"image": support["image"] + 0}, labels + 0).score(query)
+    assert torch.equal(scores, expected)
     assert all(torch.equal(x, before[key]) for key, x in learner.state_dict().items())
 
 

@@ -44,12 +44,12 @@ def embeddings(learner, n: int, seed: int = 1) -> torch.Tensor:
 def test_euclidean_prototype_by_numpy():
     learner = prototypes()
     support, query = embeddings(learner, 4), embeddings(learner, 3, seed=2)
-    found = learner.compare(learner.read(support, torch.zeros(4)), query).numpy()
+    scores = learner.compare(learner.read(support, torch.zeros(4)), query).numpy()
     x, q = support.numpy(), query.numpy()
     centre = x.mean(0)
     k, typical = softplus(learner.spread_weight), softplus(learner.typical_spread)
     radius = softplus(learner.radius) * (((x - centre) ** 2).mean(1).sum() + k * typical) / (4 + k)
-    np.testing.assert_allclose(found, np.exp(2) * (((q - centre) ** 2).mean(1) - radius))
+    np.testing.assert_allclose(scores, np.exp(2) * (((q - centre) ** 2).mean(1) - radius))
 
 
 @torch.no_grad()
@@ -57,10 +57,10 @@ def test_cosine_prototype_by_numpy():
     learner = prototypes(distance="cosine")
     support, query = embeddings(learner, 4), embeddings(learner, 3, seed=2)
     reading = learner.read(support, torch.zeros(4))
-    found = learner.compare(reading, query) / np.exp(2) + reading["radius"]
+    scores = learner.compare(reading, query) / np.exp(2) + reading["radius"]
     x = support.numpy() / np.linalg.norm(support.numpy(), axis=1, keepdims=True)
     q = query.numpy() / np.linalg.norm(query.numpy(), axis=1, keepdims=True)
-    np.testing.assert_allclose(found.numpy(), 1 - q @ x.mean(0) / np.linalg.norm(x.mean(0)))
+    np.testing.assert_allclose(scores.numpy(), 1 - q @ x.mean(0) / np.linalg.norm(x.mean(0)))
 
 
 @torch.no_grad()
@@ -69,9 +69,9 @@ def test_mahalanobis_without_prior_is_scikit_learns():
     learner.prior_weight.fill_(-30)  # weighs as much as 1e-13 samples
     support, query = embeddings(learner, 40), embeddings(learner, 7, seed=2)
     reading = learner.read(support, torch.zeros(40))
-    found = learner.compare(reading, query) / np.exp(2) + reading["radius"]
+    scores = learner.compare(reading, query) / np.exp(2) + reading["radius"]
     expected = EmpiricalCovariance().fit(support.numpy()).mahalanobis(query.numpy())
-    np.testing.assert_allclose(found.numpy() * 6, expected)
+    np.testing.assert_allclose(scores.numpy() * 6, expected)
 
 
 @torch.no_grad()
@@ -80,10 +80,10 @@ def test_mahalanobis_of_one_shot_is_the_prior():
     learner.log_variance.copy_(torch.linspace(-1, 1, 6))
     support, query = embeddings(learner, 1), embeddings(learner, 7, seed=2)
     reading = learner.read(support, torch.zeros(1))
-    found = learner.compare(reading, query) / np.exp(2) + reading["radius"]
+    scores = learner.compare(reading, query) / np.exp(2) + reading["radius"]
     m = softplus(learner.prior_weight)
     variance = m / (1 + m) * np.exp(np.linspace(-1, 1, 6))
-    np.testing.assert_allclose(found.numpy(), ((query - support).numpy() ** 2 / variance).mean(1))
+    np.testing.assert_allclose(scores.numpy(), ((query - support).numpy() ** 2 / variance).mean(1))
 
 
 @torch.no_grad()
@@ -91,7 +91,7 @@ def test_a_known_anomaly_is_a_rival_of_the_radius():
     learner = prototypes()
     support, query = embeddings(learner, 4), embeddings(learner, 3, seed=2)
     labels = torch.tensor([0, 1, 0, -1])
-    found = learner.compare(learner.read(support, labels), query).numpy()
+    scores = learner.compare(learner.read(support, labels), query).numpy()
     normal = support[labels != 1]
     alone = learner.read(normal, torch.zeros(3))
     scale = np.exp(2)
@@ -99,7 +99,7 @@ def test_a_known_anomaly_is_a_rival_of_the_radius():
     radius = np.full(3, float(alone["radius"]))
     rival = -logsumexp(-scale * np.stack([radius, to_anomaly]), axis=0) / scale
     distance = ((query - normal.mean(0)).numpy() ** 2).mean(1)
-    np.testing.assert_allclose(found, scale * (distance - rival))
+    np.testing.assert_allclose(scores, scale * (distance - rival))
 
 
 def test_clusters_are_k_means():
@@ -150,8 +150,8 @@ def test_ball_weights_solve_the_dual(penalty):
         constraints={"type": "eq", "fun": lambda w: w.sum() - 1},
         options={"ftol": 1e-14, "maxiter": 1000},
     )
-    found = ball_weights(x, torch.ones(n, dtype=torch.bool), penalty, 3000)
-    np.testing.assert_allclose(found.numpy(), expected.x, atol=2e-3)
+    weights = ball_weights(x, torch.ones(n, dtype=torch.bool), penalty, 3000)
+    np.testing.assert_allclose(weights.numpy(), expected.x, atol=2e-3)
 
 
 @torch.no_grad()
@@ -168,8 +168,8 @@ def test_with_much_penalty_the_centre_is_the_mean():
     learner = MetaSVDD(**SHAPES, penalty=1e4)
     support = embeddings(learner, 5)
     labels = torch.tensor([0, 0, 1, 0, -1])
-    found = learner.read(support, labels)["centre"]
-    torch.testing.assert_close(found, support[labels != 1].mean(0), atol=1e-3, rtol=0)
+    centre = learner.read(support, labels)["centre"]
+    torch.testing.assert_close(centre, support[labels != 1].mean(0), atol=1e-3, rtol=0)
 
 
 @torch.no_grad()
@@ -199,9 +199,9 @@ def test_known_anomalies_are_no_part_of_the_statistics():
 @pytest.mark.parametrize("n", [1, 4, 5])
 def test_median_is_numpys_lower_one(n):
     x = torch.randn(n + 2, 3)
-    here = torch.tensor([True] * n + [False, False]).unsqueeze(-1)
+    mask = torch.tensor([True] * n + [False, False]).unsqueeze(-1)
     expected = np.quantile(x[:n].numpy(), 0.5, axis=0, method="lower")
-    np.testing.assert_allclose(median(x, here).numpy(), expected)
+    np.testing.assert_allclose(median(x, mask).numpy(), expected)
 
 
 @pytest.mark.parametrize(

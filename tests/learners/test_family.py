@@ -180,13 +180,13 @@ def test_imaml_differentiates_the_optimum(engine):
     batch = tiny_batch("mlp", tasks=2)
     p = learner.network.backbone.layers[0].weight
     direction = torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
-    found = (meta_gradient(learner, batch)[0] * direction).sum()
+    derivative = (meta_gradient(learner, batch)[0] * direction).sum()
     values, eps = [], 1e-5
     for sign in (1, -2):
         with torch.no_grad():
             p += sign * eps * direction
         values.append(learner.outer_loss(batch).item())
-    assert found.item() == pytest.approx((values[0] - values[1]) / (2 * eps), rel=1e-4)
+    assert derivative.item() == pytest.approx((values[0] - values[1]) / (2 * eps), rel=1e-4)
 
 
 def at_epoch(learner: GradientLearner, epoch: int) -> GradientLearner:
@@ -220,10 +220,10 @@ def test_multi_step_loss_is_the_weighted_sum_of_shorter_inner_loops(engine, orde
         return built
 
     shorter = [meta_gradient(learner(steps, 0), batch) for steps in (1, 2, 3)]
-    found = meta_gradient(at_epoch(learner(3, 10), 4), batch)
+    gradient = meta_gradient(at_epoch(learner(3, 10), 4), batch)
     weights = multi_step_weights(3, 4, 10)
     expected = [sum(w * g for w, g in zip(weights, gs, strict=True)) for gs in zip(*shorter, strict=True)]
-    assert relative_difference(found, expected) < 1e-12
+    assert relative_difference(gradient, expected) < 1e-12
     over = meta_gradient(at_epoch(learner(3, 10), 10), batch)
     assert relative_difference(over, shorter[2]) < 1e-12, "behind the last epoch of the schedule, the last step alone"
 

@@ -35,8 +35,8 @@ def test_the_reference_is_that_of_scores_and_a_standard_normal_prior():
     """By moments of a sample in which N(0, 1) weighs as much as three scores."""
     scores, labels = torch.randn(2, 6), torch.tensor([[0, -1, 1, 0, 0, 1], [0, 0, 0, 0, -1, -1]])
     mean, deviation = reference(scores, labels, 3.0)
-    for i, here in enumerate(labels != 1):
-        own = scores[i][here].numpy()
+    for i, is_usable in enumerate(labels != 1):
+        own = scores[i][is_usable].numpy()
         shrunk = own.sum() / (len(own) + 3)
         spread = (((own - shrunk) ** 2).sum() + 3 * (1 + shrunk**2)) / (len(own) + 3)
         assert mean[i].item() == pytest.approx(shrunk)
@@ -64,10 +64,10 @@ def test_deviations_are_those_from_the_supports_scores(steps):
         m, d = (float(v) for v in reference(torch.as_tensor(s), LABELS, learner.prior))
         np.testing.assert_allclose(of_query, (q - m) / d)
         np.testing.assert_allclose(of_support, (s - m) / d)
-    anomaly, others = of_support[2], of_support[[0, 1, 3]]
+    anomaly, rest = of_support[2], of_support[[0, 1, 3]]
     start = tiny_learner("deviation", "mlp", steps=0).adapt(support, LABELS).score(support).numpy()
     if steps:
-        assert anomaly - others.mean() > start[2] - start[[0, 1, 3]].mean()
+        assert anomaly - rest.mean() > start[2] - start[[0, 1, 3]].mean()
 
 
 def test_deep_sad_is_the_distance_to_the_mean_embedding_at_the_start():
@@ -110,8 +110,8 @@ def test_pairs_are_scored_one_by_one():
     y = query_labels.numpy()
     loss = np.abs(scores[:, 2] - np.where(y, 8, 4)).mean()
     loss += np.abs(scores[:, [0, 1, 3]] - np.where(y, 4, 0)[:, None]).mean()
-    found = learner.task_loss(adapted.reading, q, query_labels).detach()
-    assert float(found) == pytest.approx(loss)
+    task_loss = learner.task_loss(adapted.reading, q, query_labels).detach()
+    assert float(task_loss) == pytest.approx(loss)
 
 
 def test_pairs_start_half_way():
@@ -130,10 +130,10 @@ def test_pairs_start_half_way():
 def test_a_labelled_anomaly_is_no_normal_sample(name):
     support, _, query, _ = one_task()
     learner = any_learner(name)
-    known, unknown = (learner.adapt(support, labels).score(query) for labels in (LABELS, torch.zeros(4)))
-    assert not torch.allclose(known, unknown)
+    labelled, unknown = (learner.adapt(support, labels).score(query) for labels in (LABELS, torch.zeros(4)))
+    assert not torch.allclose(labelled, unknown)
     same = learner.adapt(support, torch.tensor([-1, 0, 1, 0])).score(query)
-    torch.testing.assert_close(same, known)  # unlabelled samples count as normal
+    torch.testing.assert_close(same, labelled)  # unlabelled samples count as normal
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,8 @@ def test_tables_of_different_width_in_one_batch_are_read_as_alone(kind):
     support, query = torch.stack(widths[::2]), torch.stack(widths[1::2])
     kinds = torch.tensor([0, 1, 0, 1, 0, 1, 0, 1, 1]).expand(2, -1)
     batch = EpisodeBatch({"tabular": support}, labels.expand(2, -1), {"tabular": query}, kinds, ["a", "b"])
-    found = learner.compare(learner.read(support, batch.support_labels), query)
-    torch.testing.assert_close(found, torch.stack([scores(learner, *pair, labels) for pair in tables]))
+    scored = learner.compare(learner.read(support, batch.support_labels), query)
+    torch.testing.assert_close(scored, torch.stack([scores(learner, *pair, labels) for pair in tables]))
     assert torch.isfinite(learner.task_losses(batch)).all()
 
 
@@ -88,9 +88,9 @@ def test_untrained_it_is_the_soft_nearest_neighbour(unit):
     x, q = (np.clip((y - x.mean(0)) / spread, *((-10, 10) if unit != "raw" else (None, None))) for y in (x, q))
     own = np.mean([cdist(x[[i]], np.delete(x, i, 0), "cityblock").min() for i in range(6)])
     soft = -np.log(np.exp(-3 * cdist(q, x, "cityblock") / own).mean(1)) / 3
-    found = scores(learner, support, query, torch.zeros(6))
+    reference = scores(learner, support, query, torch.zeros(6))
     expected = math.exp(1) * (np.log(soft + LEAST) - 0.5)
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(reference.numpy(), expected, rtol=1e-5)
     with torch.no_grad():
         learner.log_sharpness += 5  # a hard minimum: the order of 1-NN
     hard = scores(learner, support, query, torch.zeros(6))
@@ -122,8 +122,8 @@ def test_a_labelled_anomaly_raises_scores_beside_it():
     learner, (support, query) = learner_of(InContextDetector, correct=False), table()
     near = query[:1] + 1e-3
     without = scores(learner, support, query, torch.zeros(6))
-    known = scores(learner, torch.cat([support, near]), query, torch.tensor([0, 0, 0, 0, 0, 0, 1]))
-    assert known[0] - without[0] > (known[1:] - without[1:]).max()
+    labelled = scores(learner, torch.cat([support, near]), query, torch.tensor([0, 0, 0, 0, 0, 0, 1]))
+    assert labelled[0] - without[0] > (labelled[1:] - without[1:]).max()
 
 
 def test_dropped_columns_are_absent_from_support_and_query_alike():
@@ -131,12 +131,12 @@ def test_dropped_columns_are_absent_from_support_and_query_alike():
     labels = torch.zeros(50, 9, dtype=torch.long)
     batch = EpisodeBatch({"tabular": support}, labels[:, :6], {"tabular": query}, labels, ["t"] * 50)
     torch.manual_seed(0)
-    found = drop_columns(batch, 0.5)
-    absent = found.support["tabular"].isnan().all(1)
-    assert torch.equal(absent, found.query["tabular"].isnan().all(1))
+    dropped = drop_columns(batch, 0.5)
+    absent = dropped.support["tabular"].isnan().all(1)
+    assert torch.equal(absent, dropped.query["tabular"].isnan().all(1))
     assert (~absent).sum(1).min() >= 2
     assert 0.2 < float((~absent).all(1).float().mean()) < 0.9
-    assert not found.support["tabular"].isnan().any(1)[~absent].any()
+    assert not dropped.support["tabular"].isnan().any(1)[~absent].any()
 
 
 @both
@@ -157,8 +157,8 @@ def test_it_learns_generated_tables(kind):
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.95 * losses[0]
     learner.eval()
-    others = [pool.draw(i, spec, rng) for i in range(100, 112)]
-    values = [auroc(learner.adapt(e.support, e.support_labels).score(e.query), e.query_labels) for e in others]
+    episodes = [pool.draw(i, spec, rng) for i in range(100, 112)]
+    values = [auroc(learner.adapt(e.support, e.support_labels).score(e.query), e.query_labels) for e in episodes]
     assert np.mean(values) > 0.6
 
 

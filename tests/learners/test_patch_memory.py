@@ -52,11 +52,11 @@ def one_task(backbone: str = "conv4", n_query: int = 6):
 
 def test_patches_are_means_over_neighbours_side_by_side():
     fine, coarse = torch.randn(2, 3, 6, 4), torch.randn(2, 5, 3, 2)
-    found = patch_features([fine, coarse], unit_length=False)
-    assert found.shape == (2, 6, 4, 8)
-    torch.testing.assert_close(found[0, 2, 1, :3], fine[0, :, 1:4, 0:3].mean((1, 2)))
-    torch.testing.assert_close(found[1, 0, 3, :3], fine[1, :, 0:2, 2:4].mean((1, 2)))  # at an edge, of those there are
-    torch.testing.assert_close(found[:, 0, 0, 3:], coarse[:, :, :2].mean((2, 3)))
+    pooled = patch_features([fine, coarse], unit_length=False)
+    assert pooled.shape == (2, 6, 4, 8)
+    torch.testing.assert_close(pooled[0, 2, 1, :3], fine[0, :, 1:4, 0:3].mean((1, 2)))
+    torch.testing.assert_close(pooled[1, 0, 3, :3], fine[1, :, 0:2, 2:4].mean((1, 2)))  # at an edge, of those there are
+    torch.testing.assert_close(pooled[:, 0, 0, 3:], coarse[:, :, :2].mean((2, 3)))
     lengths = patch_features([fine], unit_length=True).norm(dim=-1)
     torch.testing.assert_close(lengths, torch.ones_like(lengths))
 
@@ -71,19 +71,19 @@ def test_the_greedy_coreset_covers_at_most_twice_as_badly_as_the_best_one(seed):
         return float(apart[:, list(subset)].min(1).values.max())
 
     best = min(radius(subset) for subset in itertools.combinations(range(9), 3))
-    found = coreset(x, 3).tolist()
-    assert len(set(found)) == 3
-    assert radius(found) <= 2 * best
+    chosen = coreset(x, 3).tolist()
+    assert len(set(chosen)) == 3
+    assert radius(chosen) <= 2 * best
     for i in range(1, 3):  # each is the farthest from those before it
-        assert float(apart[found[i], found[:i]].min()) == pytest.approx(radius(found[:i]))
+        assert float(apart[chosen[i], chosen[:i]].min()) == pytest.approx(radius(chosen[:i]))
     assert coreset(x, 9).tolist() == coreset(x, 100).tolist() == list(range(9))
 
 
 def test_the_nearest_patch_is_scikit_learns(monkeypatch):
     monkeypatch.setattr("metaad_zoo.learners.patches.PAIRS_AT_ONCE", 200)  # several chunks
-    x, kept = torch.randn(50, 7), torch.randn(40, 7)
-    distances, places = nearest(x, kept)
-    expected = NearestNeighbors(n_neighbors=1).fit(kept.numpy()).kneighbors(x.numpy())
+    x, memory = torch.randn(50, 7), torch.randn(40, 7)
+    distances, places = nearest(x, memory)
+    expected = NearestNeighbors(n_neighbors=1).fit(memory.numpy()).kneighbors(x.numpy())
     np.testing.assert_allclose(distances.numpy(), expected[0][:, 0], rtol=1e-5)
     np.testing.assert_array_equal(places.numpy(), expected[1][:, 0])
 
@@ -95,9 +95,9 @@ def test_scores_are_those_of_scikit_learns_neighbours(backbone, top):
     learner = memory(backbone, top=top, neighbours=3, subspace=0)
     support, query = one_task(backbone)
     maps = [learner.network.backbone.feature_maps(x["image"]) for x in (support, query)]
-    kept, asked = (patch_features([m[i] for i in learner.layers], True, learner.grid).detach() for m in maps)
-    kept = kept[LABELS != 1].flatten(0, 2).numpy()
-    distances, places = NearestNeighbors(n_neighbors=1).fit(kept).kneighbors(asked.flatten(0, 2).numpy())
+    stored, asked = (patch_features([m[i] for i in learner.layers], True, learner.grid).detach() for m in maps)
+    stored = stored[LABELS != 1].flatten(0, 2).numpy()
+    distances, places = NearestNeighbors(n_neighbors=1).fit(stored).kneighbors(asked.flatten(0, 2).numpy())
     distances, places = distances.reshape(6, -1), places.reshape(6, -1)
     if top:
         share = max(1, round(top * distances.shape[1]))
@@ -106,8 +106,8 @@ def test_scores_are_those_of_scikit_learns_neighbours(backbone, top):
         expected = []
         for image, d, p in zip(asked.flatten(1, 2).numpy(), distances, places, strict=True):
             far = d.argmax()
-            around = NearestNeighbors(n_neighbors=3).fit(kept).kneighbors(kept[p[far]][None])[1][0]
-            rivals = np.exp(np.linalg.norm(image[far] - kept[around], axis=1)).sum()
+            around = NearestNeighbors(n_neighbors=3).fit(stored).kneighbors(stored[p[far]][None])[1][0]
+            rivals = np.exp(np.linalg.norm(image[far] - stored[around], axis=1)).sum()
             expected.append((1 - np.exp(d[far]) / rivals) * d[far])
     adapted = learner.adapt(support, LABELS)
     np.testing.assert_allclose(adapted.score(query).numpy(), expected, rtol=1e-3, atol=1e-5)
@@ -151,8 +151,8 @@ def test_the_subspace_is_that_of_scikit_learns_principal_components(share):
     x, y = torch.randn(40, 6) * torch.tensor([5.0, 3.0, 2.0, 1.0, 0.5, 0.1]), torch.randn(7, 6)
     subspace, expected = Subspace.of(x.double(), share), PCA(share).fit(x.double().numpy())
     assert subspace.axes.shape == (6, expected.n_components_)
-    left = y.double().numpy() - expected.inverse_transform(expected.transform(y.double().numpy()))
-    np.testing.assert_allclose(subspace.residual(y.double()).numpy(), np.linalg.norm(left, axis=1))
+    residual = y.double().numpy() - expected.inverse_transform(expected.transform(y.double().numpy()))
+    np.testing.assert_allclose(subspace.residual(y.double()).numpy(), np.linalg.norm(residual, axis=1))
 
 
 @pytest.mark.parametrize("backbone", ["conv4", "vit"])
@@ -160,10 +160,10 @@ def test_the_distance_of_a_patch_is_the_geometric_mean_of_both_distances(backbon
     learner = memory(backbone, subspace=0.8)
     support, query = one_task(backbone)
     adapted = learner.adapt(support, LABELS)
-    kept, asked = (learner.patches(adapted.units(x)["image"], adapted.support) for x in (support, query))
-    kept, asked = kept[LABELS != 1].flatten(0, 2).numpy(), asked.flatten(0, 2).numpy()
-    to_memory = NearestNeighbors(n_neighbors=1).fit(kept).kneighbors(asked)[0][:, 0]
-    components = PCA(0.8).fit(kept)
+    stored, asked = (learner.patches(adapted.units(x)["image"], adapted.support) for x in (support, query))
+    stored, asked = stored[LABELS != 1].flatten(0, 2).numpy(), asked.flatten(0, 2).numpy()
+    to_memory = NearestNeighbors(n_neighbors=1).fit(stored).kneighbors(asked)[0][:, 0]
+    components = PCA(0.8).fit(stored)
     to_subspace = np.linalg.norm(asked - components.inverse_transform(components.transform(asked)), axis=1)
     expected = np.sqrt(to_memory * to_subspace).reshape(6, -1)
     share = max(1, round(0.01 * expected.shape[1]))
@@ -179,8 +179,8 @@ def test_the_unit_of_the_support_is_the_quantile_of_its_leave_one_out_scores(set
     labels = torch.tensor([0, -1, 1, 0])
     left_out = []
     for i in (0, 1, 3):
-        others = [j for j in (0, 1, 3) if j != i]
-        adapted = plain.adapt({"image": support["image"][others]}, labels[others])
+        rest = [j for j in (0, 1, 3) if j != i]
+        adapted = plain.adapt({"image": support["image"][rest]}, labels[rest])
         left_out.append(adapted.score({"image": support["image"][i : i + 1]}).item())
     adapted, distances = relative.adapt(support, labels), plain.adapt(support, labels)
     unit = np.quantile(left_out, 0.9)
@@ -218,10 +218,10 @@ def test_a_single_image_and_copies_of_one_have_a_unit_too():
 
 def test_a_heat_map_is_interpolated_and_smoothed_over_half_a_patch():
     patches = torch.rand(2, 8, 8)
-    found = to_pixels(patches, (64, 64))
+    pixels = to_pixels(patches, (64, 64))
     plain = F.interpolate(patches[:, None], (64, 64), mode="bilinear", align_corners=False)[:, 0]
     expected = np.stack([gaussian_filter(x.numpy(), 4, mode="mirror", truncate=2) for x in plain])
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(pixels.numpy(), expected, atol=1e-5)
     torch.testing.assert_close(to_pixels(patches, (8, 8)), patches)
 
 
@@ -236,11 +236,11 @@ def test_a_strange_patch_is_found_where_it_is(tmp_path):
     detector = load_detector(tmp_path).fit(support)
     scores = detector.score(strange)
     assert scores[0] > scores[1]
-    found = detector.explain(strange)
-    assert found.shape == (2, 1, 16, 16)
-    row, column = divmod(int(found[0, 0].argmax()), 16)
+    maps = detector.explain(strange)
+    assert maps.shape == (2, 1, 16, 16)
+    row, column = divmod(int(maps[0, 0].argmax()), 16)
     assert min(row, column) >= 8
-    assert np.array_equal(found, detector.explain(strange, "patches"))
+    assert np.array_equal(maps, detector.explain(strange, "patches"))
     detector.save(tmp_path / "mine")
     assert np.array_equal(load_detector(tmp_path / "mine").score(strange), scores)
     for method in ("nearest", "occlusion", "integrated_gradients"):
@@ -266,9 +266,9 @@ def test_it_remembers_through_a_meta_trained_backbone(name):
     assert isinstance(learner, GradientLearner | EmbeddingLearner)
     built = PatchMemory.of(learner.eval(), layers=[1])
     support, query = one_task()
-    found = built.adapt(support, torch.zeros(4)).embed(query)
+    embedding = built.adapt(support, torch.zeros(4)).embed(query)
     learner.train(name == "maml_pp")  # where it too takes the support's statistics
-    torch.testing.assert_close(found, learner.network.embed(support, query))
+    torch.testing.assert_close(embedding, learner.network.embed(support, query))
     alone = built.adapt(support, torch.zeros(4)).score({"image": query["image"][:1]})
     torch.testing.assert_close(alone, built.adapt(support, torch.zeros(4)).score(query)[:1])
 

@@ -56,11 +56,11 @@ def test_distances_are_scikit_learns_mahalanobis_distances(backbone):
     learner = moved(backbone, top=0.2, subspace=0)
     memory = tiny_patch_learner("patch_memory", backbone)
     support, query, _ = one_task(backbone)
-    kept, asked = (memory.patches(x["image"], x).detach().double() for x in (support, query))
-    matrix = np.eye(kept.shape[-1]) + GAIN * learner.change.detach().double().numpy()
+    stored, asked = (memory.patches(x["image"], x).detach().double() for x in (support, query))
+    matrix = np.eye(stored.shape[-1]) + GAIN * learner.change.detach().double().numpy()
     neighbours = NearestNeighbors(
         n_neighbors=1, algorithm="brute", metric="mahalanobis", metric_params={"VI": matrix @ matrix.T}
-    ).fit(kept[LABELS != 1].flatten(0, 2).numpy())
+    ).fit(stored[LABELS != 1].flatten(0, 2).numpy())
     distances = neighbours.kneighbors(asked.flatten(0, 2).numpy())[0].reshape(len(asked), -1)
     share = max(1, round(0.2 * distances.shape[1]))
     expected = np.sort(distances, 1)[:, -share:].mean(1)

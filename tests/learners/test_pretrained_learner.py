@@ -20,8 +20,8 @@ def by_hand(x: np.ndarray, classes: list[int], anomalous: list[bool], temperatur
         likes = [j for j in range(len(z)) if j != i and classes[j] == classes[i] and not anomalous[j]]
         if anomalous[i] or not likes:
             continue
-        others = [j for j in range(len(z)) if (classes[j] != classes[i]) != anomalous[j]]
-        total = sum(np.exp(z[i] @ z[j] / temperature) for j in [*likes, *others])
+        negatives = [j for j in range(len(z)) if (classes[j] != classes[i]) != anomalous[j]]
+        total = sum(np.exp(z[i] @ z[j] / temperature) for j in [*likes, *negatives])
         losses.append(-np.mean([np.log(np.exp(z[i] @ z[j] / temperature) / total) for j in likes]))
     return float(np.mean(losses))
 
@@ -29,8 +29,8 @@ def by_hand(x: np.ndarray, classes: list[int], anomalous: list[bool], temperatur
 def test_the_loss_is_khoslas_over_what_is_known_to_be_alike_or_not():
     x = torch.randn(8, 4, dtype=torch.float64)
     classes, anomalous = [0, 0, 0, 1, 1, 2, 0, 1], [False] * 6 + [True] * 2
-    found = contrastive_loss(x, torch.tensor(classes), torch.tensor(anomalous), 0.3)
-    assert float(found) == pytest.approx(by_hand(x.numpy(), classes, anomalous, 0.3))
+    loss = contrastive_loss(x, torch.tensor(classes), torch.tensor(anomalous), 0.3)
+    assert float(loss) == pytest.approx(by_hand(x.numpy(), classes, anomalous, 0.3))
 
 
 def test_tasks_of_one_class_are_not_told_apart():
@@ -51,8 +51,8 @@ def test_heads_are_cosine_distances(head):
     expected = (
         cosine_distances(q, usual.mean(0)[None])[:, 0] if head == "prototype" else cosine_distances(q, usual).min(1)
     )
-    found = learner.adapt(support, torch.tensor([0, -1, 1, 0])).score(query)
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+    scores = learner.adapt(support, torch.tensor([0, -1, 1, 0])).score(query)
+    np.testing.assert_allclose(scores.numpy(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

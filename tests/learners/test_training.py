@@ -74,8 +74,8 @@ def test_adapting_works_in_inference_mode(digits):
     expected = learner.adapt(e.support, e.support_labels).score(e.query)
     with torch.inference_mode():
         support = {name: x + 0 for name, x in e.support.items()}
-        found = learner.adapt(support, e.support_labels + 0).score(e.query)
-    assert torch.equal(found, expected)
+        scores = learner.adapt(support, e.support_labels + 0).score(e.query)
+    assert torch.equal(scores, expected)
 
 
 def test_controls_share_the_architecture_and_nothing_else(digits):

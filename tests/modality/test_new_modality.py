@@ -47,10 +47,10 @@ class Sniffs(SampleSource):
         if isinstance(source, list):
             return source
         path = Path(source)
-        found = sorted(path.rglob("*.npy") if self.below else path.glob("*.npy")) if path.is_dir() else [path]
-        if not found:
+        files = sorted(path.rglob("*.npy") if self.below else path.glob("*.npy")) if path.is_dir() else [path]
+        if not files:
             raise ValueError(f"{path} holds no sniffs")
-        return found
+        return files
 
     def blocks(self):
         x = torch.from_numpy(np.stack([np.load(file) for file in self.files]).astype(np.float32))

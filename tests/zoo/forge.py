@@ -70,16 +70,16 @@ def header(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
 
     def new(content: bytes) -> bytes:
         (length,) = struct.unpack("<Q", content[:8])
-        found = json.loads(content[8 : 8 + length])
-        changed = change(found)
-        text = changed if isinstance(changed, bytes) else json.dumps(found).encode()
+        header = json.loads(content[8 : 8 + length])
+        changed = change(header)
+        text = changed if isinstance(changed, bytes) else json.dumps(header).encode()
         return struct.pack("<Q", len(text)) + text + content[8 + length :]
 
     return weights(new)
 
 
 def first(**fields: Any) -> Callable[[dict[str, Any]], None]:
-    return lambda found: found[min(n for n in found if n.startswith("learner/"))].update(fields)
+    return lambda tensors: tensors[min(n for n in tensors if n.startswith("learner/"))].update(fields)
 
 
 def filled(value: float) -> Callable[[bytes], bytes]:
@@ -126,8 +126,8 @@ def arguments(**changes: Any) -> Callable[[Path], None]:
 
 def inner_loop(**changes: Any) -> Callable[[Path], None]:
     def forge(folder: Path) -> None:
-        found = json.loads((folder / "manifest.json").read_text())["arguments"]["inner_loop"]
-        arguments(inner_loop={**found, **changes})(folder)
+        inner_loop = json.loads((folder / "manifest.json").read_text())["arguments"]["inner_loop"]
+        arguments(inner_loop={**inner_loop, **changes})(folder)
 
     return forge
 

@@ -65,15 +65,15 @@ def _handler(hub: Hub):
             self.do_GET()
 
         def do_GET(self):
-            found = re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)", self.path)
-            files = found and hub.files(found[1], found[2])
+            match = re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)", self.path)
+            files = match and hub.files(match[1], match[2])
             if not files:
                 self.answer(404, X_Error_Code="RepoNotFound")
-            elif found[3] not in files[1]:
+            elif match[3] not in files[1]:
                 self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=files[0])
             else:
-                content = files[1][found[3]]
-                size = {"Content_Length": str(hub.sizes[found[3]])} if found[3] in hub.sizes else {}
+                content = files[1][match[3]]
+                size = {"Content_Length": str(hub.sizes[match[3]])} if match[3] in hub.sizes else {}
                 tag = hashlib.sha256(content).hexdigest()
                 self.answer(200, content, ETag=f'"{tag}"', X_Repo_Commit=files[0], **size)
 
@@ -97,17 +97,17 @@ def _handler(hub: Hub):
                 self.json(
                     {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
                 )
-            elif found := re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)/commit/main", self.path):
+            elif match := re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)/commit/main", self.path):
                 lines = [json.loads(line) for line in body.splitlines()]
                 new = {x["value"]["path"]: base64.b64decode(x["value"]["content"]) for x in lines if x["key"] == "file"}
-                commits = hub.repositories[found[1]]
+                commits = hub.repositories[match[1]]
                 commits.append({**(commits[-1] if commits else {}), **new})
-                oid = hub.commit_id(found[1], len(commits) - 1)
+                oid = hub.commit_id(match[1], len(commits) - 1)
                 self.json(
                     {
                         "success": True,
                         "commitOid": oid,
-                        "commitUrl": f"{hub.url}/{found[1]}/commit/{oid}",
+                        "commitUrl": f"{hub.url}/{match[1]}/commit/{oid}",
                         "hookOutput": "",
                     }
                 )

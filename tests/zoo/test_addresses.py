@@ -82,8 +82,8 @@ def test_from_an_address_once(form, server, zoo, tmp_path):
     assert not any("model.safetensors" in path for path in again), "the weights are in the cache"
     assert "#sha256" not in address or again == []
     np.testing.assert_array_equal(scores(form.format(url=f"file://{zoo}/", name=NAME, **pins)), expected)
-    kept = {p.name for p in (tmp_path / "cache").rglob("*") if p.is_file()}
-    assert kept == {"manifest.json", "model.safetensors", "config.yaml"}
+    files = {p.name for p in (tmp_path / "cache").rglob("*") if p.is_file()}
+    assert files == {"manifest.json", "model.safetensors", "config.yaml"}
 
 
 def test_a_damaged_cache_is_fetched_again(server, tmp_path):

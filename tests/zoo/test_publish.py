@@ -80,11 +80,11 @@ def test_a_card_tells_figures_data_and_limits(zoo):
 def test_a_card_tells_of_generated_tables_beside_the_data(zoo):
     path = zoo / NAME / "metrics.json"
     metrics = json.loads(path.read_text())
-    told = "; 30 % of the training episodes use generated tables."
-    assert told not in (zoo / NAME / "README.md").read_text()
+    sentence = "; 30 % of the training episodes use generated tables."
+    assert sentence not in (zoo / NAME / "README.md").read_text()
     metrics["protocol"]["data"]["generated_share"] = 0.3
     path.write_text(json.dumps(metrics))
-    assert told in dict(generated(zoo))[zoo / NAME / "README.md"]
+    assert sentence in dict(generated(zoo))[zoo / NAME / "README.md"]
 
 
 @pytest.mark.parametrize(
@@ -104,9 +104,9 @@ def test_a_baseline_that_does_as_well_is_named(interval, said, zoo):
         wanted = interval if name == "1-NN on raw inputs" else [0.1, 0.2]
         figures["auroc_behind_first"] |= {"mean": 0.1, "ci95": wanted}
     path.write_text(json.dumps(metrics))
-    told = " ".join(limits(read_published(zoo / NAME)))
-    assert ("1-NN on raw inputs" in told) == (said is not None)
-    assert said is None or said in told
+    sentences = " ".join(limits(read_published(zoo / NAME)))
+    assert ("1-NN on raw inputs" in sentences) == (said is not None)
+    assert said is None or said in sentences
     assert verdict({"ci95": [0.1, 0.2]}) == "better"
     changed = {p.name for p in refresh(zoo)}
     assert "index.json" in changed
@@ -167,7 +167,7 @@ def test_own_data_needs_a_stated_licence_and_no_path_of_this_machine(own_run, tm
 
 
 @pytest.mark.parametrize(
-    ("root", "kept"),
+    ("root", "published"),
     [
         ("/mnt/mine/pictures/", "pictures"),
         ("~/t.csv", "t.csv"),
@@ -175,15 +175,15 @@ def test_own_data_needs_a_stated_licence_and_no_path_of_this_machine(own_run, tm
         (["/mnt/a", "b/c"], ["a", "b/c"]),
     ],
 )
-def test_of_a_path_to_own_data_the_name_alone_is_published(root, kept, own_run, tmp_path, capsys):
+def test_of_a_path_to_own_data_the_name_alone_is_published(root, published, own_run, tmp_path, capsys):
     change_config(own_run, dataset="own", root=root)
     line = ["publish", str(own_run), "--name", NAME, "--to", str(tmp_path / "zoo"), "--data-licence", "CC0"]
     assert main(line) == 0
     config = yaml.safe_load((tmp_path / "zoo" / NAME / "config.yaml").read_text())
-    assert config["data"]["init_args"]["root"] == kept
-    told = capsys.readouterr().err
-    for place, name in zip(*([root, kept] if isinstance(root, list) else ([root], [kept])), strict=True):
-        assert (f"published as {name!r} instead of {place!r}" in told) == (place != name)
+    assert config["data"]["init_args"]["root"] == published
+    errors = capsys.readouterr().err
+    for place, name in zip(*([root, published] if isinstance(root, list) else ([root], [published])), strict=True):
+        assert (f"published as {name!r} instead of {place!r}" in errors) == (place != name)
 
 
 @pytest.mark.parametrize("root", ["/", "..", "~"])

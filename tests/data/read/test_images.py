@@ -421,9 +421,9 @@ class TestAspect:
             save(tmp_path / name / "0.png")
         (tmp_path / "notes.txt").write_text("")
         save(tmp_path / "a" / "wide.png", np.zeros((4, 12), np.uint8))
-        told = ImageEpisodes("own", root=str(tmp_path), image_size=8).skipped
-        assert any("'notes.txt' left out" in sentence for sentence in told)
-        assert any("'a/wide.png' changed: stretched to " in sentence for sentence in told)
+        skipped = ImageEpisodes("own", root=str(tmp_path), image_size=8).skipped
+        assert any("'notes.txt' left out" in sentence for sentence in skipped)
+        assert any("'a/wide.png' changed: stretched to " in sentence for sentence in skipped)
 
 
 def test_the_cameras_old_name_works_and_warns():
