@@ -24,7 +24,7 @@ from metaad_zoo.evaluation.novelty import Novelty
 from metaad_zoo.evaluation.selection import SelectsAnomalies
 from metaad_zoo.learners.registry import BASELINE_PREFIX
 from metaad_zoo.learners.unlabelled import note_taken_as_normal
-from metaad_zoo.modality import SCORING_CHUNK, get_modality
+from metaad_zoo.modality import get_modality, scoring_chunk
 from metaad_zoo.modality.samples import Reading, have_values, read_query, read_support, require_size
 from metaad_zoo.modality.unlabelled import read_unlabelled
 from metaad_zoo.modality.window_scoring import ScoresWindows
@@ -247,9 +247,10 @@ class Detector(ScoresWindows, ExplainsScores, SelectsAnomalies):
             leave_one_out = left_out
         fit = self._as_fitted()
         adapted, readable = fit._fitted(), fit._readable(samples)
+        size = scoring_chunk(readable)
         chunks = [
-            adapted.score({name: x[i : i + SCORING_CHUNK] for name, x in readable.items()})
-            for i in range(0, count(readable), SCORING_CHUNK)
+            adapted.score({name: x[i : i + size] for name, x in readable.items()})
+            for i in range(0, count(readable), size)
         ]
         scores = torch.cat(chunks).double().cpu()
         return np.asarray(fit._decisions().without_themselves(readable, scores) if leave_one_out else scores)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metaad_zoo.learners.set_attention import masked
+
 LIMIT = 10.0
 """Clipping limit of standardised values, as in :class:`metaad_zoo.episodes.SupportScaling`."""
 STATISTICS = 11
@@ -58,20 +60,19 @@ class ColumnStatistics:
         spread = torch.where(varies, variance, 1).sqrt()
         return cls(centre, spread, varies, observed.any(-2), values, observed)
 
-    def fill(self, x: Tensor) -> Tensor:
-        """``(..., m, D)`` with the centre in place of missing values, and of columns absent from the support."""
+    def deviations(self, x: Tensor) -> Tensor:
+        """Values ``(..., m, D)`` minus the centre; 0 for missing values, and in columns absent from the support."""
         absent = x.isnan() | ~self.present.unsqueeze(-2)
-        return torch.where(absent, self.centre.unsqueeze(-2), x)
+        return torch.where(absent, 0, x - self.centre.unsqueeze(-2))
 
-    def standardised(self, x: Tensor) -> Tensor:
-        """Filled values in spreads from the centre, clipped at :data:`LIMIT`."""
-        return ((x - self.centre.unsqueeze(-2)) / self.spread.unsqueeze(-2)).clamp(-LIMIT, LIMIT)
+    def standardised(self, deviations: Tensor) -> Tensor:
+        """:meth:`deviations` in spreads, clipped at :data:`LIMIT`."""
+        return (deviations / self.spread.unsqueeze(-2)).clamp(-LIMIT, LIMIT)
 
-    def around(self, x: Tensor, clipped: bool) -> Tensor:
-        """Filled values minus the centre, optionally clipped at :data:`LIMIT` spreads."""
-        x = x - self.centre.unsqueeze(-2)
+    def clipped(self, deviations: Tensor) -> Tensor:
+        """:meth:`deviations`, clipped at :data:`LIMIT` spreads."""
         limit = LIMIT * self.spread.unsqueeze(-2)
-        return x.clamp(-limit, limit) if clipped else x
+        return deviations.clamp(-limit, limit)
 
     def tokens(self) -> Tensor:
         """Description of each column, ``(..., D, STATISTICS)``; 0 for an absent column.
@@ -81,7 +82,7 @@ class ColumnStatistics:
         of integers, whether there are negative values, and the correlation with the other columns.
         """
         n = self.observed.sum(-2).clamp_min(1)
-        z = torch.where(self.observed, self.standardised(self.values), 0)
+        z = torch.where(self.observed, self.standardised(self.deviations(self.values)), 0)
         log_spread = self.spread.log()
         varying = (self.present & self.varies).to(z.dtype)
         mean_log_spread = (log_spread * varying).sum(-1, keepdim=True) / varying.sum(-1, keepdim=True).clamp_min(1)
@@ -108,8 +109,9 @@ class ColumnStatistics:
 
     def _distinct(self) -> Tensor:
         """Number of distinct values, ``(..., D)``."""
-        equal = (self.values.unsqueeze(-2) == self.values.unsqueeze(-3)) & self.observed.unsqueeze(-3)
-        return torch.where(self.observed, 1 / equal.sum(-2).clamp_min(1), 0).sum(-2)
+        values = torch.where(self.observed, self.values, torch.inf).sort(-2).values
+        new = (values[..., 1:, :] != values[..., :-1, :]) & values[..., 1:, :].isfinite()
+        return self.observed.any(-2).to(values.dtype) + new.sum(-2)
 
     def _correlation(self, z: Tensor, varying: Tensor) -> Tensor:
         """Root mean square correlation with the other varying columns, in time linear in their number."""
@@ -124,7 +126,12 @@ def plain_and_logs(x: Tensor, rows: Tensor) -> tuple[ColumnStatistics, ColumnSta
     return ColumnStatistics.of(x, rows), ColumnStatistics.of(signed_log(x), rows)
 
 
-def cell_features(plain: ColumnStatistics, logs: ColumnStatistics, x: Tensor) -> Tensor:
+def deviations(plain: ColumnStatistics, logs: ColumnStatistics, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Deviations ``(..., m, D)`` of values and of their signed logarithms; see :meth:`ColumnStatistics.deviations`."""
+    return plain.deviations(x), logs.deviations(signed_log(x))
+
+
+def cell_features(plain: ColumnStatistics, logs: ColumnStatistics, x: Tensor, x_log: Tensor) -> Tensor:
     """Features of a query's cells relative to the support, ``(..., m, D, CELL_FEATURES)``.
 
     They are the signed distance from the centre (bounded, linear and logarithmic), the distance to the nearest support
@@ -133,16 +140,17 @@ def cell_features(plain: ColumnStatistics, logs: ColumnStatistics, x: Tensor) ->
     Args:
         plain: statistics of the support's values.
         logs: statistics of their signed logarithms.
-        x: ``(..., m, D)``, NaN for missing values.
+        x: deviations ``(..., m, D)`` of the values, see :meth:`ColumnStatistics.deviations`.
+        x_log: deviations of their signed logarithms.
     """
-    z, rows = plain.standardised(plain.fill(x)), plain.standardised(plain.values)
-    z_log = logs.standardised(logs.fill(signed_log(x)))
-    gap = (z.unsqueeze(-2) - rows.unsqueeze(-3)).abs()  # (..., m, n, D)
-    gap = torch.where(plain.observed.unsqueeze(-3), gap, LIMIT).amin(-2)
+    z, rows = plain.standardised(x), plain.standardised(plain.deviations(plain.values))
+    z_log = logs.standardised(x_log)
+    rows_or_far = torch.where(plain.observed, rows, 4 * LIMIT)  # farther than any value is from another
+    gap = (z.unsqueeze(-2) - rows_or_far.unsqueeze(-3)).abs().amin(-2)  # over (..., m, n, D)
+    gap = torch.where(plain.observed.all(-2, keepdim=True), gap, gap.clamp_max(LIMIT))
     top = torch.where(plain.observed, rows, -LIMIT).amax(-2, keepdim=True)
     bottom = torch.where(plain.observed, rows, LIMIT).amin(-2, keepdim=True)
     # Float bounds: torch.onnx can't translate integers beside them.
     above, below = (z - top).clamp(0.0, LIMIT), (bottom - z).clamp(0.0, LIMIT)
-    present = plain.present.unsqueeze(-2).unsqueeze(-1)
     numbers = torch.stack([torch.tanh(z / 2), z / 4, signed_log(z_log), gap.log1p(), above.log1p(), below.log1p()], -1)
-    return torch.where(present, numbers, 0)
+    return masked(numbers, plain.present.unsqueeze(-2).unsqueeze(-1), 0)

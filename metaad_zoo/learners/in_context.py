@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -16,13 +17,13 @@ from metaad_zoo.learners.column_statistics import (
     STATISTICS,
     ColumnStatistics,
     cell_features,
+    deviations,
     plain_and_logs,
-    signed_log,
 )
 from metaad_zoo.learners.embedding import Reading
 from metaad_zoo.learners.registry import register_learner
-from metaad_zoo.learners.set_attention import Attend, InducedSetAttention
-from metaad_zoo.learners.soft_neighbours import LEAST, own_distances, soft_minimum
+from metaad_zoo.learners.set_attention import AttendOwn, InducedSetAttention, masked
+from metaad_zoo.learners.soft_neighbours import LEAST, l1_distances, own_distances, soft_minimum
 from metaad_zoo.learners.table_rows import TableRowLearner
 from metaad_zoo.registry import unknown_name
 
@@ -36,7 +37,8 @@ UNITS = {
 }
 """By name: whether values are signed logarithms, and the power of the spread that divides a column."""
 
-CELLS_AT_ONCE = 2**25
+CELLS_AT_ONCE = 2**22
+FIELDS = [field.name for field in fields(ColumnStatistics)]
 
 
 @register_learner("in_context")
@@ -122,7 +124,7 @@ class InContextDetector(TableRowLearner):
             self.cell_out = nn.Linear(width, width)
             self.row = nn.Linear(2 * heads, width)
             self.query = nn.Linear(heads + 3 * width + 2, width)
-            self.rows = Attend(width, attention_heads)
+            self.rows = AttendOwn(width, attention_heads)
             self.answer = _zero(nn.Linear(width, heads + 1))
 
     def task_losses(self, batch: EpisodeBatch) -> Tensor:
@@ -144,21 +146,47 @@ class InContextDetector(TableRowLearner):
         return (weight * entropy).mean(-1) + ranking
 
     def read(self, embeddings: Tensor, labels: Tensor) -> Reading:
-        """The ``support``, its ``labels``, and the tokens of its ``columns`` ``(..., d, width)``."""
-        stats = ColumnStatistics.of(embeddings, labels != ANOMALOUS)
+        """All that scores need of a support set.
+
+        ``columns`` are the tokens of its columns ``(..., d, width)``, ``weights`` and ``rows`` the columns' weights
+        ``(..., heads, d)`` and the weighted support ``(..., heads, n, d)``, in units of the mean distance to the
+        nearest row; ``plain`` and ``logs`` are :class:`ColumnStatistics`; for the rest see :meth:`_constants`.
+        """
+        normal = labels != ANOMALOUS
+        stats = ColumnStatistics.of(embeddings, normal)
         choice: dict[str, Tensor] = {}
         if embeddings.shape[-1] > self.max_columns:
             choice["chosen"] = pick_columns(stats, self.max_columns)
             embeddings = _chosen(choice, embeddings)
-            stats = ColumnStatistics.of(embeddings, labels != ANOMALOUS)
+            stats = ColumnStatistics.of(embeddings, normal)
         tokens = self.into(stats.tokens())
         for block in self.columns:
             tokens = block(tokens, stats.present)
-        return {"support": embeddings, "labels": labels, "columns": tokens, **choice}
+        plain, logs = plain_and_logs(embeddings, normal)
+        weights = self._column_weights(plain, logs, tokens)
+        rows = self._by_head(plain, logs, *deviations(plain, logs, embeddings)) * weights.unsqueeze(-2)
+        unit, isolation = own_distances(rows, normal)
+        reading = {"support": embeddings, "labels": labels, "columns": tokens, **choice}
+        reading |= {"weights": weights / unit.unsqueeze(-1), "rows": rows / unit[..., None, None]}
+        reading |= {f"{of}.{k}": x for of, stats in (("plain", plain), ("logs", logs)) for k, x in vars(stats).items()}
+        return reading | (self._constants(tokens, plain.present, isolation, normal) if self.correct else {})
+
+    def _constants(self, tokens: Tensor, present: Tensor, isolation: Tensor, normal: Tensor) -> dict[str, Tensor]:
+        """What the support set adds to the token of each of a query's cells ``(..., d, width)``, of each row
+        ``(..., n, width)``, and of each query ``(..., width + 2)``."""
+        count = present.sum(-1, keepdim=True).clamp_min(1)
+        table = torch.where(present.unsqueeze(-1), tokens, 0).sum(-2) / count
+        size = torch.cat([count.log(), normal.sum(-1, keepdim=True).clamp_min(1).log()], -1).to(table.dtype) / 4
+        return {
+            "cell": self.cell.bias + self.cell_column(tokens),
+            "row": isolation @ self.row.weight[:, len(self.units) :].T + self.row.bias,
+            "query": torch.cat([table, size], -1) @ self.query.weight[:, -table.shape[-1] - 2 :].T + self.query.bias,
+        }
 
     def compare(self, reading: Reading, embeddings: Tensor) -> Tensor:
         """Logits ``(..., m)`` of embeddings ``(..., m, d)``, computed in parts to limit memory."""
-        at_once = max(1, CELLS_AT_ONCE // (reading["support"].shape[-1] * reading["columns"].shape[-1]))
+        n, d = reading["support"].shape[-2:]
+        at_once = max(1, CELLS_AT_ONCE // ((n + d) * reading["columns"].shape[-1] + n * d))
         queries = _chosen(reading, embeddings)
         if torch.compiler.is_compiling():  # a traced graph can't split batches of unknown length
             return self._compare(reading, queries)
@@ -166,17 +194,17 @@ class InContextDetector(TableRowLearner):
         return torch.cat([self._compare(reading, part) for part in parts], -1)
 
     def _compare(self, reading: Reading, queries: Tensor) -> Tensor:
-        support, labels, tokens = reading["support"], reading["labels"], reading["columns"]
-        normal = labels != ANOMALOUS
-        plain, logs = plain_and_logs(support, normal)
-        to_rows, between = self._distances(plain, logs, tokens, queries)
-        unit, isolation = own_distances(between, normal)
-        to_rows = to_rows / unit.unsqueeze(-2).unsqueeze(-2)
+        plain, logs = (ColumnStatistics(**{k: reading[f"{name}.{k}"] for k in FIELDS}) for name in ("plain", "logs"))
+        normal = reading["labels"] != ANOMALOUS
+        x, x_log = deviations(plain, logs, queries)
+        weighted = self._by_head(plain, logs, x, x_log) * reading["weights"].unsqueeze(-2)
+        to_rows = l1_distances(weighted, reading["rows"])  # (..., heads, m, n)
         sharpness = self.log_sharpness.exp()
         near = soft_minimum(to_rows, normal, sharpness)
         gates, added = self.gate.expand_as(near), near.new_zeros(())
         if self.correct:
-            corrections = self._corrections(plain, logs, tokens, queries, near, to_rows, isolation, normal)
+            cells = cell_features(plain, logs, x, x_log)
+            corrections = self._corrections(reading, plain.present, cells, near, to_rows)
             gates, added = gates + corrections[..., :-1], corrections[..., -1]
         gates = gates.softmax(-1)
         score = (gates * near).sum(-1) + added
@@ -187,50 +215,40 @@ class InContextDetector(TableRowLearner):
             score = score + torch.where(has_anomalies, F.softplus(self.offset[1]) * difference, 0)
         return self.log_scale.exp() * (score + self.offset[0])
 
-    def _distances(
-        self, plain: ColumnStatistics, logs: ColumnStatistics, tokens: Tensor, queries: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Distances of queries to support rows ``(..., m, n, heads)``, and between these ``(..., n, n, heads)``."""
-        weights = self.column_weight(tokens).clamp(-4, 4)
-        to_rows, between = [], []
-        for i, name in enumerate(self.units):
-            logarithmic, power = UNITS[name]
-            stats = logs if logarithmic else plain
-            x = stats.fill(signed_log(queries) if logarithmic else queries)
-            unit = (weights[..., i] - self.powers[i] * stats.spread.log()).exp().unsqueeze(-2)
-            rows, x = (stats.around(y, clipped=power == 1) * unit for y in (stats.values, x))
-            rows, x = (y * stats.present.unsqueeze(-2) for y in (rows, x))
-            to_rows.append(_l1(x, rows))
-            between.append(_l1(rows, rows))
-        return torch.stack(to_rows, -1), torch.stack(between, -1)
+    def _column_weights(self, plain: ColumnStatistics, logs: ColumnStatistics, tokens: Tensor) -> Tensor:
+        """Weights of the columns ``(..., heads, d)``: a power of the spread times a factor from the token."""
+        factors = self.column_weight(tokens).clamp(-4, 4).transpose(-1, -2)
+        spreads = torch.stack([(logs if UNITS[name][0] else plain).spread for name in self.units], -2)
+        return (factors - self.powers.unsqueeze(-1) * spreads.log()).exp() * plain.present.unsqueeze(-2)
+
+    def _by_head(self, plain: ColumnStatistics, logs: ColumnStatistics, x: Tensor, x_log: Tensor) -> Tensor:
+        """The deviations that each head reads ``(..., heads, m, d)``."""
+        clipped = {False: plain.clipped(x), True: logs.clipped(x_log)}
+        full = {False: x, True: x_log}
+        return torch.stack([(clipped if UNITS[name][1] == 1 else full)[UNITS[name][0]] for name in self.units], -3)
 
     def _corrections(
-        self,
-        plain: ColumnStatistics,
-        logs: ColumnStatistics,
-        tokens: Tensor,
-        queries: Tensor,
-        near: Tensor,
-        to_rows: Tensor,
-        isolation: Tensor,
-        normal: Tensor,
+        self, reading: Reading, present: Tensor, features: Tensor, near: Tensor, to_rows: Tensor
     ) -> Tensor:
-        """Corrections of each head's gate and of the sum ``(..., m, heads + 1)``."""
-        present = plain.present.unsqueeze(-1)
-        width = present.sum(-2).clamp_min(1)
-        table = torch.where(present, tokens, 0).sum(-2) / width
-        cells = self.cell(cell_features(plain, logs, queries)) + self.cell_column(tokens).unsqueeze(-3)
-        cells, mask = self.cell_out(F.gelu(cells)), present.unsqueeze(-3)
-        cell_mean = torch.where(mask, cells, 0).sum(-2) / width.unsqueeze(-2)
-        largest = torch.where(mask, cells, -torch.inf).amax(-2)
-        largest = torch.where(mask.any(-2), largest, 0)
-        size = torch.cat([width.log(), normal.sum(-1, keepdim=True).clamp_min(1).log()], -1).to(table.dtype) / 4
-        context = torch.cat([table, size], -1).unsqueeze(-2).expand(*near.shape[:-1], -1)
-        query = self.query(torch.cat([near, cell_mean, largest, context], -1))
-        pairs = torch.cat([(to_rows + LEAST).log(), isolation.unsqueeze(-3).expand_as(to_rows)], -1)
-        row_tokens = self.row(pairs)
-        attended = normal.unsqueeze(-2).expand(row_tokens.shape[:-1])
-        corrections: Tensor = self.answer(self.rows(query.unsqueeze(-2), row_tokens, attended).squeeze(-2))
+        """Corrections of each head's gate and of the sum ``(..., m, heads + 1)``.
+
+        Args:
+            reading: result of :meth:`read`.
+            present: ``(..., d)`` booleans of the columns.
+            features: features of the queries' cells ``(..., m, d, CELL_FEATURES)``.
+            near: logarithms of the soft minima ``(..., m, heads)``.
+            to_rows: distances to the support rows ``(..., heads, m, n)``.
+        """
+        normal, mask = reading["labels"] != ANOMALOUS, present.unsqueeze(-1).unsqueeze(-3)
+        cells = F.gelu(features @ self.cell.weight.T + reading["cell"].unsqueeze(-3)) @ self.cell_out.weight.T
+        cell_mean = masked(cells, mask, 0).sum(-2) / mask.sum(-2).clamp_min(1) + self.cell_out.bias
+        largest = masked(cells, mask, -torch.inf).amax(-2) + self.cell_out.bias
+        of_cells = masked(torch.cat([cell_mean, largest], -1), mask.any(-2), 0)
+        of_query = torch.cat([near, of_cells], -1)
+        query = of_query @ self.query.weight[:, : of_query.shape[-1]].T + reading["query"].unsqueeze(-2)
+        logarithms = (to_rows + LEAST).log().movedim(-3, -1)  # (..., m, n, heads)
+        row_tokens = logarithms @ self.row.weight[:, : len(self.units)].T + reading["row"].unsqueeze(-3)
+        corrections: Tensor = self.answer(self.rows(query, row_tokens, normal.unsqueeze(-2)))
         return corrections
 
 
@@ -239,13 +257,6 @@ def _chosen(reading: Reading, x: Tensor) -> Tensor:
     if "chosen" not in reading:
         return x
     return x.gather(-1, reading["chosen"].unsqueeze(-2).expand(*x.shape[:-1], -1))
-
-
-def _l1(x: Tensor, y: Tensor) -> Tensor:
-    """L1 distances ``(..., m, n)``."""
-    if torch.compiler.is_compiling():  # ONNX has no cdist; the alternative needs memory for m x n x d numbers
-        return (x.unsqueeze(-2) - y.unsqueeze(-3)).abs().sum(-1)
-    return torch.cdist(x, y, p=1)
 
 
 def _zero(layer: nn.Linear) -> nn.Linear:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metaad_zoo.episodes import ANOMALOUS
-from metaad_zoo.learners.column_statistics import CELL_FEATURES, STATISTICS, cell_features, plain_and_logs
+from metaad_zoo.learners.column_statistics import CELL_FEATURES, STATISTICS, cell_features, deviations, plain_and_logs
 from metaad_zoo.learners.embedding import Reading
 from metaad_zoo.learners.registry import register_learner
 from metaad_zoo.learners.table_rows import TableRowLearner
@@ -50,7 +50,7 @@ class ConditionalNeuralProcess(TableRowLearner):
     def read(self, embeddings: Tensor, labels: Tensor) -> Reading:
         """The ``support``, its ``labels``, and the encodings of its ``columns`` ``(..., d, width)``."""
         plain, logs = plain_and_logs(embeddings, labels != ANOMALOUS)
-        cells = cell_features(plain, logs, embeddings)  # (..., n, d, CELL_FEATURES)
+        cells = cell_features(plain, logs, *deviations(plain, logs, embeddings))  # (..., n, d, CELL_FEATURES)
         kinds = F.one_hot(labels + 1, LABELS).to(cells.dtype).unsqueeze(-2).expand(*cells.shape[:-1], LABELS)
         encoded = self.encode(F.gelu(self.into(torch.cat([cells, kinds], -1))))
         observed = (~embeddings.isnan()).unsqueeze(-1)
@@ -66,7 +66,7 @@ class ConditionalNeuralProcess(TableRowLearner):
         count = present.sum(-2).clamp_min(1)
         table = torch.where(present, columns, 0).sum(-2, keepdim=True) / count.unsqueeze(-1)
         context = torch.cat([columns, table.expand_as(columns)], -1).unsqueeze(-3)
-        cells = cell_features(plain, logs, embeddings)
+        cells = cell_features(plain, logs, *deviations(plain, logs, embeddings))
         cells = torch.cat([cells, context.expand(*cells.shape[:-1], -1)], -1)
         decoded = self.decode(F.gelu(self.cell(cells)))
         mask = present.unsqueeze(-3)

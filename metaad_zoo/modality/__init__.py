@@ -13,6 +13,7 @@ from metaad_zoo.modality.base import (
     list_modalities,
     read_as,
     register_modality,
+    scoring_chunk,
 )
 from metaad_zoo.modality.image import ImageModality
 from metaad_zoo.modality.multimodal import Multimodal, form_of
@@ -40,6 +41,7 @@ __all__ = [
     "list_modalities",
     "read_as",
     "register_modality",
+    "scoring_chunk",
 ]
 
 __getattr__, _ = lazy_names(  # Lightning takes seconds to import

@@ -5,6 +5,7 @@ Nothing heavy is imported at the top of this room's files: names and titles are 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from metaad_zoo.data import EpisodeDataModule
     from metaad_zoo.data.read.rows import SampleSource
-    from metaad_zoo.episodes import EpisodeSpec, Scaling, SupportScaling
+    from metaad_zoo.episodes import EpisodeSpec, Samples, Scaling, SupportScaling
     from metaad_zoo.modality.drawing import Thumbnails
 
 Standardise = Literal["none", "sample", "support"]
@@ -29,6 +30,23 @@ FormClass = TypeVar("FormClass", bound="type[SampleForm]")
 
 SCORING_CHUNK = 256
 """Samples that a model scores at once. Chunks of a stream are multiples of it: scores are then those of the whole."""
+SMALL_SAMPLES = 2**16
+"""Number of values of small samples that a model scores at once, see :func:`scoring_chunk`."""
+
+
+def scoring_chunk(samples: Samples) -> int:
+    """Number of samples to score at once: :data:`SCORING_CHUNK`, or twice or four times as many small samples, for
+    which a model takes as long as for fewer.
+
+    Example:
+        >>> import torch
+        >>> scoring_chunk({"tabular": torch.zeros(9, 10)}), scoring_chunk({"image": torch.zeros(9, 3, 32, 32)})
+        (1024, 256)
+    """
+    values = sum(math.prod(x.shape[1:]) for x in samples.values())
+    return max(
+        size * SCORING_CHUNK for size in (1, 2, 4) if size == 1 or size * SCORING_CHUNK * values <= SMALL_SAMPLES
+    )
 
 
 class SampleForm(ABC):
