@@ -12,8 +12,9 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from metaad_zoo.detector import Detector
+from metaad_zoo.episodes import UNLABELLED
 from metaad_zoo.registry import unknown_name
-from metaad_zoo.sklearn import FewShotOutlierDetector
+from metaad_zoo.sklearn import FewShotOutlierDetector, support_labels
 
 __all__ = ["FewShotDetector"]
 
@@ -35,8 +36,8 @@ class FewShotDetector(BaseEstimator):
         device: torch device, such as ``"cpu"`` or ``"cuda"``.
 
     Attributes:
-        decision_scores_: leave-one-out scores ``(n,)`` of the training samples.
-        threshold_: ``1 - contamination`` quantile of ``decision_scores_``.
+        decision_scores_: leave-one-out scores ``(n,)`` of the training samples; known anomalies are scored as new ones.
+        threshold_: ``1 - contamination`` quantile of ``decision_scores_``, or of those of the unlabelled samples.
         labels_: decisions ``(n,)`` of 0 and 1 for the training samples.
 
     Example:
@@ -62,7 +63,12 @@ class FewShotDetector(BaseEstimator):
         self.device = device
 
     def fit(self, X: Any, y: Any = None) -> FewShotDetector:  # noqa: N803
-        """Adapt to samples; ``y`` is not used.
+        """Adapt to samples.
+
+        Args:
+            X: training samples.
+            y: ``(n,)`` of 0 normal, 1 anomalous, -1 unlabelled, where both normal and unlabelled samples are among
+                them: ``contamination`` is then that of the unlabelled samples. Any other ``y`` is ignored, as in PyOD.
 
         Raises:
             ValueError: a parameter or the samples can't be used.
@@ -71,9 +77,11 @@ class FewShotDetector(BaseEstimator):
             raise ValueError("contamination is 'auto'; PyOD's face expects a share in (0, 0.5]")
         self.detector_ = FewShotOutlierDetector(
             self.checkpoint, contamination=self.contamination, precision=self.precision, device=self.device
-        ).fit(X)
+        ).fit(X, y)
         self.decision_scores_ = self.decision_function(X)
-        self.threshold_ = float(np.percentile(self.decision_scores_, 100 * (1 - self.contamination)))
+        labels = support_labels(y, len(self.decision_scores_))
+        unlabelled = self.decision_scores_ if labels is None else self.decision_scores_[labels == UNLABELLED]
+        self.threshold_ = float(np.percentile(unlabelled, 100 * (1 - self.contamination)))
         self.labels_ = (self.decision_scores_ > self.threshold_).astype(int)
         return self
 
@@ -88,7 +96,7 @@ class FewShotDetector(BaseEstimator):
 
     def fit_predict(self, X: Any, y: Any = None) -> np.ndarray:  # noqa: N803
         """Fit and return ``labels_``."""
-        return self.fit(X).labels_
+        return self.fit(X, y).labels_
 
     def predict_proba(self, X: Any, method: Literal["linear", "unify"] = "linear") -> np.ndarray:  # noqa: N803
         """Scores scaled to [0, 1], ``(n, 2)``: normal, abnormal.

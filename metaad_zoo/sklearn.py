@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from metaad_zoo.backbones import ANY
 from metaad_zoo.detector import Detector, load_detector
-from metaad_zoo.episodes import NORMAL, UNLABELLED
+from metaad_zoo.episodes import ANOMALOUS, NORMAL, UNLABELLED
 from metaad_zoo.modality import TabularModality, get_modality
 
 __all__ = ["FewShotOutlierDetector"]
@@ -35,8 +35,8 @@ class FewShotOutlierDetector(OutlierMixin, BaseEstimator):
             is copied. Models of several modalities are refused. None: the default detector of tables.
         contamination: expected share of anomalies in (0, 0.5]: the training samples are unlabelled, and this share of
             them lies below the threshold. A training sample, also in later calls, has its leave-one-out score.
-            ``"auto"``: the training samples are known to be normal, and the threshold is the model's conformal one for
-            ``alpha``.
+            ``"auto"``: the training samples, or those that :meth:`fit` is told to be, are known to be normal, and the
+            threshold is the model's conformal one for ``alpha``.
         alpha: false-alarm rate to hold with ``contamination="auto"``; see :meth:`metaad_zoo.Detector.predict`.
         precision: ``"float64"``, in which rounding does not make a score depend on the rest of its batch, or
             ``"float32"``, which is faster.
@@ -83,7 +83,11 @@ class FewShotOutlierDetector(OutlierMixin, BaseEstimator):
 
         Args:
             X: training samples, see the class.
-            y: ignored; for known anomalies use :meth:`metaad_zoo.Detector.fit`.
+            y: ``(n,)`` of 0 normal, 1 anomalous, -1 unlabelled, where both normal and unlabelled samples are among
+                them: ``contamination`` is then the share of anomalies among the unlabelled samples. Any other ``y`` is
+                ignored, as outlier detectors do: 1 and -1 alone are scikit-learn's true classes, and 0 and 1 alone may
+                be those of any classifier; for known anomalies without unlabelled samples use
+                :meth:`metaad_zoo.Detector.fit`.
 
         Raises:
             ValueError: a parameter or the samples can't be used.
@@ -93,14 +97,23 @@ class FewShotOutlierDetector(OutlierMixin, BaseEstimator):
         self._check_parameters()
         detector = self._model()
         samples = self._samples(X, detector.input_shapes, reset=True)
-        kind = NORMAL if self.contamination == "auto" else UNLABELLED
-        detector.fit(samples, np.full(len(samples), kind))
+        labels = support_labels(y, len(samples))
+        if labels is None:
+            detector.fit(samples, np.full(len(samples), NORMAL if self.contamination == "auto" else UNLABELLED))
+            unlabelled = samples
+        else:
+            known, unlabelled = samples[labels != UNLABELLED], samples[labels == UNLABELLED]
+            detector.fit(known, labels[labels != UNLABELLED], unlabelled)
         if self.contamination == "auto":
             offset = -detector.threshold(self.alpha)
         else:
-            offset = float(np.percentile(-detector.score(samples, leave_one_out=True), 100 * self.contamination))
+            offset = float(np.percentile(-detector.score(unlabelled, leave_one_out=True), 100 * self.contamination))
         self.detector_, self.offset_, self._leave_one_out = detector, offset, self.contamination != "auto"
         return self
+
+    def fit_predict(self, X: Any, y: Any = None) -> np.ndarray:  # noqa: N803
+        """Fit, and return the predictions for the training samples; arguments and errors as for :meth:`fit`."""
+        return self.fit(X, y).predict(X)
 
     def score_samples(self, X: Any) -> np.ndarray:  # noqa: N803
         """Negated anomaly scores ``(n,)``: lower is more abnormal; for training samples see ``contamination``."""
@@ -153,6 +166,28 @@ class FewShotOutlierDetector(OutlierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         return tags
+
+
+def support_labels(y: Any, n: int) -> np.ndarray | None:
+    """Labels ``(n,)`` of 0 normal, 1 anomalous and -1 unlabelled out of ``y``; None if it is something else, such as
+    true classes, which an outlier detector ignores.
+
+    Raises:
+        ValueError: there are not ``n`` labels.
+
+    Example:
+        >>> support_labels([0, 0, -1, 1], 4), support_labels([1, 1, -1], 3)
+        (array([ 0,  0, -1,  1]), None)
+    """
+    array = None if y is None else np.asarray(y)
+    if array is None or array.ndim != 1 or array.dtype.kind not in "iuf":
+        return None
+    kinds = set(array.tolist())
+    if not {NORMAL, UNLABELLED} <= kinds <= {NORMAL, ANOMALOUS, UNLABELLED}:
+        return None
+    if len(array) != n:
+        raise ValueError(f"y has {len(array)} labels for {n} samples: give one for each")
+    return array.astype(np.int64)
 
 
 def unflattened(features: int, shape: Sequence[int]) -> tuple[int, ...]:

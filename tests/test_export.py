@@ -108,6 +108,22 @@ def test_learners_that_keep_their_samples_score_alike_in_onnxruntime(tmp_path):
         require_equal(tmp_path / "d.onnx", detector, samples)
 
 
+@pytest.mark.parametrize("learner", ["in_context", "knn"])
+def test_a_detector_with_unlabelled_samples_is_compared_on_some_of_them(learner, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(260, 5)).astype(np.float32)
+    detector = mz.load_detector("knn") if learner == "knn" else fitted("raw_columns", "in_context")
+    detector.fit(rows[:10], unlabelled=rows[10:])
+    compared = []
+    probes = exporting._probes
+    monkeypatch.setattr(exporting, "_probes", lambda x: compared.append(len(x["tabular"])) or probes(x))
+    mz.export_detector(detector, tmp_path / "d.pt2", alpha=None)
+    assert compared == [10 + exporting.PROBES]
+    queries = rng.normal(size=(20, 5)).astype(np.float32)
+    scores = load_exported(tmp_path / "d.pt2")[0]({"tabular": queries})["score"]
+    np.testing.assert_allclose(scores, detector.score(queries), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.usefixtures("_onnx")
 def test_what_onnx_has_no_word_for_is_told(tmp_path, monkeypatch):
     def no_word(*_, **__):

@@ -24,6 +24,16 @@ def test_high_scores_are_abnormal_and_a_share_is_flagged(table_model, rows):
     assert detector.get_params()["contamination"] == 0.1
 
 
+def test_a_share_of_the_unlabelled_samples_is_flagged_beside_normal_ones(table_model, rows):
+    y = np.repeat([0, -1], [10, 30])
+    detector = FewShotDetector(table_model, contamination=0.1).fit(rows, y)
+    assert detector.labels_[y == -1].sum() == 3
+    assert np.array_equal(detector.fit_predict(rows, y), detector.labels_)
+    assert np.array_equal(detector.decision_scores_, detector.decision_function(rows))
+    truth = np.repeat([0, 1], [36, 4])
+    assert FewShotDetector(table_model).fit(rows, truth).threshold_ == FewShotDetector(table_model).fit(rows).threshold_
+
+
 @pytest.mark.parametrize("method", ["linear", "unify"])
 def test_conventions_are_those_of_pyod(method, table_model, rows):
     """PyOD's own base class over the same scores."""

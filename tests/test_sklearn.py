@@ -91,6 +91,33 @@ def test_too_few_training_samples_give_no_threshold(table_model, tumours, n):
     assert np.isfinite(FewShotOutlierDetector(table_model).fit(tumours[0][:3]).offset_)
 
 
+@pytest.mark.parametrize("model", ["knn", "default"])
+def test_unlabelled_samples_join_the_normal_ones_where_y_says_so(model, tumours):
+    given = None if model == "default" else mz.load_detector(model)
+    support, rest, truth = tumours
+    pile = np.concatenate([rest[truth == 1][:54], rest[truth == -1][:6]])
+    x, y = np.concatenate([pile, support]), np.repeat([-1, 0], [60, 20])
+    fitted = FewShotOutlierDetector(given, precision="float32").fit(x, y)
+    assert (fitted.detector_.shots, fitted.detector_.unlabelled) == (20, 60)
+    expected = mz.load_detector("tabular" if given is None else model).fit(support, unlabelled=pile)
+    np.testing.assert_allclose(fitted.detector_.score(rest), expected.score(rest), rtol=1e-4, atol=1e-5)
+    assert (fitted.predict(pile) == -1).sum() == 6, "the expected share of the unlabelled samples"
+    assert np.array_equal(clone(fitted).fit_predict(x, y), fitted.predict(x))
+    auto = FewShotOutlierDetector(given, contamination="auto", alpha=0.2, precision="float32").fit(x, y)
+    assert auto.offset_ == pytest.approx(-expected.threshold(0.2), rel=1e-4)
+    anomalies = FewShotOutlierDetector(given).fit(np.concatenate([x, rest[-2:]]), [*y, 1, 1])
+    assert anomalies.detector_.support_labels.tolist().count(1) == 2
+    with pytest.raises(ValueError, match="y has 79 labels for 80 samples"):
+        FewShotOutlierDetector(given).fit(x, y[:-1])
+
+
+@pytest.mark.parametrize("y", [[1, -1] * 10, [0, 1] * 10, [0] * 20, [-1] * 20, [0, -1, 2, 3] * 5, ["a", "b"] * 10])
+def test_any_other_y_is_ignored(y, tumours):
+    fitted, without = (FewShotOutlierDetector(mz.load_detector("knn")).fit(tumours[0], z) for z in (y, None))
+    assert np.array_equal(fitted.detector_.support_labels, without.detector_.support_labels)
+    assert fitted.offset_ == without.offset_
+
+
 def test_in_a_pipeline_it_finds_malignant_rows(table_model, tumours):
     support, query, truth = tumours
     steps = make_pipeline(StandardScaler(), FewShotOutlierDetector(str(table_model))).fit(support)

@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 
 from metaad_zoo.atomic_write import replacing
 from metaad_zoo.detector import Detector
+from metaad_zoo.episodes import UNLABELLED
 from metaad_zoo.evaluation.calibration import p_values
 from metaad_zoo.evaluation.decisions import Calibrate
 from metaad_zoo.export.files import Exported, ExportError, Format, Runner, first_line, load_exported, write_program
@@ -40,8 +41,8 @@ def export_detector(
     """Write a fitted detector as one graph, from raw samples to scores, p-values and decisions.
 
     The graph is self-contained: scaling by the support set, adapted weights, the support's statistics, calibration
-    scores and the threshold. The file is read back and run on the support set and on random samples around it, in
-    batches of one and of many, and is kept only if its scores agree with the detector's.
+    scores and the threshold. The file is read back and run on the support set (some of its unlabelled samples) and on
+    random samples around it, in batches of one and of many, and is kept only if its scores agree with the detector's.
 
     Args:
         detector: fitted detector; the graph computes its scores in float32.
@@ -105,7 +106,7 @@ def _program(graph: DetectorGraph, support: Mapping[str, Tensor]) -> ExportedPro
 
 
 def _require_equal_scores(run: Runner, live: Detector, alpha: float | None, calibrate: Calibrate | None) -> None:
-    for description, samples in _probes(_single(live._support())):
+    for description, samples in _probes(_few_unlabelled(_single(live._support()), live.support_labels)):
         expected = live.score(samples)
         outputs = run({name: x.numpy() for name, x in samples.items()})
         scored = ~np.isnan(expected)  # a model may have no score for missing values, live or exported
@@ -131,6 +132,13 @@ def _require_equal_scores(run: Runner, live: Detector, alpha: float | None, cali
 def _single(support: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A support set in float32, the type of the graph's inputs; that of a file is float64."""
     return {name: x.float() for name, x in support.items()}
+
+
+def _few_unlabelled(support: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+    """A support set with some of its unlabelled samples, of which there may be thousands."""
+    unlabelled = labels == UNLABELLED
+    rows = ~unlabelled | (unlabelled.cumsum(0) <= PROBES)
+    return {name: x[rows] for name, x in support.items()}
 
 
 def _probes(support: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
