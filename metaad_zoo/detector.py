@@ -23,7 +23,6 @@ from metaad_zoo.evaluation.explanation import Explainer, ExplainsScores
 from metaad_zoo.evaluation.novelty import Novelty
 from metaad_zoo.evaluation.selection import SelectsAnomalies
 from metaad_zoo.learners.registry import BASELINE_PREFIX
-from metaad_zoo.learners.unlabelled import note_taken_as_normal
 from metaad_zoo.modality import get_modality, scoring_chunk
 from metaad_zoo.modality.samples import Reading, have_values, read_query, read_support, require_size
 from metaad_zoo.modality.unlabelled import read_unlabelled
@@ -39,6 +38,7 @@ from metaad_zoo.zoo.detector_tensors import (
     support_tensors,
     training_tasks_of,
 )
+from metaad_zoo.zoo.unlabelled import note_taken_as_normal
 
 
 class Detector(ScoresWindows, ExplainsScores, SelectsAnomalies):

@@ -11,10 +11,14 @@ import torch
 from PIL import Image
 
 import metaad_zoo as mz
+from metaad_zoo.detector import Detector
 from metaad_zoo.episodes import NORMAL, UNLABELLED
 from metaad_zoo.evaluation.baselines import BASELINES, register_baseline
+from metaad_zoo.learners import InContextDetector, register_learner
+from metaad_zoo.learners.registry import LEARNERS
 from metaad_zoo.modality.samples import read_samples
 from metaad_zoo.modality.unlabelled import MOST_UNLABELLED, read_unlabelled
+from metaad_zoo.zoo import Checkpoint
 
 RNG = np.random.default_rng(0)
 NORMALS, PILE, NEW = RNG.normal(size=(10, 3)), RNG.normal(size=(40, 3)), RNG.normal(size=(20, 3))
@@ -43,6 +47,32 @@ class Weighing:
         return (samples["tabular"] - self.centre).norm(dim=1)
 
 
+class WeighingLearner(InContextDetector):
+    """Without the share of unlabelled samples that are farthest from the normal ones."""
+
+    reads_unlabelled = True
+    share = 0.5
+
+    def expecting(self, contamination):
+        learner = copy.copy(self)
+        learner.share = contamination
+        return learner
+
+    def adapt(self, support, support_labels):
+        x, labels = support["tabular"], support_labels
+        far = torch.where(labels == UNLABELLED, (x - x[labels == NORMAL].mean(0)).norm(dim=1), 0).argsort()
+        kept = far[: len(far) - round(self.share * int((labels == UNLABELLED).sum()))].sort().values
+        return super().adapt({"tabular": x[kept]}, labels[kept])
+
+
+@pytest.fixture
+def learner(monkeypatch):
+    """A learner that weighs unlabelled samples, and takes their contamination."""
+    monkeypatch.setattr(LEARNERS, "_entries", dict(LEARNERS._entries))
+    register_learner("test_weighing_learner")(WeighingLearner)
+    return WeighingLearner(width=8, input_shapes={"tabular": (-1,)}).eval()
+
+
 @pytest.fixture
 def weighing(monkeypatch):
     """Name of a baseline that weighs unlabelled samples, and takes their contamination."""
@@ -64,6 +94,18 @@ def test_unlabelled_samples_are_support_with_their_own_label(weighing):
     assert not list(detector.account), "a method that weighs them gives no cause for a note"
     by_labels = mz.load_detector(weighing).fit(np.concatenate([NORMALS, PILE]), [0] * 10 + [-1] * 40)
     assert np.array_equal(by_labels.score(NEW), detector.score(NEW))
+
+
+def test_a_learner_that_weighs_them_is_told_saved_loaded_and_moved(learner, tmp_path):
+    detector = Detector(Checkpoint(learner, [], {}))
+    scores = {share: detector.fit(NORMALS, None, PILE, share).score(NEW) for share in (None, 0.5, 0.1)}
+    assert not list(detector.account)
+    assert np.array_equal(scores[None], scores[0.5])
+    assert not np.allclose(scores[0.1], scores[0.5])
+    detector.save(tmp_path / "detector")
+    for again in (mz.load_detector(tmp_path / "detector"), copy.deepcopy(detector), detector.to(torch.float64)):
+        assert (again.unlabelled, again.contamination) == (40, 0.1)
+        np.testing.assert_allclose(again.score(NEW), scores[0.1], rtol=1e-4, atol=1e-5)
 
 
 def test_the_stated_contamination_reaches_the_method_and_is_saved(weighing, tmp_path):
