@@ -229,3 +229,16 @@ def test_what_can_not_be_served(folder, tmp_path, capsys):
             assert complaint in capsys.readouterr().err
     with pytest.raises(ValueError, match="max_batch is 1; expected 2 or more"):
         ScoringAPI(ServerSettings(folder, max_batch=1))
+
+
+def test_what_a_detector_was_fitted_with_is_printed(tmp_path, monkeypatch, capsys):
+    rows = np.random.default_rng(0).normal(size=(60, 3))
+    load_detector("knn").fit(rows[:20], unlabelled=rows[20:]).save(tmp_path / "detector")
+    served = []
+    monkeypatch.setattr("metaad_zoo.serve.serve", served.append)
+    assert main(["serve", str(tmp_path / "detector")]) == 0
+    assert "note: knn, adapted to 20 normal samples and 40 unlabelled samples" in capsys.readouterr().err
+    api = ScoringAPI(served[0])
+    api.setup("cpu")
+    (scores, _, _), _ = api.predict(({"tabular": rows[:5]}, [5]))
+    np.testing.assert_allclose(scores, 0, atol=1e-6)

@@ -193,7 +193,8 @@ class Explainer:
         chunks = [{k: x[i : i + ROWS_AT_ONCE] for k, x in samples.items()} for i in range(0, n, ROWS_AT_ONCE)]
         embeddings = torch.cat([adapted.embed(chunk) for chunk in chunks])
         places = self._places.to(embeddings.device)
-        distances, order = torch.cdist(embeddings, adapted.embed()[places]).min(1)
+        # Not all of the support is embedded: an adapted method need not keep its unlabelled samples, often thousands.
+        distances, order = torch.cdist(embeddings, adapted.embed(self._support)).min(1)
         return NearestSupport(places[order], distances)
 
     def _difference(self, samples: Samples) -> dict[str, Tensor]:

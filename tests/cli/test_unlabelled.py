@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy.io import wavfile
 
 from metaad_zoo.cli import main
 from metaad_zoo.detector import load_detector
@@ -35,6 +36,15 @@ def series(folder, rng):
     return "good.csv", "pile.csv", "new.csv", None
 
 
+def recordings(folder, rng):
+    for name, n in (("good", 4), ("pile/a", 4), ("pile/b", 4), ("new", 3)):
+        (folder / name).mkdir(parents=True)
+        for i in range(n):
+            sound = (rng.normal(0, 3000, 8000)).astype(np.int16)
+            wavfile.write(folder / name / f"{i}.wav", 16000, sound)
+    return "good", "pile", "new", (4, 8)
+
+
 def manifests(folder, rng):
     for name, n in (("good.csv", 10), ("pile.csv", 20), ("new.csv", 30)):
         files = [f"{name}-{i}.png" for i in range(n)]
@@ -46,7 +56,7 @@ def manifests(folder, rng):
     return "good.csv", "pile.csv", "new.csv", (10, 20)
 
 
-@pytest.mark.parametrize("kind", [rows, pictures, series, manifests])
+@pytest.mark.parametrize("kind", [rows, pictures, series, recordings, manifests])
 def test_adapt_and_detect_read_unlabelled_samples_of_every_modality(kind, tmp_path, capsys):
     good, pile, new, sizes = kind(tmp_path, np.random.default_rng(0))
     named = ["--modality", "series"] if kind is series else []
