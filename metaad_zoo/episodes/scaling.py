@@ -80,11 +80,11 @@ class SupportScaling:
         shape = (*centre.shape[: axis + 1], *between, centre.shape[-1])
         return cls(*(x.view(shape) for x in (centre, spread, rounding, varies)))
 
-    def apply(self, x: Tensor) -> Tensor:
-        """``(x - centre) / spread``, clipped at :data:`LIMIT`; the sign for columns that do not vary; NaN stays NaN."""
+    def apply(self, x: Tensor, limit: float = LIMIT) -> Tensor:
+        """``(x - centre) / spread``, clipped at a limit; the sign for columns that do not vary; NaN stays NaN."""
         if self.centre.ndim == 0:
             return x
         difference = x - self.centre
-        scaled = (difference / self.spread).clamp(-LIMIT, LIMIT)
+        scaled = (difference / self.spread).clamp(-limit, limit)
         side = torch.where(difference.abs() > self.rounding, difference.sign(), difference * 0)
         return torch.where(self.varies, scaled, side)

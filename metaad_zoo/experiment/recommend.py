@@ -28,7 +28,8 @@ from metaad_zoo.modality.samples import Reading, fits, note_guess, read_manifest
 from metaad_zoo.zoo import CheckpointError, list_checkpoints, load_checkpoint, locate, published_of
 from metaad_zoo.zoo.defaults import default_of
 
-NOT_TRIED = ("flag_everything", "random")
+NOT_TRIED = ("flag_everything", "random", "experts", "pile_knn")
+"""Floors, and methods for unlabelled samples, which a recommendation has none of."""
 SMALL_FOREST = 10
 """Trees of the isolation forest on few samples: a hundred would take longer than all other methods together."""
 

@@ -19,7 +19,7 @@ from metaad_zoo.modality import get_modality, list_modalities
 from metaad_zoo.zoo.defaults import defaults
 
 FLOORS = ("flag_everything", "random")
-TRACED = {"knn", "mahalanobis", "ocsvm", "pca", "linear_ar", "pca_subwindows"}
+TRACED = {"knn", "pile_knn", "experts", "mahalanobis", "ocsvm", "pca", "linear_ar", "pca_subwindows"}
 PAIRS = [(name, modality) for name in list_baselines() for modality in modalities_of(name) if name not in FLOORS]
 
 
@@ -54,7 +54,7 @@ def test_the_manifest_holds_every_setting_also_the_defaults(name, tmp_path):
     assert manifest["learner"] == f"baseline/{name}"
     settings = {k: v for k, v in vars(create_baseline(name)).items() if k in manifest["arguments"]}
     assert settings == {k: v for k, v in manifest["arguments"].items() if k in settings}
-    assert "standardise" in manifest["arguments"] or name in ("linear_ar", "pca_subwindows")
+    assert "standardise" in manifest["arguments"] or name in ("linear_ar", "pca_subwindows", "pile_knn", "experts")
 
 
 @pytest.mark.parametrize("option", ["kk", "input_shape"])

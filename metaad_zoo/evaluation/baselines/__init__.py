@@ -4,6 +4,7 @@ from metaad_zoo.evaluation.baselines import floors as floors  # each of these re
 from metaad_zoo.evaluation.baselines import pyod_detectors as pyod_detectors
 from metaad_zoo.evaluation.baselines import series as series
 from metaad_zoo.evaluation.baselines import subspaces as subspaces
+from metaad_zoo.evaluation.baselines import unlabelled as unlabelled
 from metaad_zoo.evaluation.baselines import vectors as vectors
 from metaad_zoo.evaluation.baselines.embedding import EmbedsEpisodes, OnEmbedding, OnNetwork, embedding_of
 from metaad_zoo.evaluation.baselines.features import FeatureMethod, SupportFeatures, flatten, usual

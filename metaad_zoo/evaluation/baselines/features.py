@@ -18,6 +18,8 @@ from metaad_zoo.registry import unknown_name
 Standardise = Literal["none", "sample", "support"]
 ScoreVectors = Callable[[Tensor], Tensor]
 """Scores ``(n,)`` of feature vectors ``(n, features)``; higher is more anomalous."""
+WIDEST = 1e30
+"""Limit of standardised values before their logarithm is taken, against overflow in single precision."""
 
 
 def flatten(samples: Samples) -> Tensor:
@@ -117,6 +119,23 @@ class SupportFeatures:
         return x
 
 
+@dataclass(frozen=True)
+class SignedLogarithms(SupportFeatures):
+    """Samples as vectors of ``sign(z) log(1 + |z|)`` of their standardised values z, which are not clipped.
+
+    Missing values count as the centre.
+    """
+
+    def units(self, samples: Samples) -> dict[str, Tensor]:
+        """Signed logarithms in the samples' own shapes, in double precision."""
+        scaled = {m: self.scalings[m].apply(x.cpu(), WIDEST).double() for m, x in samples.items()}
+        return {m: x.sign() * x.abs().log1p() for m, x in scaled.items()}
+
+    def vectors(self, units: Samples) -> Tensor:
+        """Vectors ``(n, features)`` of samples in :meth:`units`."""
+        return _side_by_side(units)
+
+
 def _equally_weighted(x: Tensor) -> Tensor:
     """A modality of many numbers must not drown one of few."""
     return x / math.sqrt(max(math.prod(x.shape[1:]), 1))
@@ -156,7 +175,7 @@ class FeatureMethod(ABC):
         normal = usual(support, support_labels, self.least, self.title)
         features = SupportFeatures.fit(normal, self.standardise)
         kind = DifferentiableScorer if self.differentiable else FeatureScorer
-        return kind(features, self.fit(features(normal)), _shapes(support), normal)
+        return kind(features, self.fit(features(normal)), sample_shapes(support), normal)
 
 
 @dataclass(frozen=True)
@@ -182,7 +201,7 @@ class FeatureScorer:
             TypeError: the samples are not tensors by modality.
             ValueError: the samples have other modalities or sizes than the support's.
         """
-        if (shapes := _shapes(tensors(samples))) != self.shapes:
+        if (shapes := sample_shapes(tensors(samples))) != self.shapes:
             raise ValueError(f"expected samples of the support's shapes {self.shapes}, saw {shapes}")
         x = self.features(samples)
         return self.score_vectors(x) if len(x) else x.new_zeros(0)
@@ -205,5 +224,6 @@ class DifferentiableScorer(FeatureScorer):
         return self.features.vectors(self.units(self.support) if samples is None else samples)
 
 
-def _shapes(samples: Samples) -> dict[str, tuple[int, ...]]:
+def sample_shapes(samples: Samples) -> dict[str, tuple[int, ...]]:
+    """Shape of one sample by modality."""
     return {m: tuple(x.shape[1:]) for m, x in samples.items()}

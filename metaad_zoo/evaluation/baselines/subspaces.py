@@ -75,6 +75,48 @@ def ledoit_wolf(x: Tensor) -> tuple[float, float]:
     return shrinkage, float(trace / features)
 
 
+@dataclass(frozen=True)
+class ShrunkCovariance:
+    """Mean and covariance of samples, shrunk as Ledoit and Wolf do.
+
+    Attributes:
+        samples: number n of samples.
+        support: principal directions of the samples.
+        shrinkage: weight of the spherical covariance, in [0, 1].
+        residual_variance: variance that the spherical part adds to every direction.
+    """
+
+    samples: int
+    support: Directions
+    shrinkage: float
+    residual_variance: float
+
+    @classmethod
+    def of(cls, x: Tensor) -> ShrunkCovariance:
+        """Estimate from vectors ``(n, features)``."""
+        shrinkage, variance = ledoit_wolf(x - x.mean(0))
+        return cls(len(x), Directions.of(x), shrinkage, shrinkage * variance + FLOOR / x.shape[1])
+
+    def distance(self, x: Tensor) -> Tensor:
+        """Mahalanobis distances ``(m,)`` of vectors ``(m, features)`` to the mean."""
+        variances = (1 - self.shrinkage) * self.support.variances + self.residual_variance
+        residual = self.support.residual(x) / self.residual_variance
+        return ((self._coordinates(x).square() / variances).sum(1) + residual).sqrt()
+
+    def leave_one_out(self, x: Tensor) -> Tensor:
+        """Distance ``(n,)`` of each of the n samples to the mean of the others, under the covariance of the others
+        with the shrinkage of all."""
+        n, weight = self.samples, 1 - self.shrinkage
+        variances = weight * n / (n - 1) * self.support.variances + self.residual_variance
+        squared = (self._coordinates(x).square() / variances).sum(1)
+        # Sherman and Morrison: without a sample, its own outer product is subtracted from the covariance.
+        remainder = (1 - weight * n / (n - 1) ** 2 * squared).clamp_min(torch.finfo(x.dtype).eps)
+        return n / (n - 1) * (squared / remainder).sqrt()
+
+    def _coordinates(self, x: Tensor) -> Tensor:
+        return (x - self.support.centre) @ self.support.directions.T
+
+
 @register_baseline("mahalanobis")
 class Mahalanobis(FeatureMethod):
     """Mahalanobis distance to the support's mean, under a covariance shrunk as Ledoit and Wolf do.
@@ -95,16 +137,7 @@ class Mahalanobis(FeatureMethod):
 
     def fit(self, x: Tensor) -> ScoreVectors:
         """Mean, directions and shrinkage."""
-        shrinkage, variance = ledoit_wolf(x - x.mean(0))
-        support = Directions.of(x)
-        residual_variance = shrinkage * variance + FLOOR / x.shape[1]
-        variances = (1 - shrinkage) * support.variances + residual_variance
-
-        def score(query: Tensor) -> Tensor:
-            coordinates = (query - support.centre) @ support.directions.T
-            return ((coordinates.square() / variances).sum(1) + support.residual(query) / residual_variance).sqrt()
-
-        return score
+        return ShrunkCovariance.of(x).distance
 
 
 @register_baseline("pca")
