@@ -126,6 +126,22 @@ def test_experts_are_the_mean_of_ranks_among_the_unlabelled_samples():
     np.testing.assert_allclose(scored("experts", CONTAMINATED), np.mean(parts, axis=0), rtol=1e-4, atol=1e-4)
 
 
+def own_scores(name, pile, **options):
+    return create_baseline(name, **options).adapt(*support_of(pile)).unlabelled_scores.numpy()
+
+
+def test_unlabelled_samples_are_scored_by_the_others_in_their_order():
+    units, order = logarithms_in_units_of(NORMAL, CONTAMINATED), order_of(NORMAL, CONTAMINATED)[:70]
+    distances = cdist(units(CONTAMINATED), units(np.concatenate([CONTAMINATED[order], NORMAL])), "cityblock")
+    distances[order, np.arange(70)] = np.inf
+    expected = np.sort(distances, axis=1)[:, 2] / SIZE
+    np.testing.assert_allclose(own_scores("pile_knn", CONTAMINATED, share=0.7), expected)
+    truth = [0] * 80 + [1] * 20
+    for name in METHODS:
+        assert roc_auc_score(truth, own_scores(name, CONTAMINATED)) > 0.95
+        assert own_scores(name, CLEAN[:0]).shape == (0,)
+
+
 @pytest.mark.parametrize("shape", [(12, 4), (5, 30), (3, 2)])
 def test_leave_one_out_of_a_covariance_is_that_of_the_others_with_the_shrinkage_of_all(shape):
     x = RNG.normal(size=shape)
