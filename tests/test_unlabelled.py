@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import metaad_zoo as mz
+from metaad_zoo.data.read import images
 from metaad_zoo.detector import Detector
 from metaad_zoo.episodes import NORMAL, UNLABELLED
 from metaad_zoo.evaluation.baselines import BASELINES, register_baseline
@@ -196,6 +197,23 @@ def test_images_of_a_folder_and_folders_in_it(tmp_path):
     expected = mz.load_detector("knn", modality="image").fit(both)
     queries = RNG.integers(0, 255, (5, 12, 12), np.uint8)
     np.testing.assert_allclose(detector.score(queries), expected.score(queries))
+
+
+def test_of_many_images_those_alone_are_opened_that_are_drawn(tmp_path, monkeypatch):
+    pixels = RNG.integers(0, 255, (30, 12, 12), np.uint8)
+    for i, picture in enumerate(pixels):
+        Image.fromarray(picture).save(tmp_path / f"{i:02}.png")
+    shapes = {"image": (1, 12, 12)}
+    support = read_samples(pixels[:5], shapes)
+    monkeypatch.setattr("metaad_zoo.modality.unlabelled.MOST_UNLABELLED", 8)
+    opened = []
+    decode = images.decode
+    monkeypatch.setattr(images, "decode", lambda *given: opened.append(given) or decode(*given))
+    of_files, of_array = (read_unlabelled(x, support, shapes) for x in (tmp_path, pixels))
+    assert len(opened) == 8
+    assert torch.equal(of_files.samples["image"], of_array.samples["image"])
+    for reading in (of_files, of_array):
+        assert any("30 unlabelled samples: 8 drawn by a fixed seed" in sentence for sentence in reading.account)
 
 
 def test_explanations_are_by_the_normal_samples():

@@ -37,8 +37,6 @@ class AdaptiveCentredRepresentations(EmbeddingLearner):
         kwargs: further arguments of :class:`EmbeddingLearner`.
     """
 
-    reads_unlabelled = True
-
     def __init__(self, *, centre: Centre = "reweighted", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if centre not in get_args(Centre):

@@ -16,6 +16,7 @@ from metaad_zoo.data.read.rows import is_frame, is_paths
 from metaad_zoo.data.read.table_sources import TableSource
 from metaad_zoo.episodes import UNLABELLED, count
 from metaad_zoo.modality.base import get_modality
+from metaad_zoo.modality.image import PictureModality
 from metaad_zoo.modality.samples import Reading, as_long, check_values, have_values, read_samples
 from metaad_zoo.modality.streams import SampleStream
 
@@ -57,10 +58,9 @@ def read_unlabelled(
     account = Account()
     place = Path(data).name if isinstance(data, (str, Path)) else "the unlabelled samples"
     columns = ColumnOptions(decimal=options.decimal)
-    blocks = _blocks(data, input_shapes, columns, support.schemas, account, reading_options)
     draw = _Draw(support.samples)
     labelled = 0
-    for samples, labels in blocks:
+    for samples, labels in _blocks(data, input_shapes, columns, support.schemas, account, draw, reading_options):
         labelled += 0 if labels is None else int((labels != UNLABELLED).sum())
         draw.add(_as_support(samples, support.samples))
     check_values(draw.samples, len(input_shapes) > 1)
@@ -82,13 +82,20 @@ def _blocks(
     options: ColumnOptions,
     schemas: Mapping[str, Schema],
     account: Account,
+    draw: _Draw,
     reading_options: Mapping[str, Any],
 ) -> Iterator[Block]:
-    """Samples in blocks; files, DataFrames and arrays of images as a stream."""
+    """Samples in blocks; files, DataFrames and arrays of images as a stream, of images those alone that are drawn."""
     if isinstance(data, Mapping) and len(shapes) == 1 and data.keys() == shapes.keys():
         data = data[next(iter(shapes))]
+    pictures = len(shapes) == 1 and isinstance(get_modality(next(iter(shapes))), PictureModality)
     if _streams(data, shapes):
+        if pictures and isinstance(data, (np.ndarray, Tensor)):
+            data = draw.some_of(data)
         stream = SampleStream(data, shapes, options, schemas, below=True, damaged="empty", **reading_options)
+        if pictures and len(files := draw.some_of(stream.files)) < len(stream.files):
+            account.join(stream.account)
+            stream = SampleStream(files, shapes, options, schemas, damaged="empty", **reading_options)
         yield from ((chunk.samples, chunk.labels) for chunk in stream)
         account.join(stream.account)
     else:
@@ -143,6 +150,14 @@ class _Draw:
         self._rng, self._keys = np.random.default_rng(0), np.empty(0)
         self.samples = {name: x[:0] for name, x in like.items()}
         self.n = self.empty = 0
+
+    def some_of(self, items: Any) -> Any:
+        """As many items as are drawn, before any is read: of a list or an array; all if there are no more."""
+        if len(items) <= self._most:
+            return items
+        self.n += len(items) - self._most
+        chosen = np.sort(self._rng.choice(len(items), self._most, replace=False))
+        return [items[i] for i in chosen] if isinstance(items, list) else items[chosen]
 
     def add(self, samples: Mapping[str, Tensor]) -> None:
         """Add the next samples of the stream."""
