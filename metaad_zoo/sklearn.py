@@ -106,6 +106,9 @@ class FewShotOutlierDetector(OutlierMixin, BaseEstimator):
             detector.fit(known, labels[labels != UNLABELLED], unlabelled)
         if self.contamination == "auto":
             offset = -detector.threshold(self.alpha)
+        elif labels is None:  # all samples have leave-one-out scores, and no other scores are needed
+            own_scores = detector.normal_scores("contamination", 0.0).numpy()
+            offset = float(np.percentile(-own_scores, 100 * self.contamination))
         else:
             offset = float(np.percentile(-detector.score(unlabelled, leave_one_out=True), 100 * self.contamination))
         self.detector_, self.offset_, self._leave_one_out = detector, offset, self.contamination != "auto"

@@ -108,6 +108,10 @@ class EmbeddingLearner(Learner):
     def compare(self, reading: Reading, embeddings: Tensor) -> Tensor:
         """Logits ``(..., m)`` of embeddings ``(..., m, d)``; above 0 if an anomaly is more likely than not."""
 
+    def notes(self, reading: Reading) -> list[str]:
+        """What a user should know of how a support set was read, as sentences; by default nothing."""
+        return []
+
     def task_loss(self, reading: Reading, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Outer loss of each task ``(tasks,)``.
 
@@ -170,7 +174,8 @@ class EmbeddingLearner(Learner):
             support_labels: ``(n,)`` of 0 normal, 1 anomalous, -1 unlabelled.
         """
         reference = next(self.parameters(), torch.zeros((), device=self.device))
-        with torch.inference_mode(False), torch.autocast(self.device.type, enabled=False):
+        # Leaving inference mode turns gradients on again, and the reading would keep its graph.
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             raw = usable(support, reference)
             scalings = self.network.scalings(raw)
             inputs = scaled(raw, scalings, reference.dtype)
@@ -229,6 +234,11 @@ class AdaptedEmbedding(AdaptedScorer):
     support: Samples
     scalings: Mapping[str, SupportScaling] = field(default_factory=dict)
     columns: SupportColumns | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """See :meth:`EmbeddingLearner.notes`."""
+        return self.learner.notes(self.reading)
 
     def logits(self, samples: Samples) -> Tensor:
         """Logits ``(n,)`` of samples in the network's :meth:`units`, differentiable by the samples."""

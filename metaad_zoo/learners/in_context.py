@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metaad_zoo.episodes import ANOMALOUS, EpisodeBatch
-from metaad_zoo.learners.column_choice import drop_columns, pick_columns
+from metaad_zoo.learners.column_choice import drop_columns, pick_columns, pick_rows
 from metaad_zoo.learners.column_statistics import (
     CELL_FEATURES,
     STATISTICS,
@@ -37,7 +37,7 @@ UNITS = {
 }
 """By name: whether values are signed logarithms, and the power of the spread that divides a column."""
 
-CELLS_AT_ONCE = 2**22
+CELLS_AT_ONCE = 2**19
 FIELDS = [field.name for field in fields(ColumnStatistics)]
 
 
@@ -72,6 +72,8 @@ class InContextDetector(TableRowLearner):
         correct: whether step 3 is included.
         column_dropout: share of the training tasks that lose a random part of their columns.
         max_columns: maximum number of columns; wider tables are reduced to columns evenly spaced in order of spread.
+        max_rows: maximum number of support rows; larger supports are reduced to rows evenly spaced in order of their
+            distance from the centre, see :func:`metaad_zoo.learners.column_choice.pick_rows`.
         kwargs: further arguments of :class:`TableRowLearner`.
     """
 
@@ -85,6 +87,7 @@ class InContextDetector(TableRowLearner):
         correct: bool = True,
         column_dropout: float = 0.0,
         max_columns: int = 2048,
+        max_rows: int = 2048,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -92,11 +95,11 @@ class InContextDetector(TableRowLearner):
             if name not in UNITS:
                 raise unknown_name("units", name, UNITS)
         heads_fit = attention_heads > 0 and width % attention_heads == 0
-        if not units or max_columns < 1 or not 0 <= column_dropout <= 1 or not heads_fit:
+        if not units or max_columns < 1 or max_rows < 1 or not 0 <= column_dropout <= 1 or not heads_fit:
             raise ValueError(
-                f"units={list(units)}, max_columns={max_columns}, column_dropout={column_dropout}, width={width}, "
-                f"attention_heads={attention_heads}; expected at least one of each, a share in [0, 1], and heads that "
-                "divide the width"
+                f"units={list(units)}, max_columns={max_columns}, max_rows={max_rows}, width={width}, "
+                f"column_dropout={column_dropout}, attention_heads={attention_heads}; expected at least one of each, a "
+                "share in [0, 1], and heads that divide the width"
             )
         self._arguments |= {
             "units": list(units),
@@ -106,9 +109,10 @@ class InContextDetector(TableRowLearner):
             "correct": correct,
             "column_dropout": column_dropout,
             "max_columns": max_columns,
+            "max_rows": max_rows,
         }
         self.units, self.correct = list(units), correct
-        self.column_dropout, self.max_columns = column_dropout, max_columns
+        self.column_dropout, self.max_columns, self.max_rows = column_dropout, max_columns, max_rows
         heads = len(self.units)
         self.powers = nn.Parameter(torch.tensor([UNITS[name][1] for name in self.units]))
         self.log_sharpness = nn.Parameter(torch.full((heads,), 3.0).log())
@@ -152,9 +156,15 @@ class InContextDetector(TableRowLearner):
         ``(..., heads, d)`` and the weighted support ``(..., heads, n, d)``, in units of the mean distance to the
         nearest row; ``plain`` and ``logs`` are :class:`ColumnStatistics`; for the rest see :meth:`_constants`.
         """
-        normal = labels != ANOMALOUS
-        stats = ColumnStatistics.of(embeddings, normal)
+        stats = ColumnStatistics.of(embeddings, labels != ANOMALOUS)
         choice: dict[str, Tensor] = {}
+        if embeddings.shape[-2] > self.max_rows:
+            choice["given"] = labels
+            rows = pick_rows(stats, embeddings, labels, self.max_rows)
+            labels = labels.gather(-1, rows)
+            embeddings = embeddings.gather(-2, rows.unsqueeze(-1).expand(*rows.shape, embeddings.shape[-1]))
+            stats = ColumnStatistics.of(embeddings, labels != ANOMALOUS)
+        normal = labels != ANOMALOUS
         if embeddings.shape[-1] > self.max_columns:
             choice["chosen"] = pick_columns(stats, self.max_columns)
             embeddings = _chosen(choice, embeddings)
@@ -183,6 +193,12 @@ class InContextDetector(TableRowLearner):
             "query": torch.cat([table, size], -1) @ self.query.weight[:, -table.shape[-1] - 2 :].T + self.query.bias,
         }
 
+    def notes(self, reading: Reading) -> list[str]:
+        """A sentence if the support is reduced to ``max_rows``."""
+        if "given" not in reading:
+            return []
+        return [f"samples are compared with {self.max_rows:,} of the {reading['given'].shape[-1]:,} (setting max_rows)"]
+
     def compare(self, reading: Reading, embeddings: Tensor) -> Tensor:
         """Logits ``(..., m)`` of embeddings ``(..., m, d)``, computed in parts to limit memory."""
         n, d = reading["support"].shape[-2:]
@@ -190,8 +206,7 @@ class InContextDetector(TableRowLearner):
         queries = _chosen(reading, embeddings)
         if torch.compiler.is_compiling():  # a traced graph can't split batches of unknown length
             return self._compare(reading, queries)
-        parts = queries.split(at_once, -2)
-        return torch.cat([self._compare(reading, part) for part in parts], -1)
+        return torch.cat([self._compare(reading, part) for part in queries.split(at_once, -2)], -1)
 
     def _compare(self, reading: Reading, queries: Tensor) -> Tensor:
         plain, logs = (ColumnStatistics(**{k: reading[f"{name}.{k}"] for k in FIELDS}) for name in ("plain", "logs"))

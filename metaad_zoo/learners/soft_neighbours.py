@@ -11,8 +11,8 @@ from metaad_zoo.learners.set_attention import masked
 
 LEAST = 1e-3
 """Added to relative distances before the logarithm."""
-ROWS_AT_ONCE = 256
-"""Number of rows whose distances to all others are in memory together."""
+DISTANCES_AT_ONCE = 2**18
+"""Number of a support's own distances in memory at once: more would not fit a processor's cache."""
 
 
 def l1_distances(x: Tensor, y: Tensor) -> Tensor:
@@ -56,8 +56,9 @@ def own_distances(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         rows; and the logarithm of each row's distance relative to this mean ``(..., n, heads)``.
     """
     n, selected = rows.shape[-1], rows.unsqueeze(-2)  # (..., 1, n), beside the heads
+    at_once = max(1, DISTANCES_AT_ONCE // (n * x.shape[-3]))
     parts = []
-    for part in torch.arange(n, device=rows.device).split(ROWS_AT_ONCE):
+    for part in torch.arange(n, device=rows.device).split(at_once):
         itself = part.unsqueeze(-1) == torch.arange(n, device=rows.device)
         pairs = selected[..., part].unsqueeze(-1) & selected.unsqueeze(-2) & ~itself
         parts.append(torch.where(pairs, l1_distances(x[..., part, :], x), torch.inf).amin(-1))

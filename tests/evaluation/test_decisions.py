@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import numpy as np
 import pytest
 import torch
 
+from metaad_zoo.evaluation import leave_one_out
 from metaad_zoo.evaluation.decisions import (
     AcrossTasks,
     Always,
@@ -17,7 +19,7 @@ from metaad_zoo.evaluation.decisions import (
     scores_for_shots,
     shots_of,
 )
-from metaad_zoo.evaluation.leave_one_out import leave_one_out_scores, own_scores
+from metaad_zoo.evaluation.leave_one_out import EXACT, leave_one_out_scores, own_scores
 
 
 class DistanceToMean:
@@ -157,6 +159,47 @@ def test_many_samples_are_left_out_in_ten_parts_and_equal_ones_share_a_score():
     np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-6)
     assert keys[3] == keys[12]
     assert len(set(keys)) == 22
+
+
+class Counted(DistanceToMean):
+    def __init__(self):
+        self.adapted = []
+
+    def adapt(self, support, labels):
+        self.adapted.append(len(labels))
+        return super().adapt(support, labels)
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(EXACT, [EXACT + 1] * EXACT), (EXACT + 1, [EXACT - 8] + [EXACT - 7] * 9)])
+def test_large_supports_are_left_out_in_ten_parts_and_small_ones_one_by_one(n, sizes):
+    """Beside the ``n`` normal samples an unlabelled one and a known anomaly, which are never left out."""
+    method = Counted()
+    x = torch.arange(n + 2.0).square()[:, None]
+    labels = torch.zeros(n + 2, dtype=torch.long)
+    labels[[0, 1]] = torch.tensor([-1, 1])
+    scores = leave_one_out_scores(method, {"tabular": x}, labels)
+    assert method.adapted == sizes
+    parts, usual = len(sizes), np.delete(x[:, 0].numpy(), 1)
+    expected = [
+        abs(usual[i] - np.delete(usual, np.arange(1 + (i - 1) % parts, n + 1, parts)).mean()) for i in range(1, n + 1)
+    ]
+    np.testing.assert_allclose(scores.numpy(), np.sort(expected), rtol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.1])
+def test_the_false_alarm_rate_holds_within_a_task_of_many_samples(alpha):
+    rng, method = np.random.default_rng(0), DistanceToMean()
+    alarms = torch.cat([p_of(WithinTask(method), method, *task(rng, 150)) <= alpha for _ in range(500)])
+    assert alarms.double().mean() == pytest.approx(alpha, abs=0.01)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_bar_appears_on_a_terminal_when_it_takes_long(terminal, monkeypatch, capsys):
+    monkeypatch.setattr(leave_one_out, "PATIENCE", -1.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    leave_one_out_scores(DistanceToMean(), {"tabular": torch.arange(5.0)[:, None]}, torch.zeros(5))
+    assert ("leave-one-out" in capsys.readouterr().err) == terminal
 
 
 def test_always_flags():

@@ -13,8 +13,9 @@ from metaad_zoo.data.generated_tables import GeneratedTables, TablePrior
 from metaad_zoo.episodes import EpisodeBatch, EpisodeSpec
 from metaad_zoo.evaluation.metrics import auroc
 from metaad_zoo.learners import ConditionalNeuralProcess, EmbeddingLearner, InContextDetector
-from metaad_zoo.learners.column_choice import drop_columns, pick_columns
-from metaad_zoo.learners.column_statistics import ColumnStatistics
+from metaad_zoo.learners.column_choice import drop_columns, pick_columns, pick_rows
+from metaad_zoo.learners.column_statistics import STATISTICS, ColumnStatistics
+from metaad_zoo.learners.set_attention import Attend, AttendOwn
 from metaad_zoo.learners.soft_neighbours import LEAST
 
 SHAPES = {"tabular": [-1]}
@@ -116,6 +117,63 @@ def test_more_columns_than_the_bound_are_evenly_picked_whatever_their_order():
     picked = pick_columns(stats, 5)
     assert sorted(set(picked.tolist())) == sorted(picked.tolist())
     assert max(picked.tolist()) < 12
+
+
+def test_of_a_large_support_rows_are_picked_by_kind_and_distance_whatever_their_order():
+    g = torch.Generator().manual_seed(0)
+    x, query = torch.randn(300, 4, generator=g).double(), torch.randn(9, 4, generator=g).double()
+    x[5, 2] = torch.nan
+    labels = torch.full((300,), -1)
+    labels[torch.randperm(300, generator=g)[:40]] = torch.tensor([0] * 10 + [1] * 30)
+    stats = ColumnStatistics.of(x, labels != 1)
+    for most, counts in ((300, (30, 10, 260)), (100, (30, 10, 60)), (30, (15, 10, 5)), (8, (4, 4, 0)), (1, (0, 1, 0))):
+        picked = pick_rows(stats, x, labels, most)
+        assert len(set(picked.tolist())) == most
+        assert tuple(int((labels[picked] == kind).sum()) for kind in (1, 0, -1)) == counts
+    picked = pick_rows(stats, x, torch.zeros(300), 30)
+    distance = ((x - stats.centre) / stats.spread).nan_to_num(0).abs().sum(1)
+    ranks = distance.argsort().argsort()[picked].sort().values
+    assert ranks.tolist() == list(range(9, 300, 10)), "evenly spaced"
+    learner, order = learner_of(InContextDetector, max_rows=50), torch.randperm(300, generator=g)
+    expected = scores(learner, x, query, labels)
+    torch.testing.assert_close(scores(learner, x[order], query, labels[order]), expected)
+    adapted = learner.adapt({"tabular": x}, labels)
+    assert adapted.notes == ["samples are compared with 50 of the 300 (setting max_rows)"]
+    assert learner.adapt({"tabular": x[:50]}, labels[:50]).notes == []
+    both = torch.stack([x, x[order]])  # picked for each task alone
+    reading = learner.read(both, torch.stack([labels, labels[order]]))
+    assert reading["rows"].shape == (2, 6, 50, 4)
+    assert not any(tensor.requires_grad for tensor in adapted.reading.values())
+
+
+@pytest.mark.parametrize("limit", [1, 5_000])
+def test_scores_do_not_depend_on_the_parts_that_limit_memory(limit, monkeypatch):
+    learner, (support, query) = learner_of(InContextDetector), table(7, 40, 33)
+    labels = torch.arange(40) % 7 == 3
+    expected = scores(learner, support, query, labels.long())
+    monkeypatch.setattr("metaad_zoo.learners.in_context.CELLS_AT_ONCE", limit)
+    monkeypatch.setattr("metaad_zoo.learners.soft_neighbours.DISTANCES_AT_ONCE", limit)
+    torch.testing.assert_close(scores(learner, support, query, labels.long()), expected)
+
+
+@pytest.mark.parametrize("present", ["all", "some", "none"])
+def test_attention_of_each_token_to_a_set_of_its_own_is_that_to_a_shared_set(present):
+    torch.manual_seed(0)
+    own, shared = AttendOwn(8, 2).double(), Attend(8, 2).double()
+    shared.load_state_dict(own.state_dict())
+    tokens, context = torch.randn(3, 5, 8).double(), torch.randn(3, 5, 6, 8).double()
+    mask = {"all": torch.ones(3, 1, 6), "some": torch.rand(3, 1, 6).round(), "none": torch.zeros(3, 1, 6)}[
+        present
+    ].bool()
+    expected = shared(tokens.unsqueeze(-2), context, mask.expand(3, 5, 6)).squeeze(-2)
+    torch.testing.assert_close(own(tokens, context, mask), expected)
+
+
+def test_distinct_values_of_a_column_are_counted_among_observed_rows():
+    x = torch.tensor([[1.0, 2, torch.nan], [1, 3, torch.nan], [2, torch.nan, torch.nan], [7, 2, torch.nan], [8, 9, 4]])
+    stats = ColumnStatistics.of(x, torch.tensor([True, True, True, True, False]))
+    assert (stats.tokens()[:2, 6] * torch.tensor([4, 3])).tolist() == [3, 2]
+    assert stats.tokens()[2].tolist() == [0] * STATISTICS, "an absent column"
 
 
 def test_a_labelled_anomaly_raises_scores_beside_it():
