@@ -84,10 +84,10 @@ class FewShotOutlierDetector(OutlierMixin, BaseEstimator):
         Args:
             X: training samples, see the class.
             y: ``(n,)`` of 0 normal, 1 anomalous, -1 unlabelled, where both normal and unlabelled samples are among
-                them: ``contamination`` is then the share of anomalies among the unlabelled samples. Any other ``y`` is
-                ignored, as outlier detectors do: 1 and -1 alone are scikit-learn's true classes, and 0 and 1 alone may
-                be those of any classifier; for known anomalies without unlabelled samples use
-                :meth:`metaad_zoo.Detector.fit`.
+                them: ``contamination`` is then the share of anomalies among the unlabelled samples, which sets the
+                threshold and is not told to the method. Any other ``y`` is ignored, as outlier detectors do: 1 and -1
+                alone are scikit-learn's true classes, and 0 and 1 alone may be those of any classifier; for known
+                anomalies without unlabelled samples use :meth:`metaad_zoo.Detector.fit`.
 
         Raises:
             ValueError: a parameter or the samples can't be used.
