@@ -31,6 +31,7 @@ from result_tables import (
     results_by_name,
     runs,
     speed_rows,
+    table_speed_rows,
     zoo_rows,
 )
 
@@ -43,6 +44,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "inner loop: speed": lambda: speed_rows(read_json(RESULTS / "inner_loop.json")),
     "inner loop: memory": lambda: memory_rows(read_json(RESULTS / "inner_loop.json")),
     "peers": lambda: peers.table([read_json(RESULTS / f"peer_{name}.json") for name in peers.PEERS]),
+    "table speed": lambda: table_speed_rows(read_json(RESULTS / "table_speed.json")),
     "inspection speed": lambda: inspection_speed_rows(read_json(RESULTS / "inspection_speed.json")),
 }
 

@@ -201,6 +201,18 @@ def inspection_speed_rows(measured: Mapping[str, Any]) -> list[str]:
     return [*lines, *rows, f"| images a second | {rate['clock']:.1f} | {rate['processor']:.1f} |"]
 
 
+def table_speed_rows(measured: Mapping[str, Any]) -> list[str]:
+    """Rows a second of one core that are scored, and seconds to fit."""
+    rows = [
+        f"| score, rows a second | {name} | {seconds['rows_per_second_of_processor']:,.0f} |"
+        for name, seconds in measured["scoring"].items()
+    ]
+    for n, block in measured["fitting"].items():
+        work = f"fit {int(n):,} rows, seconds"
+        rows += [f"| {work} | {name} | {seconds['processor']:.2f} |" for name, seconds in block.items()]
+    return [*head("work", "method", "processor"), *rows]
+
+
 def defaults_rows() -> list[str]:
     """The default detector of each modality, with its reason."""
     entries = read_json(REPOSITORY / "metaad_zoo" / "zoo" / "defaults.json")
