@@ -28,6 +28,8 @@ EXACT = 100
 """Number of normal samples up to which :func:`leave_one_out_scores` leaves out one at a time."""
 LEAST = 3
 """Minimum number of samples: with two, each is scored by a model of one, which can't estimate a spread."""
+AT_ONCE = 256
+"""Number of samples of a part that are scored at once, to limit memory."""
 PATIENCE = 5.0
 """Seconds after which a progress bar appears."""
 
@@ -101,7 +103,8 @@ def _leave_out(method: Method, support: Samples, labels: Tensor, rows: Tensor, p
         mask = torch.ones(count(support), dtype=torch.bool)
         mask[left_out] = False
         adapted = method.adapt(_part(support, mask), labels[mask.to(labels.device)])
-        scores[part::parts] = adapted.score(_part(support, left_out)).double().cpu()
+        chunks = [adapted.score(_part(support, rows_at_once)) for rows_at_once in left_out.split(AT_ONCE)]
+        scores[part::parts] = torch.cat(chunks).double().cpu()
     return scores
 
 

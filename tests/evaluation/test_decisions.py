@@ -202,5 +202,22 @@ def test_a_bar_appears_on_a_terminal_when_it_takes_long(terminal, monkeypatch, c
     assert ("leave-one-out" in capsys.readouterr().err) == terminal
 
 
+@pytest.mark.parametrize("score", [leave_one_out_scores, lambda *task: own_scores(*task)[1].sort().values])
+def test_no_more_samples_are_scored_at_once_than_memory_allows(score, monkeypatch):
+    class Largest(DistanceToMean):
+        largest = 0
+
+        def score(self, samples):
+            self.largest = max(self.largest, len(samples["tabular"]))
+            return super().score(samples)
+
+    task = {"tabular": torch.arange(300.0).square()[:, None]}, torch.zeros(300)
+    whole = score(Largest(), *task)
+    monkeypatch.setattr(leave_one_out, "AT_ONCE", 7)
+    method = Largest()
+    assert torch.equal(score(method, *task), whole)
+    assert method.largest == 7
+
+
 def test_always_flags():
     assert Always().p_values(None, {}, torch.zeros(0), torch.zeros(3)).tolist() == [0, 0, 0]
