@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -183,4 +184,5 @@ def assemble(
         task=task,
         support_ids=torch.as_tensor(support_ids, dtype=torch.int64),
         query_ids=torch.as_tensor(query_ids, dtype=torch.int64),
+        contamination=hidden / spec.support_unlabelled if spec.support_unlabelled else math.nan,
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 
 import torch
@@ -64,6 +65,7 @@ class Episode:
         task: readable, stable name, such as ``omniglot/Greek/character05``.
         support_ids: ``(n_support,)`` int64: position of each sample in its pool's source.
         query_ids: ``(n_query,)`` int64, disjoint from ``support_ids``.
+        contamination: share of anomalies among the unlabelled support samples; NaN if there are none.
     """
 
     support: dict[str, Tensor]
@@ -73,6 +75,7 @@ class Episode:
     task: str
     support_ids: Tensor
     query_ids: Tensor
+    contamination: float = math.nan
 
 
 def _rows_of_table(samples: Samples) -> Tensor | None:
@@ -120,6 +123,7 @@ class EpisodeBatch:
         query: samples by modality, each ``(tasks, n_query, ...)``.
         query_labels: ``(tasks, n_query)`` int64.
         tasks: names of the tasks.
+        contamination: contamination of each task, see :class:`Episode`; empty if it is unknown.
     """
 
     support: dict[str, Tensor]
@@ -127,6 +131,7 @@ class EpisodeBatch:
     query: dict[str, Tensor]
     query_labels: Tensor
     tasks: list[str]
+    contamination: list[float] = field(default_factory=list)
 
     @classmethod
     def collate(cls, episodes: Sequence[Episode]) -> EpisodeBatch:
@@ -161,6 +166,7 @@ class EpisodeBatch:
             query=stack("query"),
             query_labels=torch.stack([e.query_labels for e in episodes]),
             tasks=[e.task for e in episodes],
+            contamination=[e.contamination for e in episodes],
         )
 
     def __len__(self) -> int:
@@ -193,17 +199,18 @@ class EpisodeBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> EpisodeBatch:
         """The same batch on another device."""
-        return self._map(lambda x: x.to(device, non_blocking=non_blocking))
+        return self._map(lambda x: x.to(device, non_blocking=non_blocking), list)
 
     def pin_memory(self) -> EpisodeBatch:
         """The same batch in page-locked memory, for faster copies to a GPU; a DataLoader calls this."""
-        return self._map(Tensor.pin_memory)
+        return self._map(Tensor.pin_memory, list)
 
-    def _map(self, change: Callable[[Tensor], Tensor], choose: Callable[[list[str]], list[str]] = list) -> EpisodeBatch:
+    def _map(self, change: Callable[[Tensor], Tensor], choose: Callable[[list], list]) -> EpisodeBatch:
         return EpisodeBatch(
             support={name: change(x) for name, x in self.support.items()},
             support_labels=change(self.support_labels),
             query={name: change(x) for name, x in self.query.items()},
             query_labels=change(self.query_labels),
             tasks=choose(self.tasks),
+            contamination=choose(self.contamination),
         )

@@ -24,12 +24,14 @@ from metaad_zoo.learners.registry import learner_class, list_learners, register_
 from metaad_zoo.learners.reptile import Reptile
 from metaad_zoo.learners.statistics import AdaptiveCentredRepresentations
 from metaad_zoo.learners.svdd import MetaSVDD
+from metaad_zoo.learners.weighted_experts import AdaptedExperts, WeightedExperts
 
 __all__ = [
     "ANIL",
     "BOIL",
     "AdaptedChange",
     "AdaptedEmbedding",
+    "AdaptedExperts",
     "AdaptedMemory",
     "AdaptedNetwork",
     "AdaptiveCentredRepresentations",
@@ -57,6 +59,7 @@ __all__ = [
     "PrototypicalNetwork",
     "Reptile",
     "Trained",
+    "WeightedExperts",
     "can_start_from_scratch",
     "classical_class",
     "from_scratch",

@@ -1,0 +1,220 @@
+"""Experts on normal and unlabelled samples, weighted by what a network reads from the task."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metaad_zoo.backbones.tabular import RowBackbone
+from metaad_zoo.episodes import ANOMALOUS, NORMAL, UNLABELLED, EpisodeBatch, Samples
+from metaad_zoo.evaluation.baselines.unlabelled import Experts
+from metaad_zoo.learners.embedding import AdaptedEmbedding, Reading
+from metaad_zoo.learners.expert_ranks import CONTEXT, EXPERTS, digest, expert_ranks
+from metaad_zoo.learners.registry import register_learner
+from metaad_zoo.learners.table_rows import TableRowLearner
+from metaad_zoo.modality import read_as
+
+FIRST = ("near_support", "smooth_ratio_white", "smooth_mahalanobis_50")
+"""Experts that have most of the weight before training."""
+NEAREST = EXPERTS.index("near_support")
+SHARPNESS = 12.0
+"""Of the sigmoid that stands for a step in the outer loss."""
+ROWS_AT_ONCE = 4096
+LEAST_UNLABELLED = 20
+"""Fewer unlabelled samples beside normal ones are not used: ranks among them say little."""
+
+
+@register_learner("weighted_experts")
+class WeightedExperts(TableRowLearner):
+    """Weighted mean of experts that read the normal and the unlabelled support samples.
+
+    An embedding is a table row of any width, which may be NaN; with the backbone ``raw_columns`` it is the sample
+    itself. The weights of a backbone are not trained: take one without weights, or a pretrained one. Unlabelled samples (label -1) beside normal ones (label 0) may be partly anomalous.
+
+    1. Each expert (:mod:`metaad_zoo.learners.expert_ranks`) is a distance to the normal samples, to the unlabelled
+       ones, or to those of them that look most normal. Its scores become ranks among the unlabelled samples.
+    2. A network reads a description of the task (its size, how well experts agree, the tails of distances, where the
+       normal samples lie among the unlabelled ones) and gives each expert its weight. Its last layer is initially
+       zero. The contamination is not given; :meth:`expecting` states it, and half of the training tasks do.
+    3. The score is the weighted mean of the ranks.
+
+    The outer loss is the share of pairs of a normal and an anomalous query in the wrong order, and ``caution`` times
+    the excess of that share over the one of the nearest normal sample, so that unlabelled samples do not do harm.
+
+    With fewer than 20 unlabelled samples it is the baseline ``experts`` on the normal samples. Where no sample is
+    normal, all unlabelled ones count as normal. Labelled anomalies are not used. More than ``landmarks`` unlabelled
+    samples are reduced to that number, evenly spaced in their order, which is random in episodes and detectors.
+
+    Source: after Zhao et al., "Automatic Unsupervised Outlier Model Selection" (MetaOD), NeurIPS 2021, which chooses
+    detectors by a description of the data; means of ranks as in Aggarwal & Sathe, "Theoretical Foundations and
+    Algorithms for Outlier Ensembles", SIGKDD Explorations 2015.
+
+    Args:
+        landmarks: largest number of unlabelled samples that are compared with each other.
+        width: width of the network.
+        dropout: dropout in the network.
+        caution: weight of the second part of the outer loss.
+        kwargs: further arguments of :class:`TableRowLearner`.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    reads_unlabelled: ClassVar[bool] = True
+
+    def __init__(
+        self, *, landmarks: int = 1000, width: int = 32, dropout: float = 0.2, caution: float = 2.0, **kwargs: Any
+    ) -> None:
+        if kwargs.get("scaling") is None and kwargs.get("backbone", "raw_columns") == "raw_columns":
+            tables = read_as(list(kwargs.get("input_shapes") or {}), RowBackbone.modality)
+            kwargs["scaling"] = dict.fromkeys(tables, "none")  # the experts have units of their own
+        super().__init__(**kwargs)
+        if landmarks < LEAST_UNLABELLED or width < 1 or not 0 <= dropout < 1 or caution < 0:
+            raise ValueError(
+                f"landmarks={landmarks}, width={width}, dropout={dropout}, caution={caution}; expected "
+                f"{LEAST_UNLABELLED} or more, 1 or more, a share in [0, 1), and 0 or more"
+            )
+        self._arguments |= {"landmarks": landmarks, "width": width, "dropout": dropout, "caution": caution}
+        self.landmarks, self.caution = landmarks, caution
+        self.network.requires_grad_(False)
+        self._contamination = math.nan
+        prior = torch.full((len(EXPERTS),), -2.0)
+        prior[[EXPERTS.index(name) for name in FIRST]] = 2.0
+        self.prior = nn.Parameter(prior)
+        self.network_of_weights = nn.Sequential(
+            nn.Linear(CONTEXT + 2, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, len(EXPERTS))
+        )
+        nn.init.zeros_(self.network_of_weights[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.network_of_weights[-1].bias)  # type: ignore[arg-type]
+        self.log_scale = nn.Parameter(torch.tensor(2.0))
+        self.offset = nn.Parameter(torch.tensor(-2.0))
+
+    def expecting(self, contamination: float) -> WeightedExperts:
+        """A copy that shares the weights and knows the contamination of the unlabelled samples."""
+        if not 0 <= contamination < 1:
+            raise ValueError(f"contamination is {contamination}; expected a share in [0, 1)")
+        learner = copy.copy(self)
+        learner._contamination = contamination
+        return learner
+
+    def task_losses(self, batch: EpisodeBatch) -> Tensor:
+        """Query loss of each task ``(tasks,)``."""
+        support, query = self.embed_batch(batch)
+        states = batch.contamination or [math.nan] * len(batch)
+        losses = []
+        with torch.autocast(self.device.type, enabled=False):
+            for rows, labels, queries, kinds, share in zip(
+                support, batch.support_labels, query, batch.query_labels, states, strict=True
+            ):
+                stated = self.training and bool(torch.rand(()) < 0.5)
+                reading = self._read(rows, labels, share if stated else self._contamination)
+                losses.append(self._loss(reading, queries, kinds))
+        return torch.stack(losses)
+
+    def task_loss(self, reading: Reading, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Outer loss of each task ``(tasks,)``; see the class."""
+        tasks = [{name: x[i] for name, x in reading.items()} for i in range(len(labels))]
+        return torch.stack([self._loss(*task) for task in zip(tasks, embeddings, labels, strict=True)])
+
+    def _loss(self, reading: Reading, queries: Tensor, labels: Tensor) -> Tensor:
+        if "weights" not in reading:  # nothing to weigh
+            return sum((p.sum() * 0 for p in self.trainable()), start=queries.new_zeros(()))
+        with torch.no_grad():
+            ranks = expert_ranks(reading, _filled(reading, queries))
+        score, anomalous = ((ranks - 0.5) * reading["weights"]).sum(-1), labels == ANOMALOUS
+        wrong, nearest = (_wrong_pairs(x, anomalous) for x in (score, ranks[:, NEAREST]))
+        logits = self.log_scale.exp() * score.detach() + self.offset
+        entropy = F.binary_cross_entropy_with_logits(logits, anomalous.to(logits.dtype))
+        return wrong + self.caution * (wrong - nearest).clamp_min(0) + 0.1 * entropy
+
+    def adapt(self, support: Samples, support_labels: Tensor) -> AdaptedExperts:
+        adapted = super().adapt(support, support_labels)
+        unlabelled = int((support_labels == UNLABELLED).sum())
+        fields = {name: getattr(adapted, name) for name in ("learner", "reading", "support", "scalings", "columns")}
+        return AdaptedExperts(**fields, unlabelled=unlabelled, normal=int((support_labels == NORMAL).sum()))
+
+    def read(self, embeddings: Tensor, labels: Tensor) -> Reading:
+        """What :meth:`compare` needs of one support set ``(n, d)``; on leading axes it is called once a task."""
+        return self._read(embeddings, labels, self._contamination)
+
+    def _read(self, embeddings: Tensor, labels: Tensor, contamination: float) -> Reading:
+        rows = embeddings.detach()
+        normal = rows[labels == NORMAL]
+        unlabelled = _present(rows[labels == UNLABELLED])
+        if not len(normal) or len(unlabelled) < LEAST_UNLABELLED:
+            return {"normal": normal if len(normal) > 1 else torch.cat([normal, unlabelled])}
+        if len(unlabelled) > self.landmarks:
+            unlabelled = unlabelled[torch.arange(self.landmarks) * len(unlabelled) // self.landmarks]
+        both = torch.cat([normal, unlabelled])
+        present = ~both.isnan().all(0)
+        fill = both[:, present].nanmedian(0).values
+        normal, unlabelled = (torch.where(x[:, present].isnan(), fill, x[:, present]) for x in (normal, unlabelled))
+        with torch.no_grad():
+            state, description = digest(normal, unlabelled)
+        is_stated = not math.isnan(contamination)
+        stated = description.new_tensor([10 * contamination if is_stated else 0.0, float(is_stated)])
+        description = torch.cat([description, stated]).to(self.prior.dtype)
+        weights = (self.prior + self.network_of_weights(description)).softmax(-1)
+        return {**state, "present": present.nonzero().flatten(), "fill": fill, "weights": weights}
+
+    def compare(self, reading: Reading, embeddings: Tensor) -> Tensor:
+        """Logits ``(m,)`` of embeddings ``(m, d)``, computed in parts to limit memory."""
+        if torch.compiler.is_compiling():  # a traced graph can't split batches of unknown length
+            return self._compare(reading, embeddings)
+        return torch.cat([self._compare(reading, part) for part in embeddings.split(ROWS_AT_ONCE)])
+
+    def _compare(self, reading: Reading, queries: Tensor) -> Tensor:
+        if "weights" not in reading:
+            normal = reading["normal"]
+            scorer = Experts().adapt({"tabular": normal}, torch.zeros(len(normal), dtype=torch.int64))
+            return scorer.score({"tabular": queries}).to(queries)
+        ranks = expert_ranks(reading, _filled(reading, queries))
+        return self.log_scale.exp() * ((ranks - 0.5) * reading["weights"]).sum(-1) + self.offset
+
+
+def _filled(reading: Reading, queries: Tensor) -> Tensor:
+    """Queries ``(m, d)`` in the columns that the support has, with the support's medians for missing values."""
+    columns = queries[:, reading["present"]]
+    return torch.where(columns.isnan(), reading["fill"], columns)
+
+
+def _wrong_pairs(score: Tensor, anomalous: Tensor) -> Tensor:
+    """Smooth share of the pairs of a normal and an anomalous sample in which the normal one has the higher score."""
+    difference = score[anomalous].unsqueeze(1) - score[~anomalous]
+    return torch.sigmoid(-SHARPNESS * difference).mean() if difference.numel() else score.sum() * 0
+
+
+def _present(rows: Tensor) -> Tensor:
+    """Rows with a value."""
+    return rows[~rows.isnan().all(-1)]
+
+
+@dataclass(frozen=True)
+class AdaptedExperts(AdaptedEmbedding):
+    """Experts adapted to a support set.
+
+    Attributes:
+        unlabelled: number of unlabelled samples in the support set.
+        normal: number of normal samples.
+    """
+
+    unlabelled: int = 0
+    normal: int = 0
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out of the support set, and what is used in part."""
+        if not self.normal or not self.unlabelled:
+            return []
+        if "weights" not in self.reading:
+            return [f"{self.unlabelled} unlabelled samples are left out: fewer than {LEAST_UNLABELLED} say little"]
+        landmarks = len(self.reading["evidence"])
+        if landmarks == self.unlabelled:
+            return []
+        return [f"{landmarks} of the {self.unlabelled} unlabelled samples are used, evenly spaced in their order"]

@@ -1,0 +1,175 @@
+"""Experts on normal and unlabelled samples: against independent references, and what scores must not depend on."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import cdist
+from sklearn.covariance import LedoitWolf
+
+from metaad_zoo.data.generated_tables import GeneratedTables, TablePrior
+from metaad_zoo.episodes import EpisodeBatch, EpisodeSpec
+from metaad_zoo.evaluation.baselines import create_baseline
+from metaad_zoo.learners import WeightedExperts
+from metaad_zoo.learners.expert_ranks import EXPERTS, Ranks, digest, expert_ranks
+
+SPEC = EpisodeSpec(
+    support_normal=10, support_unlabelled=120, contamination=(0.0, 0.3), query_normal=20, query_anomalous=20
+)
+
+
+def learner_of(**options) -> WeightedExperts:
+    """With a network that is not at its zero start."""
+    torch.manual_seed(0)
+    learner = WeightedExperts(input_shapes={"tabular": [-1]}, **options).double().eval()
+    with torch.no_grad():
+        for p in learner.parameters():
+            p += 0.3 * torch.randn_like(p)
+    return learner
+
+
+def task(columns: int = 5, anomalies: int = 20, units: float = 10.0):
+    """Normal rows, unlabelled rows of which the last are anomalous, and as many normal and anomalous queries."""
+    rng = np.random.default_rng(columns)
+    mix = rng.normal(size=(columns, columns))
+
+    def rows(n, shift):
+        return torch.as_tensor((rng.normal(size=(n, columns)) + shift) @ mix * units ** np.arange(columns))
+
+    normal, pile = rows(10, 0), torch.cat([rows(120 - anomalies, 0), rows(anomalies, 2)])
+    return normal, pile, torch.cat([rows(30, 0), rows(30, 2)])
+
+
+def scores(learner, normal, pile, query):
+    labels = torch.tensor([0] * len(normal) + [-1] * len(pile))
+    return learner.adapt({"tabular": torch.cat([normal, pile])}, labels).score({"tabular": query})
+
+
+def batch_of(n=4, spec=SPEC):
+    pool = GeneratedTables(TablePrior(family="wide", tables=50, max_columns=8), "train", 0)
+    return EpisodeBatch.collate([pool.draw(i, spec, np.random.default_rng(i)) for i in range(n)])
+
+
+def signed_log(x):
+    return np.sign(x) * np.log1p(np.abs(x))
+
+
+def in_units(x, reference):
+    return np.clip((x - reference.mean(0)) / reference.std(0), -10, 10)
+
+
+def test_experts_by_their_definitions():
+    normal, pile, query = task()
+    state, _ = digest(normal, pile)
+    n, p, q = (signed_log(x.numpy()) for x in (normal, pile, query))
+    units = [in_units(x, np.concatenate([n, p])) for x in (n, p, q)]
+    own = np.sort(cdist(units[1], units[1], "cityblock") + np.diag([np.inf] * len(p)), axis=1)
+    covariance = LedoitWolf().fit(units[0])
+    references = {
+        "near_support": (cdist(in_units(x, n), in_units(n, n), "cityblock").min(1) for x in (p, q)),
+        "near": (cdist(x, units[0], "cityblock").min(1) for x in units[1:]),
+        "mahalanobis": (np.sqrt(covariance.mahalanobis(x)) for x in units[1:]),
+        "density_log": (own[:, 11], np.sort(cdist(units[2], units[1], "cityblock"), axis=1)[:, 11]),
+    }
+    ranks = expert_ranks(state, query).numpy()
+    for name, (of_pile, of_query) in references.items():
+        expected = np.interp(of_query, np.quantile(of_pile, np.linspace(0, 1, 65)), np.linspace(0, 1, 65))
+        expected += np.log(np.maximum(of_query / of_pile.max(), 1))
+        np.testing.assert_allclose(ranks[:, EXPERTS.index(name)], expected, atol=1e-5, err_msg=name)
+
+
+def test_ranks_of_the_reference_are_uniform_and_grow_beyond_it():
+    values = torch.rand(500, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ranks = Ranks.of(values)
+    np.testing.assert_allclose(ranks(values)[:, 0], values[:, 0].argsort().argsort() / 499, atol=0.02)
+    beyond = ranks(torch.tensor([[1.0], [2.0], [4.0]], dtype=torch.float64))[:, 0]
+    assert beyond[0] >= 1
+    assert torch.allclose(beyond.diff(), torch.tensor(math.log(2), dtype=torch.float64))
+
+
+def test_neither_the_order_of_rows_and_columns_nor_absent_columns_and_rows_change_scores():
+    learner, (normal, pile, query) = learner_of(), task()
+    expected = scores(learner, normal, pile, query)
+    assert expected.std() > 1e-3
+    rows, columns = torch.randperm(len(pile)), torch.randperm(5)
+    moved = scores(learner, normal.flip(0)[:, columns], pile[rows][:, columns], query[:, columns])
+    torch.testing.assert_close(moved, expected)
+    wide = [torch.cat([x, torch.full((len(x), 2), torch.nan)], 1) for x in (normal, pile, query)]
+    torch.testing.assert_close(scores(learner, *wide), expected)
+    padded = torch.cat([pile, torch.full((7, 5), torch.nan)])
+    torch.testing.assert_close(scores(learner, normal, padded, query), expected)
+
+
+def test_each_sample_is_scored_alone_and_missing_values_count_as_usual():
+    learner, (normal, pile, query) = learner_of(), task()
+    query[3, 2] = torch.nan
+    expected = scores(learner, normal, pile, query)
+    assert expected.isfinite().all()
+    torch.testing.assert_close(scores(learner, normal, pile, query[3:4]), expected[3:4])
+
+
+@pytest.mark.parametrize("pile", [0, 19])
+def test_with_few_unlabelled_samples_it_is_the_experts_on_the_normal_ones(pile):
+    normal, unlabelled, query = task()
+    labels = torch.tensor([0] * 10 + [-1] * pile)
+    adapted = learner_of().adapt({"tabular": torch.cat([normal, unlabelled[:pile]])}, labels)
+    expected = create_baseline("experts").adapt({"tabular": normal}, torch.zeros(10, dtype=torch.int64))
+    torch.testing.assert_close(adapted.score({"tabular": query}), expected.score({"tabular": query}))
+    assert len(adapted.notes) == (pile > 0)
+
+
+def test_unlabelled_samples_alone_count_as_normal():
+    normal, _, query = task()
+    learner, x = learner_of(), {"tabular": normal}
+    of_unlabelled = learner.adapt(x, torch.full((10,), -1)).score({"tabular": query})
+    torch.testing.assert_close(
+        of_unlabelled, learner.adapt(x, torch.zeros(10, dtype=torch.int64)).score({"tabular": query})
+    )
+
+
+def test_more_unlabelled_samples_than_landmarks_are_reduced_and_noted():
+    normal, pile, query = task()
+    learner = learner_of(landmarks=40)
+    expected = scores(learner, normal, pile[torch.arange(40) * 3], query)
+    torch.testing.assert_close(scores(learner, normal, pile, query), expected)
+    labels = torch.tensor([0] * 10 + [-1] * 120)
+    assert learner.adapt({"tabular": torch.cat([normal, pile])}, labels).notes == [
+        "40 of the 120 unlabelled samples are used, evenly spaced in their order"
+    ]
+
+
+def test_a_stated_contamination_changes_scores_and_leaves_the_learner_as_it_is():
+    learner, given = learner_of(), task()
+    before = scores(learner, *given)
+    assert not torch.allclose(scores(learner.expecting(0.0), *given), scores(learner.expecting(0.3), *given))
+    torch.testing.assert_close(scores(learner, *given), before)
+    with pytest.raises(ValueError, match="contamination is 1"):
+        learner.expecting(1.0)
+
+
+def test_losses_of_a_batch_are_those_of_its_tasks_and_train_the_weights():
+    learner = learner_of(caution=1.0)
+    batch = batch_of()
+    losses = learner.task_losses(batch)
+    alone = torch.cat([learner.task_losses(part) for part in batch.parts(1)])
+    torch.testing.assert_close(losses, alone)
+    losses.mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in learner.trainable())
+
+
+def test_training_prefers_the_experts_that_are_right():
+    torch.manual_seed(0)
+    learner = WeightedExperts(input_shapes={"tabular": [-1]})
+    batch = batch_of(8)
+    optimizer = torch.optim.Adam(learner.parameters(), lr=0.02)
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = learner.task_losses(batch).mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
