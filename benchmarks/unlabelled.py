@@ -13,14 +13,16 @@ Beside the models: the nearest of the normal rows, the baselines `knn`, `experts
 and an oracle, the third nearest of the normal rows and of those unlabelled rows that are normal. Methods that do not
 weigh unlabelled rows are adapted to the normal rows alone. Printed and written: mean AUROC over tables; the paired
 difference to the nearest normal row with a 95 % interval over tables; and how well the labels of the unlabelled rows
-are guessed, as the AUROC of the method's leave-one-out scores of these rows. FILE is unlabelled.json in
-benchmarks/results.
+are guessed, as the AUROC of the method's leave-one-out scores of these rows. Where 10 % false alarms are aimed at, the
+realised ones: a model decides by the calibration scores that it holds, a method on normal rows alone by their
+leave-one-out scores. FILE is unlabelled.json in benchmarks/results.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,18 +41,22 @@ from metaad_zoo.atomic_write import write_whole
 from metaad_zoo.data import TabularEpisodes
 from metaad_zoo.data.known.images import data_folder
 from metaad_zoo.data.modules.tabular import GENERATED
-from metaad_zoo.episodes import NORMAL, UNLABELLED, Domain, DomainTaskPool, Episode, EpisodeSpec, Method
+from metaad_zoo.episodes import NORMAL, UNLABELLED, Adapted, Domain, DomainTaskPool, Episode, EpisodeSpec, Method
 from metaad_zoo.episodes.draw import assemble
 from metaad_zoo.evaluation.baselines import create_baseline
+from metaad_zoo.evaluation.decisions import ROUNDING, AcrossTasks, Calibrator, WithinTask
 from metaad_zoo.evaluation.metrics import auroc
 from metaad_zoo.evaluation.protocol import environment, interval
 from metaad_zoo.experiment.leakage import refuse_seen
 from metaad_zoo.experiment.methods import build_methods, describe_methods
-from metaad_zoo.zoo import Checkpoint
+from metaad_zoo.zoo import Checkpoint, calibration_by_shots
 
 SPLITS, SEED = [17, 3, 10], 0
 QUERY = 150
 SHARES = (0.5, 0.7, 0.9, 1.0)
+ALPHA = 0.1
+NEAR_ALPHA, HIGH = (0.05, 0.15), 0.3
+"""Realised rates of false alarms that count as kept, and above which one counts as high."""
 NEAREST, ORACLE = "1-NN", "oracle: the normal ones among the unlabelled rows"
 EXTRA = Path("bank", "tables_extra.npz")
 
@@ -85,10 +91,22 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Contestant:
-    """A method and the support rows that it is adapted to."""
+    """A method, the support rows that it is adapted to, and calibration scores by the number of normal rows."""
 
     method: Method
     support: Support
+    calibration: Mapping[int, Tensor] = field(default_factory=dict)
+
+    def flags(self, drawn: Drawn, adapted: Adapted, scores: Tensor) -> Tensor | None:
+        """Decisions ``(m,)`` on the query at :data:`ALPHA`; None without a calibration."""
+        support = drawn.support(self.support)
+        shots = int((support[1] == NORMAL).sum())
+        calibrator: Calibrator = WithinTask(self.method)
+        if fitting := [n for n in self.calibration if n <= shots]:
+            calibrator = AcrossTasks(self.calibration[max(fitting)])
+        elif self.support != "normal" or shots < math.ceil(1 / ALPHA) - 1:
+            return None
+        return calibrator.p_values(adapted, *support, scores) <= ALPHA + ROUNDING
 
 
 @dataclass
@@ -99,9 +117,13 @@ class Figures:
         auroc: of the query.
         guesses: AUROC of the scores of the unlabelled rows; none without both kinds of rows, or if the method does not
             score the rows that it was adapted to.
+        false_alarms: share of the normal rows of the query that are flagged; none without a calibration.
+        power: share of its anomalies that are flagged.
         seconds: to adapt and to score the query.
     """
 
+    false_alarms: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    power: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     auroc: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     guesses: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     seconds: list[float] = field(default_factory=list)
@@ -140,8 +162,11 @@ def beside_query(domain: Domain) -> int:
     return len(domain.normal) - min(QUERY, (len(domain.normal) + 1) // 2)
 
 
-def contestants(models: Mapping[str, Method]) -> dict[str, Contestant]:
+def contestants(
+    models: Mapping[str, Method], checkpoints: Mapping[str, Checkpoint] | None = None
+) -> dict[str, Contestant]:
     """All methods, the nearest normal row first and the oracle last."""
+    calibration = {name: calibration_by_shots(c.tensors) for name, c in (checkpoints or {}).items()}
     methods = {NEAREST: Contestant(create_baseline("pile_knn"), "normal")}
     methods["knn"] = Contestant(create_baseline("knn"), "normal")
     methods["knn, unlabelled rows taken as normal"] = Contestant(create_baseline("knn"), "all")
@@ -149,7 +174,7 @@ def contestants(models: Mapping[str, Method]) -> dict[str, Contestant]:
         weighs = bool(getattr(method, "reads_unlabelled", False))
         if weighs:
             methods[f"{name}, normal rows alone"] = Contestant(method, "normal")
-        methods[name] = Contestant(method, "all" if weighs else "normal")
+        methods[name] = Contestant(method, "all" if weighs else "normal", calibration.get(name, {}))
     for share in SHARES:
         methods[f"pile_knn, {share:.0%}"] = Contestant(create_baseline("pile_knn", share=share), "all")
     methods[ORACLE] = Contestant(create_baseline("pile_knn", share=1.0), "truly normal")
@@ -162,7 +187,12 @@ def judge(contestant: Contestant, drawn: Drawn, figures: Figures) -> None:
     adapted = contestant.method.adapt(*drawn.support(contestant.support))
     scores = adapted.score(drawn.episode.query).double().cpu()
     figures.seconds.append(time.perf_counter() - start)
-    figures.auroc[drawn.episode.task].append(auroc(scores, drawn.episode.query_labels))
+    labels = drawn.episode.query_labels
+    figures.auroc[drawn.episode.task].append(auroc(scores, labels))
+    flags = contestant.flags(drawn, adapted, scores)
+    if flags is not None:
+        figures.false_alarms[drawn.episode.task].append(float(flags[labels == NORMAL].double().mean()))
+        figures.power[drawn.episode.task].append(float(flags[labels != NORMAL].double().mean()))
     rows, truth = drawn.unlabelled
     if not 0 < int(truth.sum()) < len(truth):
         return
@@ -217,8 +247,23 @@ def figures_row(shots: int, contamination: float, cell: Cell, unlabelled: Mappin
         methods[name]["guesses"] = {"auroc": float(np.mean(list(by_table.values())))} if by_table else None
         if by_table:
             methods[name]["guesses"]["tables"] = by_table
+        if figures.false_alarms:
+            methods[name]["alarms"] = alarms(figures)
         methods[name]["seconds_per_task"] = float(np.mean(figures.seconds))
     return {"shots": shots, "contamination": contamination, "unlabelled": dict(unlabelled), "methods": methods}
+
+
+def alarms(figures: Figures) -> dict[str, Any]:
+    """Realised false alarms and power at :data:`ALPHA`; shares of the supports, one for each draw of a table."""
+    rates = np.concatenate([np.asarray(values) for values in figures.false_alarms.values()])
+    return {
+        "alpha": ALPHA,
+        "false_alarms": float(np.mean(list(means(figures.false_alarms).values()))),
+        "power": float(np.mean(list(means(figures.power).values()))),
+        "within_5_to_15": float(((rates >= NEAR_ALPHA[0]) & (rates <= NEAR_ALPHA[1])).mean()),
+        "above_30": float((rates > HIGH).mean()),
+        "tables": means(figures.false_alarms),
+    }
 
 
 def together(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -283,6 +328,7 @@ def result_tables(rows: Sequence[Mapping[str, Any]], shots: int) -> list[Table]:
     heads = [f"{r['contamination']:.0%}" for r in chosen]
     scores = Table("method", *heads, "together", title=f"AUROC in %, {shots} normal rows (over {NEAREST} [95 %])")
     guesses = Table("method", *heads, title="AUROC in % of guesses which unlabelled rows are anomalies")
+    rates = Table("method", *heads, title="realised false alarms at 10 % aimed (5 to 15 % / above 30 % of supports)")
     all_together = together(chosen)
     for name in chosen[0]["methods"]:
         methods = [*(r["methods"][name] for r in chosen), all_together[name]]
@@ -290,7 +336,14 @@ def result_tables(rows: Sequence[Mapping[str, Any]], shots: int) -> list[Table]:
         by_row = [figures["guesses"] for figures in methods[:-1]]
         if any(by_row):
             guesses.add_row(name, *("" if g is None else f"{100 * g['auroc']:.1f}" for g in by_row))
-    return [scores, guesses]
+        decided = [figures.get("alarms") for figures in methods[:-1]]
+        if any(decided):
+            rates.add_row(name, *("" if a is None else _rates(a) for a in decided))
+    return [scores, guesses, rates]
+
+
+def _rates(a: Mapping[str, Any]) -> str:
+    return f"{100 * a['false_alarms']:.1f} ({100 * a['within_5_to_15']:.0f} / {100 * a['above_30']:.0f})"
 
 
 def _score(figures: Mapping[str, Any], name: str) -> str:
@@ -353,7 +406,7 @@ def main() -> None:
                 refuse_seen(name, checkpoint, data)
     except ValueError as error:
         parser.error(str(error))
-    methods = contestants(models)
+    methods = contestants(models, checkpoints)
     with Progress(transient=True) as progress:
         rows = measure(domains, methods, options, progress)
     console = Console(width=200)

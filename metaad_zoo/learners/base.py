@@ -146,6 +146,14 @@ class Learner(nn.Module):
             "contamination (--contamination)"
         )
 
+    def is_calibrated_for(self, support_labels: Tensor) -> bool:
+        """Whether scores after adaptation to such a support compare with those on the validation tasks.
+
+        Args:
+            support_labels: ``(n,)`` of 0 normal, 1 anomalous, -1 unlabelled.
+        """
+        return True
+
     @abstractmethod
     def outer_loss(self, batch: EpisodeBatch) -> Tensor:
         """Mean loss ``()`` over the batch's tasks, whose gradient is the meta-gradient."""

@@ -48,6 +48,8 @@ CONTEXT = 2 + len(COMPARED) * (len(COMPARED) - 1) // 2 + 3 * (len(QUANTILES) - 2
 """Length of the description of a task."""
 KNOTS = 65
 """Quantiles by which ranks are interpolated."""
+FLOOR = 1e-6
+"""Variance added to each column, in units of all samples, against rounding."""
 FEW = 3
 """Rank of the neighbour among trusted samples."""
 
@@ -128,6 +130,35 @@ def expert_ranks(state: State, queries: Tensor) -> Tensor:
     values = _general(state, distances) | _among_trusted(state, distances)
     values |= {f"smooth_{space}": _smooth(state, distances, space) for space in SPACES}
     return Ranks(state["knots"])(torch.stack([values[name] for name in EXPERTS], 1))
+
+
+def digest_normal(normal: Tensor) -> State:
+    """Read a support set of normal samples alone, ``(K, D)``; see :func:`normal_scores`."""
+    state: dict[str, Tensor] = {}
+    for name, rows in (("support", signed_log(normal)), ("plain", normal)):
+        state[f"{name}/centre"], state[f"{name}/spread"] = _centre_and_spread(rows)
+        state[f"{name}/normal"] = _in_units(state, name, rows)
+    state |= _whitening("normal", state["support/normal"])
+    near = [_l1(state[name], state[name]) for name in ("support/normal", "plain/normal")]
+    own = [distances.fill_diagonal_(torch.inf).amin(1) for distances in near]
+    own.append(_mahalanobis(state, "normal", state["support/normal"]))
+    medians = torch.stack([values.median() for values in own])
+    state["units"] = torch.where(medians.isfinite() & (medians > 0), medians, 1)
+    return state
+
+
+def normal_scores(state: State, queries: Tensor) -> Tensor:
+    """Scores ``(m,)`` by normal samples alone: the mean of log(1 + distance), in units of the samples' own distances.
+
+    The distances are the smallest L1 distance in logarithmic and in plain units, and the Mahalanobis distance.
+    """
+    logs = _in_units(state, "support", signed_log(queries))
+    values = (
+        _l1(logs, state["support/normal"]).amin(1),
+        _l1(_in_units(state, "plain", queries), state["plain/normal"]).amin(1),
+        _mahalanobis(state, "normal", logs),
+    )
+    return (torch.stack(values, 1) / state["units"]).log1p().mean(1)
 
 
 @dataclass(frozen=True)
@@ -290,7 +321,7 @@ def _whitening(name: str, x: Tensor) -> dict[str, Tensor]:
     distance = (squared - variance.square() * columns) / columns
     shrinkage = (noise / distance).clamp(0, 1) if distance > 0 else torch.ones_like(variance)
     identity = torch.eye(columns, dtype=rows.dtype, device=x.device)
-    shrunk = (1 - shrinkage) * covariance + (shrinkage * variance + 1e-6) * identity
+    shrunk = (1 - shrinkage) * covariance + (shrinkage * variance + FLOOR) * identity
     root = torch.linalg.cholesky(shrunk)
     matrix = torch.linalg.solve_triangular(root, identity, upper=False).T
     return {f"{name}/mean": centre, f"{name}/whitening": matrix.to(x.dtype)}

@@ -13,15 +13,14 @@ from torch import Tensor, nn
 
 from metaad_zoo.backbones.tabular import RowBackbone
 from metaad_zoo.episodes import ANOMALOUS, NORMAL, UNLABELLED, EpisodeBatch, Samples
-from metaad_zoo.evaluation.baselines.unlabelled import Experts
 from metaad_zoo.learners.embedding import AdaptedEmbedding, Reading
-from metaad_zoo.learners.expert_ranks import CONTEXT, EXPERTS, digest, expert_ranks
+from metaad_zoo.learners.expert_ranks import CONTEXT, EXPERTS, digest, digest_normal, expert_ranks, normal_scores
 from metaad_zoo.learners.registry import register_learner
 from metaad_zoo.learners.table_rows import TableRowLearner
 from metaad_zoo.modality import read_as
 
 FIRST = ("near_support", "smooth_ratio_white", "smooth_mahalanobis_50")
-"""Experts that have most of the weight before training."""
+"""Experts that have more weight than the others before training."""
 NEAREST = EXPERTS.index("near_support")
 SHARPNESS = 12.0
 """Of the sigmoid that stands for a step in the outer loss."""
@@ -35,7 +34,8 @@ class WeightedExperts(TableRowLearner):
     """Weighted mean of experts that read the normal and the unlabelled support samples.
 
     An embedding is a table row of any width, which may be NaN; with the backbone ``raw_columns`` it is the sample
-    itself. The weights of a backbone are not trained: take one without weights, or a pretrained one. Unlabelled samples (label -1) beside normal ones (label 0) may be partly anomalous.
+    itself. The weights of a backbone are not trained: take one without weights, or a pretrained one. Some of the
+    unlabelled samples (label -1) beside normal ones (label 0) may be anomalous.
 
     1. Each expert (:mod:`metaad_zoo.learners.expert_ranks`) is a distance to the normal samples, to the unlabelled
        ones, or to those of them that look most normal. Its scores become ranks among the unlabelled samples.
@@ -47,9 +47,10 @@ class WeightedExperts(TableRowLearner):
     The outer loss is the share of pairs of a normal and an anomalous query in the wrong order, and ``caution`` times
     the excess of that share over the one of the nearest normal sample, so that unlabelled samples do not do harm.
 
-    With fewer than 20 unlabelled samples it is the baseline ``experts`` on the normal samples. Where no sample is
-    normal, all unlabelled ones count as normal. Labelled anomalies are not used. More than ``landmarks`` unlabelled
-    samples are reduced to that number, evenly spaced in their order, which is random in episodes and detectors.
+    With fewer than 20 unlabelled samples it is a mean of three distances to the normal samples alone. Where
+    no sample is normal, all unlabelled ones count as normal. Labelled anomalies are not used. More than ``landmarks``
+    unlabelled samples are reduced to that number, evenly spaced in their order, which is random in episodes and
+    detectors.
 
     Source: after Zhao et al., "Automatic Unsupervised Outlier Model Selection" (MetaOD), NeurIPS 2021, which chooses
     detectors by a description of the data; means of ranks as in Aggarwal & Sathe, "Theoretical Foundations and
@@ -69,7 +70,7 @@ class WeightedExperts(TableRowLearner):
     reads_unlabelled: ClassVar[bool] = True
 
     def __init__(
-        self, *, landmarks: int = 1000, width: int = 32, dropout: float = 0.2, caution: float = 2.0, **kwargs: Any
+        self, *, landmarks: int = 1000, width: int = 32, dropout: float = 0.2, caution: float = 1.0, **kwargs: Any
     ) -> None:
         if kwargs.get("scaling") is None and kwargs.get("backbone", "raw_columns") == "raw_columns":
             tables = read_as(list(kwargs.get("input_shapes") or {}), RowBackbone.modality)
@@ -84,8 +85,8 @@ class WeightedExperts(TableRowLearner):
         self.landmarks, self.caution = landmarks, caution
         self.network.requires_grad_(False)
         self._contamination = math.nan
-        prior = torch.full((len(EXPERTS),), -2.0)
-        prior[[EXPERTS.index(name) for name in FIRST]] = 2.0
+        prior = torch.zeros(len(EXPERTS))
+        prior[[EXPERTS.index(name) for name in FIRST]] = 1.0
         self.prior = nn.Parameter(prior)
         self.network_of_weights = nn.Sequential(
             nn.Linear(CONTEXT + 2, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, len(EXPERTS))
@@ -102,6 +103,11 @@ class WeightedExperts(TableRowLearner):
         learner = copy.copy(self)
         learner._contamination = contamination
         return learner
+
+    def is_calibrated_for(self, support_labels: Tensor) -> bool:
+        """Whether there are unlabelled samples to rank among, as in the validation tasks."""
+        unlabelled = int((support_labels == UNLABELLED).sum())
+        return bool((support_labels == NORMAL).any()) and unlabelled >= LEAST_UNLABELLED
 
     def task_losses(self, batch: EpisodeBatch) -> Tensor:
         """Query loss of each task ``(tasks,)``."""
@@ -148,20 +154,22 @@ class WeightedExperts(TableRowLearner):
         normal = rows[labels == NORMAL]
         unlabelled = _present(rows[labels == UNLABELLED])
         if not len(normal) or len(unlabelled) < LEAST_UNLABELLED:
-            return {"normal": normal if len(normal) > 1 else torch.cat([normal, unlabelled])}
-        if len(unlabelled) > self.landmarks:
+            normal, unlabelled = (normal, unlabelled[:0]) if len(normal) else (unlabelled, normal)
+        elif len(unlabelled) > self.landmarks:
             unlabelled = unlabelled[torch.arange(self.landmarks) * len(unlabelled) // self.landmarks]
         both = torch.cat([normal, unlabelled])
         present = ~both.isnan().all(0)
-        fill = both[:, present].nanmedian(0).values
-        normal, unlabelled = (torch.where(x[:, present].isnan(), fill, x[:, present]) for x in (normal, unlabelled))
+        columns = {"present": present.nonzero().flatten(), "fill": both[:, present].nanmedian(0).values}
+        normal, unlabelled = _filled(columns, normal), _filled(columns, unlabelled)
+        if not len(unlabelled):
+            return {**digest_normal(normal), **columns}
         with torch.no_grad():
             state, description = digest(normal, unlabelled)
         is_stated = not math.isnan(contamination)
         stated = description.new_tensor([10 * contamination if is_stated else 0.0, float(is_stated)])
         description = torch.cat([description, stated]).to(self.prior.dtype)
         weights = (self.prior + self.network_of_weights(description)).softmax(-1)
-        return {**state, "present": present.nonzero().flatten(), "fill": fill, "weights": weights}
+        return {**state, **columns, "weights": weights}
 
     def compare(self, reading: Reading, embeddings: Tensor) -> Tensor:
         """Logits ``(m,)`` of embeddings ``(m, d)``, computed in parts to limit memory."""
@@ -170,11 +178,10 @@ class WeightedExperts(TableRowLearner):
         return torch.cat([self._compare(reading, part) for part in embeddings.split(ROWS_AT_ONCE)])
 
     def _compare(self, reading: Reading, queries: Tensor) -> Tensor:
+        queries = _filled(reading, queries)
         if "weights" not in reading:
-            normal = reading["normal"]
-            scorer = Experts().adapt({"tabular": normal}, torch.zeros(len(normal), dtype=torch.int64))
-            return scorer.score({"tabular": queries}).to(queries)
-        ranks = expert_ranks(reading, _filled(reading, queries))
+            return normal_scores(reading, queries)
+        ranks = expert_ranks(reading, queries)
         return self.log_scale.exp() * ((ranks - 0.5) * reading["weights"]).sum(-1) + self.offset
 
 

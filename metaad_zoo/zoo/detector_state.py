@@ -28,7 +28,8 @@ class DetectorState:
         if CONTAMINATION in tensors:
             learner = learner.expecting(float(tensors[CONTAMINATION]))
         task = self.support(), tensors[SUPPORT_LABELS]
-        decisions = SupportDecisions(learner, *task, calibration_by_shots(tensors))
+        is_calibrated = learner.is_calibrated_for(task[1])
+        decisions = SupportDecisions(learner, *task, calibration_by_shots(tensors) if is_calibrated else {})
         return DetectorState(self.checkpoint, learner.adapt(*task), decisions)
 
     def support(self) -> dict[str, Tensor]:
