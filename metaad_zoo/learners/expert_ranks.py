@@ -74,7 +74,7 @@ class Ranks:
         widths = self.knots.diff(dim=0)
         least = 1e-6 * self.knots[-1].abs() + 1e-12
         shares = (values.unsqueeze(1) - self.knots[:-1]) / widths.maximum(least)
-        beyond = (values / self.knots[-1].clamp_min(1e-9)).clamp(1, math.exp(LIMIT)).log()
+        beyond = (values / self.knots[-1].clamp_min(1e-9)).clamp(1.0, math.exp(LIMIT)).log()
         return shares.clamp(0.0, 1.0).mean(1) + beyond
 
 
@@ -314,16 +314,22 @@ def _whitening(name: str, x: Tensor) -> dict[str, Tensor]:
     n, columns = x.shape
     centre = x.mean(0)
     rows = (x - centre).double()
-    covariance = rows.T @ rows / n
-    variance = covariance.diagonal().mean()
-    squared = covariance.square().sum()
-    noise = (rows.square().sum(1).square().sum() / n - squared) / (n * columns)
+    squares = rows.square().sum(1)
+    variance = squares.sum() / (n * columns)
+    gram = rows @ rows.T if columns > n else rows.T @ rows  # both have the same norm
+    squared = (gram / n).square().sum()
+    noise = (squares.square().sum() / n - squared) / (n * columns)
     distance = (squared - variance.square() * columns) / columns
     shrinkage = (noise / distance).clamp(0, 1) if distance > 0 else torch.ones_like(variance)
+    rest = shrinkage * variance + FLOOR
     identity = torch.eye(columns, dtype=rows.dtype, device=x.device)
-    shrunk = (1 - shrinkage) * covariance + (shrinkage * variance + FLOOR) * identity
-    root = torch.linalg.cholesky(shrunk)
-    matrix = torch.linalg.solve_triangular(root, identity, upper=False).T
+    if columns > n:
+        _, singular, directions = torch.linalg.svd(rows, full_matrices=False)
+        gains = ((1 - shrinkage) * singular.square() / n + rest).rsqrt() - rest.rsqrt()
+        matrix = (directions.T * gains) @ directions + rest.rsqrt() * identity
+    else:
+        root = torch.linalg.cholesky((1 - shrinkage) * gram / n + rest * identity)
+        matrix = torch.linalg.solve_triangular(root, identity, upper=False).T
     return {f"{name}/mean": centre, f"{name}/whitening": matrix.to(x.dtype)}
 
 

@@ -20,8 +20,12 @@ from metaad_zoo.learners.table_rows import TableRowLearner
 from metaad_zoo.modality import read_as
 
 FIRST = ("near_support", "smooth_ratio_white", "smooth_mahalanobis_50")
-"""Experts that have more weight than the others before training."""
+"""Experts that have half of the weight before training."""
+UNITS = ("own", "robust")
+"""Units of the columns in which each expert is asked: as they are, and in quartiles around the median."""
 NEAREST = EXPERTS.index("near_support")
+IQR = 1.349
+"""Distance of the quartiles of a standard normal variable."""
 SHARPNESS = 12.0
 """Of the sigmoid that stands for a step in the outer loss."""
 ROWS_AT_ONCE = 4096
@@ -38,7 +42,8 @@ class WeightedExperts(TableRowLearner):
     unlabelled samples (label -1) beside normal ones (label 0) may be anomalous.
 
     1. Each expert (:mod:`metaad_zoo.learners.expert_ranks`) is a distance to the normal samples, to the unlabelled
-       ones, or to those of them that look most normal. Its scores become ranks among the unlabelled samples.
+       ones, or to those of them that look most normal, in two units of the columns. Its scores become ranks among
+       the unlabelled samples.
     2. A network reads a description of the task (its size, how well experts agree, the tails of distances, where the
        normal samples lie among the unlabelled ones) and gives each expert its weight. Its last layer is initially
        zero. The contamination is not given; :meth:`expecting` states it, and half of the training tasks do.
@@ -85,11 +90,13 @@ class WeightedExperts(TableRowLearner):
         self.landmarks, self.caution = landmarks, caution
         self.network.requires_grad_(False)
         self._contamination = math.nan
-        prior = torch.zeros(len(EXPERTS))
-        prior[[EXPERTS.index(name) for name in FIRST]] = 1.0
+        n = len(UNITS) * len(EXPERTS)
+        prior = torch.zeros(len(UNITS), len(EXPERTS))
+        prior[:, [EXPERTS.index(name) for name in FIRST]] = math.log(len(EXPERTS) / len(FIRST) - 1)
+        prior = prior.flatten()
         self.prior = nn.Parameter(prior)
         self.network_of_weights = nn.Sequential(
-            nn.Linear(CONTEXT + 2, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, len(EXPERTS))
+            nn.Linear(len(UNITS) * CONTEXT + 2, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, n)
         )
         nn.init.zeros_(self.network_of_weights[-1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.network_of_weights[-1].bias)  # type: ignore[arg-type]
@@ -132,7 +139,7 @@ class WeightedExperts(TableRowLearner):
         if "weights" not in reading:  # nothing to weigh
             return sum((p.sum() * 0 for p in self.trainable()), start=queries.new_zeros(()))
         with torch.no_grad():
-            ranks = expert_ranks(reading, _filled(reading, queries))
+            ranks = _ranks(reading, _filled(reading, queries))
         score, anomalous = ((ranks - 0.5) * reading["weights"]).sum(-1), labels == ANOMALOUS
         wrong, nearest = (_wrong_pairs(x, anomalous) for x in (score, ranks[:, NEAREST]))
         logits = self.log_scale.exp() * score.detach() + self.offset
@@ -163,8 +170,13 @@ class WeightedExperts(TableRowLearner):
         normal, unlabelled = _filled(columns, normal), _filled(columns, unlabelled)
         if not len(unlabelled):
             return {**digest_normal(normal), **columns}
+        columns |= _quartiles(torch.cat([normal, unlabelled]))
         with torch.no_grad():
-            state, description = digest(normal, unlabelled)
+            digests = [
+                digest(x, y) for x, y in zip(_in_units(columns, normal), _in_units(columns, unlabelled), strict=True)
+            ]
+        state = {f"{unit}/{k}": x for unit, (part, _) in zip(UNITS, digests, strict=True) for k, x in part.items()}
+        description = torch.cat([numbers for _, numbers in digests])
         is_stated = not math.isnan(contamination)
         stated = description.new_tensor([10 * contamination if is_stated else 0.0, float(is_stated)])
         description = torch.cat([description, stated]).to(self.prior.dtype)
@@ -181,7 +193,7 @@ class WeightedExperts(TableRowLearner):
         queries = _filled(reading, queries)
         if "weights" not in reading:
             return normal_scores(reading, queries)
-        ranks = expert_ranks(reading, queries)
+        ranks = _ranks(reading, queries)
         return self.log_scale.exp() * ((ranks - 0.5) * reading["weights"]).sum(-1) + self.offset
 
 
@@ -189,6 +201,28 @@ def _filled(reading: Reading, queries: Tensor) -> Tensor:
     """Queries ``(m, d)`` in the columns that the support has, with the support's medians for missing values."""
     columns = queries[:, reading["present"]]
     return torch.where(columns.isnan(), reading["fill"], columns)
+
+
+def _quartiles(x: Tensor) -> dict[str, Tensor]:
+    """Median of each column of ``(n, d)``, and its quartiles' distance or, where that is 0, its standard deviation."""
+    low, middle, high = x.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=x.dtype, device=x.device), 0)
+    spread = x.std(0)
+    spread = torch.where(spread > 0, spread, 1)
+    return {"middle": middle, "width": torch.where(high - low > 1e-6 * spread, (high - low) / IQR, spread)}
+
+
+def _in_units(columns: Reading, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Samples in each of :data:`UNITS`."""
+    return x, (x - columns["middle"]) / columns["width"]
+
+
+def _ranks(reading: Reading, queries: Tensor) -> Tensor:
+    """Ranks ``(m, len(UNITS) * len(EXPERTS))`` of filled queries."""
+    ranks = []
+    for unit, x in zip(UNITS, _in_units(reading, queries), strict=True):
+        state = {name.removeprefix(f"{unit}/"): y for name, y in reading.items() if name.startswith(f"{unit}/")}
+        ranks.append(expert_ranks(state, x))
+    return torch.cat(ranks, 1)
 
 
 def _wrong_pairs(score: Tensor, anomalous: Tensor) -> Tensor:
@@ -221,7 +255,7 @@ class AdaptedExperts(AdaptedEmbedding):
             return []
         if "weights" not in self.reading:
             return [f"{self.unlabelled} unlabelled samples are left out: fewer than {LEAST_UNLABELLED} say little"]
-        landmarks = len(self.reading["evidence"])
+        landmarks = len(self.reading["own/evidence"])
         if landmarks == self.unlabelled:
             return []
         return [f"{landmarks} of the {self.unlabelled} unlabelled samples are used, evenly spaced in their order"]

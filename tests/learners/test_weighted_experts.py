@@ -13,7 +13,7 @@ from sklearn.covariance import LedoitWolf
 from metaad_zoo.data.generated_tables import GeneratedTables, TablePrior
 from metaad_zoo.episodes import EpisodeBatch, EpisodeSpec
 from metaad_zoo.learners import WeightedExperts
-from metaad_zoo.learners.expert_ranks import EXPERTS, Ranks, digest, expert_ranks
+from metaad_zoo.learners.expert_ranks import EXPERTS, Ranks, _mahalanobis, _whitening, digest, expert_ranks
 
 SPEC = EpisodeSpec(
     support_normal=10, support_unlabelled=120, contamination=(0.0, 0.3), query_normal=20, query_anomalous=20
@@ -78,6 +78,15 @@ def test_experts_by_their_definitions():
         expected = np.interp(of_query, np.quantile(of_pile, np.linspace(0, 1, 65)), np.linspace(0, 1, 65))
         expected += np.log(np.maximum(of_query / of_pile.max(), 1))
         np.testing.assert_allclose(ranks[:, EXPERTS.index(name)], expected, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("columns", [3, 40])
+def test_whitening_by_ledoit_and_wolf(columns):
+    rng = np.random.default_rng(0)
+    x, query = (rng.normal(size=(n, columns)) @ rng.normal(size=(columns, columns)) for n in (15, 9))
+    state = _whitening("all", torch.as_tensor(x))
+    expected = np.sqrt(LedoitWolf().fit(x).mahalanobis(query))
+    np.testing.assert_allclose(_mahalanobis(state, "all", torch.as_tensor(query)), expected, rtol=1e-4)
 
 
 def test_ranks_of_the_reference_are_uniform_and_grow_beyond_it():
