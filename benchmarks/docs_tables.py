@@ -44,6 +44,11 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "inner loop: speed": lambda: speed_rows(read_json(RESULTS / "inner_loop.json")),
     "inner loop: memory": lambda: memory_rows(read_json(RESULTS / "inner_loop.json")),
     "peers": lambda: peers.table([read_json(RESULTS / f"peer_{name}.json") for name in peers.PEERS]),
+    "unlabelled": lambda: judging_tables.unlabelled(read_json(RESULTS / "unlabelled.json"), "adbench"),
+    "unlabelled, other tables": lambda: judging_tables.unlabelled(read_json(RESULTS / "unlabelled.json"), "extra"),
+    "unlabelled, 5 rows": lambda: judging_tables.unlabelled(read_json(RESULTS / "unlabelled.json"), "adbench", 5),
+    "unlabelled, 50 rows": lambda: judging_tables.unlabelled(read_json(RESULTS / "unlabelled.json"), "adbench", 50),
+    "unlabelled alarms": lambda: judging_tables.unlabelled_alarms(read_json(RESULTS / "unlabelled.json")),
     "table speed": lambda: table_speed_rows(read_json(RESULTS / "table_speed.json")),
     "inspection speed": lambda: inspection_speed_rows(read_json(RESULTS / "inspection_speed.json")),
 }

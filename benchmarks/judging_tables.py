@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from metaad_zoo.evaluation.protocol import interval
+
 
 def cell(mean: float, interval: Sequence[float] | None) -> str:
     """In per cent; few tasks have no interval."""
@@ -226,6 +228,56 @@ def strange_supports(measured: dict[str, Any]) -> list[str]:
         means = (100 * np.mean([row["warned"] for row in chosen if row["shots"] == k]) for k in sizes)
         lines.append(f"| {label} | {' | '.join(f'{mean:.1f}' for mean in means)} |")
     return lines
+
+
+def unlabelled(measured: dict[str, Any], tables: str, shots: int = 10) -> list[str]:
+    """AUROC by the contamination of the unlabelled rows, and the paired difference to the nearest normal row.
+
+    Args:
+        measured: the result file.
+        tables: first part of the names of the tables to include.
+        shots: number of normal rows.
+    """
+    rows = [row for row in measured["rows"] if row["shots"] == shots]
+    lines = head("method", *(f"{row['contamination']:.0%}" for row in rows), "together")
+    first = next(iter(rows[0]["methods"]))
+
+    def by_table(row: dict[str, Any], name: str) -> np.ndarray:
+        figures = row["methods"][name]["tables"]
+        return np.array([figures[table] for table in sorted(figures) if table.startswith(f"{tables}/")])
+
+    for name in rows[0]["methods"]:
+        values = [by_table(row, name) for row in rows]
+        differences = [x - by_table(row, first) for x, row in zip(values, rows, strict=True)]
+        means = [f"{100 * x.mean():.1f}" for x in (*values, np.stack(values))]
+        over = [f" ({100 * x.mean():+.1f})" for x in differences]
+        together = np.mean(differences, 0)
+        around = interval(together)
+        ends = "" if around is None else " [{:+.1f}, {:+.1f}]".format(*(100 * x for x in around))
+        over.append(f" ({100 * together.mean():+.1f}{ends})")
+        cells = means if name == first else [mean + difference for mean, difference in zip(means, over, strict=True)]
+        lines.append(f"| {_short(name)} | {' | '.join(cells)} |")
+    return lines
+
+
+def unlabelled_alarms(measured: dict[str, Any], shots: int = 10) -> list[str]:
+    """Realised false alarms where 10 % are aimed at, by the contamination of the unlabelled rows."""
+    rows = [row for row in measured["rows"] if row["shots"] == shots]
+    lines = head("method", *(f"{row['contamination']:.0%}" for row in rows))
+    for name in rows[0]["methods"]:
+        decided = [row["methods"][name].get("alarms") for row in rows]
+        if all(decided):
+            cells = (
+                f"{100 * a['false_alarms']:.1f} ({100 * a['within_5_to_15']:.0f} / {100 * a['above_30']:.0f})"
+                for a in decided
+            )
+            lines.append(f"| {_short(name)} | {' | '.join(cells)} |")
+    return lines
+
+
+def _short(name: str) -> str:
+    """The name of a method without the folder of a run."""
+    return name.rpartition("/")[2] if not name.startswith("pile_knn") else name
 
 
 TABLES = {

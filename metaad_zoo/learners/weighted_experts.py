@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from metaad_zoo.backbones.tabular import RowBackbone
 from metaad_zoo.episodes import ANOMALOUS, NORMAL, UNLABELLED, EpisodeBatch, Samples
 from metaad_zoo.learners.embedding import AdaptedEmbedding, Reading
-from metaad_zoo.learners.expert_ranks import CONTEXT, EXPERTS, digest, digest_normal, expert_ranks, normal_scores
+from metaad_zoo.learners.expert_ranks import CONTEXT, EXPERTS, State, digest, digest_normal, expert_ranks, normal_scores
 from metaad_zoo.learners.registry import register_learner
 from metaad_zoo.learners.table_rows import TableRowLearner
 from metaad_zoo.modality import read_as
@@ -168,14 +169,13 @@ class WeightedExperts(TableRowLearner):
         present = ~both.isnan().all(0)
         columns = {"present": present.nonzero().flatten(), "fill": both[:, present].nanmedian(0).values}
         normal, unlabelled = _filled(columns, normal), _filled(columns, unlabelled)
-        if not len(unlabelled):
-            return {**digest_normal(normal), **columns}
         columns |= _quartiles(torch.cat([normal, unlabelled]))
+        in_units = zip(_in_units(columns, normal), _in_units(columns, unlabelled), strict=True)
+        if not len(unlabelled):
+            return {**_by_unit(digest_normal(x) for x, _ in in_units), **columns}
         with torch.no_grad():
-            digests = [
-                digest(x, y) for x, y in zip(_in_units(columns, normal), _in_units(columns, unlabelled), strict=True)
-            ]
-        state = {f"{unit}/{k}": x for unit, (part, _) in zip(UNITS, digests, strict=True) for k, x in part.items()}
+            digests = [digest(x, y) for x, y in in_units]
+        state = _by_unit(part for part, _ in digests)
         description = torch.cat([numbers for _, numbers in digests])
         is_stated = not math.isnan(contamination)
         stated = description.new_tensor([10 * contamination if is_stated else 0.0, float(is_stated)])
@@ -192,7 +192,7 @@ class WeightedExperts(TableRowLearner):
     def _compare(self, reading: Reading, queries: Tensor) -> Tensor:
         queries = _filled(reading, queries)
         if "weights" not in reading:
-            return normal_scores(reading, queries)
+            return torch.stack([normal_scores(state, x) for state, x in _parts(reading, queries)]).mean(0)
         ranks = _ranks(reading, queries)
         return self.log_scale.exp() * ((ranks - 0.5) * reading["weights"]).sum(-1) + self.offset
 
@@ -206,7 +206,7 @@ def _filled(reading: Reading, queries: Tensor) -> Tensor:
 def _quartiles(x: Tensor) -> dict[str, Tensor]:
     """Median of each column of ``(n, d)``, and its quartiles' distance or, where that is 0, its standard deviation."""
     low, middle, high = x.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=x.dtype, device=x.device), 0)
-    spread = x.std(0)
+    spread = x.std(0, correction=0)
     spread = torch.where(spread > 0, spread, 1)
     return {"middle": middle, "width": torch.where(high - low > 1e-6 * spread, (high - low) / IQR, spread)}
 
@@ -216,13 +216,23 @@ def _in_units(columns: Reading, x: Tensor) -> tuple[Tensor, Tensor]:
     return x, (x - columns["middle"]) / columns["width"]
 
 
+def _by_unit(states: Iterable[State]) -> dict[str, Tensor]:
+    """The states of each of :data:`UNITS` in one mapping."""
+    return {f"{unit}/{name}": x for unit, state in zip(UNITS, states, strict=True) for name, x in state.items()}
+
+
+def _parts(reading: Reading, queries: Tensor) -> list[tuple[State, Tensor]]:
+    """For each of :data:`UNITS`, what the experts keep, and the filled queries."""
+    in_units = zip(UNITS, _in_units(reading, queries), strict=True)
+    return [
+        ({name.removeprefix(f"{unit}/"): y for name, y in reading.items() if name.startswith(f"{unit}/")}, x)
+        for unit, x in in_units
+    ]
+
+
 def _ranks(reading: Reading, queries: Tensor) -> Tensor:
     """Ranks ``(m, len(UNITS) * len(EXPERTS))`` of filled queries."""
-    ranks = []
-    for unit, x in zip(UNITS, _in_units(reading, queries), strict=True):
-        state = {name.removeprefix(f"{unit}/"): y for name, y in reading.items() if name.startswith(f"{unit}/")}
-        ranks.append(expert_ranks(state, x))
-    return torch.cat(ranks, 1)
+    return torch.cat([expert_ranks(state, x) for state, x in _parts(reading, queries)], 1)
 
 
 def _wrong_pairs(score: Tensor, anomalous: Tensor) -> Tensor:
