@@ -324,9 +324,10 @@ def _whitening(name: str, x: Tensor) -> dict[str, Tensor]:
     rest = shrinkage * variance + FLOOR
     identity = torch.eye(columns, dtype=rows.dtype, device=x.device)
     if columns > n:
-        _, singular, directions = torch.linalg.svd(rows, full_matrices=False)
-        gains = ((1 - shrinkage) * singular.square() / n + rest).rsqrt() - rest.rsqrt()
-        matrix = (directions.T * gains) @ directions + rest.rsqrt() * identity
+        squares, vectors = torch.linalg.eigh(gram)  # more robust than a singular value decomposition of the rows
+        squares = squares.clamp_min(1e-10 * squares[-1].clamp_min(1e-30))
+        gains = ((1 - shrinkage) * squares / n + rest).rsqrt() - rest.rsqrt()
+        matrix = rows.T @ (vectors * (gains / squares)) @ vectors.T @ rows + rest.rsqrt() * identity
     else:
         root = torch.linalg.cholesky((1 - shrinkage) * gram / n + rest * identity)
         matrix = torch.linalg.solve_triangular(root, identity, upper=False).T
