@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import judging_tables  # these three beside this script
 import peers
@@ -44,14 +45,19 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "inner loop: speed": lambda: speed_rows(read_json(RESULTS / "inner_loop.json")),
     "inner loop: memory": lambda: memory_rows(read_json(RESULTS / "inner_loop.json")),
     "peers": lambda: peers.table([read_json(RESULTS / f"peer_{name}.json") for name in peers.PEERS]),
-    "unlabelled": lambda: judging_tables.unlabelled(read_json(RESULTS / "unlabelled.json"), "adbench"),
-    "unlabelled, other tables": lambda: judging_tables.unlabelled(read_json(RESULTS / "unlabelled.json"), "extra"),
-    "unlabelled, 5 rows": lambda: judging_tables.unlabelled(read_json(RESULTS / "unlabelled_shots.json"), "adbench", 5),
-    "unlabelled, 50 rows": lambda: judging_tables.unlabelled(read_json(RESULTS / "unlabelled_shots.json"), "adbench", 50),
-    "unlabelled alarms": lambda: judging_tables.unlabelled_alarms(read_json(RESULTS / "unlabelled.json")),
+    "unlabelled": lambda: judging_tables.unlabelled(_results("unlabelled"), "adbench"),
+    "unlabelled, other tables": lambda: judging_tables.unlabelled(_results("unlabelled"), "extra"),
+    "unlabelled, 5 rows": lambda: judging_tables.unlabelled(_results("unlabelled_shots"), "adbench", 5),
+    "unlabelled, 50 rows": lambda: judging_tables.unlabelled(_results("unlabelled_shots"), "adbench", 50),
+    "unlabelled alarms": lambda: judging_tables.unlabelled_alarms(_results("unlabelled")),
     "table speed": lambda: table_speed_rows(read_json(RESULTS / "table_speed.json")),
     "inspection speed": lambda: inspection_speed_rows(read_json(RESULTS / "inspection_speed.json")),
 }
+
+
+def _results(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = read_json(RESULTS / f"{name}.json")
+    return content
 
 
 def rows_of(what: str) -> list[str] | None:
