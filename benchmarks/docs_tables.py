@@ -49,6 +49,9 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "unlabelled, other tables": lambda: judging_tables.unlabelled(_results("unlabelled"), "extra"),
     "unlabelled, 5 rows": lambda: judging_tables.unlabelled(_results("unlabelled_shots"), "adbench", 5),
     "unlabelled, 50 rows": lambda: judging_tables.unlabelled(_results("unlabelled_shots"), "adbench", 50),
+    "unlabelled, own units": lambda: judging_tables.unlabelled(
+        _results("unlabelled_own_units"), "adbench", of="weighted_experts"
+    ),
     "unlabelled alarms": lambda: judging_tables.unlabelled_alarms(_results("unlabelled")),
     "table speed": lambda: table_speed_rows(read_json(RESULTS / "table_speed.json")),
     "inspection speed": lambda: inspection_speed_rows(read_json(RESULTS / "inspection_speed.json")),

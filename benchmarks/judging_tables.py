@@ -230,13 +230,14 @@ def strange_supports(measured: dict[str, Any]) -> list[str]:
     return lines
 
 
-def unlabelled(measured: dict[str, Any], tables: str, shots: int = 10) -> list[str]:
+def unlabelled(measured: dict[str, Any], tables: str, shots: int = 10, of: str = "") -> list[str]:
     """AUROC by the contamination of the unlabelled rows, and the paired difference to the nearest normal row.
 
     Args:
         measured: the result file.
         tables: first part of the names of the tables to include.
         shots: number of normal rows.
+        of: part of the names of the methods to include beside the first; all by default.
     """
     rows = [row for row in measured["rows"] if row["shots"] == shots]
     lines = head("method", *(f"{row['contamination']:.0%}" for row in rows), "together")
@@ -246,7 +247,7 @@ def unlabelled(measured: dict[str, Any], tables: str, shots: int = 10) -> list[s
         figures = row["methods"][name]["tables"]
         return np.array([figures[table] for table in sorted(figures) if table.startswith(f"{tables}/")])
 
-    for name in rows[0]["methods"]:
+    for name in (x for x in rows[0]["methods"] if x == first or of in x):
         values = [by_table(row, name) for row in rows]
         differences = [x - by_table(row, first) for x, row in zip(values, rows, strict=True)]
         means = [f"{100 * x.mean():.1f}" for x in (*values, np.stack(values))]

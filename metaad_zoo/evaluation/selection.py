@@ -19,7 +19,6 @@ from collections.abc import Sized
 from typing import Any
 
 import numpy as np
-from scipy.stats import false_discovery_control
 
 from metaad_zoo.evaluation.calibration import ROUNDING, can_hold
 from metaad_zoo.evaluation.decisions import Calibrate
@@ -46,6 +45,8 @@ def selected(p_values: np.ndarray, fdr: float) -> np.ndarray:
     """
     if not len(p_values):
         return np.zeros(0, dtype=bool)
+    from scipy.stats import false_discovery_control  # not for those who adapt and score alone
+
     adjusted: np.ndarray = false_discovery_control(p_values, method="bh")
     return adjusted <= fdr + ROUNDING
 

@@ -12,18 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metaad_zoo.backbones.tabular import RowBackbone
 from metaad_zoo.episodes import ANOMALOUS, NORMAL, UNLABELLED, EpisodeBatch, Samples
 from metaad_zoo.learners.embedding import AdaptedEmbedding, Reading
 from metaad_zoo.learners.expert_ranks import CONTEXT, EXPERTS, State, digest, digest_normal, expert_ranks, normal_scores
 from metaad_zoo.learners.registry import register_learner
 from metaad_zoo.learners.table_rows import TableRowLearner
-from metaad_zoo.modality import read_as
 
 FIRST = ("near_support", "smooth_ratio_white", "smooth_mahalanobis_50")
 """Experts that have half of the weight before training."""
 UNITS = ("own", "robust")
-"""Units of the columns in which each expert is asked: as they are, and in quartiles around the median."""
+"""Units of the columns in which each expert is asked: those of the embedding, and quartiles around the median."""
 NEAREST = EXPERTS.index("near_support")
 IQR = 1.349
 """Distance of the quartiles of a standard normal variable."""
@@ -78,9 +76,6 @@ class WeightedExperts(TableRowLearner):
     def __init__(
         self, *, landmarks: int = 1000, width: int = 32, dropout: float = 0.2, caution: float = 1.0, **kwargs: Any
     ) -> None:
-        if kwargs.get("scaling") is None and kwargs.get("backbone", "raw_columns") == "raw_columns":
-            tables = read_as(list(kwargs.get("input_shapes") or {}), RowBackbone.modality)
-            kwargs["scaling"] = dict.fromkeys(tables, "none")  # the experts have units of their own
         super().__init__(**kwargs)
         if landmarks < LEAST_UNLABELLED or width < 1 or not 0 <= dropout < 1 or caution < 0:
             raise ValueError(

@@ -23,7 +23,7 @@ SPEC = EpisodeSpec(
 def learner_of(**options) -> WeightedExperts:
     """With a network that is not at its zero start."""
     torch.manual_seed(0)
-    learner = WeightedExperts(input_shapes={"tabular": [-1]}, **options).double().eval()
+    learner = WeightedExperts(input_shapes={"tabular": [-1]}, scaling={"tabular": "none"}, **options).double().eval()
     with torch.no_grad():
         for p in learner.parameters():
             p += 0.3 * torch.randn_like(p)
