@@ -100,9 +100,18 @@ class WeightedExperts(TableRowLearner):
         self.offset = nn.Parameter(torch.tensor(-2.0))
 
     def expecting(self, contamination: float) -> WeightedExperts:
-        """A copy that shares the weights and knows the contamination of the unlabelled samples."""
+        """A copy that shares the weights and expects this contamination of the unlabelled samples.
+
+        Raises:
+            ValueError: the share is out of range, or the network is not trained, so that no share changes a score.
+        """
         if not 0 <= contamination < 1:
             raise ValueError(f"contamination is {contamination}; expected a share in [0, 1)")
+        if not any(bool(p.any()) for p in self.network_of_weights[-1].parameters()):
+            raise ValueError(
+                "the network of this weighted_experts is not trained, so that the share of anomalies would change no "
+                "score: leave out contamination (--contamination), or take pile_knn"
+            )
         learner = copy.copy(self)
         learner._contamination = contamination
         return learner

@@ -178,6 +178,11 @@ def test_a_stated_contamination_changes_scores_and_leaves_the_learner_as_it_is()
         learner.expecting(1.0)
 
 
+def test_an_untrained_network_refuses_a_stated_contamination():
+    with pytest.raises(ValueError, match="not trained"):
+        WeightedExperts(input_shapes={"tabular": [-1]}).expecting(0.1)
+
+
 def test_losses_of_a_batch_are_those_of_its_tasks_and_train_the_weights():
     learner = learner_of(caution=1.0)
     batch = batch_of()
