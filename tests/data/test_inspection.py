@@ -228,9 +228,16 @@ def archive_of(served, name, root, inside=None):
     return Archive(f"{url}/{name}", hashlib.sha256(file.read_bytes()).hexdigest(), inside and str(inside))
 
 
+safe_tar = pytest.mark.skipif(not hasattr(tarfile, "data_filter"), reason="this Python can't unpack tar safely")
+
+
 @pytest.mark.parametrize(
     ("name", "file", "inside"),
-    [("mvtec_ad", "a.tar.xz", None), ("visa", "a.tar", None), ("btad", "a.zip", "BTech_Dataset_transformed")],
+    [
+        pytest.param("mvtec_ad", "a.tar.xz", None, marks=safe_tar),
+        pytest.param("visa", "a.tar", None, marks=safe_tar),
+        ("btad", "a.zip", "BTech_Dataset_transformed"),
+    ],
 )
 def test_a_set_that_is_not_there_is_downloaded(served, tmp_path, monkeypatch, name, file, inside):
     archive = archive_of(served, file, LAYOUTS[name](tmp_path / "source"), inside and Path(inside))
@@ -251,6 +258,14 @@ def test_a_changed_archive_leaves_nothing(served, tmp_path):
     assert not list((tmp_path / "data").iterdir())
 
 
+def test_a_python_that_cannot_unpack_tar_safely_is_told_so(served, tmp_path, monkeypatch):
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    archive = archive_of(served, "a.tar", mvtec(tmp_path / "source"))
+    with pytest.raises(DownloadError, match=r"can't unpack tar archives safely; take Python 3\.10\.12"):
+        fetch_archive(archive, tmp_path / "data" / "set")
+
+
+@safe_tar
 def test_archives_that_leave_their_folder_or_are_none(served, tmp_path):
     folder, url = served
     with tarfile.open(folder / "a.tar", "w") as target:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import tarfile
 import tempfile
@@ -68,6 +69,11 @@ def _unpack(file: Path, folder: Path) -> None:
             with zipfile.ZipFile(file) as archive:
                 archive.extractall(folder)
         else:
+            if not hasattr(tarfile, "data_filter"):
+                raise DownloadError(
+                    f"{file}: Python {platform.python_version()} can't unpack tar archives safely; take Python 3.10.12, "
+                    "3.11.4 or newer, or unpack it by hand"
+                )
             with tarfile.open(file) as tar:
                 tar.extractall(folder, filter="data")
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
