@@ -71,8 +71,8 @@ def _unpack(file: Path, folder: Path) -> None:
         else:
             if not hasattr(tarfile, "data_filter"):
                 raise DownloadError(
-                    f"{file}: Python {platform.python_version()} can't unpack tar archives safely; take Python 3.10.12, "
-                    "3.11.4 or newer, or unpack it by hand"
+                    f"{file}: Python {platform.python_version()} can't unpack tar archives safely; take Python "
+                    "3.10.12, 3.11.4 or newer, or unpack it by hand"
                 )
             with tarfile.open(file) as tar:
                 tar.extractall(folder, filter="data")
