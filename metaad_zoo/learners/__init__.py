@@ -24,14 +24,13 @@ from metaad_zoo.learners.registry import learner_class, list_learners, register_
 from metaad_zoo.learners.reptile import Reptile
 from metaad_zoo.learners.statistics import AdaptiveCentredRepresentations
 from metaad_zoo.learners.svdd import MetaSVDD
-from metaad_zoo.learners.weighted_experts import AdaptedExperts, WeightedExperts
+from metaad_zoo.learners.weighted_experts import WeightedExperts
 
 __all__ = [
     "ANIL",
     "BOIL",
     "AdaptedChange",
     "AdaptedEmbedding",
-    "AdaptedExperts",
     "AdaptedMemory",
     "AdaptedNetwork",
     "AdaptiveCentredRepresentations",

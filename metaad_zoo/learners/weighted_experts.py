@@ -5,15 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metaad_zoo.episodes import ANOMALOUS, NORMAL, UNLABELLED, EpisodeBatch, Samples
-from metaad_zoo.learners.embedding import AdaptedEmbedding, Reading
+from metaad_zoo.episodes import ANOMALOUS, NORMAL, UNLABELLED, EpisodeBatch
+from metaad_zoo.learners.embedding import Reading
 from metaad_zoo.learners.expert_ranks import CONTEXT, EXPERTS, State, digest, digest_normal, expert_ranks, normal_scores
 from metaad_zoo.learners.registry import register_learner
 from metaad_zoo.learners.table_rows import TableRowLearner
@@ -89,8 +88,7 @@ class WeightedExperts(TableRowLearner):
         n = len(UNITS) * len(EXPERTS)
         prior = torch.zeros(len(UNITS), len(EXPERTS))
         prior[:, [EXPERTS.index(name) for name in FIRST]] = math.log(len(EXPERTS) / len(FIRST) - 1)
-        prior = prior.flatten()
-        self.prior = nn.Parameter(prior)
+        self.prior = nn.Parameter(prior.flatten())
         self.network_of_weights = nn.Sequential(
             nn.Linear(len(UNITS) * CONTEXT + 2, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, n)
         )
@@ -124,11 +122,11 @@ class WeightedExperts(TableRowLearner):
     def task_losses(self, batch: EpisodeBatch) -> Tensor:
         """Query loss of each task ``(tasks,)``."""
         support, query = self.embed_batch(batch)
-        states = batch.contamination or [math.nan] * len(batch)
+        contaminations = batch.contamination or [math.nan] * len(batch)
         losses = []
         with torch.autocast(self.device.type, enabled=False):
             for rows, labels, queries, kinds, share in zip(
-                support, batch.support_labels, query, batch.query_labels, states, strict=True
+                support, batch.support_labels, query, batch.query_labels, contaminations, strict=True
             ):
                 stated = self.training and bool(torch.rand(()) < 0.5)
                 reading = self._read(rows, labels, share if stated else self._contamination)
@@ -151,11 +149,14 @@ class WeightedExperts(TableRowLearner):
         entropy = F.binary_cross_entropy_with_logits(logits, anomalous.to(logits.dtype))
         return wrong + self.caution * (wrong - nearest).clamp_min(0) + 0.1 * entropy
 
-    def adapt(self, support: Samples, support_labels: Tensor) -> AdaptedExperts:
-        adapted = super().adapt(support, support_labels)
-        unlabelled = int((support_labels == UNLABELLED).sum())
-        fields = {name: getattr(adapted, name) for name in ("learner", "reading", "support", "scalings", "columns")}
-        return AdaptedExperts(**fields, unlabelled=unlabelled, normal=int((support_labels == NORMAL).sum()))
+    def notes(self, reading: Reading) -> list[str]:
+        """What was left out of the support set, and what is used in part."""
+        given = int(reading["unlabelled"])
+        if given and "weights" not in reading:
+            return [f"{given} unlabelled samples are left out: fewer than {LEAST_UNLABELLED} say little"]
+        if given > self.landmarks:
+            return [f"{self.landmarks} of the {given} unlabelled samples are used, evenly spaced in their order"]
+        return []
 
     def read(self, embeddings: Tensor, labels: Tensor) -> Reading:
         """What :meth:`compare` needs of one support set ``(n, d)``; on leading axes it is called once a task."""
@@ -165,6 +166,7 @@ class WeightedExperts(TableRowLearner):
         rows = embeddings.detach()
         normal = rows[labels == NORMAL]
         unlabelled = _present(rows[labels == UNLABELLED])
+        beside_normal = torch.tensor(len(unlabelled) if len(normal) else 0)
         if not len(normal) or len(unlabelled) < LEAST_UNLABELLED:
             normal, unlabelled = (normal, unlabelled[:0]) if len(normal) else (unlabelled, normal)
         elif len(unlabelled) > self.landmarks:
@@ -172,6 +174,7 @@ class WeightedExperts(TableRowLearner):
         both = torch.cat([normal, unlabelled])
         present = ~both.isnan().all(0)
         columns = {"present": present.nonzero().flatten(), "fill": both[:, present].nanmedian(0).values}
+        columns["unlabelled"] = beside_normal
         normal, unlabelled = _filled(columns, normal), _filled(columns, unlabelled)
         columns |= _quartiles(torch.cat([normal, unlabelled]))
         in_units = zip(_in_units(columns, normal), _in_units(columns, unlabelled), strict=True)
@@ -248,28 +251,3 @@ def _wrong_pairs(score: Tensor, anomalous: Tensor) -> Tensor:
 def _present(rows: Tensor) -> Tensor:
     """Rows with a value."""
     return rows[~rows.isnan().all(-1)]
-
-
-@dataclass(frozen=True)
-class AdaptedExperts(AdaptedEmbedding):
-    """Experts adapted to a support set.
-
-    Attributes:
-        unlabelled: number of unlabelled samples in the support set.
-        normal: number of normal samples.
-    """
-
-    unlabelled: int = 0
-    normal: int = 0
-
-    @property
-    def notes(self) -> list[str]:
-        """What was left out of the support set, and what is used in part."""
-        if not self.normal or not self.unlabelled:
-            return []
-        if "weights" not in self.reading:
-            return [f"{self.unlabelled} unlabelled samples are left out: fewer than {LEAST_UNLABELLED} say little"]
-        landmarks = len(self.reading["own/evidence"])
-        if landmarks == self.unlabelled:
-            return []
-        return [f"{landmarks} of the {self.unlabelled} unlabelled samples are used, evenly spaced in their order"]

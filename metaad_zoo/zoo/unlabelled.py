@@ -40,9 +40,8 @@ def note_taken_as_normal(account: Account, learner: Learner, labels: Tensor) -> 
     n = int((labels == UNLABELLED).sum())
     if learner.reads_unlabelled or not n or not bool((labels == NORMAL).any()):
         return
-    method, others = (
-        learner.registered_name.removeprefix(BASELINE_PREFIX),
-        weighing_methods(learner.arguments()["input_shapes"]),
-    )
-    weigh = f"; {', '.join(others)} weigh{'s' * (len(others) == 1)} them by how normal they look" if others else ""
+    method = learner.registered_name.removeprefix(BASELINE_PREFIX)
+    weighing = weighing_methods(learner.arguments()["input_shapes"])
+    verb = "weighs" if len(weighing) == 1 else "weigh"
+    weigh = f"; {', '.join(weighing)} {verb} them by how normal they look" if weighing else ""
     account.add("guessed", "the support set", f"{method} takes the {n:,} unlabelled samples as normal{weigh}")
