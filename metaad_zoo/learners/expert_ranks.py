@@ -7,12 +7,15 @@ of them that look most normal. No expert is best at every share of anomalies amo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from metaad_zoo.evaluation.baselines.subspaces import ledoit_wolf
+from metaad_zoo.evaluation.baselines.vectors import city_block
+from metaad_zoo.evaluation.baselines.vectors import distances as euclidean
 from metaad_zoo.learners.column_statistics import LIMIT, signed_log
 
 State = Mapping[str, Tensor]
@@ -50,6 +53,8 @@ KNOTS = 65
 """Quantiles by which ranks are interpolated."""
 FLOOR = 1e-6
 """Variance added to each column, in units of all samples, against rounding."""
+ROWS_AT_ONCE = 1024
+"""Rows of the matrix of distances between normal samples that are held at once."""
 FEW = 3
 """Rank of the neighbour among trusted samples."""
 
@@ -139,8 +144,7 @@ def digest_normal(normal: Tensor) -> State:
         state[f"{name}/centre"], state[f"{name}/spread"] = _centre_and_spread(rows)
         state[f"{name}/normal"] = _in_units(state, name, rows)
     state |= _whitening("normal", state["support/normal"])
-    near = [_l1(state[name], state[name]) for name in ("support/normal", "plain/normal")]
-    own = [distances.fill_diagonal_(torch.inf).amin(1) for distances in near]
+    own = [_nearest_other(state[name]) for name in ("support/normal", "plain/normal")]
     own.append(_mahalanobis(state, "normal", state["support/normal"]))
     medians = torch.stack([values.median() for values in own])
     state["units"] = torch.where(medians.isfinite() & (medians > 0), medians, 1)
@@ -154,8 +158,8 @@ def normal_scores(state: State, queries: Tensor) -> Tensor:
     """
     logs = _in_units(state, "support", signed_log(queries))
     values = (
-        _l1(logs, state["support/normal"]).amin(1),
-        _l1(_in_units(state, "plain", queries), state["plain/normal"]).amin(1),
+        city_block(logs, state["support/normal"]).amin(1),
+        city_block(_in_units(state, "plain", queries), state["plain/normal"]).amin(1),
         _mahalanobis(state, "normal", logs),
     )
     return (torch.stack(values, 1) / state["units"]).log1p().mean(1)
@@ -185,17 +189,17 @@ class _Distances:
         rows = _in_units(state, "log", logs)
         white = _whiten(state, "all", rows)
         unlabelled = {
-            "log": _l1(rows, state["log/unlabelled"]),
-            "white": _l2(white, state["white/unlabelled"]),
+            "log": city_block(rows, state["log/unlabelled"]),
+            "white": euclidean(white, state["white/unlabelled"]),
         }
         if leave_one_out:
             itself = torch.eye(len(x), dtype=torch.bool, device=x.device)
             unlabelled = {space: d.masked_fill(itself, torch.inf) for space, d in unlabelled.items()}
         return cls(
             rows,
-            _l1(_in_units(state, "support", logs), state["support/normal"]),
-            _l1(_in_units(state, "plain", x), state["plain/normal"]),
-            {"log": _l1(rows, state["log/normal"]), "white": _l2(white, state["white/normal"])},
+            city_block(_in_units(state, "support", logs), state["support/normal"]),
+            city_block(_in_units(state, "plain", x), state["plain/normal"]),
+            {"log": city_block(rows, state["log/normal"]), "white": euclidean(white, state["white/normal"])},
             unlabelled,
         )
 
@@ -272,10 +276,10 @@ def _description(state: State, values: Mapping[str, Tensor]) -> Tensor:
     above = torch.triu_indices(len(COMPARED), len(COMPARED), 1)
     tails = [_tail(values[name]) for name in ("near_support", "near", "density_log")]
     tenth = max(1, n // 10)
-    own = _l1(state["log/normal"], state["log/normal"]).fill_diagonal_(torch.inf).amin(1)
+    own = _nearest_other(state["log/normal"])
     places = [
-        _place(_kth(_l1(state["log/normal"], state["log/unlabelled"]), tenth), values["density_log"]),
-        _place(_kth(_l2(state["white/normal"], state["white/unlabelled"]), tenth), values["density_white"]),
+        _place(_kth(city_block(state["log/normal"], state["log/unlabelled"]), tenth), values["density_log"]),
+        _place(_kth(euclidean(state["white/normal"], state["white/unlabelled"]), tenth), values["density_white"]),
         _place(own.nan_to_num(posinf=0.0), values["near"]),
     ]
     numbers = torch.tensor(sizes, dtype=table.dtype, device=table.device)
@@ -307,29 +311,20 @@ def _in_units(state: State, name: str, x: Tensor) -> Tensor:
 
 
 def _whitening(name: str, x: Tensor) -> dict[str, Tensor]:
-    """Centre and whitening matrix of ``(n, D)`` under Ledoit and Wolf's shrinkage.
-
-    Source: Ledoit & Wolf, "A Well-Conditioned Estimator for Large-Dimensional Covariance Matrices", JMVA 2004.
-    """
+    """Centre and whitening matrix of ``(n, D)`` under Ledoit and Wolf's shrinkage."""
     n, columns = x.shape
     centre = x.mean(0)
     rows = (x - centre).double()
-    squares = rows.square().sum(1)
-    variance = squares.sum() / (n * columns)
-    gram = rows @ rows.T if columns > n else rows.T @ rows  # both have the same norm
-    squared = (gram / n).square().sum()
-    noise = (squares.square().sum() / n - squared) / (n * columns)
-    distance = (squared - variance.square() * columns) / columns
-    shrinkage = (noise / distance).clamp(0, 1) if distance > 0 else torch.ones_like(variance)
-    rest = shrinkage * variance + FLOOR
+    shrinkage, variance = ledoit_wolf(rows)
+    rest = torch.tensor(shrinkage * variance + FLOOR, dtype=rows.dtype, device=x.device)
     identity = torch.eye(columns, dtype=rows.dtype, device=x.device)
     if columns > n:
-        squares, vectors = torch.linalg.eigh(gram)  # more robust than a singular value decomposition of the rows
+        squares, vectors = torch.linalg.eigh(rows @ rows.T)  # more robust than svd of the rows
         squares = squares.clamp_min(1e-10 * squares[-1].clamp_min(1e-30))
         gains = ((1 - shrinkage) * squares / n + rest).rsqrt() - rest.rsqrt()
         matrix = rows.T @ (vectors * (gains / squares)) @ vectors.T @ rows + rest.rsqrt() * identity
     else:
-        root = torch.linalg.cholesky((1 - shrinkage) * gram / n + rest * identity)
+        root = torch.linalg.cholesky((1 - shrinkage) * (rows.T @ rows) / n + rest * identity)
         matrix = torch.linalg.solve_triangular(root, identity, upper=False).T
     return {f"{name}/mean": centre, f"{name}/whitening": matrix.to(x.dtype)}
 
@@ -342,6 +337,17 @@ def _mahalanobis(state: State, name: str, rows: Tensor) -> Tensor:
     return _whiten(state, name, rows).norm(dim=1)
 
 
+def _nearest_other(x: Tensor) -> Tensor:
+    """L1 distance ``(n,)`` of each of ``(n, D)`` to the nearest of the others; infinite for a single one."""
+    parts = []
+    for start in range(0, len(x), ROWS_AT_ONCE):
+        distances = city_block(x[start : start + ROWS_AT_ONCE], x)
+        rows = torch.arange(len(distances), device=x.device)
+        distances[rows, start + rows] = torch.inf
+        parts.append(distances.amin(1))
+    return torch.cat(parts)
+
+
 def _kth(distances: Tensor, k: int) -> Tensor:
     """Distance ``(m,)`` to the k-th nearest of ``(m, n)``, or to the farthest of fewer."""
     return _nearest(distances, k)[:, -1]
@@ -350,15 +356,3 @@ def _kth(distances: Tensor, k: int) -> Tensor:
 def _nearest(distances: Tensor, k: int) -> Tensor:
     """The ``k`` smallest distances ``(m, k)`` of ``(m, n)``, or all of fewer, ascending."""
     return distances.topk(min(k, distances.shape[1]), 1, largest=False).values
-
-
-def _distance(p: float) -> Callable[[Tensor, Tensor], Tensor]:
-    def between(x: Tensor, y: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():  # ONNX has no cdist
-            return (x.unsqueeze(1) - y).norm(p=p, dim=2)
-        return torch.cdist(x, y, p=p)
-
-    return between
-
-
-_l1, _l2 = _distance(1.0), _distance(2.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -26,9 +27,16 @@ IQR = 1.349
 """Distance of the quartiles of a standard normal variable."""
 SHARPNESS = 12.0
 """Of the sigmoid that stands for a step in the outer loss."""
-ROWS_AT_ONCE = 4096
+ROWS_AT_ONCE, DISTANCES_AT_ONCE = 4096, 2**24
+"""Largest number of queries that are compared at once, and of their distances to the normal samples."""
 LEAST_UNLABELLED = 20
 """Fewer unlabelled samples beside normal ones are not used: ranks among them say little."""
+
+NOTHING_TO_LEARN = (
+    f"some training episodes have fewer than {LEAST_UNLABELLED} unlabelled samples beside normal ones: their loss is 0 "
+    "and teaches weighted_experts nothing; set data.episode.support_normal to 1 or more and support_unlabelled to "
+    f"{LEAST_UNLABELLED} or more"
+)
 
 
 @register_learner("weighted_experts")
@@ -50,7 +58,8 @@ class WeightedExperts(TableRowLearner):
     The outer loss is the share of pairs of a normal and an anomalous query in the wrong order, and ``caution`` times
     the excess of that share over the one of the nearest normal sample, so that unlabelled samples do not do harm.
 
-    With fewer than 20 unlabelled samples it is a mean of three distances to the normal samples alone. Where
+    With fewer than 20 unlabelled samples it is a mean of three distances to the normal samples alone, from which
+    nothing is learned: the outer loss of such a task is 0, and the training warns. Where
     no sample is normal, all unlabelled ones count as normal. Labelled anomalies are not used. More than ``landmarks``
     unlabelled samples are reduced to that number, evenly spaced in their order, which is random in episodes and
     detectors.
@@ -130,6 +139,8 @@ class WeightedExperts(TableRowLearner):
             ):
                 stated = self.training and bool(torch.rand(()) < 0.5)
                 reading = self._read(rows, labels, share if stated else self._contamination)
+                if self.training and "weights" not in reading:
+                    warnings.warn(NOTHING_TO_LEARN, stacklevel=2)  # shown once by Python's filter
                 losses.append(self._loss(reading, queries, kinds))
         return torch.stack(losses)
 
@@ -194,7 +205,9 @@ class WeightedExperts(TableRowLearner):
         """Logits ``(m,)`` of embeddings ``(m, d)``, computed in parts to limit memory."""
         if torch.compiler.is_compiling():  # a traced graph can't split batches of unknown length
             return self._compare(reading, embeddings)
-        return torch.cat([self._compare(reading, part) for part in embeddings.split(ROWS_AT_ONCE)])
+        normal = next(x for name, x in reading.items() if name.endswith("support/normal"))
+        rows = max(1, min(ROWS_AT_ONCE, DISTANCES_AT_ONCE // len(normal)))
+        return torch.cat([self._compare(reading, part) for part in embeddings.split(rows)])
 
     def _compare(self, reading: Reading, queries: Tensor) -> Tensor:
         queries = _filled(reading, queries)

@@ -206,3 +206,32 @@ def test_training_prefers_the_experts_that_are_right():
         optimizer.step()
         losses.append(float(loss.detach()))
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def test_a_training_without_unlabelled_samples_says_that_it_learns_nothing():
+    learner = learner_of().train()
+    with pytest.warns(UserWarning, match="fewer than 20 unlabelled samples .* set data.episode.support_normal"):
+        losses = learner.task_losses(batch_of(2, EpisodeSpec(support_normal=10, query_normal=5, query_anomalous=5)))
+    assert losses.tolist() == [0, 0]
+    losses.sum().backward()  # a batch without unlabelled samples must not end a training
+
+
+@pytest.mark.parametrize("unlabelled", [0, 60])
+def test_many_normal_samples_are_compared_in_parts(monkeypatch, unlabelled):
+    rng = torch.Generator().manual_seed(0)
+    normal, pile, query = (torch.randn(n, 4, generator=rng, dtype=torch.float64) for n in (300, unlabelled, 50))
+    learner = learner_of()
+    expected = scores(learner, normal, pile, query)
+    monkeypatch.setattr("metaad_zoo.learners.expert_ranks.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("metaad_zoo.learners.weighted_experts.DISTANCES_AT_ONCE", 2000)
+    largest = 0
+
+    def measured(x, y, p=2.0):
+        nonlocal largest
+        largest = max(largest, len(x) * len(y))
+        return between(x, y, p)
+
+    between = torch.cdist
+    monkeypatch.setattr(torch, "cdist", measured)
+    torch.testing.assert_close(scores(learner, normal, pile, query), expected)
+    assert largest <= 300 * max(7, unlabelled), "no matrix of all normal samples with each other"

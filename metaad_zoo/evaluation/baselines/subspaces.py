@@ -55,10 +55,10 @@ class Directions:
 
 
 def ledoit_wolf(x: Tensor) -> tuple[float, float]:
-    """Ledoit and Wolf's shrinkage of a covariance and the variance it shrinks to, from the inner products of samples.
+    """Ledoit and Wolf's shrinkage of a covariance and the variance it shrinks to.
 
-    The same numbers as scikit-learn's ``LedoitWolf``, without a matrix of features x features, which no memory holds
-    for images.
+    The same numbers as scikit-learn's ``LedoitWolf``, from inner products of the samples or of the features, whichever
+    are fewer: no memory holds a matrix of features x features of images.
 
     Args:
         x: ``(n, features)``, centred.
@@ -66,10 +66,11 @@ def ledoit_wolf(x: Tensor) -> tuple[float, float]:
     Source: Ledoit & Wolf, "A Well-Conditioned Estimator for Large-Dimensional Covariance Matrices", JMVA 2004.
     """
     n, features = x.shape
-    gram = x @ x.T
-    squared = gram.square().sum() / n**2  # squared norm of the covariance
-    trace = gram.diagonal().sum() / n
-    noise = (gram.diagonal().square().sum() / n - squared) / (n * features)
+    gram = x @ x.T if features > n else x.T @ x  # both have the norm of the covariance, times n
+    squared = (gram / n).square().sum()
+    squares = x.square().sum(1)
+    trace = squares.sum() / n
+    noise = (squares.square().sum() / n - squared) / (n * features)
     distance = (squared - trace.square() / features) / features
     shrinkage = float((noise / distance).clamp(0, 1)) if distance > 0 and noise > 0 else 0.0
     return shrinkage, float(trace / features)

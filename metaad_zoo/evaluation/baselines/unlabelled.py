@@ -22,6 +22,7 @@ from metaad_zoo.evaluation.baselines.features import (
 )
 from metaad_zoo.evaluation.baselines.registry import register_baseline
 from metaad_zoo.evaluation.baselines.subspaces import ShrunkCovariance
+from metaad_zoo.evaluation.baselines.vectors import city_block
 
 LANDMARKS = 2_000
 """Maximum number of unlabelled samples that are compared with each other."""
@@ -42,13 +43,6 @@ def feature_weights(samples: Samples) -> Tensor:
 def standardised(logarithms: Tensor) -> Tensor:
     """Standardised values, clipped as those of our learners, of their signed logarithms."""
     return logarithms.sign() * logarithms.abs().clamp_max(math.log1p(LIMIT)).expm1()
-
-
-def city_block(query: Tensor, x: Tensor) -> Tensor:
-    """L1 distances ``(n, m)`` of vectors ``(n, features)`` and ``(m, features)``."""
-    if torch.compiler.is_compiling():  # see baselines.vectors.distances
-        return (query.unsqueeze(1) - x).abs().sum(2)
-    return torch.cdist(query, x, p=1.0)
 
 
 def separated(support: Samples, support_labels: Tensor, least: int, name: str) -> tuple[Samples, Samples]:

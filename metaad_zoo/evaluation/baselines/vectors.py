@@ -18,6 +18,13 @@ def distances(query: Tensor, x: Tensor) -> Tensor:
     return torch.cdist(query, x)
 
 
+def city_block(query: Tensor, x: Tensor) -> Tensor:
+    """L1 distances ``(n, m)`` of vectors ``(n, features)`` and ``(m, features)``."""
+    if torch.compiler.is_compiling():
+        return (query.unsqueeze(1) - x).abs().sum(2)
+    return torch.cdist(query, x, p=1.0)
+
+
 class NearestNeighbour(FeatureMethod):
     """Distance to the k-th nearest support sample that is not known to be anomalous, by default on raw inputs.
 
