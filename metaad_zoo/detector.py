@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.data.read.account import Account
-from metaad_zoo.data.read.roles import USUAL_OPTIONS, ColumnOptions, Schema
-from metaad_zoo.episodes import UNLABELLED, Adapted, count
+from metaad_zoo.data.read.roles import USUAL_OPTIONS, ColumnOptions
+from metaad_zoo.data.read.rows import is_paths
+from metaad_zoo.episodes import Adapted, count
 from metaad_zoo.evaluation.calibration import ROUNDING, threshold
-from metaad_zoo.evaluation.decisions import USUAL_ALPHA, Calibrate, SupportDecisions, shots_of
+from metaad_zoo.evaluation.decisions import USUAL_ALPHA, Calibrate, SupportDecisions
 from metaad_zoo.evaluation.explanation import Explainer, ExplainsScores
-from metaad_zoo.evaluation.novelty import Novelty
 from metaad_zoo.evaluation.selection import SelectsAnomalies
 from metaad_zoo.learners.registry import BASELINE_PREFIX
 from metaad_zoo.modality import get_modality, scoring_chunk
@@ -28,20 +28,14 @@ from metaad_zoo.modality.samples import Reading, have_values, read_query, read_s
 from metaad_zoo.modality.unlabelled import read_unlabelled
 from metaad_zoo.modality.window_scoring import ScoresWindows
 from metaad_zoo.zoo import Checkpoint, checkpoint_files, files_in_a_folder, open_checkpoint, save_checkpoint
-from metaad_zoo.zoo.checkpoint import CONTAMINATION, support_counts
 from metaad_zoo.zoo.detector_state import DetectorState
-from metaad_zoo.zoo.detector_tensors import (
-    RATIO,
-    ROI,
-    calibration_by_shots,
-    schemas_of,
-    support_tensors,
-    training_tasks_of,
-)
+from metaad_zoo.zoo.detector_tensors import RATIO, support_tensors
+from metaad_zoo.zoo.support_facts import DescribesSupport
+from metaad_zoo.zoo.support_update import FurtherSupport, SupportChange
 from metaad_zoo.zoo.unlabelled import note_taken_as_normal
 
 
-class Detector(ScoresWindows, ExplainsScores, SelectsAnomalies):
+class Detector(DescribesSupport, ScoresWindows, ExplainsScores, SelectsAnomalies):
     """A meta-trained model that a few samples of a new domain turn into an anomaly detector.
 
     Any number of threads may use one detector, also while another one fits it: they see the old fit or the new one.
@@ -51,7 +45,8 @@ class Detector(ScoresWindows, ExplainsScores, SelectsAnomalies):
 
     Attributes:
         aspect: how images are resized to that shape; see :data:`metaad_zoo.data.read.pixels.Aspect`.
-        account: notes on what the last :meth:`fit` left out, guessed or converted in the support's files.
+        account: notes on what the last :meth:`fit` or :meth:`update` left out, guessed or changed.
+        change: what the last :meth:`update` changed; None without any.
 
     Example:
         >>> from metaad_zoo.learners import GradientLearner
@@ -67,6 +62,7 @@ class Detector(ScoresWindows, ExplainsScores, SelectsAnomalies):
         self._changing = Lock()  # held while fitting or moving, never while scoring
         self.aspect = checkpoint.aspect
         self.account = Account()
+        self.change: SupportChange | None = None
 
     @property
     def _checkpoint(self) -> Checkpoint:
@@ -189,13 +185,64 @@ class Detector(ScoresWindows, ExplainsScores, SelectsAnomalies):
         with self._changing:
             before = {name: x for name, x in self._checkpoint.tensors.items() if not name.startswith("support")}
             self._state = DetectorState(replace(self._checkpoint, tensors=before | tensors)).adapt()
-            for sentence in getattr(self._state.adapted, "notes", ()):
-                reading.account.add("changed", "the support set", sentence)
+            self._state.note_method(reading.account)
             if pile is not None:
                 reading.account.join(pile.account)
             note_taken_as_normal(reading.account, learner, tensors["support_labels"])
             self.account = reading.account
         return self
+
+    def update(
+        self,
+        more_normals: Any,
+        labels: Any = None,
+        *,
+        columns: Sequence[str] | None = None,
+        label: str | None = None,
+        time: str | None = None,
+        ignore: Sequence[str] = (),
+        decimal: str | None = None,
+    ) -> Detector:
+        """Add samples to the support set, keep those that it has, and adapt and calibrate anew.
+
+        Args:
+            more_normals: further normal samples, in any of the forms that :meth:`fit` reads; columns are taken by the
+                roles that they have in the support set. Samples that it holds already do not join again.
+            labels: ``(n,)`` as for :meth:`fit`; None: the column ``label``, else all normal.
+            columns: as for :meth:`fit`.
+            label: as for :meth:`fit`.
+            time: as for :meth:`fit`.
+            ignore: as for :meth:`fit`.
+            decimal: decimal separator in CSV files, ``","`` or ``"."``; None: inferred.
+
+        Returns:
+            The detector itself; its :attr:`change` and :attr:`account` say what changed.
+
+        Raises:
+            RuntimeError: the detector is not fitted.
+            ValueError: samples or labels can't be used, or known anomalies would count as normal.
+            FloatingPointError: the inner loop diverged; the detector then stays as it was.
+        """
+        options = ColumnOptions(label, time, tuple(ignore), None if columns is None else tuple(columns), decimal)
+        with self._changing:
+            earlier = self._as_fitted()
+            reading = earlier._read_further(more_normals, options)
+            if labels is None and label is None:
+                reading.require_normal(str(more_normals) if is_paths(more_normals) else "the update")
+            further = FurtherSupport.out_of(reading, labels, earlier._support())
+            if count(further.samples):
+                checkpoint = replace(earlier._checkpoint, tensors=further.joined_to(earlier._checkpoint.tensors))
+                self._state = DetectorState(checkpoint).adapt()
+                self._state.note_method(reading.account)
+            self.change = _change(earlier, self._as_fitted(), further)
+            self.change.note(reading.account)
+            self.account = reading.account
+        return self
+
+    def _read_further(self, samples: Any, options: ColumnOptions = USUAL_OPTIONS) -> Reading:
+        """Samples in the shapes of the support set."""
+        support, shapes = self._fitted_support(), self.input_shapes
+        return read_query(support, samples, shapes, self.schemas, options, **self.image_options)
 
     def _read_unlabelled(self, data: Any, support: Reading, options: ColumnOptions) -> Reading:
         """Unlabelled samples in the shapes of a support set that was just read."""
@@ -266,42 +313,6 @@ class Detector(ScoresWindows, ExplainsScores, SelectsAnomalies):
         fit.__dict__.update(self.__dict__)
         return fit
 
-    @property
-    def support_labels(self) -> Tensor:
-        """Labels ``(n,)`` of the support set.
-
-        Raises:
-            RuntimeError: the detector is not fitted.
-        """
-        self._fitted()
-        return self._checkpoint.tensors["support_labels"]
-
-    @property
-    def novelty(self) -> Novelty | None:
-        """Distance of the support set from the checkpoint's training tasks; None if the checkpoint has no statistics.
-
-        Raises:
-            RuntimeError: the detector is not fitted.
-        """
-        tasks = training_tasks_of(self._checkpoint.tensors)
-        return None if tasks is None else tasks.novelty(self._support(), self.support_labels)
-
-    @property
-    def region(self) -> Tensor | None:
-        """Region of interest ``(H, W)`` bool at the size of the images; None: they count as a whole."""
-        return self._checkpoint.tensors.get(ROI)
-
-    @property
-    def schemas(self) -> dict[str, Schema]:
-        """Roles of the support's named columns, by modality; samples to score are read by the same roles."""
-        return schemas_of(self._checkpoint.tensors)
-
-    @property
-    def columns(self) -> list[str] | None:
-        """Names of the support's columns or channels, where it had any."""
-        schema = next(iter(self.schemas.values()), None)
-        return None if schema is None else schema.features
-
     def check(self, samples: Any) -> None:
         """Refuse samples that :meth:`score` could not read.
 
@@ -311,7 +322,7 @@ class Detector(ScoresWindows, ExplainsScores, SelectsAnomalies):
         self._as_fitted()._readable(samples)
 
     def _readable(self, samples: Any) -> dict[str, Tensor]:
-        return read_query(self._support(), samples, self.input_shapes, self.schemas, **self.image_options).samples
+        return self._read_further(samples).samples
 
     def score_known(self, samples: dict[str, Tensor], leave_one_out: bool = False) -> np.ndarray:
         """As :meth:`score`, for tensors by modality; samples without any value get NaN instead of an error."""
@@ -326,38 +337,6 @@ class Detector(ScoresWindows, ExplainsScores, SelectsAnomalies):
         self._fitted()
         assert self._state.decisions is not None
         return self._state.decisions
-
-    @property
-    def shots(self) -> int:
-        """Number of normal samples in the support set; if there are none, of unlabelled samples.
-
-        Raises:
-            RuntimeError: the detector is not fitted.
-        """
-        return shots_of(self._as_fitted().support_labels)
-
-    @property
-    def unlabelled(self) -> int:
-        """Number of unlabelled samples in the support set; RuntimeError if the detector is not fitted."""
-        return int((self.support_labels == UNLABELLED).sum())
-
-    @property
-    def contamination(self) -> float | None:
-        """Share of anomalies among the unlabelled samples that :meth:`fit` was told; None without any."""
-        share = self._checkpoint.tensors.get(CONTAMINATION)
-        return None if share is None else float(share)
-
-    @property
-    def support_counts(self) -> dict[str, float]:
-        """Numbers of ``normal``, ``anomalous`` and ``unlabelled`` samples in the support set, and the stated
-        ``contamination`` of the unlabelled ones, if any; RuntimeError if the detector is not fitted."""
-        self._fitted()
-        return support_counts(self._checkpoint.tensors)
-
-    @property
-    def calibrated_for(self) -> list[int]:
-        """Sizes of the support set with calibration scores in the checkpoint; other sizes use the next smaller."""
-        return list(calibration_by_shots(self._checkpoint.tensors))
 
     def p_value(
         self, samples: Any, calibrate: Calibrate | None = None, contamination: float | None = None
@@ -469,6 +448,19 @@ class Detector(ScoresWindows, ExplainsScores, SelectsAnomalies):
         checkpoint = self._checkpoint
         reference = next(checkpoint.learner.parameters(), torch.zeros(()))
         return _from_files, (checkpoint_files(checkpoint), reference.dtype, reference.device)
+
+
+def _change(earlier: Detector, now: Detector, further: FurtherSupport) -> SupportChange:
+    numbers = len(earlier.support_labels), count(further.samples), further.repeated
+    if not count(further.samples):
+        return SupportChange(*numbers)
+    try:
+        rate = max(earlier.way_to_decide()[0], now.way_to_decide()[0])
+        thresholds = earlier.threshold(rate), now.threshold(rate)
+        flagged = int(earlier.predict(further.normal, rate).sum())
+    except (RuntimeError, ValueError):  # too few samples to decide by: nothing changes in decisions
+        return SupportChange(*numbers)
+    return SupportChange(*numbers, rate, *thresholds, flagged)
 
 
 def _from_files(files: dict[str, bytes], dtype: torch.dtype, device: torch.device) -> Detector:

@@ -1,4 +1,4 @@
-"""The `metaad` command: list, adapt, score, explain, evaluate, recommend, train, publish, export and serve.
+"""The `metaad` command: list, adapt, update, score, explain, evaluate, recommend, train, publish, export and serve.
 
 Verbs import what they need when they run, so that help and completion take no time.
 """
@@ -28,6 +28,7 @@ from metaad_zoo.cli import (
     score,
     serve,
     train_config,
+    update,
 )
 from metaad_zoo.cli import list as list_
 from metaad_zoo.cli.arguments import complete_paths, import_argument
@@ -40,6 +41,7 @@ VERBS = {
     "info": info,
     "detect": detect,
     "adapt": adapt,
+    "update": update,
     "score": score,
     "explain": explain,
     "recommend": recommend,

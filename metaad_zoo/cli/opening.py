@@ -67,6 +67,11 @@ def fitted_detector(options: argparse.Namespace, contamination: float | None) ->
     """
     detector, name, reading = detector_for(options)
     noted = len(reading.account)
+    if detector.is_fitted:
+        note(
+            f"the {len(detector.support_labels)} samples that {name} was adapted to are replaced; "
+            f"`metaad update {name} --support PATH` adds to them"
+        )
     detector.fit_reading(reading, None, options.roi, options.unlabelled, contamination, column_options(options))
     note_account(list(reading.account)[noted:])
     return detector, name, reading

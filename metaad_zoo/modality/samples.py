@@ -302,6 +302,7 @@ def read_query(
     samples: Any,
     input_shapes: Mapping[str, Sequence[int]],
     schemas: Mapping[str, Schema],
+    options: ColumnOptions = USUAL_OPTIONS,
     **reading_options: Any,
 ) -> Reading:
     """Samples that a model adapted to a support set can score: their columns in its order, as many, as long.
@@ -311,12 +312,13 @@ def read_query(
         samples: data as for :func:`read_samples`.
         input_shapes: shape of one sample by modality; -1 for an axis of any length.
         schemas: column roles of the support, by modality.
+        options: what the user says of the columns.
 
     Raises:
         ValueError: see :func:`read_samples`; a sample has no value at all, has other columns, or is of another size
             than the support's.
     """
-    reading = read_samples(samples, input_shapes, schemas=schemas, **reading_options)
+    reading = read_samples(samples, input_shapes, options, schemas, **reading_options)
     _refuse_empty(reading.samples)
     for name, x in reading.samples.items():
         if x.shape[-1] != support[name].shape[-1]:

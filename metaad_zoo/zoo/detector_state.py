@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from metaad_zoo.data.read.account import Account
 from metaad_zoo.episodes import Adapted
 from metaad_zoo.evaluation.decisions import SupportDecisions
 from metaad_zoo.zoo.checkpoint import CONTAMINATION, SUPPORT_LABELS, Checkpoint
@@ -31,6 +32,11 @@ class DetectorState:
         is_calibrated = learner.is_calibrated_for(task[1])
         decisions = SupportDecisions(learner, *task, calibration_by_shots(tensors) if is_calibrated else {})
         return DetectorState(self.checkpoint, learner.adapt(*task), decisions)
+
+    def note_method(self, account: Account) -> None:
+        """Add what the adapted method says about its support set to an account."""
+        for sentence in getattr(self.adapted, "notes", ()):
+            account.add("changed", "the support set", sentence)
 
     def support(self) -> dict[str, Tensor]:
         """The raw support samples by modality."""
