@@ -2,13 +2,13 @@
 
     METAAD_DATA=FOLDER python benchmarks/finetuning.py --json benchmarks/results/finetuning.json \
         --images image-conv4-protonet-omniglot --series sequence-window_statistics-in_context-servers \
-        --tables tabular-raw_columns-in_context-adbench
+        --tables runs/adbench_in_context/TIME
 
-A checkpoint each, of Omniglot (grey images of 28 x 28), of servers (windows of 32 steps, any number of channels)
-and of tables of any width. The new fields: paper inspection (six paper types train, the two of `raw/paper_defects`
-test), NAB's series (half of those with labelled anomalies train, the others test) and ADBench tables that the
-checkpoint has not seen (the first half by name train, the others test). No choice is made on the test domains: all
-trainings take a fixed number of steps, the last weights count.
+A published checkpoint or a run each, of Omniglot (grey images of 28 x 28), of servers (windows of 32 steps, any number
+of channels) and of tables of any width. The new fields: paper inspection (six paper types train, the two of
+`raw/paper_defects` test), NAB's series (half of those with labelled anomalies train, the others test) and ADBench
+tables that the checkpoint has not seen (the first half by name train, the others test). No choice is made on the test
+domains: all trainings take a fixed number of steps, the last weights count.
 
 - adapt: the checkpoint as it is, adapted to the K normal samples.
 - full, head, low_rank: meta-training goes on over the field's training domains, then as above.

@@ -1,4 +1,4 @@
-"""`benchmarks/table_speed.py`: its count of multiplications against torch's, and a short run."""
+"""`benchmarks/table_speed.py`: how it takes times, and a short run."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from metaad_zoo.learners import InContextDetector
 from tests.conftest import REPOSITORY
 
 
@@ -19,15 +17,6 @@ from tests.conftest import REPOSITORY
 def benchmark(monkeypatch):
     monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
     return importlib.import_module("table_speed")
-
-
-@pytest.mark.parametrize("options", [{}, {"width": 16, "units": ["raw", "standard"], "attention_heads": 2}])
-def test_multiplications_of_a_row_are_those_that_torch_counts(benchmark, options):
-    learner, rows = InContextDetector(input_shapes={"tabular": [-1]}, **options).eval(), torch.randn(64 + 10, 10)
-    adapted = learner.adapt({"tabular": rows[:10]}, torch.zeros(10, dtype=torch.long))
-    with FlopCounterMode(display=False) as counted:
-        adapted.score({"tabular": rows[10:]})
-    assert benchmark.multiply_adds(learner) == pytest.approx(counted.get_total_flops() / 2 / 64, rel=1e-3)
 
 
 def test_methods_take_turns_and_the_best_of_each_counts(benchmark, monkeypatch):
@@ -44,7 +33,6 @@ def test_a_short_run_writes_all_figures(benchmark, monkeypatch, tmp_path):
     out, threads = tmp_path / "speed.json", torch.get_num_threads()
     line = ["table_speed.py", "--rows", "300", "--fit", "30", "--repeats", "1", "--json", str(out)]
     monkeypatch.setattr(sys, "argv", line)
-    monkeypatch.setattr(benchmark, "product_rate", lambda: 1e9)
     try:
         benchmark.main()
     finally:

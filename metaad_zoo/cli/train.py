@@ -315,7 +315,8 @@ def _run_verb(cli: TrainingCLI) -> None:
         return
     chosen_on = data.pools["val"].members if "val" in data.pools else frozenset()  # at least thresholds
     seen = set(data.seen) if trains and learner.trains else data.seen_before | chosen_on
-    _end(cli, trains, sorted(seen), weights)
+    steps = int(checkpoint.get("global_step", cli.trainer.global_step))
+    _end(cli, trains, sorted(seen), weights, steps)
 
 
 def _refuse_first(cli: TrainingCLI, trains: bool) -> None:
@@ -359,7 +360,7 @@ def _trained_or_read(cli: TrainingCLI, trains: bool) -> tuple[dict[str, Any], st
         checkpoint = read_checkpoint(best, learner) if best.is_file() else {}
         after = _best_validation(cli)
         if before is not None and after is not None and after < before:
-            checkpoint = {"state_dict": start}
+            checkpoint = {"state_dict": start, "global_step": 0}
             weights = f"as before training: validation AUROC {before:.4f}, at most {after:.4f} in training"
             note(f"the weights stay {weights}")
     return checkpoint, weights
@@ -382,12 +383,12 @@ def _best_validation(cli: TrainingCLI) -> float | None:
     return None if last is None else float(last)
 
 
-def _end(cli: TrainingCLI, trains: bool, seen: list[str], weights: str) -> None:
+def _end(cli: TrainingCLI, trains: bool, seen: list[str], weights: str, outer_steps: int) -> None:
     """Test, predict, or write the model alone, as the verb says."""
     learner, data = cli.model, cli.datamodule
     trained_by = None if trains or cli.resume_from is None else cli.resume_from.parent.parent / "config.yaml"
     alpha, seed = cli.config["alpha"], int(cli.config["seed_everything"])
-    end = Conclusion(cli.run_dir, alpha, seed, seen, weights, trained_by, cli.config["comparisons"])
+    end = Conclusion(cli.run_dir, alpha, seed, seen, weights, trained_by, cli.config["comparisons"], outer_steps)
     if cli.verb == "predict":
         print(f"Scores of all test episodes: {write_predictions(learner, data, cli.run_dir)}")
         return

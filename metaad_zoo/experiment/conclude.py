@@ -54,6 +54,7 @@ class Conclusion:
         weights: description of the weights (such as the best epoch), for the protocol.
         trained_by: config of the training, if that was another run.
         comparisons: methods to compare with, see :data:`Comparisons`.
+        outer_steps: number of optimiser steps that made the weights; None if unknown.
     """
 
     run_dir: Path
@@ -63,6 +64,7 @@ class Conclusion:
     weights: str
     trained_by: Path | None = None
     comparisons: Comparisons = "all"
+    outer_steps: int | None = None
 
 
 def check_before_training(
@@ -169,6 +171,7 @@ def test_results(
         "split": "test",
         "trained_or_chosen_on": end.seen,
         "weights": end.weights,
+        **({} if end.outer_steps is None else {"outer_steps": end.outer_steps}),
         **({"left_out": left_out} if left_out else {}),
         "episodes": data.test_episodes,
         "tasks": len(next(iter(figures.values()))["tasks"]),

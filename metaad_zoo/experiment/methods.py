@@ -27,7 +27,7 @@ from metaad_zoo.learners import Learner
 from metaad_zoo.modality import form_of, get_modality, list_modalities
 from metaad_zoo.modality.samples import fits, note_guess, recognise
 from metaad_zoo.registry import unknown_name
-from metaad_zoo.zoo import Checkpoint, is_known, load_checkpoint, locate, model_folder, read_index
+from metaad_zoo.zoo import Checkpoint, is_known, load_checkpoint, locate, model_folder, read_index, refuse_replaced
 
 OWN_EPISODE = EpisodeSpec(support_normal=10)
 """Ten normal samples: the fewest with which leave-one-out can hold a false-alarm rate of 10 %."""
@@ -76,6 +76,7 @@ def folders_of(methods: Sequence[str]) -> dict[str, Path]:
         if is_known(model):
             folders[name_of(method)] = locate(model)
         elif baseline or not is_baseline(model):
+            refuse_replaced(model)
             names = [*read_index(), *list_baselines()]
             raise unknown_name("method (neither a folder of a model nor a known name):", model, names)
     return folders

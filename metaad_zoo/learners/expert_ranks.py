@@ -53,8 +53,8 @@ KNOTS = 65
 """Quantiles by which ranks are interpolated."""
 FLOOR = 1e-6
 """Variance added to each column, in units of all samples, against rounding."""
-ROWS_AT_ONCE = 1024
-"""Rows of the matrix of distances between normal samples that are held at once."""
+OWN = 2048
+"""Largest number of normal samples whose distances to the others describe the normal samples."""
 FEW = 3
 """Rank of the neighbour among trusted samples."""
 
@@ -338,14 +338,16 @@ def _mahalanobis(state: State, name: str, rows: Tensor) -> Tensor:
 
 
 def _nearest_other(x: Tensor) -> Tensor:
-    """L1 distance ``(n,)`` of each of ``(n, D)`` to the nearest of the others; infinite for a single one."""
-    parts = []
-    for start in range(0, len(x), ROWS_AT_ONCE):
-        distances = city_block(x[start : start + ROWS_AT_ONCE], x)
-        rows = torch.arange(len(distances), device=x.device)
-        distances[rows, start + rows] = torch.inf
-        parts.append(distances.amin(1))
-    return torch.cat(parts)
+    """L1 distance of each of ``(n, D)``, or of at most :data:`OWN` of them, to the nearest of the others.
+
+    Infinite for a single one.
+    """
+    n = len(x)
+    rows = torch.arange(min(n, OWN), device=x.device)
+    chosen = rows * n // len(rows)
+    distances = city_block(x[chosen], x)
+    distances[rows, chosen] = torch.inf
+    return distances.amin(1)
 
 
 def _kth(distances: Tensor, k: int) -> Tensor:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from metaad_zoo.zoo.fine_tuned import FineTuned, parent_aspect, parent_shapes, parent_splits
     from metaad_zoo.zoo.hub import push_to_hub
     from metaad_zoo.zoo.index import find_published, list_checkpoints, read_index
-    from metaad_zoo.zoo.lookup import is_known, locate, model_folder, published_of
+    from metaad_zoo.zoo.lookup import is_known, locate, model_folder, published_of, refuse_replaced
     from metaad_zoo.zoo.manifest import is_checkpoint
     from metaad_zoo.zoo.opening import open_checkpoint
     from metaad_zoo.zoo.publishing import publish, refresh
@@ -59,6 +59,7 @@ __all__ = [
     "push_to_hub",
     "read_index",
     "refresh",
+    "refuse_replaced",
     "save_checkpoint",
     "schema_tensors",
     "schemas_of",
@@ -81,7 +82,7 @@ _NAMES_BY_MODULE = {
     "fine_tuned": ("FineTuned", "parent_aspect", "parent_shapes", "parent_splits"),
     "hub": ("push_to_hub",),
     "index": ("find_published", "list_checkpoints", "read_index"),
-    "lookup": ("is_known", "locate", "model_folder", "published_of"),
+    "lookup": ("is_known", "locate", "model_folder", "published_of", "refuse_replaced"),
     "manifest": ("is_checkpoint",),
     "opening": ("open_checkpoint",),
     "publishing": ("publish", "refresh"),

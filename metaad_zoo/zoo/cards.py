@@ -124,6 +124,10 @@ def _splits(published: Published) -> str:
     if share := protocol["data"].get("generated_share"):
         trained += f"; {100 * share:.0f} % of the training episodes use generated tables"
     lines = [f"- Trained on: {trained}."]
+    if not published.is_trained:
+        lines = ["- Not trained: no optimiser step was made, so the weights are those from before training."]
+        if splits.get("train"):
+            lines.append(f"- Training split, which changed no weight: {trained}.")
     if "val" in splits:
         lines.append(f"- Validated and calibrated on: {_fold(splits['val'])}.")
     tasks = list(published.metrics.get("auroc_by_task", {}))
@@ -193,8 +197,9 @@ def _reproduce(published: Published) -> str:
     needs = f" `METAAD_DATA` must name a folder with {', '.join(files)}." if files else ""
     seed = published.metrics["protocol"]["seed"]
     environment = ", ".join(f"{k} {v}" for k, v in published.metrics["environment"].items())
+    made = "trained" if published.is_trained else "made"
     return f"""```
 python train.py --config checkpoints/{published.name}/config.yaml
 ```
 
-This command trained it, with seed {seed}.{needs} The figures were measured with {environment}."""
+This command {made} it, with seed {seed}.{needs} The figures were measured with {environment}."""

@@ -10,6 +10,14 @@ from metaad_zoo.zoo.index import find_published, read_index
 from metaad_zoo.zoo.manifest import is_checkpoint
 from metaad_zoo.zoo.reading import CheckpointError
 
+REPLACED = {
+    "tabular-raw_columns-in_context-adbench": (
+        "tabular-raw_columns-weighted_experts-unlabelled replaces it, with other scores. "
+        "`metaad train tabular/adbench_in_context` trains it again"
+    )
+}
+"""Names that were published before, and what to take instead."""
+
 
 def model_folder(path: Path) -> Path | None:
     """The model that a path stands for: itself, or the folder ``model`` of a run; None where there is none."""
@@ -41,6 +49,16 @@ def untrained_learners() -> list[str]:
     return [name for name in list_learners() if not learner_class(name).trains]
 
 
+def refuse_replaced(name: str) -> None:
+    """Refuse a name that was published before; another model in its place would silently change scores.
+
+    Raises:
+        CheckpointError: the name is one of :data:`REPLACED`; the error names the successor.
+    """
+    if name in REPLACED:
+        raise CheckpointError(f"{name} is no longer published: {REPLACED[name]}")
+
+
 def locate(name: str | Path, papers: bool = False) -> Path:
     """The folder of a checkpoint, fetched where it lies elsewhere.
 
@@ -51,7 +69,8 @@ def locate(name: str | Path, papers: bool = False) -> Path:
         papers: fetch its card and figures too, where it has any.
 
     Raises:
-        CheckpointError: there is none, or it can't be fetched; the error names the nearest published names.
+        CheckpointError: there is none, or it can't be fetched; the error names the nearest published names,
+            or the successor of a name that was published before.
     """
     name = published_of(str(name))
     if "://" in name:
@@ -65,6 +84,7 @@ def locate(name: str | Path, papers: bool = False) -> Path:
     published = read_index()
     if name in published:
         return find_published(name)
+    refuse_replaced(name)
     from metaad_zoo.evaluation.baselines import list_baselines  # imports torch
 
     names = [*published, *list_baselines(), *defaults()]

@@ -21,6 +21,8 @@ PAPERS = (CARD, METRICS)
 NEEDED = (WEIGHTS, MANIFEST, CONFIG, METRICS)
 FLOOR = "flag everything"
 """Name of the trivial baseline, to which no model is compared."""
+UNTRAINED = "same network, untrained"
+"""Name of the control that shows what training gives."""
 NAME = re.compile(r"[a-z]+(-[a-z0-9][a-z0-9_]*){3}")
 """Pattern of published names: ``<modality>-<backbone>-<learner>-<data>``."""
 
@@ -80,9 +82,18 @@ class Published:
         return next(iter(self.metrics["methods"]))
 
     @property
+    def is_trained(self) -> bool:
+        """Whether an optimiser step was made; True for models from before their number was recorded."""
+        from metaad_zoo.learners import learner_class  # imports torch
+
+        steps = self.metrics["protocol"].get("outer_steps")
+        return learner_class(self.manifest["learner"]).trains if steps is None else steps > 0
+
+    @property
     def baselines(self) -> dict[str, Any]:
-        """Figures of the baselines by name, without :data:`FLOOR`."""
-        return {k: v for k, v in self.metrics["methods"].items() if k not in (self.ours, FLOOR)}
+        """Figures of the baselines by name, without :data:`FLOOR` and, of a model that is not trained, itself."""
+        beside = (self.ours, FLOOR) if self.is_trained else (self.ours, FLOOR, UNTRAINED)
+        return {k: v for k, v in self.metrics["methods"].items() if k not in beside}
 
     @property
     def best_baseline(self) -> str | None:

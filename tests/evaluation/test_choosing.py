@@ -144,7 +144,7 @@ def test_the_command_recommends(tmp_path, capsys, support):
     assert main(["recommend", "--support", str(table), "--label", "broken"]) == 0
     output = capsys.readouterr().out
     assert f"Take {advice['choice']}" in output
-    assert "tabular-raw_columns-in_context-adbench" in output, "names are never cut, they are to be copied"
+    assert "tabular-raw_columns-weighted_experts-unlabelled" in output, "names are never cut, they are to be copied"
     assert advice["use"] in output.partition("Next, try:")[2]
     expected = f"metaad adapt runs/mine --support {table} --label broken --out my_detector"
     assert how_to_use("runs/mine", table, ColumnOptions("broken")) == expected

@@ -21,6 +21,7 @@ from metaad_zoo.backbones.efficientnet_lite import DISTRIBUTION, SHA256
 from metaad_zoo.cli import main
 from metaad_zoo.learners import PatchMemory
 from metaad_zoo.zoo import open_checkpoint, published_of
+from metaad_zoo.zoo.lookup import REPLACED
 from tests.conftest import REPOSITORY
 
 
@@ -74,6 +75,22 @@ def test_a_size_that_cuts_patches_and_other_misfits_are_refused(weights, tmp_pat
     with pytest.raises(ValueError, match="maml is no checkpoint"):
         open_checkpoint("maml")
     assert published_of("maml") == "maml"
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_a_name_that_was_published_before_names_its_successor(name, tmp_path, capsys):
+    (successor,) = (known for known in mz.list_checkpoints() if f" {known} " in f" {REPLACED[name]}")
+    with pytest.raises(mz.CheckpointError, match=f"{name} is no longer published: {successor} replaces it"):
+        mz.load_detector(name)
+    table = tmp_path / "t.csv"
+    table.write_text("a,b\n1,2\n2,3\n3,5\n")
+    for line in (
+        ["info", name],
+        ["adapt", name, "--support", str(table), "--out", str(tmp_path / "out")],
+        ["evaluate", name, "--data", str(table), "--out", str(tmp_path / "out")],
+    ):
+        assert main(line) == 1
+        assert f"is no longer published: {successor} replaces it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,21 @@ def test_a_card_tells_of_generated_tables_beside_the_data(zoo):
     assert sentence in dict(generated(zoo))[zoo / NAME / "README.md"]
 
 
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_card_says_whether_the_model_is_trained(steps, zoo):
+    path = zoo / NAME / "metrics.json"
+    metrics = json.loads(path.read_text())
+    assert metrics["protocol"]["outer_steps"] == 2, "an epoch of 8 episodes, 4 at a time"
+    metrics["protocol"]["outer_steps"] = steps
+    for figures in metrics["methods"].values():
+        figures["auroc_behind_first"] |= {"mean": 0.0, "ci95": [0.0, 0.0]}
+    path.write_text(json.dumps(metrics))
+    text = dict(generated(zoo))[zoo / NAME / "README.md"]
+    assert ("Not trained: no optimiser step was made" in text) == (steps == 0)
+    assert ("- Trained on: " in text) == ("This command trained it" in text) == (steps > 0)
+    assert ("**same network, untrained may be as good here**" in text) == (steps > 0), "it would compare with itself"
+
+
 @pytest.mark.parametrize(
     ("interval", "said"),
     [
