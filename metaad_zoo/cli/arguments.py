@@ -119,6 +119,16 @@ def decision_arguments(command: argparse.ArgumentParser) -> None:
     )
 
 
+def fdr_argument(command: argparse.ArgumentParser) -> None:
+    """Add ``--fdr``."""
+    command.add_argument(
+        "--fdr",
+        type=float,
+        help="instead of --alpha: bound on the expected share of normal samples among those called anomalous, such as "
+        "0.1 (Benjamini-Hochberg on the p-values of all samples together)",
+    )
+
+
 def decision_way(options: argparse.Namespace, detector: Detector) -> tuple[float | None, Calibrate, float | None]:
     """Arguments of :meth:`metaad_zoo.Detector.decide`, of a command that has :func:`decision_arguments`.
 
@@ -154,7 +164,8 @@ def decision_choice(options: argparse.Namespace, detector: Detector, only_anomal
     from metaad_zoo.cli.terminal import note
     from metaad_zoo.explain import Choice
 
-    asked = (options.alpha, options.calibrate, options.contamination) != (None, None, None)
+    fdr = getattr(options, "fdr", None)
+    asked = (options.alpha, options.calibrate, options.contamination, fdr) != (None, None, None, None)
     try:
         alpha, calibrate, contamination = decision_way(options, detector)
     except (RuntimeError, ValueError) as error:
@@ -162,7 +173,7 @@ def decision_choice(options: argparse.Namespace, detector: Detector, only_anomal
             raise
         note(f"no sample is called anomalous, and no region is outlined: {error}")
         return Choice(False, False, top)
-    return Choice(True, only_anomalous, top, alpha, calibrate, contamination)
+    return Choice(True, only_anomalous, top, alpha, calibrate, contamination, fdr)
 
 
 def note_many_flagged(anomalous: int | None, n: int) -> None:

@@ -10,6 +10,7 @@ from metaad_zoo.cli.arguments import (
     column_options,
     decision_arguments,
     decision_choice,
+    fdr_argument,
     json_argument,
     note_many_flagged,
     require_folder,
@@ -45,6 +46,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     model_arguments(command)
     region_argument(command)
     decision_arguments(command)
+    fdr_argument(command)
     json_argument(command)
 
 
@@ -75,6 +77,8 @@ def run(options: argparse.Namespace) -> int:
 
         detection = detect(detector, stream, options.out, choice, tick)
     note_account(stream.account)
+    if detection.none_selected:
+        note(detection.none_selected)
     note_many_flagged(detection.anomalous, detection.samples)
     if detection.figures:
         note(f"on {detection.labelled} labelled samples, with 95 % intervals: {in_words(detection.figures)}")

@@ -16,6 +16,7 @@ from metaad_zoo.cli.arguments import (
     data_arguments,
     decision_arguments,
     decision_way,
+    fdr_argument,
     json_argument,
     note_many_flagged,
 )
@@ -47,12 +48,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="CSV file to write: sample, score, p_value, anomaly, and the times and identifiers of the data",
     )
     decision_arguments(command)
-    command.add_argument(
-        "--fdr",
-        type=float,
-        help="instead of --alpha: bound on the expected share of normal samples among those called anomalous, such as "
-        "0.1 (Benjamini-Hochberg on the p-values of all samples together)",
-    )
+    fdr_argument(command)
     command.add_argument(
         "--points",
         action="store_true",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from metaad_zoo.atomic_write import write_whole
 from metaad_zoo.data.chunks import Chunk
 from metaad_zoo.detector import Detector
+from metaad_zoo.evaluation.decisions import ROUNDING
 from metaad_zoo.evaluation.labelled import Figure
 from metaad_zoo.evaluation.plots import drawing, inline_svg
 from metaad_zoo.evaluation.titles import TITLES
@@ -40,6 +41,8 @@ class Detection:
         threshold: score above which samples are called anomalous; None without decisions.
         labelled: number of samples with labels of 0 or 1.
         figures: AUROC and other figures of the labelled samples; empty without labels of both kinds.
+        fdr: bound on the false discovery rate that decided; None where a false-alarm rate did.
+        none_selected: why nothing could be selected under ``fdr``; None otherwise.
     """
 
     samples: int
@@ -49,6 +52,8 @@ class Detection:
     threshold: float | None
     labelled: int
     figures: dict[str, Figure]
+    fdr: float | None = None
+    none_selected: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,15 +90,20 @@ def detect(
     """
     out.mkdir(parents=True, exist_ok=True)
     rows: list[_Row] = []
-    with ScoreCsv(out / SCORES) as written:
+    with ScoreCsv(out / SCORES, choice.fdr) as written:
 
         def record(chunk: Chunk, scores: np.ndarray, p: np.ndarray | None, decisions: np.ndarray | None) -> None:
-            rows.extend(_rows(chunk.names, scores, p, decisions, written.n))
+            rows.extend(_rows(chunk.names, scores, p, decisions, written.n, choice.fdr))
             written.add(chunk.names, scores, p, decisions, chunk.labels, chunk.carried)
 
         explained = write_explanations(
             detector, stream, out / EXPLANATIONS, "auto", choice, stream.schemas, stream.original, tick, record
         )
+    reason = None
+    if choice.fdr is not None:
+        limit = np.inf if explained.threshold is None else explained.threshold
+        rows = [replace(row, anomaly=int(row.score > limit)) for row in rows]
+        reason = written.too_few_scores(len(detector.normal_scores(choice.calibrate, choice.contamination)))
     detection = Detection(
         written.n,
         written.anomalous if choice.decided else None,
@@ -102,6 +112,8 @@ def detect(
         explained.threshold,
         written.labelled,
         written.figures(),
+        choice.fdr,
+        reason,
     )
     picture = _draw(rows, detection)
     picture.savefig(out / PICTURE, dpi=150)
@@ -110,15 +122,22 @@ def detect(
 
 
 def _rows(
-    names: list[str], scores: np.ndarray, p: np.ndarray | None, decisions: np.ndarray | None, start: int
+    names: list[str],
+    scores: np.ndarray,
+    p: np.ndarray | None,
+    decisions: np.ndarray | None,
+    start: int,
+    fdr: float | None,
 ) -> list[_Row]:
+    """Samples for the picture and the list; those that may be selected under ``fdr`` are among them."""
     rows, judged = [], 0
     for i, name in enumerate(names):
         if np.isnan(scores[i]):
             continue
         p_value, decision = (None if x is None else x[judged] for x in (p, decisions))
         judged += 1
-        if decision or (start + i) % max(1, (start + len(names)) // MOST_DRAWN) == 0:
+        may_be = decision if fdr is None or p_value is None else p_value <= fdr + ROUNDING
+        if may_be or (start + i) % max(1, (start + len(names)) // MOST_DRAWN) == 0:
             anomaly = None if decision is None else int(decision)
             rows.append(_Row(start + i, name, float(scores[i]), None if p_value is None else float(p_value), anomaly))
     return rows
@@ -176,8 +195,10 @@ def conclusion(detection: Detection) -> str:
     if detection.anomalous is None:
         sentence = f"{detection.samples} samples are ranked by their score; nothing is called anomalous."
     else:
-        sentence = f"{detection.anomalous} of {detection.samples} samples are called anomalous: their score is above "
-        sentence += f"{detection.threshold:.3g}."
+        sentence = f"{detection.anomalous} of {detection.samples} samples are called anomalous"
+        sentence += "." if detection.threshold is None else f": their score is above {detection.threshold:.3g}."
+        if detection.fdr is not None and detection.anomalous:
+            sentence += f" At most {detection.fdr:.0%} of them are expected to be normal."
     if detection.figures:
         auroc = detection.figures["auroc"]
         sentence += f" On the {detection.labelled} labelled samples the AUROC is {100 * auroc.value:.1f} %"

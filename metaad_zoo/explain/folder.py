@@ -6,7 +6,7 @@ import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import astuple, dataclass, field, fields, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -22,6 +22,7 @@ from metaad_zoo.detector import Detector
 from metaad_zoo.evaluation.calibration import threshold
 from metaad_zoo.evaluation.decisions import Calibrate
 from metaad_zoo.evaluation.explanation import Explanation
+from metaad_zoo.evaluation.selection import selected
 from metaad_zoo.explain.archive import GrowingArchive
 from metaad_zoo.explain.figures import explanation_figure
 from metaad_zoo.explain.maps import AT_ONCE, beside_its_picture
@@ -43,9 +44,12 @@ class Choice:
         alpha: false-alarm rate of the decisions, see :meth:`metaad_zoo.Detector.predict`.
         calibrate: see there.
         contamination: see there.
+        fdr: bound on the false discovery rate, which then decides in place of ``alpha``; see
+            :meth:`metaad_zoo.Detector.select`. It needs ``top``: nothing is decided before all samples are scored, and
+            memory holds the samples that may be explained.
 
     Raises:
-        ValueError: ``top`` is below 1, or ``only_anomalous`` goes without decisions.
+        ValueError: ``top`` is below 1, ``only_anomalous`` goes without decisions, or ``fdr`` without ``top``.
     """
 
     decided: bool = True
@@ -54,20 +58,23 @@ class Choice:
     alpha: float | None = None
     calibrate: Calibrate | None = None
     contamination: float | None = None
+    fdr: float | None = None
 
     def __post_init__(self) -> None:
         if self.top is not None and self.top < 1:
             raise ValueError(f"top is {self.top}; expected a number of samples, at least 1")
         if self.only_anomalous and not self.decided:
             raise ValueError("only_anomalous=True needs decisions: set decided=True")
+        if self.fdr is not None and self.top is None:
+            raise ValueError("fdr decides when all samples are scored: set top, the number of samples to explain")
 
     def threshold(self, detector: Detector) -> float | None:
-        """Score above which samples are called anomalous; None without decisions.
+        """Score above which samples are called anomalous; None without decisions, and with ``fdr``.
 
         Raises:
             RuntimeError, ValueError: the detector can't decide; see :meth:`metaad_zoo.Detector.predict`.
         """
-        if not self.decided:
+        if not self.decided or self.fdr is not None:
             return None
         rate, way = detector.way_to_decide(self.alpha, self.calibrate, self.contamination)
         return threshold(detector.normal_scores(way, self.contamination), rate)
@@ -83,7 +90,7 @@ class Explained:
         without_value: number of those without any value, such as files that can't be read.
         pictures: number of pictures.
         boxes: number of boxes; None for detectors without heat maps.
-        threshold: score above which samples are called anomalous; None without decisions.
+        threshold: score above which samples are called anomalous; None without decisions, or if ``fdr`` selects none.
         done: share of the samples that were read.
     """
 
@@ -141,7 +148,7 @@ def write_explanations(
         original: gives the photograph ``(C, H, W)`` uint8 of a sample by its position; None: the sample is drawn.
         tick: called with the figures so far, after each step.
         record: called with each chunk, its scores ``(n,)``, NaN for samples without any value, and the p-values and
-            decisions of the others, None without decisions.
+            decisions of the others; None without decisions, the decisions None with ``choice.fdr``.
 
     Raises:
         RuntimeError, ValueError: the detector can't decide or explain; see :meth:`metaad_zoo.Detector.predict` and
@@ -154,7 +161,9 @@ def write_explanations(
         GrowingArchive(out / "explanations.npz") as archive,
         nullcontext() if mapped is None else _Boxes(out / "boxes.csv") as boxes,
     ):
-        for batch in _batches(_chosen(_judged(detector, chunks, choice, figures, record), choice.top)):
+        p_values: list[np.ndarray] = []
+        rows = _chosen(_judged(detector, chunks, choice, figures, record, p_values), choice.top)
+        for batch in _batches(rows if choice.fdr is None else _selected(rows, detector, choice, figures, p_values)):
             heats, maps = _explain(detector, batch, method if mapped is None else "patches", archive)
             for i, row in enumerate(batch):
                 figures.pictures += 1
@@ -173,15 +182,26 @@ def write_explanations(
 
 
 def _judged(
-    detector: Detector, chunks: Iterable[Chunk], choice: Choice, figures: Explained, record: Record
+    detector: Detector,
+    chunks: Iterable[Chunk],
+    choice: Choice,
+    figures: Explained,
+    record: Record,
+    p_values: list[np.ndarray],
 ) -> Iterator[_Judged]:
-    """Samples that may be explained, with their scores and decisions; counts all samples."""
+    """Samples that may be explained, with their scores and decisions; counts all samples.
+
+    With ``choice.fdr`` nothing is decided: ``p_values`` gets those of all samples.
+    """
     way = (choice.alpha, choice.calibrate, choice.contamination)
     leave_one_out = choice.contamination is not None
     for chunk in chunks:
         scores = detector.score_known(chunk.samples, leave_one_out)
         valued, start = np.flatnonzero(~np.isnan(scores)), figures.samples
         p, decisions = detector.decide(scores[valued], *way) if choice.decided else (None, None)
+        if choice.fdr is not None and p is not None:
+            p_values.append(p)
+            decisions = None
         record(chunk, scores, p, decisions)
         figures.samples, figures.done = start + len(scores), chunk.done
         figures.without_value += len(scores) - len(valued)
@@ -189,10 +209,29 @@ def _judged(
             figures.anomalous = (figures.anomalous or 0) + int(decisions.sum())
         for k, i in enumerate(valued.tolist()):
             decision = None if decisions is None else int(decisions[k])
-            if not choice.only_anomalous or decision:
+            if not choice.only_anomalous or decision or choice.fdr is not None:
                 sample = {name: x[i] for name, x in chunk.samples.items()}
                 p_value = None if p is None else float(p[k])
                 yield _Judged(start + i, chunk.names[i], sample, float(scores[i]), p_value, decision)
+
+
+def _selected(
+    rows: Iterator[_Judged], detector: Detector, choice: Choice, figures: Explained, p_values: list[np.ndarray]
+) -> Iterator[_Judged]:
+    """The rows with decisions by ``choice.fdr``, once all samples are scored."""
+    assert choice.fdr is not None
+    candidates = list(rows)  # also scores all samples
+    p = np.concatenate([np.zeros(0), *p_values])
+    flags = selected(p, choice.fdr)
+    figures.anomalous = int(flags.sum())
+    highest = float(p[flags].max()) if figures.anomalous else 0.0
+    if figures.anomalous:
+        way = detector.way_to_decide(choice.alpha, choice.calibrate, choice.contamination)[1]
+        figures.threshold = threshold(detector.normal_scores(way, choice.contamination), highest)
+    for row in candidates:
+        anomaly = int(row.p_value is not None and row.p_value <= highest)
+        if anomaly or not choice.only_anomalous:
+            yield replace(row, anomaly=anomaly)
 
 
 def _chosen(rows: Iterator[_Judged], top: int | None) -> Iterator[_Judged]:

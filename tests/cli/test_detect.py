@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,45 @@ def test_a_table_is_scored_judged_explained_and_reported(tables, tmp_path, capsy
     assert (tmp_path / "out" / "scores.png").stat().st_size > 1000
     assert "the default for tabular samples is knn" in notes
     assert "leave-one-out scores of the support set" in notes
+
+
+@pytest.mark.parametrize("shift", [8, 0])
+def test_fdr_decides_as_select_does(shift, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for name, rows, moved in (("good", 60, 0), ("new", 40, shift)):
+        frame = pd.DataFrame(rng.normal(size=(rows, 3)), columns=list("abc"))
+        frame.iloc[30:40] += moved
+        frame.to_csv(tmp_path / f"{name}.csv", index=False)
+    out, data = tmp_path / "out", tmp_path / "new.csv"
+    code, result, notes = detected(capsys, tmp_path / "good.csv", data, out, "--fdr", "0.2", "--top", "4")
+    rows = list(csv.DictReader((out / "scores.csv").read_text().splitlines()))
+    detector = mz.load_detector(out / "detector")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        chosen = detector.select(data, fdr=0.2)
+    assert code == 0
+    assert all(str(warning.message) in notes for warning in caught)
+    assert len(caught) == (shift == 0)
+    assert [int(row["anomaly"]) for row in rows] == chosen.tolist()
+    assert (chosen.sum() >= 10) == (shift > 0)
+    assert (result["anomalous"], result["explained"]) == (chosen.sum(), min(4, chosen.sum()))
+    page = (out / "report.html").read_text()
+    if shift:
+        scores = np.array([float(row["score"]) for row in rows])
+        assert ((scores > result["threshold"]) == chosen).all()
+        assert "At most 20% of them are expected to be normal" in page
+        assert page.count('<tr class="anomalous">') == chosen.sum()
+    else:
+        assert result["threshold"] is None
+        assert "0 of 40 samples are called anomalous." in page
+
+
+def test_a_rate_that_nothing_can_reach_is_refused(tables, tmp_path, capsys):
+    good, new = tables / "good.csv", tables / "new.csv"
+    code, _, error = detected(capsys, good, new, tmp_path / "out", "--fdr", "0.01")
+    assert (code, "nothing can be selected at fdr=0.01" in error) == (1, True)
+    code, _, error = detected(capsys, good, new, tmp_path / "out", "--fdr", "0.2", "--alpha", "0.1")
+    assert (code, "give one of them" in error) == (1, True)
 
 
 def test_labels_change_no_score_and_no_decision(tables, tmp_path, capsys):
