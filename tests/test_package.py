@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -56,6 +57,18 @@ def test_the_wheel_has_every_file(folder, inside, pattern, wheel):
         files.discard(f"{inside}/README.md")  # the overview of the folder, for the repository's readers
     assert files
     assert files <= wheel
+
+
+def test_the_page_of_the_package_index_has_no_link_into_the_repository():
+    page, readme = (
+        (REPOSITORY / name).read_text(encoding="utf-8") for name in (PROJECT["project"]["readme"], "README.md")
+    )
+    links = re.findall(r"\]\(([^)]+)\)", page) + re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert all(link.startswith("https://") for link in links)
+    assert readme.split("\n\n")[1] in page, "both say the same"
+    commands = {line for line in page.splitlines() if line.startswith("| ") and "`metaad" in line}
+    assert len(commands) >= 4
+    assert commands <= set(readme.splitlines()), "those of the README are tested"
 
 
 def test_every_package_is_named():

@@ -28,7 +28,8 @@ def test_a_wheel_holds_the_checkpoints(source, original, tmp_path):
     clone, wheels, site = tmp_path / "clone", tmp_path / "wheels", tmp_path / "site"
     shutil.copytree(REPOSITORY / "metaad_zoo", clone / "metaad_zoo", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(original, clone / "checkpoints")
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    shutil.copytree(REPOSITORY / "configs", clone / "configs")
+    for name in ("pyproject.toml", "PACKAGE.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, clone / name)
     if source == "sdist":
         build = "import setuptools.build_meta as b, sys; print(b.build_sdist(sys.argv[1]))"
