@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.spatial.distance import cdist
 from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
@@ -17,6 +18,7 @@ from sklearn.linear_model import Ridge
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from sklearn.svm import OneClassSVM
 
+from metaad_zoo.backbones.window_statistics import WindowStatistics
 from metaad_zoo.evaluation.baselines import (
     FlagEverything,
     NearestNeighbour,
@@ -29,12 +31,13 @@ from metaad_zoo.evaluation.baselines import (
     reads_unlabelled,
     register_baseline,
 )
+from metaad_zoo.evaluation.baselines.series_experts import EXPERTS, _Experts
 from metaad_zoo.learners.network import EpisodeNetwork
 
 SHAPES = {"image": (1, 6, 6), "sequence": (24, 2), "tabular": (8,)}
 CASES = [(name, m) for m in SHAPES for name in list_baselines(modality=m)]
 KNOWS_NOTHING = ("flag_everything", "random")
-NEEDS_ONE = ("knn", "pile_knn", "ocsvm", "linear_ar", "pca_subwindows", *KNOWS_NOTHING)
+NEEDS_ONE = ("knn", "pile_knn", "ocsvm", "linear_ar", "pca_subwindows", "series_experts", *KNOWS_NOTHING)
 HAS_PYOD = importlib.util.find_spec("pyod") is not None
 
 
@@ -197,7 +200,58 @@ def test_pca_subwindows_agrees_with_scikit_learn(pool, pooled):
     np.testing.assert_allclose(scored("pca_subwindows", *samples, window=8, pool=pool), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", [n for n in list_baselines() if modalities_of(n) == ("sequence",)])
+def standard_features(support, query, least):
+    centre, spread = support.mean(0), support.std(0) + least
+    return (support - centre) / spread, (query - centre) / spread
+
+
+def test_each_expert_on_series_agrees_with_a_computation_step_by_step():
+    support, query = windows(6), windows(4)
+    a, b = standard(support, query)
+    statistics = [WindowStatistics(2)(torch.tensor(x)).numpy() for x in (a, b)]
+    spectra = [
+        np.log1p(np.abs(np.fft.rfft(x - x.mean(1, keepdims=True), axis=1))[:, 1:]).reshape(len(x), -1) for x in (a, b)
+    ]
+    near, query_statistics = standard_features(*statistics, 0.05)
+    covariance = LedoitWolf().fit(near)
+    _, query_spectra = standard_features(*spectra, 0.1)
+    past = [np.array([[x[i, t - 5 : t].T.ravel() for t in range(5, 40)] for i in range(len(x))]) for x in (a, b)]
+    model = Ridge(alpha=1.0).fit(past[0].reshape(-1, 10), a[:, 5:].reshape(-1, 2))
+    residuals = [x[:, 5:] - np.array([model.predict(p) for p in rows]) for x, rows in zip((a, b), past, strict=True)]
+    usual_residual = np.sqrt((residuals[0] ** 2).mean((0, 1))) + 0.01
+    relative = np.abs(residuals[1]) / usual_residual
+    expected = {
+        "nearest": cdist(query_statistics, near).min(1),
+        "mahalanobis": np.sqrt(covariance.mahalanobis(query_statistics)),
+        "roughness": np.abs(query_statistics[:, 5::10]).mean(1),
+        "spectrum": np.sqrt((query_spectra**2).mean(1)),
+        "forecast_channels": relative.mean(1).mean(1),
+        "forecast_steps": relative.mean(2).max(1),
+    }
+    scores = _Experts.of(torch.tensor(a)).scores(torch.tensor(b))
+    assert tuple(expected) == EXPERTS
+    for name, values in zip(EXPERTS, scores.T, strict=True):
+        np.testing.assert_allclose(values, expected[name], rtol=2e-4, err_msg=name)
+
+
+def test_the_mean_of_experts_takes_each_in_the_units_of_windows_that_it_was_not_fitted_to():
+    support, query = windows(10), windows(4)
+    a, b = (torch.tensor(x) for x in standard(support, query))
+    own = torch.cat(
+        [_Experts.of(torch.cat([a[: 2 * i], a[2 * i + 2 :]])).scores(a[2 * i : 2 * i + 2]) for i in range(5)]
+    )
+    centre = own.sort(0).values[4]
+    z = (_Experts.of(a).scores(b) - centre) / (own.std(0, correction=0) + 0.02 * centre + 1e-6)
+    expected = (z.sign() * (1 + z.abs()).log()).mean(1)
+    scores = scored("series_experts", {"sequence": torch.tensor(support)}, {"sequence": torch.tensor(query)})
+    torch.testing.assert_close(scores, expected)
+    with pytest.raises(ValueError, match="did you mean 'spectrum'"):
+        create_baseline("series_experts", experts=["spectrun"])
+    with pytest.raises(ValueError, match="more than 5 steps, saw sequences of 4"):
+        scored("series_experts", *[{"sequence": torch.tensor(x)[:, :4]} for x in (support, query)])
+
+
+@pytest.mark.parametrize("name", ["linear_ar", "pca_subwindows"])
 def test_padding_at_the_end_changes_no_score_of_pieces(name):
     support, query = torch.tensor(windows(3)), torch.tensor(windows(4))[:, :24]
     padded = torch.cat([query, torch.full((4, 16, 2), torch.nan)], dim=1)
@@ -219,7 +273,9 @@ def test_random_scores_are_uniform_by_content_and_seed():
 
 def test_names_and_options_are_checked():
     assert isinstance(create_baseline("knn"), NearestNeighbour)
-    assert {"linear_ar", "pca_subwindows"} == set(list_baselines()) - set(list_baselines(modality="image"))
+    assert {"linear_ar", "pca_subwindows", "series_experts"} == set(list_baselines()) - set(
+        list_baselines(modality="image")
+    )
     for call, match in [
         (lambda: create_baseline("mahalanobi"), "did you mean 'mahalanobis'"),
         (lambda: modalities_of("iforrest"), "did you mean 'iforest'"),

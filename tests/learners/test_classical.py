@@ -19,7 +19,9 @@ from metaad_zoo.modality import get_modality, list_modalities
 from metaad_zoo.zoo.defaults import defaults
 
 FLOORS = ("flag_everything", "random")
-TRACED = {"knn", "pile_knn", "experts", "mahalanobis", "ocsvm", "pca", "linear_ar", "pca_subwindows"}
+TRACED = {"knn", "pile_knn", "experts", "mahalanobis", "ocsvm", "pca", "linear_ar", "pca_subwindows", "series_experts"}
+UNSCALED = ("linear_ar", "pca_subwindows", "series_experts", "pile_knn", "experts")
+"""Baselines without the option ``standardise``."""
 PAIRS = [(name, modality) for name in list_baselines() for modality in modalities_of(name) if name not in FLOORS]
 
 
@@ -54,7 +56,7 @@ def test_the_manifest_holds_every_setting_also_the_defaults(name, tmp_path):
     assert manifest["learner"] == f"baseline/{name}"
     settings = {k: v for k, v in vars(create_baseline(name)).items() if k in manifest["arguments"]}
     assert settings == {k: v for k, v in manifest["arguments"].items() if k in settings}
-    assert "standardise" in manifest["arguments"] or name in ("linear_ar", "pca_subwindows", "pile_knn", "experts")
+    assert "standardise" in manifest["arguments"] or name in UNSCALED
 
 
 @pytest.mark.parametrize("option", ["kk", "input_shape"])
@@ -67,7 +69,9 @@ def test_a_forged_manifest_with_an_unknown_setting_is_refused(option, tmp_path):
         mz.load_detector(tmp_path)
 
 
-@pytest.mark.parametrize("name", sorted({n for n, m in PAIRS if m == "tabular"} | {"linear_ar", "pca_subwindows"}))
+@pytest.mark.parametrize(
+    "name", sorted({n for n, m in PAIRS if m == "tabular"} | {"linear_ar", "pca_subwindows", "series_experts"})
+)
 def test_what_is_made_of_torch_operations_is_exported_and_the_rest_refused_by_name(name, tmp_path):
     modality = "tabular" if "tabular" in modalities_of(name) else "sequence"
     detector, x = fitted(name, modality)

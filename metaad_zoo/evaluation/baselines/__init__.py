@@ -3,6 +3,7 @@
 from metaad_zoo.evaluation.baselines import floors as floors  # each of these registers its baselines
 from metaad_zoo.evaluation.baselines import pyod_detectors as pyod_detectors
 from metaad_zoo.evaluation.baselines import series as series
+from metaad_zoo.evaluation.baselines import series_experts as series_experts
 from metaad_zoo.evaluation.baselines import subspaces as subspaces
 from metaad_zoo.evaluation.baselines import unlabelled as unlabelled
 from metaad_zoo.evaluation.baselines import vectors as vectors

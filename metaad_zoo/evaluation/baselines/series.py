@@ -17,22 +17,101 @@ from metaad_zoo.evaluation.baselines.subspaces import Directions, check_share
 from metaad_zoo.modality import SequenceModality, get_modality, read_as
 from metaad_zoo.registry import unknown_name
 
+ScoreSequences = Callable[[Tensor], Tensor]
+"""Scores ``(n,)`` of sequences ``(n, T, C)``; NaN where a value is missing."""
 ScorePieces = Callable[[Tensor, Tensor], Tensor]
 """Scores ``(n,)`` from pieces and the mask of their values, both ``(n, m, C, length)``."""
 Pool = Literal["mean", "max"]
 
 
-class PieceMethod(ABC):
-    """A method on the overlapping pieces of sequences, each channel in the units of the support.
+class SequenceMethod(ABC):
+    """A method on sequences, each channel in the units of the support.
+
+    Attributes:
+        title: name of the method in errors.
+    """
+
+    title: str
+
+    @abstractmethod
+    def fit_units(self, x: Tensor) -> ScoreSequences:
+        """Fit to sequences ``(K, T, C)`` in the units of the support; NaN where a value is missing."""
+
+    def adapt(self, support: Samples, support_labels: Tensor) -> SequenceScorer:
+        """Fit to the support windows whose label is 0 or -1; one is enough.
+
+        Raises:
+            ValueError: no such window is given, there are no sequences, or they are too short or empty.
+        """
+        name, values = sequences_of(support, self.title)
+        windows = usual({name: values}, support_labels, 1, self.title)[name]
+        scaling = get_modality(name).feature_scaling(windows)
+        return SequenceScorer(self.title, scaling, self.fit_units(scaling.apply(windows).double()), {name: windows})
+
+
+@dataclass(frozen=True)
+class SequenceScorer:
+    """A method on sequences, fitted to a support set.
+
+    Attributes:
+        title: name of the method in errors.
+        scaling: from raw values to the units of the support.
+        score_units: scores ``(n,)`` of sequences ``(n, T, C)`` in these units.
+        support: raw sequences of the support, by modality.
+    """
+
+    title: str
+    scaling: SupportScaling
+    score_units: ScoreSequences
+    support: Samples
+
+    def units(self, samples: Samples) -> dict[str, Tensor]:
+        """Raw sequences in the units of the support."""
+        name, x = sequences_of(samples, self.title)
+        return {name: self.scaling.apply(x)}
+
+    def logits(self, samples: Samples) -> Tensor:
+        """Scores ``(n,)`` of sequences in the support's :meth:`units`."""
+        return self.score_units(next(iter(samples.values())).double())
+
+    def embed(self, samples: Samples | None = None) -> Tensor:
+        """Sequences in the support's :meth:`units` as vectors ``(n, T * C)``; without any, those of the support."""
+        x = next(iter((self.units(self.support) if samples is None else samples).values()))
+        return x.nan_to_num(0.0).flatten(1)
+
+    def score(self, samples: Samples) -> Tensor:
+        """Anomaly scores ``(n,)``; higher is more anomalous.
+
+        Raises:
+            ValueError: there are no sequences, or they are too short.
+        """
+        units = self.units(samples)
+        n = len(next(iter(units.values())))
+        return self.logits(units) if n else torch.zeros(0, dtype=torch.float64)
+
+
+def sequences_of(samples: Samples, title: str) -> tuple[str, Tensor]:
+    """The sequences among samples, on the CPU, and the name of their modality.
+
+    Raises:
+        ValueError: there are none.
+    """
+    names = read_as(list(tensors(samples)), SequenceModality.name)
+    if not names:
+        raise ValueError(f"{title} reads sequences, saw {sorted(samples)}: `metaad list` names other baselines")
+    return names[0], samples[names[0]].cpu()
+
+
+class PieceMethod(SequenceMethod):
+    """A method on the overlapping pieces of sequences.
 
     Args:
         length: steps of a piece.
         option: name of the option that sets ``length``, for the error.
 
-    A missing value counts as the support's centre; pieces without any value are skipped.
+    A missing value counts as the support's centre; pieces without any value are skipped, and a sequence without a
+    value to look at scores 0.
     """
-
-    title: str
 
     def __init__(self, length: int, option: str) -> None:
         self.length, self._option = length, option
@@ -41,89 +120,61 @@ class PieceMethod(ABC):
     def fit(self, pieces: Tensor, present: Tensor) -> ScorePieces:
         """Fit to the support's ``pieces`` and the mask ``present`` of their values, both ``(K, m, C, length)``."""
 
-    def adapt(self, support: Samples, support_labels: Tensor) -> PieceScorer:
-        """Fit to the support windows whose label is 0 or -1; one is enough.
-
-        Raises:
-            ValueError: no such window is given, there are no sequences, or they are too short or empty.
-        """
-        name, values = self._sequences(support)
-        windows = usual({name: values}, support_labels, 1, self.title)[name]
-        pieces = SequencePieces(get_modality(name).feature_scaling(windows), self.length, self.refuse)
-        support_pieces, present = pieces(windows)
+    def fit_units(self, x: Tensor) -> ScoreSequences:
+        pieces, present = self.pieces(x)
         if not present[..., -1].any():
             raise ValueError(
                 f"{self.title} found no value in the support's sequences past their first {self.length - 1} steps"
             )
-        return PieceScorer(self, pieces, self.fit(support_pieces, present), {name: windows})
+        score_pieces = self.fit(pieces, present)
+        return lambda x: score_pieces(*self.pieces(x))
 
-    def _sequences(self, samples: Samples) -> tuple[str, Tensor]:
-        names = read_as(list(tensors(samples)), SequenceModality.name)
-        if not names:
-            raise ValueError(
-                f"{self.title} reads sequences, saw {sorted(samples)}: `metaad list` names other baselines"
-            )
-        return names[0], samples[names[0]].cpu()
-
-    def refuse(self, steps: int) -> ValueError:
-        """The error for sequences that are shorter than a piece."""
-        least = f"{self._option} steps" if self._option == "window" else f"more than {self._option} steps"
-        return ValueError(
-            f"{self.title} needs sequences of {least}, saw sequences of {steps} steps: lower {self._option}, "
-            f"which makes pieces of {self.length} steps"
-        )
-
-
-@dataclass(frozen=True)
-class SequencePieces:
-    """Cuts sequences into overlapping pieces, in the units of a support set."""
-
-    scaling: SupportScaling
-    length: int
-    refuse: Callable[[int], ValueError]
-
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Pieces of sequences ``(n, T, C)`` and the mask of their values, both ``(n, m, C, length)``."""
-        return self.of_units(self.scaling.apply(x))
-
-    def of_units(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The same of sequences in the units of the support."""
-        if x.shape[1] < self.length:
-            raise self.refuse(x.shape[1])
-        scaled = x.double()
-        return scaled.nan_to_num(0.0).unfold(1, self.length, 1), (~scaled.isnan()).unfold(1, self.length, 1)
-
-
-@dataclass(frozen=True)
-class PieceScorer:
-    """A method on pieces, fitted to a support set."""
-
-    method: PieceMethod
-    pieces: SequencePieces
-    score_pieces: ScorePieces
-    support: Samples
-
-    def units(self, samples: Samples) -> dict[str, Tensor]:
-        """Raw sequences in the units of the support."""
-        name, x = self.method._sequences(samples)
-        return {name: self.pieces.scaling.apply(x)}
-
-    def logits(self, samples: Samples) -> Tensor:
-        """Scores ``(n,)`` of sequences in the support's :meth:`units`."""
-        return self.score_pieces(*self.pieces.of_units(next(iter(samples.values()))))
-
-    def embed(self, samples: Samples | None = None) -> Tensor:
-        """Sequences in the support's :meth:`units` as vectors ``(n, T * C)``; without any, those of the support."""
-        x = next(iter((self.units(self.support) if samples is None else samples).values()))
-        return x.nan_to_num(0.0).flatten(1)
-
-    def score(self, samples: Samples) -> Tensor:
-        """Anomaly scores ``(n,)``; 0 for a sequence without a value to look at.
+    def pieces(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Pieces of sequences ``(n, T, C)`` and the mask of their values, both ``(n, m, C, length)``.
 
         Raises:
-            ValueError: there are no sequences, or they are too short.
+            ValueError: the sequences are shorter than a piece.
         """
-        return self.score_pieces(*self.pieces(self.method._sequences(samples)[1]))
+        if x.shape[1] < self.length:
+            least = f"{self._option} steps" if self._option == "window" else f"more than {self._option} steps"
+            raise ValueError(
+                f"{self.title} needs sequences of {least}, saw sequences of {x.shape[1]} steps: lower "
+                f"{self._option}, which makes pieces of {self.length} steps"
+            )
+        return pieces_of(x, self.length)
+
+
+def pieces_of(x: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Overlapping pieces of sequences ``(n, T, C)`` and the mask of their values, both ``(n, m, C, length)``."""
+    return x.nan_to_num(0.0).unfold(1, length, 1), (~x.isnan()).unfold(1, length, 1)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A linear forecast of each step of all channels from the steps before it.
+
+    Attributes:
+        slope: ``(C, C * order)``.
+        intercept: ``(C,)``.
+    """
+
+    slope: Tensor
+    intercept: Tensor
+
+    @classmethod
+    def of(cls, pieces: Tensor, present: Tensor, alpha: float) -> Forecast:
+        """Ridge regression with the penalty ``alpha`` on the pieces whose last step has a value in any channel."""
+        from sklearn.linear_model import Ridge  # not for those who adapt another method
+
+        rows = present[..., -1].any(-1)
+        model = Ridge(alpha=alpha).fit(_past(pieces)[rows].numpy(), pieces[..., -1][rows].numpy())
+        # scikit-learn leaves out the axis of a single output in some of its versions
+        slope = torch.as_tensor(model.coef_).reshape(pieces.shape[2], -1)
+        return cls(slope, torch.as_tensor(model.intercept_).reshape(-1))
+
+    def residuals(self, pieces: Tensor) -> Tensor:
+        """Last step of each piece minus its forecast, ``(n, m, C)``."""
+        return pieces[..., -1] - (_past(pieces) @ self.slope.T + self.intercept)
 
 
 @register_baseline("linear_ar", modalities=(SequenceModality.name,))
@@ -150,17 +201,10 @@ class LinearAutoregression(PieceMethod):
 
     def fit(self, pieces: Tensor, present: Tensor) -> ScorePieces:
         """The regression, on steps that have a value in any channel."""
-        from sklearn.linear_model import Ridge  # not for those who adapt another method
-
-        rows = present[..., -1].any(-1)
-        model = Ridge(alpha=self.alpha).fit(_past(pieces)[rows].numpy(), pieces[..., -1][rows].numpy())
-        # scikit-learn leaves out the axis of a single output in some of its versions
-        slope = torch.as_tensor(model.coef_).reshape(pieces.shape[2], -1)
-        intercept = torch.as_tensor(model.intercept_).reshape(-1)
+        forecast = Forecast.of(pieces, present, self.alpha)
 
         def score(pieces: Tensor, present: Tensor) -> Tensor:
-            squared = (pieces[..., -1] - (_past(pieces) @ slope.T + intercept)).square()
-            return _mean_where(squared.flatten(1), present[..., -1].flatten(1))
+            return _mean_where(forecast.residuals(pieces).square().flatten(1), present[..., -1].flatten(1))
 
         return score
 
