@@ -235,6 +235,15 @@ def table_speed_rows(measured: Mapping[str, Any]) -> list[str]:
     return [*head("work", "method", "processor"), *rows]
 
 
+def live_rows(results: Mapping[str, Any]) -> list[str]:
+    """Rows a second of live series by method and by rows at once, with the fixed threshold."""
+    rows = head("method", "one by one", "ten at once", "a hundred at once")
+    for name, figures in results["measured"].items():
+        speeds = [figures["rows_per_cpu_second"][f"fixed, {n} at once"] for n in (1, 10, 100)]
+        rows.append(f"| {name} | " + " | ".join(f"{speed:,.0f}" for speed in speeds) + " |")
+    return rows
+
+
 def defaults_rows() -> list[str]:
     """The default detector of each modality, with its reason."""
     entries = read_json(REPOSITORY / "metaad_zoo" / "zoo" / "defaults.json")

@@ -21,12 +21,12 @@ from metaad_zoo.episodes import Adapted, count
 from metaad_zoo.evaluation.calibration import ROUNDING, threshold
 from metaad_zoo.evaluation.decisions import USUAL_ALPHA, Calibrate, SupportDecisions
 from metaad_zoo.evaluation.explanation import Explainer, ExplainsScores
+from metaad_zoo.evaluation.live_series import StreamsSeries
 from metaad_zoo.evaluation.selection import SelectsAnomalies
 from metaad_zoo.learners.registry import BASELINE_PREFIX
 from metaad_zoo.modality import get_modality, scoring_chunk
 from metaad_zoo.modality.samples import Reading, have_values, read_query, read_support, require_size
 from metaad_zoo.modality.unlabelled import read_unlabelled
-from metaad_zoo.modality.window_scoring import ScoresWindows
 from metaad_zoo.zoo import Checkpoint, checkpoint_files, files_in_a_folder, open_checkpoint, save_checkpoint
 from metaad_zoo.zoo.detector_state import DetectorState
 from metaad_zoo.zoo.detector_tensors import RATIO, support_tensors
@@ -35,7 +35,7 @@ from metaad_zoo.zoo.support_update import FurtherSupport, SupportChange
 from metaad_zoo.zoo.unlabelled import note_taken_as_normal
 
 
-class Detector(DescribesSupport, ScoresWindows, ExplainsScores, SelectsAnomalies):
+class Detector(DescribesSupport, StreamsSeries, ExplainsScores, SelectsAnomalies):
     """A meta-trained model that a few samples of a new domain turn into an anomaly detector.
 
     Any number of threads may use one detector, also while another one fits it: they see the old fit or the new one.

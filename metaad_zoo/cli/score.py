@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from metaad_zoo.data.read.series import Piece
+    from metaad_zoo.data.windows import Pooling
     from metaad_zoo.detector import Detector
     from metaad_zoo.modality.streams import SampleStream
 
@@ -55,6 +56,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="score each time step of a series by the mean score of the windows that cover it, instead of consecutive "
         "windows; p-values compare this mean with scores of whole windows",
     )
+    command.add_argument(
+        "--causal",
+        action="store_true",
+        help="with --points: score each time step by the last window that ends at or before it, as a live series is "
+        "scored; the first steps of a series have no score",
+    )
     command.add_argument("--stride", type=int, help="with --points: number of steps between windows (default: 1)")
     json_argument(command)
 
@@ -73,8 +80,8 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"--out {out} is a folder: name a file, such as {out / 'scores.csv'}")
     if out.is_symlink() or (out.exists() and not out.is_file()):  # it would be replaced: /dev/stdout, for one
         raise ValueError(f"--out {out} is a link or a device, which a new file would replace: name a file")
-    if options.stride is not None and not options.points:
-        raise ValueError("--stride is only with --points")
+    if (options.stride is not None or options.causal) and not options.points:
+        raise ValueError(f"{'--causal' if options.causal else '--stride'} is only with --points")
     detector = adapted_detector(options.folder)
     way = decision_way(options, detector)  # refuses what can't be decided before any work
     calibrate = way[1]
@@ -85,7 +92,13 @@ def run(options: argparse.Namespace) -> int:
         detector.score_windows if options.points else detector.score_known, leave_one_out=calibrate == "contamination"
     )
     rows = (
-        _points(detector, score_them, stream, 1 if options.stride is None else options.stride)
+        _points(
+            detector,
+            score_them,
+            stream,
+            1 if options.stride is None else options.stride,
+            "last" if options.causal else "mean",
+        )
         if options.points
         else _scored(score_them, stream)
     )
@@ -106,6 +119,8 @@ def run(options: argparse.Namespace) -> int:
         note(reason)
     if unknown:
         why = "can't be read" if stream.account.damaged else "have no value at all"
+        if options.causal:
+            why = f"have no value or stand among the first {detector.window - 1} of a series or behind a gap"
         note(f"{unknown} of {n} {what} {why}: their score, p-value and decision are left empty")
     note_many_flagged(anomalous, n)
     judged = written.figures()
@@ -121,7 +136,7 @@ def _scored(score_them: Scores, stream: SampleStream) -> Rows:
         yield chunk.names, score_them(chunk.samples), chunk.labels, chunk.carried, chunk.done
 
 
-def _points(detector: Detector, score_them: Scores, stream: SampleStream, stride: int) -> Rows:
+def _points(detector: Detector, score_them: Scores, stream: SampleStream, stride: int, how: Pooling) -> Rows:
     import numpy as np
 
     from metaad_zoo.data.point_stream import stream_point_scores
@@ -146,7 +161,7 @@ def _points(detector: Detector, score_them: Scores, stream: SampleStream, stride
                     labels.append(np.full(len(piece.values), -1) if piece.labels is None else piece.labels)
                     yield piece.values
 
-            for scores in stream_point_scores(score_them, blocks(), detector.window, stride, short=step > 0):
+            for scores in stream_point_scores(score_them, blocks(), detector.window, stride, how, short=step > 0):
                 n, of_points = len(scores), np.concatenate(labels)
                 of_times = np.concatenate(times) if times else None
                 carried = {} if of_times is None else {"time": of_times[:n]}

@@ -14,7 +14,9 @@ from metaad_zoo.data.series import Series
 from metaad_zoo.episodes import Domain
 from metaad_zoo.registry import unknown_name
 
-Pooling = Literal["mean", "max"]
+Pooling = Literal["mean", "max", "last"]
+"""From windows to points: the mean or the maximum of the windows that cover a point, which reach up to a window ahead;
+or the score of the last window that ends at or before the point, which is causal: known as soon as the point is."""
 SCORED_AT_ONCE = 256
 """Windows handed to a scorer in one call: bounds its memory."""
 
@@ -140,17 +142,19 @@ def _sums(flags: np.ndarray, starts: np.ndarray, window: int) -> np.ndarray:
 def point_scores(
     window_scores: np.ndarray, starts: np.ndarray, window: int, length: int, how: Pooling = "mean"
 ) -> np.ndarray:
-    """Scores of time points out of the scores of the windows that cover them.
+    """Scores of time points out of the scores of windows.
 
     Args:
-        window_scores: ``(n,)``; NaN for a window without a score, which counts for nothing.
-        starts: ``(n,)`` first steps of the windows.
+        window_scores: ``(n,)``; NaN for a window without a score, which counts for nothing, except by ``"last"``, where
+            the points that it decides have no score either.
+        starts: ``(n,)`` first steps of the windows; ascending for ``"last"``.
         window: steps of each.
         length: steps of the series.
-        how: the ``"mean"`` or the ``"max"`` over a point's windows.
+        how: the ``"mean"`` or the ``"max"`` over the windows that cover a point, or the ``"last"`` window that ends at
+            or before it.
 
     Returns:
-        ``(length,)``; NaN at points that no window with a score covers.
+        ``(length,)``; NaN at points that no window with a score covers, or before the end of the first window.
 
     Raises:
         ValueError: shapes disagree, a window reaches beyond the series, or ``how`` is neither.
@@ -158,6 +162,8 @@ def point_scores(
     Example:
         >>> point_scores(np.array([1.0, 3.0]), np.array([0, 1]), window=2, length=4)
         array([ 1.,  2.,  3., nan])
+        >>> point_scores(np.array([1.0, 3.0]), np.array([0, 1]), window=2, length=4, how="last")
+        array([nan,  1.,  3.,  3.])
     """
     if how not in get_args(Pooling):
         raise unknown_name("way from windows to points:", how, get_args(Pooling))
@@ -167,6 +173,9 @@ def point_scores(
         raise ValueError(
             f"windows of {window} steps start at {starts.min()} to {starts.max()}, beyond a series of {length} steps"
         )
+    if how == "last":
+        newest = np.searchsorted(starts + window - 1, np.arange(length), side="right")
+        return np.append(np.nan, window_scores)[newest]
     starts, window_scores = starts[~np.isnan(window_scores)], window_scores[~np.isnan(window_scores)]
     count = np.zeros(length, np.int64)
     total = np.full(length, 0.0 if how == "mean" else -np.inf)
@@ -192,13 +201,14 @@ def score_series(
         scorer: maps ``{"sequence": (n, window, C)}`` to ``(n,)`` scores, NaN where there is none.
         values: ``(T,)`` or ``(T, C)``; NaN where a value is missing.
         window: steps of a window.
-        stride: steps from one window to the next; at most ``window``. A last window ends with the series, so that no
-            point is left uncovered.
+        stride: steps from one window to the next; at most ``window``. Except by ``"last"``, a last window ends with the
+            series, so that no point is left uncovered.
         how: see :func:`point_scores`.
         breaks: positions at which the series continues after a gap; no window reaches across.
 
     Returns:
-        ``(T,)``; NaN between gaps that lie closer together than a window.
+        ``(T,)``; NaN between gaps that lie closer together than a window, and by ``"last"`` at the first
+        ``window - 1`` points after each gap.
 
     Raises:
         ValueError: the series is shorter than a window, or the stride leaves gaps.
@@ -218,7 +228,7 @@ def score_series(
             ]
         )
     starts = window_starts(length, window, stride)
-    if starts[-1] != length - window:
+    if starts[-1] != length - window and how != "last":
         starts = np.append(starts, length - window)
     windows = SeriesWindows(series.values, starts, window)
     parts = np.split(np.arange(len(starts)), np.arange(SCORED_AT_ONCE, len(starts), SCORED_AT_ONCE))

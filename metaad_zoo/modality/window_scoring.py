@@ -40,21 +40,34 @@ class ScoresWindows(ABC):
     def _fitted_support(self) -> Mapping[str, Tensor]:
         """The support's samples by modality; RuntimeError before the detector is fitted."""
 
-    def score_series(self, series: Any, stride: int = 1, how: Pooling = "mean") -> np.ndarray:
+    def score_series(
+        self, series: Any, stride: int = 1, how: Pooling | None = None, causal: bool = False
+    ) -> np.ndarray:
         """Anomaly scores of every time point of a series, ``(T,)`` float64.
+
+        By ``"mean"`` and ``"max"`` a point's score looks ahead by ``window - 1`` steps, as far as the windows that
+        cover it reach. ``causal=True`` gives the scores of a live series (:meth:`Detector.stream`): that of the window
+        which ends with the point, or with a stride of the last one that ended before it.
 
         Args:
             series: ``(T,)`` or ``(T, C)``, a DataFrame or a file; NaN where a value is missing.
             stride: steps from one window to the next, 1 to the length of the window.
-            how: pooling of a point's score over the windows that cover it, ``"mean"`` or ``"max"``.
+            how: pooling of a point's score over the windows that cover it, ``"mean"`` or ``"max"``, or the ``"last"``
+                window that ends at or before it; None: the mean, or with ``causal`` the last.
+            causal: take no later step into account.
 
         Returns:
-            Scores; NaN where no window that covers the point has a value.
+            Scores; NaN where no window that covers the point has a value, and in causal mode at the first
+            ``window - 1`` points and behind gaps.
 
         Raises:
             RuntimeError: the detector is not fitted.
-            ValueError: the model reads no sequences, or the series is shorter than its window or can't be used.
+            ValueError: the model reads no sequences, the series is shorter than its window or can't be used, or ``how``
+                looks ahead with ``causal``.
         """
+        if causal and how not in (None, "last"):
+            raise ValueError(f"how is {how!r} with causal=True, but its windows reach ahead: leave how out")
+        how = how or ("last" if causal else "mean")
         fit = self._as_fitted()  # while another thread fits, the window and the scores stay those of one fit
         window = fit.window
         values, breaks = series_of(series, fit.schemas.get(fit._windowed))

@@ -173,7 +173,9 @@ def test_columns_come_by_name_and_text_is_told(tmp_path):
         list(SampleStream(tmp_path / "t.csv", {"tabular": (2,)}, schemas={"tabular": schema}))
 
 
-@pytest.mark.parametrize(("stride", "how"), [(1, "mean"), (3, "mean"), (8, "max"), (5, "mean")])
+@pytest.mark.parametrize(
+    ("stride", "how"), [(1, "mean"), (3, "mean"), (8, "max"), (5, "mean"), (1, "last"), (3, "last"), (8, "last")]
+)
 @pytest.mark.parametrize("length", [8, 9, 700, 2301])
 def test_points_in_blocks_score_as_the_whole(length, stride, how):
     rng = np.random.default_rng(length)

@@ -108,6 +108,35 @@ def test_point_scores_agree_with_a_loop(how, length, window, stride, unknown):
     np.testing.assert_allclose(point_scores(scores, starts, window, length, how), expected)
 
 
+@pytest.mark.parametrize(("length", "window", "stride"), [(20, 5, 2), (20, 5, 7), (9, 9, 1), (50, 1, 1)])
+def test_causal_point_scores_agree_with_a_loop(length, window, stride):
+    starts = window_starts(length, window, stride)
+    scores = np.random.default_rng(0).normal(size=len(starts))
+    scores[1:2] = np.nan
+    expected = []
+    for t in range(length):
+        ended = [x for x, s in zip(scores, starts, strict=True) if s + window - 1 <= t]
+        expected.append(ended[-1] if ended else np.nan)
+    np.testing.assert_array_equal(point_scores(scores, starts, window, length, "last"), expected)
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_causal_scores_do_not_look_ahead(stride):
+    values = np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32)
+    later = values.copy()
+    later[150:] += 5
+
+    def scorer(samples):
+        return samples["sequence"].square().mean((1, 2))
+
+    causal, causal_later = (score_series(scorer, x, 8, stride, "last") for x in (values, later))
+    np.testing.assert_array_equal(causal[:150], causal_later[:150])
+    assert np.isnan(causal[:7]).all()
+    assert (causal[150 + 8 :] < causal_later[150 + 8 :]).all()
+    mean, mean_later = (score_series(scorer, x, 8, stride) for x in (values, later))
+    assert (mean[150 - 7 + stride : 150] < mean_later[150 - 7 + stride : 150]).all(), "the mean looks ahead"
+
+
 @pytest.mark.parametrize("stride", [1, 3, 8])
 def test_a_scored_series_has_no_gaps_and_finds_the_place(stride):
     values = np.zeros((701, 2), np.float32)
