@@ -21,6 +21,8 @@ from metaad_zoo.evaluation.calibration import ROUNDING
 MEMORY = 500
 STEP = 0.001
 PATIENCE = 250
+UNMISTAKABLE = 4.0
+"""Distance of unmistakable scores from the memory's median, in distances of its highest score."""
 HIGHEST = 0.5
 """Highest level: a threshold below the median of normal scores would call normal what it flags."""
 
@@ -47,7 +49,9 @@ class AdaptiveThreshold:
     ``step * (1 - alpha)`` with each flagged score and rises by ``step * alpha`` with each other one, up to 0.5 (Gibbs
     and Candès, "Adaptive conformal inference under distribution shift", NeurIPS 2021). However the series changes, the
     flagged share of ``T`` scores is at most ``alpha + (alpha + step) / (step * T)``, because nothing is flagged at a
-    level of 0 or less. The memory holds the latest scores, at first those of the calibration.
+    level of 0 or less. The memory holds the latest scores, at first those of the calibration. An unmistakable score is
+    flagged at any level and does not lower it: one that lies four times as far above the memory's median as its
+    highest, among the first ``patience`` unusual ones in a row. The bound leaves these out.
 
     An incident does not become normal: scores whose p-value is at most ``alpha`` enter the memory at a rate of at most
     ``alpha``, the rate that normal series have such scores at. Where ``patience`` of them follow one another, they are
@@ -99,12 +103,25 @@ class AdaptiveThreshold:
         self._oldest_first = deque(np.random.default_rng(0).permutation(scores).tolist())
         self._unusual, self._credit = 0, alpha * memory
 
+    @classmethod
+    def of_windows(cls, calibration: Sequence[float] | np.ndarray, alpha: float) -> AdaptiveThreshold:
+        """A threshold for scores of whole windows, one behind the other: there are far fewer of them than of points."""
+        return cls(calibration, alpha, step=0.01, memory=100, patience=50)
+
     @property
     def threshold(self) -> float:
         """The next score is flagged if it is above this; infinity while nothing would be."""
         n = len(self._ascending)
         allowed = math.floor(self.level * (n + 1) + ROUNDING) - 1  # memorised scores at or above a flagged one
-        return self._ascending[n - 1 - allowed] if allowed >= 0 else math.inf
+        if allowed >= 0:
+            return self._ascending[n - 1 - allowed]
+        return self._far if self._unusual < self.patience else math.inf
+
+    @property
+    def _far(self) -> float:
+        """Score above which one is unmistakable."""
+        middle = self._ascending[len(self._ascending) // 2]
+        return middle + UNMISTAKABLE * (self._ascending[-1] - middle)
 
     def p_value(self, score: float) -> float:
         """Conformal p-value of a score among the memory; NaN for NaN."""
@@ -129,10 +146,11 @@ class AdaptiveThreshold:
         p = self.p_value(score)
         if math.isnan(p):
             return p, False
-        flagged = p <= self.level + ROUNDING
-        self.level = min(self.level + self.step * (self.alpha - flagged), HIGHEST)
-        unusual = p <= self.alpha + ROUNDING
+        unusual, unmistakable = p <= self.alpha + ROUNDING, self._unusual < self.patience and score > self._far
         self._unusual = self._unusual + 1 if unusual else 0
+        flagged = unmistakable or p <= self.level + ROUNDING
+        if not unmistakable:
+            self.level = min(self.level + self.step * (self.alpha - flagged), HIGHEST)
         self._credit = min(self._credit + self.alpha, self.alpha * self.memory)
         if not unusual or self._unusual > self.patience:
             self._remember(score)

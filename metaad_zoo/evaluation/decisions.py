@@ -6,11 +6,12 @@ Guarantees and their limits:
   It does not hold for a single task; for domains unlike those of validation (different machines, real tables after
   generated ones); or for supports of another size than the scores come from, because scores depend on it. With few
   validation tasks it is imprecise: the number of tasks counts, not the number of scores.
-- :class:`WithinTask` holds it approximately in the task itself, and never below ``1 / (K + 1)``.
+- :class:`WithinTask` holds it approximately in the task itself, and never below ``1 / (K + 1)``. Windows of a series
+  are left out in blocks (:mod:`metaad_zoo.evaluation.blocks`), and points of a series compare with points.
 - :class:`ExpectedContamination` has no guarantee: its p-value is a rank among the support's leave-one-out scores.
 
-All assume that normal samples are exchangeable. Windows of an autocorrelated series are not: neighbours resemble each
-other, and later windows drift away from the support, so that the rate is off once the series has changed.
+All assume that normal samples are exchangeable. Later windows of a series drift away from the support, so that the rate
+is off once the series has changed; :class:`metaad_zoo.evaluation.adaptive.AdaptiveThreshold` follows it.
 """
 
 from __future__ import annotations
@@ -24,14 +25,17 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from metaad_zoo.episodes import Adapted, Method, Samples, stand_for_normal
+from metaad_zoo.episodes import NORMAL, Adapted, Method, Samples, stand_for_normal
+from metaad_zoo.evaluation import blocks
 from metaad_zoo.evaluation.calibration import ROUNDING, can_hold, p_values
 from metaad_zoo.evaluation.leave_one_out import SupportTooSmallError, leave_one_out_scores, own_scores, sample_keys
 from metaad_zoo.registry import unknown_name
 
-Calibrate = Literal["across", "within", "contamination"]
-WAYS: tuple[Calibrate, ...] = ("across", "within", "contamination")
+Calibrate = Literal["across", "within", "contamination", "points"]
+WAYS: tuple[Calibrate, ...] = ("across", "within", "contamination", "points")
 USUAL_ALPHA = 0.1
+LONG_HISTORY = 20
+"""Number of normal windows of a series from which on they, and not other tasks, decide by default."""
 
 
 class Calibrator(Protocol):
@@ -162,7 +166,7 @@ def shots_of(labels: Tensor) -> int:
 
 
 class SupportDecisions:
-    """p-values and decisions of one adapted method, by any of the three ways to calibrate.
+    """p-values and decisions of one adapted method, by any of the ways to calibrate.
 
     The calibration scores of a way are computed at its first use, by one thread, and cached: leave-one-out adapts once
     a sample, and ten times to large supports (:mod:`metaad_zoo.evaluation.leave_one_out`).
@@ -172,11 +176,20 @@ class SupportDecisions:
         support: the support set.
         labels: its labels.
         across: ascending scores of normal samples in the validation tasks, by the size of the support set.
+        places: ``(K, 2)``, where the support's windows lie in their series (:mod:`metaad_zoo.evaluation.blocks`); None
+            for samples of other kinds.
     """
 
-    def __init__(self, method: Method, support: Samples, labels: Tensor, across: Mapping[int, Tensor]) -> None:
+    def __init__(
+        self,
+        method: Method,
+        support: Samples,
+        labels: Tensor,
+        across: Mapping[int, Tensor],
+        places: Tensor | None = None,
+    ) -> None:
         self._method, self._support, self._labels = method, support, labels
-        self._across = across
+        self._across, self._places = across, places
         self._by_way: dict[tuple[str, float | None], Tensor] = {}
         self._own_scores: tuple[list[bytes], Tensor] | None = None
         self._computing = RLock()
@@ -199,13 +212,14 @@ class SupportDecisions:
         return torch.tensor(values, dtype=scores.dtype)
 
     def way(self, calibrate: Calibrate | None, contamination: float | None) -> Calibrate:
-        """The way to calibrate, by default ``"across"`` if there are scores of validation tasks, else ``"within"``;
-        with a contamination ``"contamination"``."""
+        """The way to calibrate, by default ``"across"`` if there are scores of validation tasks and no history of 20
+        windows of a series, else ``"within"``; with a contamination ``"contamination"``."""
         if calibrate is not None:
             return calibrate
         if contamination is not None:
             return "contamination"
-        return "across" if any(len(scores) for scores in self._across.values()) else "within"
+        long_history = self._places is not None and shots_of(self._labels) >= LONG_HISTORY
+        return "across" if any(len(scores) for scores in self._across.values()) and not long_history else "within"
 
     def way_to_decide(
         self, alpha: float | None, calibrate: Calibrate | None, contamination: float | None
@@ -239,13 +253,17 @@ class SupportDecisions:
         with self._computing:
             if way not in self._by_way:
                 if contamination is None:
-                    self._by_way[way] = self._within()
+                    self._by_way[way] = self._within(calibrate == "points")
                 else:
                     self._by_way[way] = ExpectedContamination(self._method, contamination).normal(self._leave_out()[1])
             return self._by_way[way]
 
-    def _within(self) -> Tensor:
-        """Leave-one-out scores of the normal support samples; the error names the other way where there is one."""
+    def _within(self, points: bool) -> Tensor:
+        """Leave-one-out scores of the normal support samples, by blocks of a series; the error names the other way
+        where there is one."""
+        if self._places is not None and int((self._labels == NORMAL).sum()) >= blocks.LEAST:
+            stride = max(1, next(iter(self._support.values())).shape[1] // 4) if points else None
+            return blocks.block_scores(self._method, self._support, self._labels, self._places, stride)
         try:
             return leave_one_out_scores(self._method, self._support, self._labels)
         except SupportTooSmallError as error:
@@ -276,6 +294,7 @@ class SupportDecisions:
             mends = {
                 "across": "",
                 "within": f" or give {needed} normal support samples{across}",
+                "points": f" or give {needed} normal points",
                 "contamination": ", or leave alpha out to flag what is above all of these",
             }
             raise ValueError(

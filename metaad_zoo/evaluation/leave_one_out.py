@@ -67,7 +67,7 @@ def own_scores(method: Method, support: Samples, support_labels: Tensor) -> tupl
     _require_least(support_labels)
     usable = (support_labels != ANOMALOUS).nonzero().flatten()
     scores = _leave_out(method, support, support_labels, usable, min(PARTS, len(usable)))
-    keys = sample_keys(_part(support, usable))
+    keys = sample_keys(part_of(support, usable))
     by_key: dict[bytes, list[float]] = {}
     for key, score in zip(keys, scores.tolist(), strict=True):
         by_key.setdefault(key, []).append(score)
@@ -102,13 +102,14 @@ def _leave_out(method: Method, support: Samples, labels: Tensor, rows: Tensor, p
         left_out = rows[part::parts]
         mask = torch.ones(count(support), dtype=torch.bool)
         mask[left_out] = False
-        adapted = method.adapt(_part(support, mask), labels[mask.to(labels.device)])
-        chunks = [adapted.score(_part(support, rows_at_once)) for rows_at_once in left_out.split(AT_ONCE)]
+        adapted = method.adapt(part_of(support, mask), labels[mask.to(labels.device)])
+        chunks = [adapted.score(part_of(support, rows_at_once)) for rows_at_once in left_out.split(AT_ONCE)]
         scores[part::parts] = torch.cat(chunks).double().cpu()
     return scores
 
 
-def _part(samples: Samples, rows: Tensor) -> dict[str, Tensor]:
+def part_of(samples: Samples, rows: Tensor) -> dict[str, Tensor]:
+    """The samples at ``rows``, positions or a mask."""
     return {name: x[rows.to(x.device)] for name, x in samples.items()}
 
 

@@ -10,7 +10,7 @@ from metaad_zoo.data.read.account import Account
 from metaad_zoo.episodes import Adapted
 from metaad_zoo.evaluation.decisions import SupportDecisions
 from metaad_zoo.zoo.checkpoint import CONTAMINATION, SUPPORT_LABELS, Checkpoint
-from metaad_zoo.zoo.detector_tensors import ROI, calibration_by_shots
+from metaad_zoo.zoo.detector_tensors import PLACES, ROI, calibration_by_shots
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class DetectorState:
             learner = learner.expecting(float(tensors[CONTAMINATION]))
         task = self.support(), tensors[SUPPORT_LABELS]
         is_calibrated = learner.is_calibrated_for(task[1])
-        decisions = SupportDecisions(learner, *task, calibration_by_shots(tensors) if is_calibrated else {})
+        across = calibration_by_shots(tensors) if is_calibrated else {}
+        decisions = SupportDecisions(learner, *task, across, tensors.get(PLACES))
         return DetectorState(self.checkpoint, learner.adapt(*task), decisions)
 
     def note_method(self, account: Account) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from metaad_zoo.data.read.pixels import Aspect, kept_size
 from metaad_zoo.data.read.region import read_region
@@ -27,6 +28,8 @@ RATIO = "support_ratio"
 """Median width by height of a support set's images, before they were brought to a model's size."""
 ROI = "support_roi"
 """Region of interest ``(H, W)`` bool, at the size of the support's images."""
+PLACES = "support_places"
+"""Where windows of series lie, ``(K, 2)`` int64: number of the series, or -1, and position of the first step."""
 STATISTICS, DISTANCES = "training_tasks/statistics", "training_tasks/distances"
 KINDS = (torch.float32, torch.float64)
 """Dtypes of scores and samples."""
@@ -101,7 +104,10 @@ def check_detector_tensors(folder: Path, checkpoint: Checkpoint) -> None:
     scores = {name: x for name, x in tensors.items() if name == CALIBRATION or name.startswith(f"{CALIBRATION}/")}
     distances = {name: x for name, x in tensors.items() if name.startswith(f"{DISTANCES}/")}
     unknown = sorted(
-        tensors.keys() - {LABELS, COLUMNS, RATIO, ROI, CONTAMINATION, STATISTICS} - support - {*scores, *distances}
+        tensors.keys()
+        - {LABELS, COLUMNS, RATIO, ROI, PLACES, CONTAMINATION, STATISTICS}
+        - support
+        - {*scores, *distances}
     )
     if unknown:
         named = [name[:40] for name in unknown[:3]]
@@ -121,7 +127,7 @@ def check_detector_tensors(folder: Path, checkpoint: Checkpoint) -> None:
             _check_support(tensors, _shapes_of_support(tensors, shapes, checkpoint.aspect))
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"{folder} holds a support set that does not fit its model: {error}") from error
-    elif {COLUMNS, RATIO, ROI, CONTAMINATION} & tensors.keys() or support & tensors.keys():
+    elif {COLUMNS, RATIO, ROI, PLACES, CONTAMINATION} & tensors.keys() or support & tensors.keys():
         raise CheckpointError(f"{folder} holds a support set without its labels: it is damaged or was changed")
 
 
@@ -178,6 +184,12 @@ def _check_support(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[
     as_labels(tensors[LABELS], len(next(iter(support.values()))))
     if RATIO in tensors:
         _check_ratio(tensors[RATIO])
+    if PLACES in tensors:
+        places = tensors[PLACES]
+        if places.dtype != torch.int64 or places.shape != (len(tensors[LABELS]), 2):
+            raise ValueError(
+                f"{PLACES} is {places.dtype} of shape {tuple(places.shape)}, expected a series and a step each sample"
+            )
     if ROI in tensors:
         roi, images = tensors[ROI], [x for name, x in support.items() if get_modality(name).reads_arrays]
         if len(images) != 1 or roi.dtype != torch.bool or roi.shape != images[0].shape[2:] or not bool(roi.any()):
@@ -217,6 +229,11 @@ def support_tensors(
     labels = reading.labels if labels is None else labels
     tensors = {LABELS: as_labels([NORMAL] * n if labels is None else labels, n)}
     tensors |= {f"{SUPPORT}{name}": x for name, x in reading.samples.items()}
+    places = places_in_series(reading)
+    if places is not None:
+        tensors[PLACES] = functional.pad(
+            places, (0, 0, 0, 0 if unlabelled is None else count(unlabelled.samples)), value=-1
+        )
     if unlabelled is not None:
         tensors[LABELS] = torch.cat([tensors[LABELS], torch.full((count(unlabelled.samples),), UNLABELLED)])
         tensors |= {f"{SUPPORT}{m}": torch.cat([x, unlabelled.samples[m]]) for m, x in reading.samples.items()}
@@ -225,6 +242,18 @@ def support_tensors(
     if reading.ratio is not None:
         tensors[RATIO] = torch.tensor([reading.ratio], dtype=torch.float64)
     return tensors | schema_tensors(reading.schemas) | roi_tensors(roi, reading.samples, reading.ratio, aspect)
+
+
+def places_in_series(reading: Reading) -> Tensor | None:
+    """Where windows of series lie, as :data:`PLACES`; None for other samples, arrays, and windows that don't adjoin."""
+    name, x = next(iter(reading.samples.items()))
+    if len(reading.samples) != 1 or not reading.names or not get_modality(name).windows:
+        return None
+    files, starts = zip(*(name.rpartition(":")[::2] for name in reading.names), strict=True)
+    numbers = {file: i for i, file in enumerate(dict.fromkeys(files))}
+    places = torch.tensor([[numbers[file], int(start)] for file, start in zip(files, starts, strict=True)])
+    adjoin = (places.diff(dim=0) == torch.tensor([0, x.shape[1]])).all(1)
+    return places if bool(adjoin.any()) else None
 
 
 def _share(contamination: float, labels: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from metaad_zoo.data.read.roles import Schema
 from metaad_zoo.episodes import UNLABELLED
-from metaad_zoo.evaluation.decisions import shots_of
+from metaad_zoo.evaluation.decisions import LONG_HISTORY, shots_of
 from metaad_zoo.evaluation.novelty import Novelty
 from metaad_zoo.zoo.checkpoint import CONTAMINATION, SUPPORT_LABELS, Checkpoint, support_counts
-from metaad_zoo.zoo.detector_tensors import ROI, calibration_by_shots, schemas_of, training_tasks_of
+from metaad_zoo.zoo.detector_tensors import PLACES, ROI, calibration_by_shots, schemas_of, training_tasks_of
 
 
 class DescribesSupport(ABC):
@@ -71,6 +71,15 @@ class DescribesSupport(ABC):
             RuntimeError: the detector is not fitted.
         """
         return shots_of(self.support_labels)
+
+    @property
+    def has_history(self) -> bool:
+        """Whether the support set is a history of a series, at least 20 normal windows that adjoin, from files.
+
+        Raises:
+            RuntimeError: the detector is not fitted.
+        """
+        return PLACES in self._checkpoint.tensors and self.shots >= LONG_HISTORY
 
     @property
     def unlabelled(self) -> int:

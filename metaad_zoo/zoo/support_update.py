@@ -14,7 +14,7 @@ from metaad_zoo.episodes import ANOMALOUS, NORMAL, count
 from metaad_zoo.evaluation.leave_one_out import sample_keys
 from metaad_zoo.modality.samples import Reading, as_labels
 from metaad_zoo.zoo.checkpoint import SUPPORT_LABELS
-from metaad_zoo.zoo.detector_tensors import SUPPORT
+from metaad_zoo.zoo.detector_tensors import PLACES, SUPPORT, places_in_series
 
 PLACE = "the support set"
 
@@ -66,11 +66,13 @@ class FurtherSupport:
         samples: samples by modality ``(n, ...)``.
         labels: their labels ``(n,)``.
         repeated: number of samples that were left out because the support set or an earlier one of them is equal.
+        places: where windows of series lie; None for samples of other kinds.
     """
 
     samples: dict[str, Tensor]
     labels: Tensor
     repeated: int
+    places: Tensor | None = None
 
     @classmethod
     def out_of(cls, reading: Reading, labels: Any, support: Mapping[str, Tensor]) -> FurtherSupport:
@@ -93,12 +95,22 @@ class FurtherSupport:
             if key not in held:
                 fresh.append(i)
                 held.add(key)
-        return cls({name: x[fresh] for name, x in reading.samples.items()}, checked[fresh], n - len(fresh))
+        samples, places = {name: x[fresh] for name, x in reading.samples.items()}, places_in_series(reading)
+        return cls(samples, checked[fresh], n - len(fresh), None if places is None else places[fresh])
 
     def joined_to(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A checkpoint's tensors, in which these samples follow those of the support set."""
         joined = {f"{SUPPORT}{m}": torch.cat([tensors[f"{SUPPORT}{m}"], x]) for m, x in self.samples.items()}
-        return {**tensors, **joined, SUPPORT_LABELS: torch.cat([tensors[SUPPORT_LABELS], self.labels])}
+        joined[SUPPORT_LABELS] = torch.cat([tensors[SUPPORT_LABELS], self.labels])
+        if PLACES in tensors:
+            joined[PLACES] = torch.cat([tensors[PLACES], self._places_after(tensors[PLACES])])
+        return {**tensors, **joined}
+
+    def _places_after(self, earlier: Tensor) -> Tensor:
+        """The samples' places, in series of their own."""
+        if self.places is None:
+            return torch.full((len(self.labels), 2), -1)
+        return self.places + torch.tensor([int(earlier[:, 0].max()) + 1, 0])
 
     @property
     def normal(self) -> dict[str, Tensor]:

@@ -27,8 +27,10 @@ def reference(calibration: np.ndarray, scores: np.ndarray, alpha: float, patienc
     level, unusual, flags, credit = alpha, 0, [], alpha * 500
     for score in scores:
         p = (1 + sum(m >= score for m in memory)) / (len(memory) + 1)
-        flags.append(p <= level + 1e-9)
-        level = min(level + 0.001 * (alpha - flags[-1]), 0.5)
+        middle = sorted(memory)[len(memory) // 2]
+        far = score - middle > 4 * (max(memory) - middle) and unusual < patience
+        flags.append(far or p <= level + 1e-9)
+        level += 0.0 if far else min(0.001 * (alpha - flags[-1]), 0.5 - level)
         unusual = unusual + 1 if p <= alpha + 1e-9 else 0
         credit = min(credit + alpha, alpha * 500)
         enters = unusual == 0 or unusual > patience or credit >= 1
@@ -52,7 +54,7 @@ def test_rate_on_a_series_that_drifts(alpha):
 def test_share_is_bounded_whatever_comes(seed):
     rng, alpha = np.random.default_rng(seed), 0.01
     scores = np.cumsum(rng.standard_cauchy(2000)) + np.exp(rng.uniform(0, 10) * np.linspace(0, 1, 2000))
-    flagged = AdaptiveThreshold(rng.standard_normal(300), alpha).decide(scores).flagged.cumsum()
+    flagged = AdaptiveThreshold(rng.standard_normal(300), alpha, patience=0).decide(scores).flagged.cumsum()
     assert (flagged <= alpha * np.arange(1, 2001) + (alpha + 0.001) / 0.001).all()
 
 
@@ -97,6 +99,18 @@ def test_an_incident_does_not_become_normal_before_patience_ends(length):
     adaptive.decide(20 + rng.standard_normal(length))
     p = adaptive.p_value(20.0)
     assert p <= 0.06 if length < 200 else p > 0.2
+
+
+def test_an_unmistakable_score_is_flagged_at_any_level_and_costs_nothing():
+    rng = np.random.default_rng(2)
+    normal = rng.standard_normal(3000)
+    adaptive = AdaptiveThreshold(normal[:500], 0.01)
+    adaptive.decide(normal[500:])
+    adaptive.level = level = -0.001
+    assert adaptive.threshold < 1000
+    assert adaptive.update(1000.0)
+    assert adaptive.level == level
+    assert AdaptiveThreshold(normal[:500], 0.01, patience=5).decide(np.full(400, 1000.0)).flagged.sum() < 20
 
 
 def test_memory_is_constant():

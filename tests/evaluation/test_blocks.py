@@ -1,0 +1,103 @@
+"""Calibration by blocks: against nearest neighbours by brute force, and the rate that it holds on a series."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from metaad_zoo.data.windows import score_series
+from metaad_zoo.evaluation.baselines import create_baseline
+from metaad_zoo.evaluation.blocks import BLOCKS, LEAST, block_scores
+from metaad_zoo.evaluation.calibration import threshold
+from metaad_zoo.evaluation.decisions import LONG_HISTORY, SupportDecisions
+from metaad_zoo.evaluation.leave_one_out import SupportTooSmallError, leave_one_out_scores
+
+WINDOW = 8
+
+
+class Nearest:
+    """Euclidean distance to the nearest support window."""
+
+    def adapt(self, support, labels):
+        fresh = Nearest()
+        fresh.support = support["sequence"].flatten(1)
+        return fresh
+
+    def score(self, samples):
+        return torch.cdist(samples["sequence"].flatten(1), self.support.to(samples["sequence"])).amin(1)
+
+
+def autocorrelated(n: int, seed: int = 0) -> np.ndarray:
+    noise, x = np.random.default_rng(seed).standard_normal((n, 2)), np.zeros((n, 2))
+    for i in range(1, n):
+        x[i] = 0.95 * x[i - 1] + noise[i]
+    return x
+
+
+def history(n: int) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+    """``n`` consecutive windows as a support set, its labels and places."""
+    windows = torch.as_tensor(autocorrelated(n * WINDOW)).view(n, WINDOW, 2)
+    places = torch.stack([torch.zeros(n, dtype=torch.int64), WINDOW * torch.arange(n)], 1)
+    return {"sequence": windows}, torch.zeros(n, dtype=torch.long), places
+
+
+@pytest.mark.parametrize("n", [LEAST, 10, 37])
+def test_windows_by_brute_force(n):
+    support, labels, places = history(n)
+    x, expected = support["sequence"].flatten(1), []
+    for block in np.array_split(np.arange(n), min(BLOCKS, n)):
+        others = [i for i in range(n) if i < block[0] - 1 or i > block[-1] + 1]
+        expected += [min(float((x[i] - x[j]).norm()) for j in others) for i in block]
+    scores = block_scores(Nearest(), support, labels, places)
+    assert torch.allclose(scores, torch.tensor(expected, dtype=torch.float64).sort().values)
+
+
+def test_points_are_scored_within_runs_of_adjoining_windows():
+    support, labels, places = history(40)
+    places[22:, 1] += 100  # a gap inside the sixth block, which holds windows 20 to 23
+    expected = []
+    for block in np.array_split(np.arange(40), BLOCKS):
+        method = Nearest().adapt(
+            {"sequence": support["sequence"][[i < block[0] - 1 or i > block[-1] + 1 for i in range(40)]]}, None
+        )
+        for run in [block[:2], block[2:]] if 22 in block else [block]:
+            expected.append(score_series(method.score, support["sequence"][run].reshape(-1, 2).numpy(), WINDOW, 2))
+    scores = block_scores(Nearest(), support, labels, places, stride=2)
+    assert np.allclose(scores, np.sort(np.concatenate(expected)))
+
+
+def test_labelled_anomalies_give_no_scores():
+    support, labels, places = history(20)
+    labels[7] = 1
+    assert len(block_scores(Nearest(), support, labels, places)) == 19
+    with pytest.raises(SupportTooSmallError, match="history of 5 windows or more"):
+        block_scores(Nearest(), support, torch.ones(20, dtype=torch.long), places)
+
+
+def test_the_rate_of_points_holds_on_a_series_that_does_not_drift():
+    rates: dict[str, list[float]] = {"blocks": [], "one by one": []}
+    for seed in range(10):
+        series = autocorrelated(260 * WINDOW, seed)
+        windows = torch.as_tensor(series[: 60 * WINDOW]).view(60, WINDOW, 2)
+        places = torch.stack([torch.zeros(60, dtype=torch.int64), WINDOW * torch.arange(60)], 1)
+        labels, support = torch.zeros(60, dtype=torch.long), {"sequence": windows}
+        method = create_baseline("knn")
+        scores = score_series(method.adapt(support, labels).score, series[60 * WINDOW :], WINDOW, 2)
+        by_blocks = threshold(block_scores(method, support, labels, places, stride=2), 0.1)
+        one_by_one = threshold(leave_one_out_scores(method, support, labels), 0.1)
+        rates["blocks"].append(float((scores > by_blocks).mean()))
+        rates["one by one"].append(float((scores > one_by_one).mean()))
+    assert np.mean(rates["blocks"]) == pytest.approx(0.1, abs=0.05)
+    assert abs(np.mean(rates["blocks"]) - 0.1) < abs(np.mean(rates["one by one"]) - 0.1)
+
+
+def test_a_long_history_decides_by_default():
+    support, labels, places = history(LONG_HISTORY)
+    across = {5: torch.zeros(100)}
+    with_places = SupportDecisions(Nearest(), support, labels, across, places)
+    assert with_places.way(None, None) == "within"
+    assert SupportDecisions(Nearest(), support, labels, across).way(None, None) == "across"
+    assert torch.equal(with_places.compared_with("within", None), block_scores(Nearest(), support, labels, places))
+    points = block_scores(Nearest(), support, labels, places, stride=WINDOW // 4)
+    assert torch.equal(with_places.compared_with("points", None), points)
