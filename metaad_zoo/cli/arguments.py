@@ -129,8 +129,45 @@ def fdr_argument(command: argparse.ArgumentParser) -> None:
     )
 
 
-def decision_way(options: argparse.Namespace, detector: Detector) -> tuple[float | None, Calibrate, float | None]:
+def adaptive_argument(command: argparse.ArgumentParser) -> None:
+    """Add ``--adaptive`` of a command that decides on series."""
+    command.add_argument(
+        "--adaptive",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="let the threshold follow a series as it changes (default for a support that is a history of 20 windows "
+        "of a series or more, unless --calibrate is given)",
+    )
+
+
+def follows(options: argparse.Namespace, detector: Detector) -> bool:
+    """Whether the threshold follows the series, of a command that has :func:`adaptive_argument`; a note says so.
+
+    Raises:
+        ValueError: ``--adaptive`` is given for samples that are no windows of series, or with another way to decide.
+    """
+    from metaad_zoo.cli.terminal import note
+
+    fdr, contamination = getattr(options, "fdr", None), getattr(options, "contamination", None)
+    if options.adaptive and not detector.reads_windows:
+        raise ValueError(f"--adaptive is for models of series; this one reads {sorted(detector.input_shapes)}")
+    if options.adaptive and (fdr is not None or contamination is not None):
+        raise ValueError("--adaptive holds a false-alarm rate (--alpha): leave out --fdr and --contamination")
+    if options.adaptive is not None:
+        return bool(options.adaptive)
+    by_default = options.calibrate is None and fdr is None and contamination is None
+    if not (by_default and detector.reads_windows and detector.has_history):
+        return False
+    note("the threshold follows the series as it changes (--no-adaptive keeps it fixed)")
+    return True
+
+
+def decision_way(
+    options: argparse.Namespace, detector: Detector, points: bool = False
+) -> tuple[float | None, Calibrate, float | None]:
     """Arguments of :meth:`metaad_zoo.Detector.decide`, of a command that has :func:`decision_arguments`.
+
+    With ``points`` a way from the support's own samples compares points of the series with points.
 
     Where the command chooses the calibration or the rate, a note says so. With ``--fdr`` the rate is of no use.
 
@@ -144,9 +181,15 @@ def decision_way(options: argparse.Namespace, detector: Detector) -> tuple[float
     contamination, fdr = getattr(options, "contamination", None), getattr(options, "fdr", None)
     if fdr is not None and options.alpha is not None:
         raise ValueError("--alpha and --fdr are two ways to decide: give one of them")
-    rate, way = detector.way_to_decide(options.alpha, options.calibrate, contamination)
-    if options.calibrate is None and way == "within":
-        note("decisions compare with leave-one-out scores of the support set (--calibrate within)")
+    own = detector.has_history or not detector.calibrated_for
+    if points and (options.calibrate == "within" or (own and (options.calibrate, contamination) == (None, None))):
+        calibrate: Calibrate | None = "points"
+    else:
+        calibrate = options.calibrate
+    rate, way = detector.way_to_decide(options.alpha, calibrate, contamination)
+    if options.calibrate is None and way in ("within", "points"):
+        what = "points of the support's history" if way == "points" else "the support set"
+        note(f"decisions compare with leave-one-out scores of {what} (--calibrate within)")
     if fdr is not None:
         require_selectable(fdr, len(detector.normal_scores(way, contamination)))
     elif options.alpha is None and way != "contamination" and rate > USUAL_ALPHA:

@@ -1,22 +1,25 @@
-"""`metaad score`: scores, p-values and decisions of any number of samples, as a CSV file."""
+"""`metaad score`: scores, p-values and decisions of any number of samples, as a CSV file, and events of series."""
 
 from __future__ import annotations
 
 import argparse
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metaad_zoo.cli.arguments import (
     adapted_detector,
+    adaptive_argument,
     column_options,
     data_arguments,
     decision_arguments,
     decision_way,
     fdr_argument,
+    follows,
     json_argument,
     note_many_flagged,
 )
@@ -29,12 +32,24 @@ if TYPE_CHECKING:
     from metaad_zoo.data.read.series import Piece
     from metaad_zoo.data.windows import Pooling
     from metaad_zoo.detector import Detector
+    from metaad_zoo.experiment.series_report import SeriesReport
     from metaad_zoo.modality.streams import SampleStream
 
 HELP = "score any number of samples with a detector, in constant memory"
 
-Rows = Iterator[tuple[list[str], "np.ndarray", "np.ndarray | None", Mapping[str, "np.ndarray"], float]]
-"""Names, scores, labels and carried columns of some samples, and the share of all samples that is scored with them."""
+
+@dataclass(frozen=True)
+class Rows:
+    """Some scored samples, with the columns that the data carry and the share of all samples that is scored with them;
+    ``values`` are those of steps or windows of series."""
+
+    names: list[str]
+    scores: np.ndarray
+    labels: np.ndarray | None
+    carried: Mapping[str, np.ndarray]
+    done: float
+    values: np.ndarray | None
+
 
 Scores = Callable[[Any], "np.ndarray"]
 """Scores of samples."""
@@ -46,15 +61,17 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         required=True,
-        help="CSV file to write: sample, score, p_value, anomaly, and the times and identifiers of the data",
+        help="CSV file to write: sample, score, p_value, anomaly, and the times and identifiers of the data; of series "
+        "events.csv lies beside it",
     )
     decision_arguments(command)
+    adaptive_argument(command)
     fdr_argument(command)
     command.add_argument(
         "--points",
         action="store_true",
         help="score each time step of a series by the mean score of the windows that cover it, instead of consecutive "
-        "windows; p-values compare this mean with scores of whole windows",
+        "windows; p-values compare with time steps of the support's history",
     )
     command.add_argument(
         "--causal",
@@ -63,27 +80,29 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "scored; the first steps of a series have no score",
     )
     command.add_argument("--stride", type=int, help="with --points: number of steps between windows (default: 1)")
+    command.add_argument(
+        "--plot",
+        action="store_true",
+        help="draw whole series with score, threshold and events, as PNG files beside the scores",
+    )
     json_argument(command)
 
 
 def run(options: argparse.Namespace) -> int:
-    import numpy as np
-
     from metaad_zoo.evaluation.labelled import in_words
     from metaad_zoo.experiment.score_file import ScoreCsv
     from metaad_zoo.modality.streams import SampleStream
 
     out: Path = options.out
-    if not out.parent.is_dir():
-        raise ValueError(f"--out {out}: the folder {out.parent} does not exist; make it first")
-    if out.is_dir():
-        raise ValueError(f"--out {out} is a folder: name a file, such as {out / 'scores.csv'}")
-    if out.is_symlink() or (out.exists() and not out.is_file()):  # it would be replaced: /dev/stdout, for one
-        raise ValueError(f"--out {out} is a link or a device, which a new file would replace: name a file")
+    _check_out(out)
     if (options.stride is not None or options.causal) and not options.points:
         raise ValueError(f"{'--causal' if options.causal else '--stride'} is only with --points")
     detector = adapted_detector(options.folder)
-    way = decision_way(options, detector)  # refuses what can't be decided before any work
+    if options.points and not detector.reads_windows:
+        raise ValueError(f"--points is for models of series; this one reads {sorted(detector.input_shapes)}")
+    way = decision_way(
+        options, detector, options.points and not options.causal
+    )  # refuses what can't be decided before any work
     calibrate = way[1]
     chosen = column_options(options, detector.input_shapes)
     reading = {**detector.image_options, "damaged": "empty", "carry": True}
@@ -100,14 +119,19 @@ def run(options: argparse.Namespace) -> int:
             "last" if options.causal else "mean",
         )
         if options.points
-        else _scored(score_them, stream)
+        else _scored(score_them, stream, detector.reads_windows)
     )
-    with ScoreCsv(out, options.fdr) as written, bars() as progress:
+    with ExitStack() as stack:
+        report = _report(options, detector, way, stream)
+        written = stack.enter_context(ScoreCsv(out, options.fdr))
+        progress = stack.enter_context(bars())
+        if report is not None:
+            stack.enter_context(report)
         bar = progress.add_task("scoring", total=1.0)
-        for names, scores, labels, carried, done in rows:
-            p, decisions = detector.decide(scores[~np.isnan(scores)], *way)
-            written.add(names, scores, p, decisions if options.fdr is None else None, labels, carried)
-            progress.update(bar, completed=done, description=f"{written.n} scored")
+        for part in rows:
+            p, decisions = _decided(detector, way, report, part)
+            written.add(part.names, part.scores, p, None if options.fdr else decisions, part.labels, part.carried)
+            progress.update(bar, completed=part.done, description=f"{written.n} scored")
     n, anomalous, unknown = written.n, written.anomalous, written.without_value
     note_account(stream.account)
     novelty = note_novelty(detector)
@@ -127,46 +151,99 @@ def run(options: argparse.Namespace) -> int:
     figures["figures"] = {name: asdict(figure) for name, figure in judged.items()}
     if judged:
         note(f"on {written.labelled} labelled {what}, with 95 % intervals over them: {in_words(judged)}")
-    tell(options.json, figures, f"{anomalous} of {n} {what} called anomalous{by} ({calibrate}): {out}")
+    sentence = f"{anomalous} of {n} {what} called anomalous{by} ({calibrate}): {out}"
+    if report is not None:
+        figures |= report.as_json()
+        sentence += f"\n{report.log.sentence()}: {', '.join(map(str, [_events(out), *report.pictures]))}"
+    tell(options.json, figures, sentence)
     return DAMAGED if stream.account.damaged else OK
 
 
-def _scored(score_them: Scores, stream: SampleStream) -> Rows:
+def _check_out(out: Path) -> None:
+    if not out.parent.is_dir():
+        raise ValueError(f"--out {out}: the folder {out.parent} does not exist; make it first")
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder: name a file, such as {out / 'scores.csv'}")
+    if out.is_symlink() or (out.exists() and not out.is_file()):  # it would be replaced: /dev/stdout, for one
+        raise ValueError(f"--out {out} is a link or a device, which a new file would replace: name a file")
+
+
+def _events(out: Path) -> Path:
+    """The file of events beside a file of scores."""
+    return out.with_name("events.csv" if out.stem == "scores" else f"{out.stem}_events.csv")
+
+
+def _report(
+    options: argparse.Namespace, detector: Detector, way: tuple[Any, Any, Any], stream: SampleStream
+) -> SeriesReport | None:
+    """Events of series; None for other samples, and where all samples are selected together by ``--fdr``."""
+    from metaad_zoo.experiment.series_decisions import SeriesDecisions
+    from metaad_zoo.experiment.series_report import SeriesReport
+
+    adaptive = follows(options, detector)
+    if options.plot and (options.fdr is not None or not detector.reads_windows):
+        raise ValueError("--plot draws series with a threshold: it is for models of series, without --fdr")
+    if options.fdr is not None or not detector.reads_windows:
+        return None
+    picture = options.out.with_suffix(".png") if options.plot else None
+    decisions = SeriesDecisions(detector, *way, adaptive, options.points)
+    return SeriesReport(detector, decisions, _events(options.out), picture, options.points, stream.schemas, note)
+
+
+def _decided(
+    detector: Detector, way: tuple[Any, Any, Any], report: SeriesReport | None, rows: Rows
+) -> tuple[np.ndarray, np.ndarray]:
+    """p-values and decisions of the samples that have a score."""
+    import numpy as np
+
+    valued = ~np.isnan(rows.scores)
+    if report is None:
+        return detector.decide(rows.scores[valued], *way)
+    assert rows.values is not None
+    decided = report.decide(rows.names, rows.scores, rows.values, rows.carried.get("time"), rows.labels)
+    return decided.p[valued], decided.flagged[valued].astype(np.int64)
+
+
+def _scored(score_them: Scores, stream: SampleStream, windows: bool) -> Iterator[Rows]:
     for chunk in stream:
-        yield chunk.names, score_them(chunk.samples), chunk.labels, chunk.carried, chunk.done
+        values = next(iter(chunk.samples.values())).numpy() if windows else None
+        yield Rows(chunk.names, score_them(chunk.samples), chunk.labels, chunk.carried, chunk.done, values)
 
 
-def _points(detector: Detector, score_them: Scores, stream: SampleStream, stride: int, how: Pooling) -> Rows:
+def _points(detector: Detector, score_them: Scores, stream: SampleStream, stride: int, how: Pooling) -> Iterator[Rows]:
     import numpy as np
 
     from metaad_zoo.data.point_stream import stream_point_scores
     from metaad_zoo.data.read.times import time_texts
 
-    if not detector.reads_windows:
-        raise ValueError(f"--points is for models of series; this one reads {sorted(detector.input_shapes)}")
     for file in stream.files:
         step, shares = 0, [0.0]
         for pieces in _between_gaps(stream.series(file)):
+            values: list[np.ndarray] = []
             labels: list[np.ndarray] = []
             times: list[np.ndarray] = []
 
             def blocks(
                 pieces: Iterable[tuple[Piece, float]] = pieces,
+                values: list[np.ndarray] = values,
                 labels: list[np.ndarray] = labels,
                 times: list[np.ndarray] = times,
             ) -> Iterator[np.ndarray]:
                 for piece, shares[0] in pieces:  # noqa: B023 - used up before the next turn
                     if piece.times is not None:
                         times.append(time_texts(piece.times, piece.in_seconds))
+                    values.append(piece.values)
                     labels.append(np.full(len(piece.values), -1) if piece.labels is None else piece.labels)
                     yield piece.values
 
             for scores in stream_point_scores(score_them, blocks(), detector.window, stride, how, short=step > 0):
-                n, of_points = len(scores), np.concatenate(labels)
+                n, of_points, rows = len(scores), np.concatenate(labels), np.concatenate(values)
                 of_times = np.concatenate(times) if times else None
                 carried = {} if of_times is None else {"time": of_times[:n]}
-                yield [f"{file}:{step + i}" for i in range(n)], scores, of_points[:n], carried, shares[0]
-                labels[:], times[:] = [of_points[n:]], [] if of_times is None else [of_times[n:]]
+                names = [f"{file}:{step + i}" for i in range(n)]
+                yield Rows(names, scores, of_points[:n], carried, shares[0], rows[:n])
+                values[:], labels[:] = [rows[n:]], [of_points[n:]]
+                times[:] = [] if of_times is None else [of_times[n:]]
                 step += n
 
 

@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from metaad_zoo.data.read.roles import Schema
 from metaad_zoo.data.read.rows import series_of
 from metaad_zoo.data.windows import Pooling, score_series
 from metaad_zoo.modality.base import get_modality
+
+CHANNELS_AT_ONCE = 256
 
 
 class ScoresWindows(ABC):
@@ -76,6 +79,27 @@ class ScoresWindows(ABC):
     def score_windows(self, windows: Mapping[str, Tensor], leave_one_out: bool = False) -> np.ndarray:
         """As :meth:`score_known`, for windows ``(n, window, C)`` of a series under any modality name."""
         return self.score_known({self._windowed: next(iter(windows.values()))}, leave_one_out)
+
+    def drops_by_channel(self, window: np.ndarray) -> np.ndarray:
+        """By how much a window's score falls when one channel at a time is replaced by the nearest support window's.
+
+        Args:
+            window: ``(window, C)``.
+
+        Returns:
+            ``(C,)``; the nearest window is that of the smallest Euclidean distance, each channel in its support spread.
+        """
+        fit = self._as_fitted()
+        support = fit._fitted_support()[fit._windowed].double().cpu()
+        x, usual = torch.as_tensor(window, dtype=torch.float64), support.nanmean((0, 1))
+        spread = (support - usual).square().nanmean((0, 1)).sqrt()
+        differences = ((support - x) / spread.clamp_min(1e-9)).nan_to_num(0.0)
+        nearest = support[int(differences.square().sum((1, 2)).argmin())]
+        replaced = x.repeat(len(usual) + 1, 1, 1)
+        for channel in range(len(usual)):
+            replaced[channel, :, channel] = nearest[:, channel]
+        scores = np.concatenate([fit.score_windows({fit._windowed: part}) for part in replaced.split(CHANNELS_AT_ONCE)])
+        return np.asarray(scores[-1] - scores[:-1])
 
     @property
     def reads_windows(self) -> bool:

@@ -1,0 +1,209 @@
+"""Alarms on series: events by hand, rates, drift warnings and pictures, and `metaad score` on a series from a file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from metaad_zoo import load_detector
+from metaad_zoo.cli import main
+from metaad_zoo.experiment.series_curves import Envelope
+from metaad_zoo.experiment.series_events import DriftMonitor, EventLog, Steps
+
+WINDOW = 4
+
+
+def steps_of(scores, flagged, labels=None, start=0, series="pump"):
+    n = len(scores)
+    times = np.datetime_as_string(np.datetime64("2026-01-01T00:00:00") + 3600 * np.arange(start, start + n))
+    values = np.column_stack([np.arange(start, start + n), np.zeros(n)]).astype(float)
+    p, flagged = np.full(n, 0.01), np.array(flagged, bool)
+    labels = None if labels is None else np.array(labels)
+    return Steps(series, start, values, np.array(scores, float), p, flagged, np.full(n, 2.0), times, labels)
+
+
+def part(steps, a, b):
+    arrays = {k: v[a:b] for k, v in vars(steps).items() if isinstance(v, np.ndarray)}
+    return replace(steps, start=steps.start + a, **arrays)
+
+
+def logged(path, *parts):
+    seen = []
+
+    def drops(window):
+        seen.append(window[:, 0].tolist())
+        return np.array([0.1, 2.0])
+
+    with EventLog(path, WINDOW, drops, lambda: ["flow", "heat"]) as log:
+        for steps in parts:
+            log.add(steps)
+    return log, list(csv.DictReader(path.read_text().splitlines())), seen
+
+
+SCORES = [1, 3, 1, 1, 5, 4, 1, 1, 1, 3, 1, 1]
+FLAGGED = [0, 1, 0, 0, 1, 1, 0, 0, 0, 1, 0, 0]
+LABELS = [0, 0, 0, 1, 1, 0, 1, 1, 0, 0, 0, -1]
+
+
+@pytest.mark.parametrize("cuts", [[], [5], [2, 4, 9], list(range(1, 12))])
+def test_events_by_hand_in_any_pieces(cuts, tmp_path):
+    whole = steps_of(SCORES, FLAGGED, LABELS)
+    pieces = [part(whole, a, b) for a, b in zip([0, *cuts], [*cuts, 12], strict=True)]
+    log, rows, windows = logged(tmp_path / "events.csv", *pieces)
+    # Steps 1, 4 and 5 lie less than a window of four apart; step 9 follows four steps later.
+    assert [(r["begin"], r["end"], r["peak"], r["flagged"]) for r in rows] == [
+        ("1", "5", "4", "3"),
+        ("9", "9", "9", "1"),
+    ]
+    assert rows[0]["begin_time"] == "2026-01-01T01:00:00"
+    assert rows[0]["peak_time"] == "2026-01-01T04:00:00"
+    assert (rows[0]["score"], rows[0]["p_value"], rows[0]["channels"]) == ("5.0", "0.01", "heat")
+    assert windows == [[1.0, 2.0, 3.0, 4.0], [6.0, 7.0, 8.0, 9.0]]
+    assert (log.events, log.steps, log.flagged, log.seconds) == (2, 12, 4, 11 * 3600)
+    # Two labelled incidents, of which the one at 3 and 4 is hit; the event at 9 touches none.
+    assert (log.incidents, log.detected, log.false_events) == (2, 1, 1)
+    assert (log.labelled_normal, log.flagged_normal) == (7, 3)
+    rates = log.rates()
+    assert rates["events_per_day"] == pytest.approx(2 * 24 / 11)
+    assert rates["false_events_per_day"] == pytest.approx(24 / 11)
+    assert rates["flagged_normal_share"] == pytest.approx(3 / 7)
+
+
+def test_series_and_gaps_are_kept_apart(tmp_path):
+    first, second = (
+        steps_of([1, 1, 1, 1, 9], [0, 0, 0, 0, 1]),
+        steps_of([9, 1, 1, 1, 1, 1], [1, 0, 0, 0, 0, 0], series="fan"),
+    )
+    log, rows, windows = logged(tmp_path / "events.csv", first, second)
+    assert [(r["series"], r["begin"]) for r in rows] == [("pump", "4"), ("fan", "0")]
+    assert windows[1] == [0.0, 1.0, 2.0, 3.0]  # the first window, where there are no steps before
+    assert "events_per_day" in log.rates()
+    timeless = replace(first, times=None)
+    assert logged(tmp_path / "events.csv", timeless)[0].rates()["events_per_1000_steps"] == pytest.approx(200)
+
+
+def test_drift_is_warned_of_once():
+    monitor = DriftMonitor(0.01, 10, "points")
+    assert not monitor.add(np.array([True] * 9))
+    assert not DriftMonitor(0.2, 10, "points").add(np.array([True, False] * 10))
+    assert monitor.add(np.array([False]))
+    assert monitor.warning is not None
+    assert monitor.warning.startswith("the last 10 points look unlike the support: 90% flagged")
+    assert not monitor.add(np.array([True] * 50))
+
+
+def test_envelope_by_brute_force():
+    rows = np.random.default_rng(0).standard_normal((1003, 2))
+    rows[5:20] = np.nan
+    envelope = Envelope(bins=10)
+    for piece in np.split(rows, [1, 7, 500, 501]):
+        envelope.add(piece)
+    k = envelope.rows_per_bin
+    assert 10 <= len(envelope.low) <= 21
+    parts = [rows[i : i + k] for i in range(0, len(rows), k)]
+    np.testing.assert_array_equal(envelope.low, [np.fmin.reduce(x) for x in parts])
+    np.testing.assert_array_equal(envelope.high, [np.fmax.reduce(x) for x in parts])
+
+
+@pytest.fixture(scope="module")
+def pump(tmp_path_factory):
+    """A detector with a history of 60 windows, a later recording with an incident, and one that has shifted."""
+    folder, rng = tmp_path_factory.mktemp("pump"), np.random.default_rng(0)
+    noise = rng.standard_normal((5000, 3))
+    values = np.zeros((5000, 3))
+    for i in range(1, 5000):
+        values[i] = 0.7 * values[i - 1] + noise[i]
+    frame = pd.DataFrame(values, columns=["flow", "heat", "speed"])
+    frame.insert(0, "time", pd.date_range("2026-03-01", periods=5000, freq="10min"))
+    frame[:1920].to_csv(folder / "history.csv", index=False)
+    later = frame[1920:].reset_index(drop=True)
+    later.loc[2000:2019, "heat"] += 40
+    later["label"] = 0
+    later.loc[2000:2019, "label"] = 1
+    later.to_csv(folder / "later.csv", index=False)
+    later.assign(flow=later.flow + 15).drop(columns="label").to_csv(folder / "shifted.csv", index=False)
+    assert (
+        main(
+            [
+                "adapt",
+                "knn",
+                "--modality",
+                "sequence",
+                "--support",
+                str(folder / "history.csv"),
+                "--out",
+                str(folder / "mine"),
+            ]
+        )
+        == 0
+    )
+    return folder
+
+
+def scored(pump, out, capsys, data, *options):
+    capsys.readouterr()
+    command = [
+        "score",
+        str(pump / "mine"),
+        "--data",
+        str(pump / data),
+        "--out",
+        str(out / "scores.csv"),
+        "--json",
+        *options,
+    ]
+    assert main(command) == 0
+    written = capsys.readouterr()
+    return json.loads(written.out), written.err, list(csv.DictReader((out / "events.csv").read_text().splitlines()))
+
+
+def test_points_follow_the_series_and_become_events(pump, tmp_path, capsys):
+    points = ["--points", "--stride", "8", "--alpha", "0.05"]
+    figures, notes, events = scored(pump, tmp_path, capsys, "later.csv", *points, "--plot")
+    assert (figures["adaptive"], figures["calibrate"], figures["drift"]) == (True, "points", None)
+    assert "the threshold follows the series" in notes
+    result = figures["events"]
+    assert 0.025 < result["flagged_normal_share"] < 0.1
+    assert (result["incidents"], result["detected"]) == (1, 1)
+    incident = max(events, key=lambda event: float(event["score"]))
+    assert int(incident["begin"]) <= 2019
+    assert int(incident["end"]) >= 2000
+    assert incident["channels"].split("; ")[0] == "heat"
+    assert incident["begin_time"].startswith("2026-03-28")
+    assert result["events_per_day"] == pytest.approx(len(events) / (3079 / 144))
+    assert (tmp_path / "scores.png").stat().st_size > 10_000
+    rows = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
+    assert sum(row["anomaly"] == "1" for row in rows) == figures["anomalous"] == sum(int(e["flagged"]) for e in events)
+
+
+def test_a_shifted_series_is_warned_of_unless_the_threshold_follows(pump, tmp_path, capsys):
+    points = ["--points", "--stride", "8", "--alpha", "0.05"]
+    fixed, notes, _ = scored(pump, tmp_path, capsys, "shifted.csv", *points, "--no-adaptive")
+    assert fixed["events"]["flagged_share"] > 0.5
+    assert fixed["drift"] is not None
+    assert notes.count("the last 500 points look unlike the support") == 1
+    following, notes, _ = scored(pump, tmp_path, capsys, "shifted.csv", *points)
+    assert following["events"]["flagged_share"] < 0.2
+    assert following["drift"] is None
+    assert "look unlike" not in notes
+
+
+def test_windows_of_a_series_become_events_too(pump, tmp_path, capsys):
+    figures, _, events = scored(pump, tmp_path, capsys, "later.csv", "--alpha", "0.05", "--no-adaptive")
+    detector = load_detector(pump / "mine")
+    assert figures["anomalous"] == detector.predict(pump / "later.csv", 0.05).sum()
+    assert all(int(event["begin"]) % 32 == 0 and int(event["end"]) % 32 == 31 for event in events)
+    assert figures["events"]["detected"] == 1
+
+
+def test_options_that_do_not_fit_are_refused(pump, tmp_path, capsys):
+    command = ["score", str(pump / "mine"), "--data", str(pump / "later.csv"), "--out", str(tmp_path / "s.csv")]
+    assert main([*command, "--plot", "--fdr", "0.1"]) == 1
+    assert "--plot draws series with a threshold" in capsys.readouterr().err
+    assert main([*command, "--adaptive", "--fdr", "0.1"]) == 1
+    assert "leave out --fdr" in capsys.readouterr().err
