@@ -167,6 +167,11 @@ class StreamsSeries(ScoresWindows):
     def _as_fitted(self) -> StreamsSeries:
         """The detector as it is fitted now."""
 
+    @property
+    @abstractmethod
+    def has_history(self) -> bool:
+        """Whether the support set is a history of windows that lie one behind the other."""
+
     @abstractmethod
     def way_to_decide(
         self, alpha: float | None = None, calibrate: Calibrate | None = None, contamination: float | None = None
@@ -189,7 +194,7 @@ class StreamsSeries(ScoresWindows):
         how: Pooling = "last",
         alpha: float | None = None,
         calibrate: Calibrate | None = None,
-        adaptive: bool | AdaptiveThreshold = False,
+        adaptive: bool | AdaptiveThreshold | None = None,
         decide: bool = True,
     ) -> LiveSeries:
         """A live series, whose rows come as they are measured; it keeps to the present fit.
@@ -203,8 +208,9 @@ class StreamsSeries(ScoresWindows):
             how: from windows to points: ``"last"``, ``"mean"`` or ``"max"``, as for :meth:`score_series`.
             alpha: false-alarm rate; None: as for :meth:`way_to_decide`.
             calibrate: see :meth:`p_value`.
-            adaptive: keep the threshold current by the scores themselves, starting from the calibration scores:
-                :class:`metaad_zoo.evaluation.adaptive.AdaptiveThreshold` with its usual settings, or with your own.
+            adaptive: whether the threshold follows the series as it changes, starting from the calibration scores:
+                :class:`metaad_zoo.evaluation.adaptive.AdaptiveThreshold` with its usual settings, or one of your own;
+                None: as `metaad score` does, if the support set is a history and ``calibrate`` is None.
             decide: whether points get p-values and decisions; False: scores alone.
 
         Raises:
@@ -213,18 +219,24 @@ class StreamsSeries(ScoresWindows):
         """
         fit = self._as_fitted()
         name, window = fit._windowed, fit.window
-        decisions = fit._live_decisions(alpha, calibrate, adaptive) if decide else None
+        decisions = fit._live_decisions(alpha, calibrate, adaptive, how) if decide else None
         channels = fit._fitted_support()[name].shape[2]
         return LiveSeries(fit.score_windows, window, channels, stride, how, decisions, fit.schemas.get(name))
 
     def _live_decisions(
-        self, alpha: float | None, calibrate: Calibrate | None, adaptive: bool | AdaptiveThreshold
+        self,
+        alpha: float | None,
+        calibrate: Calibrate | None,
+        adaptive: bool | AdaptiveThreshold | None,
+        how: Pooling,
     ) -> Decide:
         if isinstance(adaptive, AdaptiveThreshold):
             threshold = adaptive
         else:
             rate, way = self.way_to_decide(alpha, calibrate)
-            if not adaptive:
+            if way == "within" and how != "last":  # means over windows compare with such means
+                rate, way = self.way_to_decide(alpha, "points")
+            if not (calibrate is None and self.has_history if adaptive is None else adaptive):
                 return lambda scores: self.decide(scores, rate, way)
             threshold = AdaptiveThreshold(self.normal_scores(way).numpy(), rate)
 

@@ -62,7 +62,7 @@ def test_the_delay_is_as_documented_and_reached(detector, how, stride):
 def test_decisions_are_those_of_the_detector(detector):
     series = waves(300, 2)
     series[200:220] += 3
-    live = detector.stream(alpha=0.05)
+    live = detector.stream(alpha=0.05, adaptive=False)
     points = [live.push(row) for row in series]
     scores = detector.score_series(series, causal=True)[WINDOW - 1 :]
     p, decisions = detector.decide(scores, 0.05)
@@ -83,7 +83,7 @@ def test_an_adaptive_stream_decides_as_the_adaptive_threshold_does(detector):
         points = [live.push(series[i : i + 7]) for i in range(0, 600, 7)]
         np.testing.assert_allclose(np.concatenate([x.p_values for x in points]), expected.p)
         np.testing.assert_array_equal(np.concatenate([x.anomalous for x in points]), expected.flagged)
-    fixed = np.concatenate([x.anomalous for x in [detector.stream(alpha=0.05).push(series)]])
+    fixed = np.concatenate([x.anomalous for x in [detector.stream(alpha=0.05, adaptive=False).push(series)]])
     assert expected.flagged.sum() < fixed.sum() / 2, "the fixed threshold flags the drift"
 
 
@@ -175,6 +175,33 @@ def test_a_stream_keeps_to_the_fit_that_it_began_with(detector):
     again.fit(frame(waves(WINDOW * 30) * 5))
     series = waves(60, 4)
     np.testing.assert_allclose(live.push(series).scores, detector.score_series(series, causal=True), rtol=1e-5)
+
+
+@pytest.mark.parametrize("more", [[], ["--causal"], ["--causal", "--stride", "4"]])
+@pytest.mark.parametrize("adaptive", [None, False, True])
+def test_a_stream_scores_and_decides_as_the_command_does(more, adaptive, tmp_path):
+    history, series = frame(waves(WINDOW * 30)), frame(waves(150, 5))
+    series.iloc[100:110] += 4
+    history.to_csv(tmp_path / "history.csv", index=False)
+    series.to_csv(tmp_path / "data.csv", index=False)
+    mine = str(tmp_path / "mine")
+    support = ["--modality", "sequence", "--support", str(tmp_path / "history.csv")]
+    assert main(["adapt", "mahalanobis", *support, "--out", mine]) == 0
+    command = ["score", mine, "--data", str(tmp_path / "data.csv"), "--out", str(tmp_path / "s.csv"), "--points"]
+    flag = {None: [], False: ["--no-adaptive"], True: ["--adaptive"]}[adaptive]
+    assert main([*command, *more, *flag]) == 0
+    with (tmp_path / "s.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    how, stride = ("last", 4 if "--stride" in more else 1) if more else ("mean", 1)
+    live = mz.load_detector(mine).stream(stride, how, adaptive=adaptive)
+    points = [live.push(row) for row in series.to_numpy()]
+    points.append(live.finish())
+    for column, values in [("score", "scores"), ("p_value", "p_values"), ("anomaly", "anomalous")]:
+        expected = np.array([float(row[column] or "nan") for row in rows])
+        seen = np.concatenate([getattr(part, values) for part in points]).astype(float)
+        seen = np.where(np.isnan(expected), np.nan, seen) if column == "anomaly" else seen
+        np.testing.assert_allclose(seen, expected, rtol=1e-4, atol=1e-6, err_msg=column)
+    assert sum(row["anomaly"] == "1" for row in rows) > 5
 
 
 def test_the_command_writes_causal_scores(detector, tmp_path, capsys):
