@@ -9,8 +9,12 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, sync: bool = False) -> Iterator[Path]:
     """Temporary path in the same folder; it replaces ``path`` when the block ends, or is removed if the block fails.
+
+    Args:
+        path: file to write.
+        sync: wait until the content is on the disk before the file is renamed, so that it survives a power failure.
 
     Example:
         >>> import tempfile
@@ -23,9 +27,21 @@ def replacing(path: Path) -> Iterator[Path]:
     beside = path.with_name(f"{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield beside
+        if sync:
+            _sync(beside)
         os.replace(beside, path)
+        if sync and os.name == "posix":  # elsewhere folders can't be opened
+            _sync(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_whole(path: Path, content: bytes | str) -> None:

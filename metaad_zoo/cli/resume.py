@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
 from torch import Tensor
 
+from metaad_zoo.cli.terminal import note
 from metaad_zoo.episodes import SplitRecord
+from metaad_zoo.experiment.training_config import difference, read_config
 from metaad_zoo.learners import Learner
 
 
@@ -19,7 +20,8 @@ def find_checkpoint(wanted: str | None, folder: Path) -> Path | None:
     """The checkpoint file that ``--ckpt_path`` means.
 
     Args:
-        wanted: a file; ``"last"`` or ``"best"`` of the newest run in ``folder``; or None.
+        wanted: a file; ``"last"`` or ``"best"`` of the newest run in ``folder``; or None. If ``"last"`` is missing or
+            damaged, the newest whole checkpoint of the run takes its place, and a note says so.
         folder: ``<runs>/<name>``.
 
     Raises:
@@ -36,12 +38,33 @@ def find_checkpoint(wanted: str | None, folder: Path) -> Path | None:
     if not runs:
         raise ValueError(f"--ckpt_path {wanted}: there is no run in {folder} yet; start one without --ckpt_path")
     file = runs[-1] / "checkpoints" / f"{wanted}.ckpt"
+    if wanted == "last" and (whole := _newest_whole(file)) is not None:
+        return whole
     if not file.is_file():
         raise ValueError(
             f"--ckpt_path {wanted}: the newest run {runs[-1]} has no {file.name} yet; start a new run without "
             "--ckpt_path, or name an older run's file"
         )
     return file
+
+
+def _newest_whole(last: Path) -> Path | None:
+    """The file, or if it is missing or damaged the newest whole checkpoint beside it; None if there is none."""
+    files = sorted(last.parent.glob("*.ckpt"), key=lambda path: -path.stat().st_mtime_ns)
+    others = [path for path in files if path != last and ".part." not in path.name]
+    reason = f"{last} does not exist"
+    for path in (last, *others):
+        if not path.is_file():
+            continue
+        try:
+            _load(path)
+        except ValueError as error:
+            reason = str(error) if path == last else reason
+            continue
+        if path != last:
+            note(f"{reason}; {path.name} is taken, the newest whole checkpoint of the run")
+        return path
+    return None
 
 
 def read_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
@@ -107,23 +130,11 @@ def refuse_other_config(run_dir: Path, now: dict[str, Any]) -> None:
     Raises:
         ValueError: names the first difference.
     """
-    saved = run_dir / "config.yaml"
-    if not saved.is_file():
-        return
-    before = yaml.safe_load(saved.read_text(encoding="utf-8"))
-    for section in ("model", "data", "seed_everything"):
-        old, new = (_flat(part.get(section), section) for part in (before, now))
-        for key in sorted(old.keys() | new.keys()):
-            if old.get(key) != new.get(key):
-                setting = key.replace(".init_args", "")
-                raise ValueError(
-                    f"the run in {run_dir} has {setting}={old.get(key)}, this command {new.get(key)}: resume with its "
-                    f"own settings (--config {saved}), or start a new run without --ckpt_path"
-                )
-
-
-def _flat(value: Any, name: str) -> dict[str, Any]:
-    """A nested mapping as one level of dotted keys; keys without a value are left out."""
-    if isinstance(value, dict):
-        return {k: v for key, part in value.items() for k, v in _flat(part, f"{name}.{key}").items()}
-    return {} if value is None else {name: value}
+    before = read_config(run_dir)
+    changed = None if before is None else difference(before, now, ("model", "data", "seed_everything"))
+    if changed is not None:
+        setting, earlier, current = changed
+        raise ValueError(
+            f"the run in {run_dir} has {setting}={earlier}, this command {current}: resume with its own settings "
+            f"(--config {run_dir / 'config.yaml'}), or start a new run without --ckpt_path"
+        )

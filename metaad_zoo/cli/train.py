@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import yaml
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
@@ -41,6 +42,7 @@ from metaad_zoo.experiment.conclude import (
     save_model,
     write_predictions,
 )
+from metaad_zoo.experiment.whole_checkpoints import WholeCheckpointIO
 from metaad_zoo.learners import Learner
 from metaad_zoo.learners.training import trainable
 from metaad_zoo.modality import get_modality
@@ -126,7 +128,15 @@ class TrainingCLI(LightningCLI):
         settings = self.config_init["trainer"]
         kwargs["logger"] = self._loggers(settings["logger"])
         settings["callbacks"] = [*(settings["callbacks"] or []), *self._callbacks(settings)]
-        return super().instantiate_trainer(**kwargs)
+        plugins = settings["plugins"] or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            settings["plugins"] = [*plugins, WholeCheckpointIO()]
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except TypeError as error:  # such as --trainer.devices nan
+            asked = ", ".join(f"trainer.{name}={settings[name]}" for name in ("accelerator", "devices", "strategy"))
+            raise ValueError(f"Lightning can't build the trainer with {asked}: {error}") from error
 
     def _loggers(self, configured: Any) -> list[Logger] | Literal[False]:
         """Loggers of the trainer: the configured ones, TensorBoard by default, and while training ``metrics.csv``.
@@ -271,6 +281,9 @@ def run(argv: Sequence[str] | None = None, program: str = PROGRAM) -> TrainingCL
         _run_verb(cli)
     except (ValueError, ChildProcessError, FloatingPointError, MisconfigurationException) as error:
         raise SystemExit(f"error: {own_error(error) or error}") from error
+    except OSError as error:
+        place = f": {error.filename}" if error.filename else ""
+        raise SystemExit(f"error: {error.strerror or error}{place}") from error
     return cli
 
 

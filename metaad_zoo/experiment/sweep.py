@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from metaad_zoo.experiment.training_config import first_difference, flat_settings, read_config
+from metaad_zoo.experiment.training_config import difference, read_config
 
 RESERVED = ("seed_everything", "data.train_seed", "data.init_args.train_seed", "name", "runs", "ckpt_path", "config")
 State = Literal["new", "interrupted", "finished"]
@@ -83,9 +83,9 @@ class Training:
         """
         config = read_config(self.folder)
         if config is not None:
-            difference = first_difference(flat_settings(config), flat_settings(self.config))
-            if difference is not None:
-                key, before, now = difference
+            changed = difference(config, self.config)
+            if changed is not None:
+                key, before, now = changed
                 raise ValueError(
                     f"the training in {self.folder} has {key}={before}, this command {now}: write to another name "
                     "(--name), or remove that folder"

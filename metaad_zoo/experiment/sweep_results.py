@@ -12,7 +12,7 @@ from metaad_zoo.evaluation.report import write_json
 from metaad_zoo.evaluation.saved import read_results
 from metaad_zoo.evaluation.trainings import INTERVALS, difference_over_trainings, join_trainings
 from metaad_zoo.experiment.sweep import Sweep, Training, short_keys
-from metaad_zoo.experiment.training_config import SEEDS, flat_settings, read_config
+from metaad_zoo.experiment.training_config import SEEDS, flat_settings, read_config, with_defaults
 
 ByTraining = Mapping[str, Mapping[str, Any]]
 """A method's results by the name of each training."""
@@ -103,7 +103,7 @@ def join_runs(figures: Mapping[str, Mapping[str, Any]], folders: Sequence[str]) 
     for method, folder in zip(figures, folders, strict=True):
         config = read_config(Path(folder)) if (Path(folder) / "model").is_dir() else None
         if config is not None:
-            settings = flat_settings(config)
+            settings = flat_settings(with_defaults(config))
             seeds = tuple(settings.pop(key, None) for key in SEEDS)
             key = (Path(folder).resolve().parent, json.dumps(settings, sort_keys=True, default=str))
             groups[key].setdefault(seeds, method)

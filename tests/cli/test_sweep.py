@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -20,7 +21,9 @@ from metaad_zoo.cli.train import run
 from metaad_zoo.evaluation.trainings import interval_over_trainings
 from metaad_zoo.experiment.sweep import Sweep, Training, settings_of, train_all
 from metaad_zoo.experiment.sweep_results import join_runs, write_sweep
+from metaad_zoo.experiment.training_config import difference, flat_settings, read_config, with_defaults
 from tests.cli.short import QUICKSTART, SHORT
+from tests.conftest import REPOSITORY
 
 TINY = [*SHORT, "--trainer.max_epochs=1", "--data.calibration_shots=[2]"]
 GRID = ["--seeds", "0", "1", "--grid", "model.optimizer.lr=0.01", "--jobs", "2"]
@@ -131,6 +134,21 @@ def test_a_folder_with_other_settings_is_refused_before_any_training(tmp_path):
     with pytest.raises(ValueError, match="taken has seed_everything=1, this command 0: write to another name"):
         train_all([new, taken], COMMAND, 1)
     assert not new.folder.exists()
+
+
+def test_an_option_that_is_newer_than_a_run_has_its_default_there():
+    now = with_defaults(read_config(REPOSITORY / "checkpoints" / "image-conv4-protonet-omniglot"))
+    before = copy.deepcopy(now)
+    del before["data"]["init_args"]["episode"]["fewer_unlabelled"]
+    del before["model"]["init_args"]["schedule"]
+    assert flat_settings(before) != flat_settings(now)
+    assert difference(before, now) is None
+    now["data"]["init_args"]["episode"]["fewer_unlabelled"] = True
+    assert difference(before, now) == ("data.episode.fewer_unlabelled", False, True)
+    assert difference({"model": {"class_path": "nothing.Known"}}, now, ["model"])[:2] == (
+        "model.class_path",
+        "nothing.Known",
+    )
 
 
 def test_a_stopped_sweep_stops_its_trainings(tmp_path):

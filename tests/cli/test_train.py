@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import metaad_zoo as mz
+from metaad_zoo.cli.resume import find_checkpoint
 from metaad_zoo.cli.train import run
 from tests.cli.short import CONFIGS, QUICKSTART, SHORT, command
 
@@ -174,11 +175,32 @@ def test_a_damaged_or_missing_checkpoint_is_named(copied):
     last.write_bytes(last.read_bytes()[:20000])
     for verb in ("fit", "test"):
         with pytest.raises(SystemExit, match=r"last\.ckpt can't be read as a training checkpoint"):
-            run([verb, *place, "last"])
+            run([verb, *place, str(last)])
+    (folder / "checkpoints" / "best.ckpt").unlink()
+    with pytest.raises(SystemExit, match=r"last\.ckpt can't be read as a training checkpoint"):
+        run(["fit", *place, "last"])
     (folder.parent / "2999-01-01_00-00-00").mkdir()
     (folder.parent / "2999-01-01_00-00-00" / "config.yaml").touch()
     with pytest.raises(SystemExit, match=r"newest run .*2999.* has no last\.ckpt yet"):
         run(["fit", *place, "last"])
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing"])
+def test_the_newest_whole_checkpoint_takes_the_place_of_a_damaged_last_one(damage, copied, capsys):
+    folder, _ = copied
+    last = folder / "checkpoints" / "last.ckpt"
+    (folder / "checkpoints" / "last.123.part.ckpt").write_bytes(last.read_bytes())  # of a process that was killed
+    if damage == "cut":
+        last.write_bytes(last.read_bytes()[:20000])
+    else:
+        last.unlink()
+    assert find_checkpoint("last", folder.parent) == folder / "checkpoints" / "best.ckpt"
+    assert "best.ckpt is taken, the newest whole checkpoint of the run" in capsys.readouterr().err
+
+
+def test_what_lightning_refuses_is_one_sentence(tmp_path):
+    with pytest.raises(SystemExit, match=r"^error: Lightning can't build the trainer with .*trainer.devices=nan"):
+        run(["fit", *QUICKSTART, *SHORT, "--trainer.devices=nan", "--runs", str(tmp_path)])
 
 
 def test_fit_alone_leaves_a_model_and_runs_without_loggers(tmp_path):
