@@ -7,10 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from metaad_zoo.cli.arguments import (
+    adaptive_argument,
     column_options,
     decision_arguments,
     decision_choice,
     fdr_argument,
+    follows,
     json_argument,
     note_many_flagged,
     require_folder,
@@ -46,6 +48,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     model_arguments(command)
     region_argument(command)
     decision_arguments(command)
+    adaptive_argument(command)
     fdr_argument(command)
     json_argument(command)
 
@@ -66,6 +69,7 @@ def run(options: argparse.Namespace) -> int:
     if timed and len(detector.usual_shapes) == 1 and not detector.reads_windows:
         note("there is a column of times, but each row is judged by itself: for a series say --method series")
     choice = decision_choice(options, detector, only_anomalous=True, top=options.top)
+    adaptive = choice.decided and follows(options, detector)
     columns = column_options(options, detector.input_shapes)
     how = {**detector.image_options, "damaged": "empty", "carry": True}
     stream = SampleStream(options.data, detector.input_shapes, columns, detector.schemas, below=True, **how)
@@ -75,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
         def tick(figures: Explained) -> None:
             progress.update(bar, completed=figures.done, description=f"{figures.samples} scored")
 
-        detection = detect(detector, stream, options.out, choice, tick)
+        detection = detect(detector, stream, options.out, choice, tick, adaptive, note)
     note_account(stream.account)
     if detection.none_selected:
         note(detection.none_selected)

@@ -194,14 +194,9 @@ def _decided(
     detector: Detector, way: tuple[Any, Any, Any], report: SeriesReport | None, rows: Rows
 ) -> tuple[np.ndarray, np.ndarray]:
     """p-values and decisions of the samples that have a score."""
-    import numpy as np
-
-    valued = ~np.isnan(rows.scores)
-    if report is None:
-        return detector.decide(rows.scores[valued], *way)
-    assert rows.values is not None
-    decided = report.decide(rows.names, rows.scores, rows.values, rows.carried.get("time"), rows.labels)
-    return decided.p[valued], decided.flagged[valued].astype(np.int64)
+    if report is None or rows.values is None:
+        return detector.decide(rows.scores[rows.scores == rows.scores], *way)  # without NaN
+    return report.decide(rows.names, rows.scores, rows.values, rows.carried.get("time"), rows.labels)
 
 
 def _scored(score_them: Scores, stream: SampleStream, windows: bool) -> Iterator[Rows]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -20,11 +22,14 @@ from metaad_zoo.evaluation.labelled import Figure
 from metaad_zoo.evaluation.plots import drawing, inline_svg
 from metaad_zoo.evaluation.titles import TITLES
 from metaad_zoo.experiment.score_file import ScoreCsv
+from metaad_zoo.experiment.series_decisions import SeriesDecisions
+from metaad_zoo.experiment.series_report import EVENTS, SeriesReport
 from metaad_zoo.explain import Choice, Explained, write_explanations
 from metaad_zoo.modality.streams import SampleStream
 from metaad_zoo.zoo.manifest import support_in_words
 
 SCORES, PICTURE, REPORT, EXPLANATIONS = "scores.csv", "scores.png", "report.html", "explanations"
+SERIES = "series.png"
 MOST_DRAWN = 5000
 """Number of samples, beside the flagged ones, from which on the picture and the report's list hold a part of them."""
 
@@ -43,6 +48,7 @@ class Detection:
         figures: AUROC and other figures of the labelled samples; empty without labels of both kinds.
         fdr: bound on the false discovery rate that decided; None where a false-alarm rate did.
         none_selected: why nothing could be selected under ``fdr``; None otherwise.
+        series: events, rates and drift of series (:class:`metaad_zoo.experiment.series_report.SeriesReport`).
     """
 
     samples: int
@@ -54,6 +60,7 @@ class Detection:
     figures: dict[str, Figure]
     fdr: float | None = None
     none_selected: str | None = None
+    series: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,8 @@ def detect(
     out: Path,
     choice: Choice,
     tick: Callable[[Explained], None] = lambda figures: None,
+    adaptive: bool = False,
+    warn: Callable[[str], None] = lambda warning: None,
 ) -> Detection:
     """Score, decide and explain samples in one pass, and write a report.
 
@@ -81,23 +90,35 @@ def detect(
         detector: fitted detector.
         stream: samples.
         out: folder, created if it does not exist; gets ``scores.csv``, ``scores.png``, ``explanations/`` and
-            ``report.html``.
+            ``report.html``; of series also ``events.csv`` and ``series.png``.
         choice: which samples are explained, and how they are judged.
         tick: called with the progress.
+        adaptive: whether the threshold follows a series.
+        warn: called once, when a series looks unlike its support.
 
     Raises:
         RuntimeError, ValueError: as :func:`metaad_zoo.explain.write_explanations`.
     """
     out.mkdir(parents=True, exist_ok=True)
     rows: list[_Row] = []
-    with ScoreCsv(out / SCORES, choice.fdr) as written:
+    report = _series_report(detector, stream, out, choice, adaptive, warn)
+    with ScoreCsv(out / SCORES, choice.fdr) as written, nullcontext() if report is None else report:
 
         def record(chunk: Chunk, scores: np.ndarray, p: np.ndarray | None, decisions: np.ndarray | None) -> None:
             rows.extend(_rows(chunk.names, scores, p, decisions, written.n, choice.fdr))
             written.add(chunk.names, scores, p, decisions, chunk.labels, chunk.carried)
 
         explained = write_explanations(
-            detector, stream, out / EXPLANATIONS, "auto", choice, stream.schemas, stream.original, tick, record
+            detector,
+            stream,
+            out / EXPLANATIONS,
+            "auto",
+            choice,
+            stream.schemas,
+            stream.original,
+            tick,
+            record,
+            None if report is None else report.decide_windows,
         )
     reason = None
     if choice.fdr is not None:
@@ -109,16 +130,28 @@ def detect(
         written.anomalous if choice.decided else None,
         written.without_value,
         explained.pictures,
-        explained.threshold,
+        None if adaptive else explained.threshold,
         written.labelled,
         written.figures(),
         choice.fdr,
         reason,
+        None if report is None else report.as_json(),
     )
     picture = _draw(rows, detection)
     picture.savefig(out / PICTURE, dpi=150)
     _write_report(out, detector, detection, rows, picture)
     return detection
+
+
+def _series_report(
+    detector: Detector, stream: SampleStream, out: Path, choice: Choice, adaptive: bool, warn: Callable[[str], None]
+) -> SeriesReport | None:
+    """Events of series that are decided on window by window; None for other samples."""
+    if not detector.reads_windows or not choice.decided or choice.fdr is not None:
+        return None
+    way = (choice.alpha, choice.calibrate, choice.contamination)
+    decisions = SeriesDecisions(detector, *way, adaptive, points=False)
+    return SeriesReport(detector, decisions, out / EVENTS, out / SERIES, False, stream.schemas, warn)
 
 
 def _rows(

@@ -61,7 +61,7 @@ class Event:
         series: name of the series.
         begin: position of the first flagged step, from 0.
         end: position of the last flagged step.
-        peak: position of the highest score.
+        peak: position of the highest score, the last of several.
         score: highest score.
         p_value: p-value at the peak.
         flagged: number of flagged steps.
@@ -177,7 +177,7 @@ class EventLog:
             self._event = event = Event(steps.series, step, step, step, -np.inf, 1.0, 0, time)
         event.end, event.end_time, event.flagged = step, time, event.flagged + 1
         event.labelled |= steps.labels is not None and bool(steps.labels[i] == 1)
-        if score > event.score:
+        if score >= event.score:  # of a window, whose steps have one score, the last step
             event.peak, event.peak_time, event.score, event.p_value = step, time, score, float(steps.p[i])
             until = max(self._window, len(self._before) + i + 1)  # the window that ends with the peak
             self._peak_window = values[until - self._window : until].copy()

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from metaad_zoo.data.chunks import Chunk
 from metaad_zoo.data.read.roles import Schema
 from metaad_zoo.detector import Detector
-from metaad_zoo.evaluation.adaptive import AdaptiveDecisions
 from metaad_zoo.experiment.series_curves import SeriesCurves
 from metaad_zoo.experiment.series_decisions import SeriesDecisions
 from metaad_zoo.experiment.series_events import DriftMonitor, EventLog, Steps
@@ -82,8 +82,8 @@ class SeriesReport:
         values: np.ndarray,
         times: np.ndarray | None,
         labels: np.ndarray | None,
-    ) -> AdaptiveDecisions:
-        """Decide on the next samples and report them.
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """p-values and decisions, 0 or 1, of the next samples that have a score; reports them.
 
         Args:
             names: names ``series:step`` of ``n`` samples.
@@ -95,14 +95,20 @@ class SeriesReport:
         parts = []
         for series, start, rows in _adjoining(names, self._span):
             part = self._decisions.decide(series, scores[rows])
-            parts.append(part)
+            parts.append((part.p, part.flagged))
             by_step = [np.repeat(x, self._span) for x in (scores[rows], part.p, part.flagged, part.thresholds)]
             carried = [None if x is None else np.repeat(x[rows], self._span) for x in (times, labels)]
             self._take(Steps(series, start, values[rows].reshape(-1, values.shape[-1]), *by_step, *carried))
             if not self._decisions.adaptive and self._monitor.add(part.flagged[~np.isnan(scores[rows])]):
                 self._warn(str(self._monitor.warning))
-        joined = (np.concatenate([getattr(part, name) for part in parts]) for name in ("p", "flagged", "thresholds"))
-        return AdaptiveDecisions(*joined) if parts else AdaptiveDecisions(np.zeros(0), np.zeros(0, bool), np.zeros(0))
+        valued = ~np.isnan(scores)
+        p, flagged = (np.concatenate([np.zeros(0), *(part[i] for part in parts)]) for i in range(2))
+        return p[valued], flagged[valued].astype(np.int64)
+
+    def decide_windows(self, chunk: Chunk, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As :meth:`decide`, for a chunk of windows."""
+        values = next(iter(chunk.samples.values())).numpy()
+        return self.decide(chunk.names, scores, values, chunk.carried.get("time"), chunk.labels)
 
     def _take(self, steps: Steps) -> None:
         self.log.add(steps)  # first, because it ends the last event of the series before

@@ -30,6 +30,8 @@ from metaad_zoo.explain.overlay import Region, find_regions, overlay, region_lev
 
 Record = Callable[[Chunk, np.ndarray, np.ndarray | None, np.ndarray | None], None]
 """Receives a chunk of samples with their scores, p-values and decisions."""
+Decide = Callable[[Chunk, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""p-values and decisions, 0 or 1, of the samples of a chunk whose score is not NaN."""
 BOX_COLUMNS = ("sample", "score", "p_value", "anomaly", "picture", *(f.name for f in fields(Region)))
 
 
@@ -125,6 +127,7 @@ def write_explanations(
     original: Callable[[int], Tensor | None] = lambda position: None,
     tick: Callable[[Explained], None] = lambda figures: None,
     record: Record = lambda chunk, scores, p_values, decisions: None,
+    decide: Decide | None = None,
 ) -> Explained:
     """Write a picture of each sample, ``explanations.npz`` with their attributions, and ``boxes.csv``.
 
@@ -149,6 +152,7 @@ def write_explanations(
         tick: called with the figures so far, after each step.
         record: called with each chunk, its scores ``(n,)``, NaN for samples without any value, and the p-values and
             decisions of the others; None without decisions, the decisions None with ``choice.fdr``.
+        decide: decides in place of the detector's fixed threshold.
 
     Raises:
         RuntimeError, ValueError: the detector can't decide or explain; see :meth:`metaad_zoo.Detector.predict` and
@@ -162,7 +166,7 @@ def write_explanations(
         nullcontext() if mapped is None else _Boxes(out / "boxes.csv") as boxes,
     ):
         p_values: list[np.ndarray] = []
-        rows = _chosen(_judged(detector, chunks, choice, figures, record, p_values), choice.top)
+        rows = _chosen(_judged(detector, chunks, choice, figures, record, p_values, decide), choice.top)
         for batch in _batches(rows if choice.fdr is None else _selected(rows, detector, choice, figures, p_values)):
             heats, maps = _explain(detector, batch, method if mapped is None else "patches", archive)
             for i, row in enumerate(batch):
@@ -188,6 +192,7 @@ def _judged(
     figures: Explained,
     record: Record,
     p_values: list[np.ndarray],
+    decide: Decide | None,
 ) -> Iterator[_Judged]:
     """Samples that may be explained, with their scores and decisions; counts all samples.
 
@@ -198,7 +203,12 @@ def _judged(
     for chunk in chunks:
         scores = detector.score_known(chunk.samples, leave_one_out)
         valued, start = np.flatnonzero(~np.isnan(scores)), figures.samples
-        p, decisions = detector.decide(scores[valued], *way) if choice.decided else (None, None)
+        p: np.ndarray | None = None
+        decisions: np.ndarray | None = None
+        if decide is not None:
+            p, decisions = decide(chunk, scores)
+        elif choice.decided:
+            p, decisions = detector.decide(scores[valued], *way)
         if choice.fdr is not None and p is not None:
             p_values.append(p)
             decisions = None

@@ -207,3 +207,20 @@ def test_options_that_do_not_fit_are_refused(pump, tmp_path, capsys):
     assert "--plot draws series with a threshold" in capsys.readouterr().err
     assert main([*command, "--adaptive", "--fdr", "0.1"]) == 1
     assert "leave out --fdr" in capsys.readouterr().err
+
+
+def test_detect_on_a_series_writes_events_and_a_picture(pump, tmp_path, capsys):
+    capsys.readouterr()
+    command = ["detect", "--method", "knn", "--modality", "sequence", "--support", str(pump / "history.csv")]
+    command += ["--data", str(pump / "later.csv"), "--out", str(tmp_path / "out"), "--top", "2", "--json"]
+    assert main(command) == 0
+    written = capsys.readouterr()
+    result = json.loads(written.out)
+    assert "the threshold follows the series" in written.err
+    assert (result["series"]["adaptive"], result["threshold"]) == (True, None)
+    assert result["series"]["events"]["detected"] == 1
+    events = list(csv.DictReader((tmp_path / "out" / "events.csv").read_text().splitlines()))
+    assert max(events, key=lambda event: float(event["score"]))["channels"].split("; ")[0] == "heat"
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "series.png" in page
+    assert (tmp_path / "out" / "series.png").stat().st_size > 10_000
