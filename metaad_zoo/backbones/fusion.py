@@ -55,8 +55,9 @@ class GatedFusion(Fusion):
         input_shapes: Mapping[str, Sequence[int]],
         encoders: Mapping[str, Encoder] | None = None,
         width: int = 64,
+        parts: bool = False,
     ) -> None:
-        super().__init__(input_shapes, encoders, width)
+        super().__init__(input_shapes, encoders, width, parts)
         modalities = len(self.modalities)
         self.gates = nn.Linear(modalities * (width + 1), modalities * width)
 
@@ -80,9 +81,10 @@ class AttentionFusion(Fusion):
     Args:
         input_shapes: see :class:`Fusion`, also for Shape and Raises.
         encoders: see :class:`Fusion`.
-        width: length of the embedding; a multiple of ``heads``.
+        width: see :class:`Fusion`; a multiple of ``heads``.
         tokens: number of tokens of each modality.
         heads: number of attention heads.
+        parts: see :class:`Fusion`.
     """
 
     def __init__(
@@ -92,12 +94,13 @@ class AttentionFusion(Fusion):
         width: int = 64,
         tokens: int = 4,
         heads: int = 2,
+        parts: bool = False,
     ) -> None:
         if width % heads:
             raise ValueError(f"fusion_attention: heads={heads} do not divide width={width}")
         if tokens < 1:
             raise ValueError(f"fusion_attention: expected at least one token a modality, saw tokens={tokens}")
-        super().__init__(input_shapes, encoders, width)
+        super().__init__(input_shapes, encoders, width, parts)
         self.tokens, self.heads = tokens, heads
         self.spread = nn.Linear(width, tokens * width)
         self.norm, self.into, self.out = nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)

@@ -11,6 +11,7 @@ from itertools import combinations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metaad_zoo.backbones.registry import MULTIMODAL, Backbone, backbone_class, create_backbone, modality_of
@@ -58,14 +59,23 @@ class Fusion(Backbone):
     masked. It has no influence on the embedding, except through batch normalisation in the encoder, whose statistics
     include the zeros. The encoder handles single missing values.
 
+    With ``parts`` the embedding is made of blocks: the output of each modality's encoder, in the order of
+    :attr:`modalities`, and the joint embedding. Zeros make them equally long. The block of an absent modality is NaN,
+    and so is the joint block of a sample that lacks any modality. A learner then compares each block on its own.
+
     Args:
         input_shapes: shape of one sample by modality, for two modalities or more.
         encoders: name of a backbone by modality, or a dict of its name and options, such as
             ``{"image": {"name": "conv4", "width": 32}}``; default: :data:`DEFAULT_ENCODERS`.
-        width: length of the embedding, and of each modality's vector in the common space.
+        width: length of the joint embedding, and of each modality's vector in the common space.
+        parts: whether the embedding has a block for each modality beside the joint one.
 
     Shape:
-        A dict from modality to ``(n, ...)`` to ``(n, width)``.
+        A dict from modality to ``(n, ...)`` to ``(n, width)``, with ``parts`` to ``(n, (modalities + 1) * d)`` with
+        ``d`` the longest of the blocks.
+
+    Attributes:
+        n_parts: number of blocks of the embedding; 1 without ``parts``.
 
     Raises:
         ValueError: there are fewer than two modalities, an encoder is unknown, reads another modality or rejects an
@@ -84,6 +94,7 @@ class Fusion(Backbone):
         input_shapes: Mapping[str, Sequence[int]],
         encoders: Mapping[str, Encoder] | None = None,
         width: int = 64,
+        parts: bool = False,
     ) -> None:
         super().__init__()
         self.modalities = sorted(input_shapes)  # so that weights do not depend on the order of the data
@@ -99,18 +110,21 @@ class Fusion(Backbone):
         self.encoders = nn.ModuleDict(built)
         self.projections = nn.ModuleDict({m: nn.Linear(e.embedding_dim, width) for m, e in built.items()})
         self.joint = JointPart(len(built), width)
+        self.n_parts = len(built) + 1 if parts else 1
         self.embedding_dim = width
+        if parts:
+            self.embedding_dim = self.n_parts * max(width, *(e.embedding_dim for e in built.values()))
         self.cpu_tasks = min((e.cpu_tasks for e in built.values() if e.cpu_tasks is not None), default=None)
 
     def forward(self, samples: Mapping[str, Tensor]) -> Tensor:
         _check_samples(samples, self.modalities)
-        projected, masks = [], []
+        alone, projected, masks = [], [], []
         for name in self.modalities:
             x = samples[name]
             mask = ~x.isnan().unsqueeze(-1).flatten(1).all(1)
             x = torch.where(mask.view(-1, *(1,) * (x.ndim - 1)), x, 0)
-            common = torch.tanh(self.projections[name](self.encoders[name](x)))
-            projected.append(torch.where(mask.unsqueeze(-1), common, 0))
+            alone.append(self.encoders[name](x))
+            projected.append(torch.where(mask.unsqueeze(-1), torch.tanh(self.projections[name](alone[-1])), 0))
             masks.append(mask)
         present = torch.stack(masks, 1)
         # A traced graph can't raise an error for a sample: see metaad_zoo.export.
@@ -121,7 +135,11 @@ class Fusion(Backbone):
                 "all values are missing (NaN), or unknown to the support set: leave such samples out"
             )
         joint: Tensor = self.joint(self.meet(torch.stack(projected, 1), present), present)
-        return joint
+        if self.n_parts == 1:
+            return joint
+        blocks = torch.stack([_widened(x, self.embedding_dim // self.n_parts) for x in (*alone, joint)], 1)
+        exists = torch.cat([present, present.all(1, True)], 1)
+        return torch.where(exists.unsqueeze(-1), blocks, torch.nan).flatten(1)
 
     def meet(self, common: Tensor, present: Tensor) -> Tensor:
         """Exchange information between modalities.
@@ -134,6 +152,12 @@ class Fusion(Backbone):
             ``(n, modalities, width)``; values of absent modalities are masked later.
         """
         raise NotImplementedError
+
+
+def _widened(x: Tensor, width: int) -> Tensor:
+    """Embeddings ``(n, d)`` with zeros up to a width, scaled so that mean squares over the features stay the same."""
+    d = x.shape[-1]
+    return x if d == width else F.pad(x * (width / d) ** 0.5, (0, width - d))
 
 
 def _encoder(modality: str, asked: Encoder, shapes: Mapping[str, Sequence[int]]) -> Backbone:

@@ -26,6 +26,8 @@ class Backbone(nn.Module):
         axes: names of the axes of one sample, such as ``("channels", "height", "width")``.
         embedding_dim: length of the embedding.
         source: origin of the pretrained weights that it started from; None: random ones.
+        n_parts: number of equally long blocks of the embedding that a learner compares on their own, see
+            :class:`metaad_zoo.backbones.multimodal.Fusion`; NaN for a block that a sample lacks.
         cpu_tasks: number of tasks to run at once on a CPU for the best speed, limited by its caches; None: any number.
     """
 
@@ -33,6 +35,7 @@ class Backbone(nn.Module):
     axes: ClassVar[tuple[str, ...]] = ()
     embedding_dim: int
     source: WeightsSource | None = None
+    n_parts: int = 1
     cpu_tasks: int | None = None
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metaad_zoo.episodes import Adapted, Samples, stand_for_normal
+from metaad_zoo.episodes import Adapted, Samples, count, stand_for_normal
 from metaad_zoo.evaluation.attribution import (
     RELATIVE_GAP,
     ROWS_AT_ONCE,
@@ -53,6 +54,47 @@ class Mapped(Transparent, Protocol):
 
     def heat_map(self, samples: Samples) -> Tensor:
         """Anomaly score of each pixel ``(n, H, W)``, for samples in its units; in the unit of the samples' scores."""
+        ...
+
+
+class Group(Protocol):
+    """Samples that share the same modalities with the support, and the scorer that compares them by these."""
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the shared modalities."""
+        ...
+
+    @property
+    def rows(self) -> Tensor:
+        """Positions ``(m,)`` of the samples."""
+        ...
+
+    @property
+    def scorer(self) -> Transparent:
+        """Scorer adapted to the support's shared modalities."""
+        ...
+
+    @property
+    def samples(self) -> dict[str, Tensor]:
+        """The samples, NaN in all modalities that are not shared."""
+        ...
+
+
+@runtime_checkable
+class SharesModalities(Transparent, Protocol):
+    """A scorer of several modalities, which compares a sample by those that it shares with the support."""
+
+    def compared_in(self, samples: Samples) -> list[tuple[str, ...]]:
+        """Names of the modalities by which each sample is compared."""
+        ...
+
+    def groups(self, samples: Samples) -> Sequence[Group]:
+        """Samples in its units by the modalities that they share with the support."""
+        ...
+
+    def separate(self) -> Sequence[Transparent]:
+        """Scorers for each set of the support's modalities, none sharing a layer with another."""
         ...
 
 
@@ -107,6 +149,13 @@ class Explainer:
     def mapped(self) -> str | None:
         """Modality of the heat maps (``method="patches"``); None for a detector without heat maps."""
         return self._adapted.mapped if isinstance(self._adapted, Mapped) else None
+
+    def compared_in(self, samples: Samples) -> list[tuple[str, ...]]:
+        """Names of the modalities by which each sample, raw or in units, is compared."""
+        if isinstance(self._adapted, SharesModalities):
+            return self._adapted.compared_in(samples)
+        masks = {name: (~x.flatten(1).isnan().all(1)).tolist() for name, x in samples.items()}
+        return [tuple(name for name, mask in masks.items() if mask[i]) for i in range(count(samples))]
 
     def baseline(self, samples: Samples) -> dict[str, Tensor]:
         """The support's usual sample in the shape of samples in the detector's units."""
@@ -191,11 +240,9 @@ class Explainer:
         adapted = self._transparent("nearest")
         n = len(next(iter(samples.values())))
         chunks = [{k: x[i : i + ROWS_AT_ONCE] for k, x in samples.items()} for i in range(0, n, ROWS_AT_ONCE)]
-        embeddings = torch.cat([adapted.embed(chunk) for chunk in chunks])
-        places = self._places.to(embeddings.device)
-        # Not all of the support is embedded: an adapted method need not keep its unlabelled samples, often thousands.
-        distances, order = torch.cdist(embeddings, adapted.embed(self._support)).min(1)
-        return NearestSupport(places[order], distances)
+        nearest = [_nearest(adapted, chunk, self._support) for chunk in chunks]
+        distances, order = (torch.cat(parts) for parts in zip(*nearest, strict=True))
+        return NearestSupport(self._places.to(order.device)[order], distances)
 
     def _difference(self, samples: Samples) -> dict[str, Tensor]:
         indices = self.nearest(samples).indices
@@ -233,6 +280,29 @@ class Explainer:
             )
 
 
+def _nearest(adapted: Transparent, samples: Samples, support: Samples) -> tuple[Tensor, Tensor]:
+    """Distances ``(n,)`` to the nearest of some support samples, and its positions; by shared modalities if several.
+
+    Not all of the support is embedded: an adapted method need not keep its unlabelled samples, often thousands.
+    """
+    if not isinstance(adapted, SharesModalities):
+        distances, order = torch.cdist(adapted.embed(samples), adapted.embed(support)).min(1)
+        return distances, order
+    distances, order = next(iter(samples.values())).new_zeros(count(samples)), torch.zeros(count(samples)).long()
+    for group in adapted.groups(samples):
+        has = torch.stack([~support[name].flatten(1).isnan().all(1) for name in group.modalities])
+        rows = (has.all(0) if bool(has.all(0).any()) else has.any(0)).nonzero().flatten()
+        part = {
+            name: x[rows] if name in group.modalities else torch.full_like(x[rows], torch.nan)
+            for name, x in support.items()
+        }
+        # A part of the embedding is NaN where a sample lacks its modality.
+        embeddings, reference = (group.scorer.embed(x).nan_to_num() for x in (group.samples, part))
+        nearest = torch.cdist(embeddings, reference).min(1)
+        distances[group.rows], order[group.rows] = nearest.values.to(distances), rows[nearest.indices].cpu()
+    return distances, order
+
+
 class ExplainsScores(ABC):
     """Base of detectors that explain their scores."""
 
@@ -268,6 +338,16 @@ class ExplainsScores(ABC):
         explainer, readable = fit.explainer(), fit._readable(samples)
         attributions = {name: x.float().cpu().numpy() for name, x in explainer.attribute(readable, method).items()}
         return attributions if len(attributions) > 1 else next(iter(attributions.values()))
+
+    def compared_in(self, samples: Any) -> list[tuple[str, ...]]:
+        """Names of the modalities by which each of ``n`` samples is compared: those that it shares with the support.
+
+        Raises:
+            RuntimeError: the detector is not fitted.
+            ValueError: samples can't be used.
+        """
+        fit = self._as_fitted()
+        return fit.explainer().compared_in(fit._readable(samples))
 
     def nearest_support(self, samples: Any) -> tuple[np.ndarray, np.ndarray]:
         """Nearest normal support sample in the embedding: indices ``(n,)`` into the support set, and distances

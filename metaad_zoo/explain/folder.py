@@ -136,8 +136,9 @@ def write_explanations(
     anomalous; ``boxes.csv`` has a row for each box, in pixels of the photograph, and one without a box for each other
     picture. Other detectors give a figure of each sample beside its attributions.
 
-    The archive holds ``sample`` (the names), ``score``, ``attribution/<modality>`` in the samples' shapes, and
-    with ``method="nearest"`` also ``nearest_support``, indices into the support set.
+    The archive holds ``sample`` (the names), ``score``, ``attribution/<modality>`` in the samples' shapes, with several
+    modalities ``compared_in``, the names of those that a sample shares with the support, and with ``method="nearest"``
+    also ``nearest_support``, indices into the support set.
 
     Memory holds one chunk, and ``choice.top`` samples.
 
@@ -173,7 +174,7 @@ def write_explanations(
                 figures.pictures += 1
                 path = out / f"{figures.pictures:04}_{_plain(row.name)}.png"
                 if mapped is None or boxes is None or heats is None:
-                    _draw_figure(path, row, {name: x[i] for name, x in maps.items()}, schemas)
+                    _draw_figure(path, row, {name: x[i] for name, x in maps.items()}, schemas, _title(detector, row))
                 else:
                     image, photograph = row.sample[mapped], original(row.position)
                     picture, heat = beside_its_picture(heats[i], image, photograph, detector.aspect)
@@ -292,6 +293,8 @@ def _explain(
         attributions = detector.explain(samples, method)
         maps = attributions if isinstance(attributions, dict) else dict.fromkeys(samples, attributions)
     archive.add(**{f"attribution/{name}": x for name, x in maps.items()})
+    if len(samples) > 1:
+        archive.add(compared_in=np.array([" ".join(names) for names in detector.compared_in(samples)]))
     if method == "nearest":
         archive.add(nearest_support=detector.nearest_support(samples)[0])
     return heats, maps
@@ -307,11 +310,19 @@ def _draw_overlay(path: Path, row: _Judged, picture: np.ndarray, heat: np.ndarra
 
 
 def _draw_figure(
-    path: Path, row: _Judged, maps: Mapping[str, np.ndarray], schemas: Mapping[str, Schema] | None
+    path: Path, row: _Judged, maps: Mapping[str, np.ndarray], schemas: Mapping[str, Schema] | None, title: str
 ) -> None:
     sample = {name: x.cpu().numpy() for name, x in row.sample.items()}
     names = {name: schema.features for name, schema in (schemas or {}).items()}
-    explanation_figure(sample, maps, names, f"{row.name}: {row.score:.3g}").savefig(path, dpi=110)
+    explanation_figure(sample, maps, names, title).savefig(path, dpi=110)
+
+
+def _title(detector: Detector, row: _Judged) -> str:
+    """Name and score of a sample, and the modalities that its comparison with the support lacks."""
+    (compared,) = detector.compared_in({name: x.unsqueeze(0) for name, x in row.sample.items()})
+    lost = [name for name in row.sample if name not in compared]
+    missing = f" (without {', '.join(lost)}, missing in the sample or the support)" if lost else ""
+    return f"{row.name}: {row.score:.3g}{missing}"
 
 
 class _Boxes:

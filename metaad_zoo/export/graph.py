@@ -11,7 +11,7 @@ from metaad_zoo.backbones import EpisodicBatchNorm
 from metaad_zoo.detector import Detector
 from metaad_zoo.episodes import Adapted
 from metaad_zoo.evaluation.decisions import Calibrate
-from metaad_zoo.evaluation.explanation import Transparent
+from metaad_zoo.evaluation.explanation import SharesModalities, Transparent
 from metaad_zoo.export.files import ExportError
 
 
@@ -66,7 +66,8 @@ def scorer(adapted: Adapted, method: str) -> Callable[[Mapping[str, Tensor]], Te
             f"{method} has no operations that can be traced: score with the detector itself, run `metaad serve`, or "
             "take another method"
         )
-    _hold_statistics(adapted)
+    for part in adapted.separate() if isinstance(adapted, SharesModalities) else [adapted]:
+        _hold_statistics(part)
     return lambda samples: adapted.logits(adapted.units(samples))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -29,9 +30,11 @@ from metaad_zoo.learners.network import (
     anomaly_loss,
     reads_statistics,
     require_independent_tasks,
+    require_one_part,
     scaled,
     usable,
 )
+from metaad_zoo.learners.shared_modalities import adapt_to_shared
 
 Reading = Mapping[str, Tensor]
 """State of a learner after reading a support set, tensors by name; a task axis leads each tensor."""
@@ -60,6 +63,8 @@ class EmbeddingLearner(Learner):
 
     reads_missing: ClassVar[bool] = False
     """Whether the head reads embeddings with NaN; otherwise :class:`SupportColumns` fill them."""
+    reads_parts: ClassVar[bool] = False
+    """Whether the head compares the blocks of an embedding (``Backbone.n_parts``) on their own."""
 
     def __init__(
         self,
@@ -88,6 +93,8 @@ class EmbeddingLearner(Learner):
             "tasks_at_once": tasks_at_once,
         }
         self.network = EmbeddingNetwork(backbone, backbone_options or {}, input_shapes, batch_norm, scaling=scaling)
+        if not self.reads_parts:
+            require_one_part(self.network.backbone)
         self._tasks_are_independent = False  # not verified yet
 
     @property
@@ -166,8 +173,8 @@ class EmbeddingLearner(Learner):
         return _full(support), _full(query)
 
     @torch.no_grad()
-    def adapt(self, support: Samples, support_labels: Tensor) -> AdaptedEmbedding:
-        """Read a support set.
+    def adapt(self, support: Samples, support_labels: Tensor) -> AdaptedScorer:
+        """Read a support set; of several modalities, see :class:`SharedModalities`.
 
         Args:
             support: samples by modality ``(n, ...)``, on any device and of any type.
@@ -179,12 +186,20 @@ class EmbeddingLearner(Learner):
             raw = usable(support, reference)
             scalings = self.network.scalings(raw)
             inputs = scaled(raw, scalings, reference.dtype)
+            labels = support_labels.to(self.device, copy=True)
+        return adapt_to_shared(partial(self._adapt_scaled, scalings), inputs, labels)
+
+    @torch.no_grad()
+    def _adapt_scaled(
+        self, scalings: Mapping[str, SupportScaling], inputs: Samples, labels: Tensor
+    ) -> AdaptedEmbedding:
+        """Read a support set in the network's units."""
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             embeddings, columns = self.network.embed(inputs), None
             if self.fills_columns:
                 columns = SupportColumns.of(embeddings)
                 embeddings = columns.fill(embeddings)
-            reading = self.read(embeddings, support_labels.to(self.device, copy=True))
-        return AdaptedEmbedding(self, reading, inputs, scalings, columns)
+            return AdaptedEmbedding(self, self.read(embeddings, labels), inputs, scalings, columns)
 
 
 def _full(x: Tensor) -> Tensor:

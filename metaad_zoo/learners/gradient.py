@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, fields, replace
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -22,13 +23,14 @@ from metaad_zoo.backbones import (
     require_task_axis,
     task_axis,
 )
-from metaad_zoo.episodes import EpisodeBatch, Samples, Scaling
+from metaad_zoo.episodes import EpisodeBatch, Samples, Scaling, SupportScaling
 from metaad_zoo.inner_loop import DivergenceError, InnerLoop, InnerLoopConfig, Order, Visit, adapt_parameters
 from metaad_zoo.inner_loop.precision import inner_precision
 from metaad_zoo.learners.accumulation import mean_part_by_part
 from metaad_zoo.learners.base import Learner, OptimizerCallable, Schedule, without_folders
 from metaad_zoo.learners.network import (
     AdaptedNetwork,
+    AdaptedScorer,
     EpisodeNetwork,
     anomaly_loss,
     load_parameters,
@@ -38,6 +40,7 @@ from metaad_zoo.learners.network import (
     with_own_modules,
 )
 from metaad_zoo.learners.registry import register_learner
+from metaad_zoo.learners.shared_modalities import adapt_to_shared
 
 Result = TypeVar("Result")
 
@@ -243,8 +246,8 @@ class GradientLearner(Learner):
             return {steps: 1.0}
         return dict(enumerate(multi_step_weights(steps, self.epoch, self.multi_step_epochs), start=1))
 
-    def adapt(self, support: Samples, support_labels: Tensor) -> AdaptedNetwork:
-        """Take the inner loop's steps on a support set.
+    def adapt(self, support: Samples, support_labels: Tensor) -> AdaptedScorer:
+        """Take the inner loop's steps on a support set; of several modalities, see :class:`SharedModalities`.
 
         Args:
             support: samples by modality ``(n, ...)``, on any device and of any type.
@@ -261,6 +264,11 @@ class GradientLearner(Learner):
             labels = support_labels.to(self.device, copy=support_labels.is_inference())
             scalings = self.network.scalings(raw)
             inputs = scaled(raw, scalings, reference.dtype)
+        return adapt_to_shared(partial(self._adapt_scaled, scalings), inputs, labels)
+
+    def _adapt_scaled(self, scalings: Mapping[str, SupportScaling], inputs: Samples, labels: Tensor) -> AdaptedNetwork:
+        """Take the inner loop's steps on a support set in the network's units."""
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(self.device.type, enabled=False):
             twin = self._with_own_network()  # adaptation swaps weights, while other threads may score or adapt
             adapted = twin._adapt_parameters(inputs, labels, ["this support set"], meta_gradient=False)
             with torch.no_grad():

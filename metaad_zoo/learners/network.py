@@ -146,6 +146,19 @@ def fixed_width(backbone: Backbone) -> int:
     return backbone.embedding_dim
 
 
+def require_one_part(backbone: Backbone) -> None:
+    """Check that an embedding may be read as a whole.
+
+    Raises:
+        ValueError: it has blocks, which are NaN for what a sample lacks.
+    """
+    if backbone.n_parts > 1:
+        raise ValueError(
+            f"{type(backbone).__name__} with parts=True gives {backbone.n_parts} embeddings, which this learner can't "
+            "compare on their own: leave out backbone_options.parts, or take the learner protonet"
+        )
+
+
 class EpisodeNetwork(EmbeddingNetwork):
     """A backbone with a linear head to one logit for each sample; higher is more anomalous.
 
@@ -156,6 +169,7 @@ class EpisodeNetwork(EmbeddingNetwork):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        require_one_part(self.backbone)
         self.head = nn.Linear(fixed_width(self.backbone), 1)
         carry_task_axis(self)
 
@@ -231,6 +245,7 @@ def require_independent_tasks(
     finally:
         for module, training in modes.items():
             module.training = training
+    together, alone = together.nan_to_num(), alone.nan_to_num()  # NaN for what a sample lacks
     difference = float((together - alone).abs().max())
     rounding = 1e-3 if alone.device.type == "cpu" else 2e-2  # a GPU may multiply in TF32
     if difference > rounding * float(alone.abs().max()):

@@ -1,0 +1,181 @@
+"""Samples are compared in the modalities that they share with the support, by every learner and every fusion."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from metaad_zoo.backbones import MULTIMODAL, create_backbone, list_backbones
+from metaad_zoo.learners import PrototypicalNetwork, learner_class
+from metaad_zoo.learners.shared_modalities import SharedModalities, only
+from tests.tiny import (
+    EMBEDDING_LEARNERS,
+    ENCODERS,
+    GRADIENT_LEARNERS,
+    PAIR,
+    TRIPLE,
+    tiny_batch,
+    tiny_embedding_learner,
+    tiny_learner,
+)
+
+FUSIONS = list_backbones("fusion_*", modality=MULTIMODAL)
+OF_TABLES = ("weighted_experts",)
+
+
+def built(learner: str, fusion: str):
+    make = tiny_learner if learner in GRADIENT_LEARNERS else tiny_embedding_learner
+    return make(learner, fusion).eval()
+
+
+def complete(fusion: str, n_support: int = 4, n_query: int = 6):
+    """One episode without missing values, with labels of the support."""
+    support, labels, query, *_ = next(iter(tiny_batch(fusion, 1, n_support, n_query)))
+    return support, labels, query
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("name", [n for n in (*GRADIENT_LEARNERS, *EMBEDDING_LEARNERS) if n not in OF_TABLES])
+def test_a_modality_missing_on_one_side_counts_as_missing_on_both(name, fusion):
+    learner, (support, labels, query) = built(name, fusion), complete(fusion)
+    adapted = learner.adapt(support, labels)
+    everything = adapted.score(query)
+    for lost in support:
+        rest = [m for m in support if m != lost]
+        alone = learner.adapt(only(support, rest), labels)
+        expected = alone.score(only(query, rest))
+        assert expected.isfinite().all()
+        torch.testing.assert_close(adapted.score(only(query, rest)), expected, rtol=0, atol=0)  # in the query
+        torch.testing.assert_close(alone.score(query), expected, rtol=0, atol=0)  # in the support
+        # One sample without it changes no other sample's score.
+        some = {m: torch.cat([x[:2], only(query, rest)[m][2:3], x[3:]]) for m, x in query.items()}
+        scores = adapted.score(some)
+        torch.testing.assert_close(scores[2], expected[2], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(scores[[0, 1, 3, 4, 5]], everything[[0, 1, 3, 4, 5]], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_support_samples_without_the_shared_modalities_are_left_out(fusion):
+    learner, (support, labels, query) = built("maml", fusion), complete(fusion)
+    image = only(query, ["image"])
+    mixed = {m: torch.cat([x, x]) for m, x in support.items()}
+    mixed["image"][4:] = torch.nan
+    expected = learner.adapt(only(support, ["image"]), labels).score(image)
+    torch.testing.assert_close(learner.adapt(mixed, torch.cat([labels, labels])).score(image), expected)
+
+
+def test_samples_that_share_nothing_with_the_support_are_refused():
+    learner, (support, labels, query) = built("protonet", "fusion_concat"), complete("fusion_concat")
+    adapted = learner.adapt(only(support, ["sequence"]), labels)
+    with pytest.raises(ValueError, match=r"6 of 6 samples share no modality .* which have \['sequence'\]"):
+        adapted.score(only(query, ["image"]))
+
+
+def test_a_modality_that_only_known_anomalies_have_is_not_read():
+    learner, (support, _, query) = built("protonet", "fusion_concat"), complete("fusion_concat")
+    support["image"][1:] = torch.nan
+    adapted = learner.adapt(support, torch.tensor([1, 0, 0, 0]))
+    assert isinstance(adapted, SharedModalities)
+    assert adapted.compared_in(query) == [("sequence",)] * 6
+    assert adapted.notes == ["no normal sample has image: samples are compared by the others alone"]
+    torch.testing.assert_close(adapted.score(query), adapted.score(only(query, ["sequence"])), rtol=0, atol=0)
+
+
+def parts_learner(fusion: str = "fusion_gated", shapes=TRIPLE, **arguments) -> PrototypicalNetwork:
+    torch.manual_seed(0)
+    encoders = {name: ENCODERS[name] for name in shapes}
+    options = {"width": 6, "encoders": encoders, "parts": True}
+    learner = PrototypicalNetwork(
+        backbone=fusion,
+        backbone_options=options,
+        input_shapes=shapes,
+        scaling=dict.fromkeys(shapes, "none"),
+        **arguments,
+    )
+    with torch.no_grad():
+        for p in learner.parameters():
+            p += 0.05 * torch.randn_like(p)
+    return learner.eval()
+
+
+def by_hand(learner: PrototypicalNetwork, part: int, support: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+    """Logits of one part's embeddings ``(n, d)`` and ``(m, d)``, from the docstring's formula."""
+    plus = torch.nn.functional.softplus
+    centre = support.mean(0)
+    spread, k, n = (support - centre).square().mean(1).sum(), plus(learner.spread_weight[part]), len(support)
+    typical = plus(learner.typical_spread[part])
+    radius = plus(learner.radius[part]) * (spread + k * typical) / (n + k)
+    return learner.log_scale[part].exp() * ((query - centre).square().mean(1) - radius)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_the_logit_is_the_weighted_mean_over_the_parts_that_are_shared(fusion):
+    learner, (support, labels, query) = parts_learner(fusion, joint_weight=0.5), complete("fusion_gated")
+    adapted = learner.adapt(support, labels)
+    embedded = learner.network.embed(support), learner.network.embed(support, query)
+    image, sequence, table, joint = (
+        by_hand(learner, i, *(x.unflatten(1, (4, -1))[:, i] for x in embedded)) for i in range(4)
+    )
+    torch.testing.assert_close(adapted.score(query), (image + sequence + table + joint / 2) / 3.5)
+    for name, alone in zip(("image", "sequence", "tabular"), (image, sequence, table), strict=True):
+        torch.testing.assert_close(adapted.score(only(query, [name])), alone)
+    without_image = adapted.score(only(query, ["sequence", "tabular"]))
+    torch.testing.assert_close(without_image, (sequence + table) / 2)  # the joint embedding takes all
+
+
+@torch.no_grad()
+def test_one_modality_of_parts_scores_as_a_model_of_that_modality():
+    """Weights of a part put into a model that reads this modality alone."""
+    learner, (support, labels, query) = parts_learner(), complete("fusion_gated")
+    adapted = learner.adapt(support, labels)
+    for i, (name, shape) in enumerate(sorted(TRIPLE.items())):
+        options = {k: v for k, v in ENCODERS[name].items() if k != "name"}
+        single = PrototypicalNetwork(
+            backbone=ENCODERS[name]["name"],
+            backbone_options=options,
+            input_shapes={name: shape},
+            scaling={name: "none"},
+        ).eval()
+        single.network.backbone.load_state_dict(learner.network.backbone.encoders[name].state_dict())
+        for p in ("log_scale", "radius", "typical_spread", "spread_weight"):
+            getattr(single, p).copy_(getattr(learner, p)[i])
+        expected = single.adapt({name: support[name]}, labels).score({name: query[name]})
+        torch.testing.assert_close(adapted.score(only(query, [name])), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine", "mahalanobis"])
+@pytest.mark.parametrize("prototypes", [1, 2])
+def test_parts_of_mixed_samples_are_read_where_they_are(distance, prototypes):
+    learner = parts_learner(shapes=PAIR, distance=distance, prototypes=prototypes)
+    batch = tiny_batch("fusion_concat")  # samples that lack a modality, on both sides
+    batch.support_labels[:, -1] = 1
+    loss = learner.outer_loss(batch)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in learner.parameters())
+    for support, labels, query, *_ in batch:
+        assert learner.adapt(support, labels).score(query).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in (*GRADIENT_LEARNERS, *EMBEDDING_LEARNERS) if n not in ("protonet", *OF_TABLES)]
+)
+def test_learners_that_read_one_embedding_refuse_parts(name):
+    options = {"width": 6, "encoders": {m: ENCODERS[m] for m in PAIR}, "parts": True}
+    with pytest.raises(ValueError, match=r"parts=True gives 3 embeddings.*or take the learner protonet"):
+        learner_class(name)(backbone="fusion_concat", backbone_options=options, input_shapes=PAIR)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_parts_add_no_weights(fusion):
+    options = {"input_shapes": PAIR, "encoders": {m: ENCODERS[m] for m in PAIR}, "width": 6}
+    plain, parts = (create_backbone(fusion, **options, parts=parts) for parts in (False, True))
+    assert plain.state_dict().keys() == parts.state_dict().keys()
+    parts.load_state_dict(plain.state_dict())
+    samples = {m: torch.randn(3, *shape) for m, shape in PAIR.items()}
+    samples["image"][0] = torch.nan
+    blocks = parts(samples).unflatten(1, (3, -1))
+    assert blocks.isnan().all(2).tolist() == [[True, False, True], [False] * 3, [False] * 3]
+    joint = blocks[1:, 2].square().mean(1)  # wider by zeros, of the same mean square
+    torch.testing.assert_close(joint, plain(samples)[1:].square().mean(1))
