@@ -30,6 +30,13 @@ def separate(modalities, n=40):
     return SeparateModalities("numbers", NAMES, parts)
 
 
+def assert_same(a, b):
+    """The same samples, with the same values missing."""
+    assert a.task == b.task
+    for one, other in ((a.support, b.support), (a.query, b.query)):
+        assert all(torch.equal(x.nan_to_num(7), other[m].nan_to_num(7)) for m, x in one.items())
+
+
 def classes_in(samples):
     """``(n, modalities)``: the class of each modality of each sample."""
     return torch.stack([x[:, 0] for x in samples.values()], 1).long().numpy()
@@ -243,6 +250,44 @@ class TestDigitsTones:
         assert hidden["image"] / hidden["sequence"] == pytest.approx(1, abs=0.3)
         assert not any(x.flatten(1).isnan().all(1).any() for e in data.episodes("test", 20) for x in e.query.values())
 
+    def test_dropout_reduces_support_and_query_of_training_episodes_alike(self):
+        data, kept = MultimodalEpisodes(**TONES, dropout=0.6), Counter()
+        for episode in data.episodes("train", 150):
+            sides = {
+                tuple(m for m, x in part.items() if not x.flatten(1).isnan().all())
+                for part in (episode.support, episode.query)
+            }
+            assert len(sides) == 1, "what one side lacks, the other can't be compared by"
+            kept.update(sides)
+        assert kept["image", "sequence"] / 150 == pytest.approx(0.4, abs=0.1)
+        assert kept["image",] / kept["sequence",] == pytest.approx(1, abs=0.5)
+        assert sum(kept.values()) == 150
+        assert not any(x.flatten(1).isnan().all(1).any() for e in data.episodes("test", 20) for x in e.query.values())
+        assert data.description()["dropout"] == 0.6
+
+    def test_dropout_is_a_function_of_the_episode_alone(self):
+        one, two, without = (MultimodalEpisodes(**TONES, dropout=share) for share in (0.6, 0.6, 0.0))
+        later = one.sampler("train").episode(1, 7)  # before any other episode
+        ahead = list(two.episodes("train", 8, epoch=1))
+        assert_same(later, ahead[7])
+        for a, b in zip(ahead, without.episodes("train", 8, epoch=1), strict=True):
+            assert torch.equal(a.query_ids, b.query_ids), "the same samples, of which some modalities are hidden"
+            for m, x in a.query.items():
+                assert x.flatten(1).isnan().all() or torch.equal(x.nan_to_num(7), b.query[m].nan_to_num(7))
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_dropout_does_not_depend_on_the_workers(self, workers):
+        data = MultimodalEpisodes(**TONES, dropout=0.6, num_workers=workers, episodes_per_epoch=8)
+        batch = next(iter(data.train_dataloader()))
+        for i, episode in enumerate(MultimodalEpisodes(**TONES, dropout=0.6).episodes("train", 4)):
+            for m, x in episode.support.items():
+                assert torch.equal(batch.support[m][i].nan_to_num(7), x.nan_to_num(7))
+
+    def test_dropout_of_one_modality_leaves_the_episodes_alone(self):
+        hidden, plain = (MultimodalEpisodes(**TONES, dropout=share, modalities=["image"]) for share in (1.0, 0.0))
+        for a, b in zip(*(d.episodes("train", 5) for d in (hidden, plain)), strict=True):
+            assert_same(a, b)
+
     def test_new_classes_are_one_change_for_all_samples_of_a_class(self):
         old, new, one = (
             MultimodalEpisodes(**TONES, new_classes=share, modalities=m)
@@ -276,6 +321,7 @@ class TestDigitsTones:
             ({"modalities": ["sound"]}, "unknown modality of digits_tones: 'sound'"),
             ({"modalities": []}, "expected distinct ones"),
             ({"absent": 1.0}, "data.absent is 1.0"),
+            ({"dropout": 1.5}, "data.dropout is 1.5; expected a share of the training episodes"),
             ({"pairing": "all"}, "unknown data.pairing 'all'"),
             ({"classes_per_task": 3}, "classes_per_task=3 classes"),
             ({"image_size": 0}, "data.image_size is 0"),

@@ -11,6 +11,7 @@ import numpy as np
 
 from metaad_zoo.data.joined import JoinedModalities, Modalities
 from metaad_zoo.data.known.catalog import read_dataset
+from metaad_zoo.data.modality_dropout import ModalityDropout
 from metaad_zoo.data.modules.base import EpisodeDataModule
 from metaad_zoo.data.pairing import AgreementPool, Pairing
 from metaad_zoo.data.read.manifest import ManifestOptions, ManifestReader
@@ -56,6 +57,9 @@ class MultimodalEpisodes(EpisodeDataModule):
             modality can be compared with fusion.
         absent: share of the training samples in which one modality, chosen at random, is hidden (NaN). A sample that
             has nothing else given out is left alone.
+        dropout: share of the training episodes in which support and query are reduced to some of their modalities,
+            chosen at random (:class:`metaad_zoo.data.modality_dropout.ModalityDropout`). So a model learns to compare
+            by each of them alone, as it must where either side lacks the others.
         image_size: height and width in pixels; None keeps the images' own.
         channels: 1 or 3, for ``"own"``; None keeps the images' own.
         length: steps of the sequences; None takes the data set's usual number, for ``"own"`` the longest.
@@ -84,6 +88,7 @@ class MultimodalEpisodes(EpisodeDataModule):
         one_class: float = 0.0,
         modalities: list[str] | None = None,
         absent: float = 0.0,
+        dropout: float = 0.0,
         image_size: int | None = None,
         channels: Literal[1, 3] | None = None,
         length: int | None = None,
@@ -93,6 +98,8 @@ class MultimodalEpisodes(EpisodeDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"data.dropout is {dropout}; expected a share of the training episodes, from 0 to 1")
         if image_size is not None and image_size < 1:
             raise ValueError(f"data.image_size is {image_size}; expected pixels, at least 1")
         for name, value, choices in (("anomalies", anomalies, Anomalies), ("pairing", pairing, Pairing)):
@@ -103,6 +110,7 @@ class MultimodalEpisodes(EpisodeDataModule):
         self.dataset, self.root, self.splits, self.split_by = dataset, root, splits, split_by
         self.wanted_anomalies, self.classes_per_task, self.pairing = anomalies, classes_per_task, pairing
         self.new_classes, self.one_class, self.modalities, self.absent = new_classes, one_class, modalities, absent
+        self.dropout = dropout
         self.image_size, self.channels, self.length = image_size, channels, length
         self.options = ColumnOptions(label, None, tuple(ignore or ()), None if columns is None else tuple(columns))
 
@@ -164,7 +172,10 @@ class MultimodalEpisodes(EpisodeDataModule):
 
     @cached_property
     def pools(self) -> Mapping[str, TaskPool]:
-        return {split: self._pool(split, names) for split, names in self.class_splits.items() if names}
+        pools = {split: self._pool(split, names) for split, names in self.class_splits.items() if names}
+        if self.dropout and "train" in pools:
+            pools["train"] = ModalityDropout(pools["train"], self.dropout)
+        return pools
 
     def _pool(self, split: str, names: Sequence[str]) -> TaskPool:
         source = self.source.giving(self.modalities, self.absent if split == "train" else 0.0)
@@ -196,5 +207,6 @@ class MultimodalEpisodes(EpisodeDataModule):
             **(mismatch if self.anomalies == "mismatch" else {}),
             "shapes": {name: list(shape) for name, shape in self.input_shapes.items()},
             "absent": self.absent,
+            **({"dropout": self.dropout} if self.dropout else {}),
             **self._episode_settings,
         }
