@@ -281,6 +281,24 @@ def _short(name: str) -> str:
     return name.rpartition("/")[2] if not name.startswith("pile_knn") else name
 
 
+def missing_modalities(measured: dict[str, Any]) -> list[str]:
+    """AUROC and false alarms of a fusion that lacks a modality, and its points above the models of one modality."""
+    lines: list[str] = []
+    for split, rows in measured["rows"].items():
+        singles = list(rows[0]["singles"])
+        of = {"test": "unseen", "val": "validation"}[split]
+        lines = lines or head(
+            "tasks", "missing", "where", "AUROC", "false alarms", *(f"minus {m} alone" for m in singles)
+        )
+        for row in rows:
+            cells = [f"{row['tasks']} {of}", row["missing"] or "nothing", row["side"]]
+            cells += [cell(row["mean"][m], row["ci95"][m]) for m in ("auroc", "fpr")]
+            differences = (row["minus_single"].get(m) for m in singles)
+            cells += [cell(d["mean"], d["ci95"]) if d else "" for d in differences]
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 TABLES = {
     "inspection thresholds": inspection_thresholds,
     "strange supports": strange_supports,
@@ -295,5 +313,7 @@ TABLES = {
     "explanations": explanations,
     "contamination": contamination,
     "table size": table_size,
+    "missing modalities omniglot": missing_modalities,
+    "missing modalities digits": missing_modalities,
 }
 """By marker; the result file has the same name, with an underscore."""

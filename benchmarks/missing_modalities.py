@@ -1,0 +1,137 @@
+"""What a missing modality costs: `python benchmarks/missing_modalities.py FUSION [MODALITY=SINGLE ...]`.
+
+FUSION and each SINGLE are published names or folders of models (RUN/model); the singles are trained alike on one
+modality (`--data.modalities`). All score the same episodes of the fusion's test tasks or of its validation tasks, which
+chose the epoch of each model. A modality is hidden in the query, in the support, in both, or in every other sample of
+both. METAAD_DATA names the folder of the data.
+benchmarks/results/missing_modalities_omniglot.json and _digits.json are its results (--json).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from judging_tables import cell  # beside this script
+from rich.console import Console
+from rich.table import Table
+
+from metaad_zoo.data.modality_dropout import without
+from metaad_zoo.episodes import Episode, Samples
+from metaad_zoo.evaluation.calibration import threshold
+from metaad_zoo.evaluation.metrics import all_metrics
+from metaad_zoo.evaluation.protocol import environment, paired_difference, summarise
+from metaad_zoo.experiment.methods import data_of_config
+from metaad_zoo.zoo import Checkpoint, find_published, load_checkpoint
+from metaad_zoo.zoo.detector_tensors import calibration_by_shots
+
+ALPHA = 0.1
+
+
+class Condition(NamedTuple):
+    """Which modality is missing, and on which side."""
+
+    missing: str
+    side: str
+
+
+def conditions(modalities: Sequence[str]) -> list[Condition]:
+    """Nothing missing, then each modality on each side."""
+    sides = ("query", "support", "both", "every other sample")
+    return [Condition("", ""), *(Condition(m, side) for m in modalities for side in sides)]
+
+
+def hidden(samples: Samples, condition: Condition, side: str) -> dict[str, torch.Tensor]:
+    """One side of an episode with a modality missing."""
+    if condition.side in (side, "both"):
+        return without(samples, [condition.missing])
+    if condition.side == "every other sample":
+        lost = without(samples, [condition.missing])
+        return {
+            name: torch.cat([lost[name][i : i + 1] if i % 2 else x[i : i + 1] for i in range(len(x))])
+            for name, x in samples.items()
+        }
+    return dict(samples)
+
+
+def figures(checkpoint: Checkpoint, episode: Episode, condition: Condition) -> dict[str, float]:
+    """AUROC and realised false alarms of one episode."""
+    names = checkpoint.learner.arguments()["input_shapes"]
+    support, query = ({m: x[m] for m in names} for x in (episode.support, episode.query))
+    adapted = checkpoint.learner.adapt(hidden(support, condition, "support"), episode.support_labels)
+    scores = adapted.score(hidden(query, condition, "query")).double()
+    by_shots = calibration_by_shots(checkpoint.tensors)
+    shots = max(n for n in by_shots if n <= len(episode.support_labels))
+    return all_metrics(scores, episode.query_labels, scores > threshold(by_shots[shots], ALPHA))
+
+
+def measure(fusion: Checkpoint, singles: Mapping[str, Checkpoint], episodes: Sequence[Episode]) -> list[dict[str, Any]]:
+    """A row a condition: figures of the fusion, and its difference to the model of each modality that is left."""
+    modalities = sorted(fusion.learner.arguments()["input_shapes"])
+    alone: dict[str, dict[str, list[dict[str, float]]]] = {m: defaultdict(list) for m in singles}
+    for episode in episodes:
+        for name, single in singles.items():
+            alone[name][episode.task].append(figures(single, episode, Condition("", "")))
+    single_results = {name: summarise(by_task) for name, by_task in alone.items()}
+    rows = []
+    for condition in conditions(modalities):
+        by_task: dict[str, list[dict[str, float]]] = defaultdict(list)
+        for episode in episodes:
+            by_task[episode.task].append(figures(fusion, episode, condition))
+        result = summarise(by_task)
+        whole = not condition.missing or condition.side == "every other sample"
+        compared = [m for m in single_results if whole or m != condition.missing]
+        rows.append(
+            {
+                **condition._asdict(),
+                "tasks": len(by_task),
+                **{key: {m: result[key][m] for m in ("auroc", "fpr")} for key in ("mean", "ci95")},
+                "singles": {m: {k: single_results[m][k]["auroc"] for k in ("mean", "ci95")} for m in compared},
+                "minus_single": {m: paired_difference(result["tasks"], single_results[m]["tasks"]) for m in compared},
+            }
+        )
+    return rows
+
+
+def opened(name: str) -> tuple[Checkpoint, Path]:
+    """A published model or the folder of one, and the folder."""
+    folder = Path(name) if Path(name).is_dir() else find_published(name)
+    return load_checkpoint(folder), folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("fusion")
+    parser.add_argument("singles", nargs="*", metavar="MODALITY=SINGLE")
+    parser.add_argument("--episodes", type=int, default=220, help="episodes of each split")
+    parser.add_argument("--splits", nargs="+", choices=("test", "val"), default=["test"])
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    fusion, folder = opened(options.fusion)
+    data = data_of_config(folder / "config.yaml", {options.fusion: fusion})
+    singles = {m: opened(path)[0] for m, _, path in (text.partition("=") for text in options.singles)}
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for split in options.splits:
+        rows[split] = measure(fusion, singles, list(data.episodes(split, options.episodes)))
+        table = Table("missing", "side", "AUROC", "false alarms", *(f"minus {m} alone" for m in singles), title=split)
+        for row in rows[split]:
+            differences = (row["minus_single"].get(m) for m in singles)
+            judged = (cell(row["mean"][m], row["ci95"][m]) for m in ("auroc", "fpr"))
+            cells = (cell(d["mean"], d["ci95"]) if d else "" for d in differences)
+            table.add_row(row["missing"], row["side"], *judged, *cells)
+        Console(width=150).print(table)
+    if options.json:
+        protocol = {"data": data.description(), "episodes": options.episodes, "alpha": ALPHA, "fusion": folder.name}
+        protocol["singles"] = {m: single.learner.arguments() for m, single in singles.items()}
+        content = {"protocol": protocol, "rows": rows, "environment": environment("cpu")}
+        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
