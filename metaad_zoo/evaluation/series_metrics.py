@@ -206,7 +206,7 @@ def range_recall(flagged: np.ndarray, labels: np.ndarray, existence: float = 0.0
     if not 0 <= existence <= 1:
         raise ValueError(f"existence is {existence}; expected a weight from 0 to 1")
     flagged, labels = _decision(flagged, labels)
-    return _coverage(labels, flagged, existence, split)
+    return coverage(labels, flagged, existence, split)
 
 
 def range_precision(flagged: np.ndarray, labels: np.ndarray, split: bool = True) -> float:
@@ -220,7 +220,7 @@ def range_precision(flagged: np.ndarray, labels: np.ndarray, split: bool = True)
         0.75
     """
     flagged, labels = _decision(flagged, labels)
-    return _coverage(flagged, labels, 0.0, split)
+    return coverage(flagged, labels, 0.0, split)
 
 
 def _decision(flagged: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -231,8 +231,11 @@ def _decision(flagged: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.n
     return flagged == 1, labels == 1
 
 
-def _coverage(of: np.ndarray, by: np.ndarray, existence: float, split: bool) -> float:
-    """Mean reward over the ranges of ``of`` for their coverage by ``by``."""
+def coverage(of: np.ndarray, by: np.ndarray, existence: float, split: bool) -> float:
+    """Mean reward over the ranges of ``of`` for their coverage by ``by``, both ``(n,)`` booleans.
+
+    With flat bias; see :func:`range_recall`, which checks its arguments. 0 where ``of`` has no range.
+    """
     first, last = ranges(of)
     if len(first) == 0:
         return 0.0

@@ -16,6 +16,7 @@ from metaad_zoo.data.read.series_archive import read_series_npz
 from metaad_zoo.data.read.table import compact
 from metaad_zoo.data.read.table_sources import TABLE_SUFFIXES
 from metaad_zoo.data.read.times import as_seconds, resampled, usual_step
+from metaad_zoo.data.read.tsb_ad import training_steps
 from metaad_zoo.data.series import SequenceArrays, Series, SeriesSet
 from metaad_zoo.data.tables import known_labels
 
@@ -40,6 +41,8 @@ def read_own_series(root: Path, options: FileOptions = FileOptions()) -> SeriesS
 
     - a CSV or Parquet file: a row a time step, a column a channel; one domain, named after the file;
     - an ``.npz``, see :func:`metaad_zoo.data.read.series_archive.read_series_npz`;
+    - a CSV file of the benchmark TSB-AD, with the length of its training part in the name
+      (:mod:`metaad_zoo.data.read.tsb_ad`);
     - a folder of such files, at any depth: each a domain, named by its path below the folder;
     - the layout of the Numenta Anomaly Benchmark: ``data/<group>/<series>.csv`` and ``labels/combined_windows.json``
       (or one other JSON file there), which maps ``<group>/<series>.csv`` to a list of ``[start, end]`` times.
@@ -133,7 +136,10 @@ def _read_file(path: Path, name: str, options: FileOptions, windows: Sequence[Se
         values, labels = resampled(times, values, labels, options.resample)
         breaks = []  # there, values are missing
     step = float("nan") if times is None else usual_step(times)
-    return _File(Series(name, values, labels, breaks=tuple(breaks)), reader.account, step)
+    until = training_steps(path.stem) if options.resample is None else None
+    if until is not None:
+        reader.account.add("guessed", path.name, f"the first {until} rows are its training part, by the file's name")
+    return _File(Series(name, values, labels, until, tuple(breaks)), reader.account, step)
 
 
 def _anomaly_windows(folder: Path) -> Mapping[str, Sequence[Sequence[str]]]:
