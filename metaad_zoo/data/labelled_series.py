@@ -65,8 +65,8 @@ class LabelledSeries:
         return replace(self, values=self.values[:points], labels=self.labels[:points], breaks=breaks)
 
     def draw_support(self, shots: int, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Draw ``shots`` distinct support windows, as ``{"sequence": (shots, window, C)}``."""
-        return self.reader.read(rng.choice(self.support, shots, replace=False), rng)
+        """Draw ``shots`` distinct support windows, as ``{"sequence": (shots, window, C)}``, in the order of time."""
+        return self.reader.read(np.sort(rng.choice(self.support, shots, replace=False)), rng)
 
     def score_points(self, scorer: Callable[[dict[str, Tensor]], Tensor]) -> np.ndarray:
         """Scores ``(T,)``: at each point the mean over the windows that cover it.

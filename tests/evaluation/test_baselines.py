@@ -246,7 +246,9 @@ def test_the_mean_of_experts_takes_each_in_the_units_of_windows_that_it_was_not_
     scores = scored("series_experts", {"sequence": torch.tensor(support)}, {"sequence": torch.tensor(query)})
     torch.testing.assert_close(scores, expected)
     with pytest.raises(ValueError, match="did you mean 'spectrum'"):
-        create_baseline("series_experts", experts=["spectrun"])
+        create_baseline("series_experts", weights={"spectrun": 1.0})
+    with pytest.raises(ValueError, match="one of them above 0"):
+        create_baseline("series_experts", weights={"spectrum": 0.0})
     with pytest.raises(ValueError, match="more than 5 steps, saw sequences of 4"):
         scored("series_experts", *[{"sequence": torch.tensor(x)[:, :4]} for x in (support, query)])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -44,43 +44,54 @@ class SeriesExperts(SequenceMethod):
 
     Each expert's score ``s`` becomes ``sign(z) log(1 + |z|)`` with ``z = (s - median) / spread`` over the scores of the
     support's own windows, each scored by the experts fitted to the other folds. Folds are runs of consecutive windows,
-    because neighbours in a series resemble each other. There are five, or as many as windows; with one window the
-    scores stay in their own units.
+    because neighbours in a series resemble each other: windows are expected in the order of time. There are five
+    folds, or as many as windows; with one window the scores stay in their own units.
 
     Nothing is trained. A missing value counts as the support's centre.
 
     Args:
-        experts: the experts to take, out of :data:`EXPERTS`.
+        weights: weight of each expert, those without one being left out; None: all weigh the same. Weights that are
+            trained on other families of series did no better (``benchmarks/series_families.py``).
 
     Raises:
-        ValueError: an expert is unknown, or there is none.
+        ValueError: an expert is unknown, or the weights are negative or all 0.
     """
 
     title = "series_experts"
 
-    def __init__(self, experts: Sequence[str] = EXPERTS) -> None:
-        self.experts = list(experts)
-        for name in self.experts:
+    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
+        self.weights = dict.fromkeys(EXPERTS, 1.0) if weights is None else dict(weights)
+        for name in self.weights:
             if name not in EXPERTS:
                 raise unknown_name("expert", name, EXPERTS)
-        if not self.experts:
-            raise ValueError(f"experts is empty: name some of {', '.join(EXPERTS)}")
+        if min(self.weights.values(), default=0.0) < 0 or not any(self.weights.values()):
+            raise ValueError(f"weights are {self.weights}; expected numbers of at least 0, one of them above 0")
 
     def fit_units(self, x: Tensor) -> ScoreSequences:
-        """All experts, and the distribution of their scores on the support's own windows."""
+        """The weighted mean of the experts."""
+        experts = self.fit_experts(x)
+        weights = torch.tensor([self.weights.get(name, 0.0) for name in EXPERTS], dtype=x.dtype)
+        return lambda x: experts(x) @ (weights / weights.sum())
+
+    def fit_experts(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """Scores ``(n, experts)`` in the units of scores of the support's own windows, as a function of windows.
+
+        Args:
+            x: support windows ``(K, T, C)`` in the units of the support.
+
+        Raises:
+            ValueError: the windows are too short.
+        """
         if x.shape[1] <= ORDER:
             raise ValueError(
                 f"{self.title} needs sequences of more than {ORDER} steps, saw sequences of {x.shape[1]} steps: take "
                 "longer windows"
             )
-        fitted, chosen = _Experts.of(x), [EXPERTS.index(name) for name in self.experts]
-        units = _Units.of(_own_scores(x)) if len(x) > 1 else None
-
-        def score(x: Tensor) -> Tensor:
-            scores = fitted.scores(x)
-            return (scores.log1p() if units is None else units.of_scores(scores))[:, chosen].mean(1)
-
-        return score
+        fitted = _Experts.of(x)
+        if len(x) == 1:
+            return lambda x: fitted.scores(x).log1p()
+        units = _Units.of(_own_scores(x))
+        return lambda x: units.of_scores(fitted.scores(x))
 
 
 def _own_scores(x: Tensor) -> Tensor:
