@@ -54,6 +54,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
         _results("unlabelled_own_units"), "adbench", of="weighted_experts"
     ),
     "unlabelled alarms": lambda: judging_tables.unlabelled_alarms(_results("unlabelled")),
+    "series leads": lambda: judging_tables.series_leads(_results("series_families")),
     "live series": lambda: live_rows(read_json(RESULTS / "live_series.json")),
     "table speed": lambda: table_speed_rows(read_json(RESULTS / "table_speed.json")),
     "inspection speed": lambda: inspection_speed_rows(read_json(RESULTS / "inspection_speed.json")),

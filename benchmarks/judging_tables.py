@@ -276,6 +276,35 @@ def unlabelled_alarms(measured: dict[str, Any], shots: int = 10) -> list[str]:
     return lines
 
 
+def series_families(measured: dict[str, Any]) -> list[str]:
+    """AUROC and VUS-PR on families of series left out; in each cell both, and the difference over all series."""
+    area, volume = (measured["summary"][key] for key in ("auroc", "vus_pr"))
+    families = measured["protocol"]["series"]
+    lines = head("method", *(f"{name} ({n})" for name, n in families.items()), "mean of the families")
+    for name in sorted(area["mean"], key=area["mean"].__getitem__, reverse=True):
+        pairs = [(area["by_family"][name][f], volume["by_family"][name][f]) for f in families]
+        pairs.append((area["mean"][name], volume["mean"][name]))
+        lines.append(f"| {name} | {' | '.join(f'{100 * a:.1f} / {100 * v:.1f}' for a, v in pairs)} |")
+    return lines
+
+
+def series_leads(measured: dict[str, Any]) -> list[str]:
+    """Leads over the best simple method, and of trained over equal weights."""
+    lines = head("comparison", "AUROC", "p", "VUS-PR", "p")
+    parts = [measured["summary"][key] for key in ("auroc", "vus_pr")]
+    for name in parts[0]["ahead"]:
+        best = " and ".join(dict.fromkeys(part["best_simple"] for part in parts))
+        leads = [part["ahead"][name] for part in parts]
+        lines.append(f"| {name} over {best} | {_tested(leads)} |")
+    leads = [part["trained_over_equal"] for part in parts]
+    return [*lines, f"| trained over equal weights | {_tested(leads)} |"]
+
+
+def _tested(leads: Sequence[dict[str, Any]]) -> str:
+    """Points with their interval and the p-value of each lead."""
+    return " | ".join(f"{cell(lead['mean'], lead['ci95'])} | {lead['p']:.2g}" for lead in leads)
+
+
 def _short(name: str) -> str:
     """The name of a method without the folder of a run."""
     return name.rpartition("/")[2] if not name.startswith("pile_knn") else name
@@ -315,5 +344,6 @@ TABLES = {
     "table size": table_size,
     "missing modalities omniglot": missing_modalities,
     "missing modalities digits": missing_modalities,
+    "series families": series_families,
 }
 """By marker; the result file has the same name, with an underscore."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from metaad_zoo.cli.arguments import column_options, modality_name
 from metaad_zoo.cli.terminal import note, note_account
-from metaad_zoo.modality import list_modalities
+from metaad_zoo.modality import SequenceModality, list_modalities
 
 if TYPE_CHECKING:
     from metaad_zoo.detector import Detector
@@ -27,6 +27,12 @@ def model_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--backbone", metavar="timm/MODEL", help="backbone for patch_memory: any image model of timm")
     command.add_argument(
         "--image-size", type=int, metavar="PIXELS", help="image size for patch_memory, height and width (default: 224)"
+    )
+    command.add_argument(
+        "--window",
+        type=int,
+        metavar="STEPS",
+        help="length of the windows that a baseline cuts series into (default: 32)",
     )
     command.add_argument(
         "--modality",
@@ -119,6 +125,8 @@ def detector_for(options: argparse.Namespace) -> tuple[Detector, str, Reading]:
     if is_baseline(name) and not is_known(name):
         load_detector(name, **chosen)  # refuses what it does not take before a file is opened
         columns = column_options(options)
+        if modality is None and options.window is not None:
+            modality = SequenceModality.name
         if modality is None:
             modality, source = _recognised(name, options.support)
             if len(modalities_of(name)) > 1:
@@ -129,6 +137,9 @@ def detector_for(options: argparse.Namespace) -> tuple[Detector, str, Reading]:
             chosen["input_shapes"] = {m: list(x.shape[1:]) for m, x in reading.samples.items()}
         else:
             chosen["modality"] = modality
+        chosen["window"] = options.window
+    elif options.window is not None:
+        raise ValueError(f"--window is for baselines, and {name} has windows of its own length: leave it out")
     elif options.modality is not None:
         raise ValueError(f"--modality is for baselines, and {name} reads what it was made for: leave it out")
     elif options.backbone is None and options.image_size is None and published_of(name) != name:

@@ -28,6 +28,7 @@ def open_checkpoint(
     image_size: int | None = None,
     modality: str | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    window: int | None = None,
     **options: Any,
 ) -> Checkpoint:
     """The checkpoint of a name, verified.
@@ -43,6 +44,7 @@ def open_checkpoint(
         image_size: height and width in pixels that the new one reads; None: 224.
         modality: modality that a baseline reads; None: tables, or the first that it can read.
         input_shapes: shape of one sample by modality that a baseline reads; None: the usual ones of ``modality``.
+        window: steps of the windows of series that a baseline reads; None: the usual number of ``modality``.
         options: a baseline's own arguments, such as ``k=3``.
 
     Raises:
@@ -55,8 +57,8 @@ def open_checkpoint(
     new = {"backbone": backbone, "image_size": image_size}
     if is_baseline(str(name)) and not is_known(str(name)):
         _refuse(f"the baseline {name} has no network", new | {"weights": weights})
-        return _new_baseline(str(name), modality, input_shapes, options)
-    _refuse(f"{name} is no baseline", {"modality": modality, "input_shapes": input_shapes} | options)
+        return _new_baseline(str(name), modality, input_shapes, window, options)
+    _refuse(f"{name} is no baseline", {"modality": modality, "input_shapes": input_shapes, "window": window} | options)
     is_new = backbone is not None or image_size is not None or published_of(str(name)) == str(name)
     if is_new and str(name) in untrained_learners():
         return _new(str(name), weights, backbone, image_size)
@@ -75,15 +77,31 @@ def _refuse(reason: str, options: Mapping[str, Any]) -> None:
 
 
 def _new_baseline(
-    name: str, modality: str | None, shapes: Mapping[str, Sequence[int]] | None, options: dict[str, Any]
+    name: str,
+    modality: str | None,
+    shapes: Mapping[str, Sequence[int]] | None,
+    window: int | None,
+    options: dict[str, Any],
 ) -> Checkpoint:
     readable = modalities_of(name)
     usual = modality or (TabularModality.name if TabularModality.name in readable else readable[0])
     shapes = shapes or get_form(usual).usual_shapes()
+    if window is not None:
+        shapes = _with_window(shapes, window)
     if not shapes:
         raise ValueError(f"{name} for {usual} samples needs their shapes: give input_shapes, or a support to adapt")
     learner = classical_class(name)(input_shapes={m: list(shape) for m, shape in shapes.items()}, **options)
     return Checkpoint(learner.eval(), [], {})
+
+
+def _with_window(shapes: Mapping[str, Sequence[int]], window: int) -> dict[str, Sequence[int]]:
+    """Shapes of samples in which the only modality's windows have so many steps."""
+    (name, shape), *others = shapes.items()
+    if others or not get_modality(name).windows:
+        raise ValueError(f"window (--window) is for series, and this detector reads {', '.join(shapes)}: leave it out")
+    if window < 1:
+        raise ValueError(f"window (--window) is {window}; expected a number of steps, at least 1")
+    return {name: (window, *shape[1:])}
 
 
 def _new(name: str, weights: str | Path | None, backbone: str | None, image_size: int | None) -> Checkpoint:
