@@ -300,6 +300,20 @@ def series_leads(measured: dict[str, Any]) -> list[str]:
     return [*lines, f"| trained over equal weights | {_tested(leads)} |"]
 
 
+def series_windows(measured: Sequence[dict[str, Any]]) -> list[str]:
+    """Means over families by length of the window, each in its own run."""
+    lines = head("support", "series", "series_experts", "best simple method")
+    for content in measured:
+        area, volume = (content["summary"][key] for key in ("auroc", "vus_pr"))
+        ours, best = "series_experts", area["best_simple"]
+        pairs = (f"{100 * area['mean'][n]:.1f} / {100 * volume['mean'][n]:.1f}" for n in (ours, best))
+        lines.append(
+            f"| {content['protocol']['support'].partition(' out of')[0]} | {len(content['rows'])} | "
+            f"{' | '.join(pairs)} ({best}) |"
+        )
+    return lines
+
+
 def _tested(leads: Sequence[dict[str, Any]]) -> str:
     """Points with their interval and the p-value of each lead."""
     return " | ".join(f"{cell(lead['mean'], lead['ci95'])} | {lead['p']:.2g}" for lead in leads)

@@ -174,6 +174,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         "protocol": {
             "support": f"{options.shots} normal windows of {options.window} steps out of each series' training part",
             "scored": f"the first {options.longest:,} points of the rest, windows every {options.window // 4} steps",
+            "shots": options.shots,
             "draws": options.draws,
             "series": {f: sum(row["family"] == f for row in rows) for f in JUDGED},
             "weights": weights,
