@@ -29,6 +29,7 @@ from metaad_zoo.cli.terminal import DAMAGED, OK, bars, note, note_account, tell
 if TYPE_CHECKING:
     import numpy as np
 
+    from metaad_zoo.data.chunks import Chunk
     from metaad_zoo.data.read.series import Piece
     from metaad_zoo.data.windows import Pooling
     from metaad_zoo.detector import Detector
@@ -119,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
             "last" if options.causal else "mean",
         )
         if options.points
-        else _scored(score_them, stream, detector.reads_windows)
+        else _scored(detector, score_them, stream)
     )
     with ExitStack() as stack:
         report = _report(options, detector, way, stream)
@@ -199,10 +200,26 @@ def _decided(
     return report.decide(rows.names, rows.scores, rows.values, rows.carried.get("time"), rows.labels)
 
 
-def _scored(score_them: Scores, stream: SampleStream, windows: bool) -> Iterator[Rows]:
+def _scored(detector: Detector, score_them: Scores, stream: SampleStream) -> Iterator[Rows]:
     for chunk in stream:
-        values = next(iter(chunk.samples.values())).numpy() if windows else None
+        values = next(iter(chunk.samples.values())).numpy() if detector.reads_windows else None
+        _note_missing(detector, stream, chunk)
         yield Rows(chunk.names, score_them(chunk.samples), chunk.labels, chunk.carried, chunk.done, values)
+
+
+def _note_missing(detector: Detector, stream: SampleStream, chunk: Chunk) -> None:
+    """Add to the account which samples are compared without which of several modalities."""
+    from metaad_zoo.modality.samples import have_values
+
+    valued = have_values(chunk.samples)
+    if len(chunk.samples) < 2 or not bool(valued.any()):
+        return
+    names = [name for name, is_valued in zip(chunk.names, valued.tolist(), strict=True) if is_valued]
+    compared = detector.compared_in({m: x[valued] for m, x in chunk.samples.items()})
+    for name, modalities in zip(names, compared, strict=True):
+        if lost := " and ".join(m for m in chunk.samples if m not in modalities):
+            why = f"scored without {lost}, which they or the support lack; decisions are calibrated with all modalities"
+            stream.account.add("changed", "the samples", why, [name])
 
 
 def _points(detector: Detector, score_them: Scores, stream: SampleStream, stride: int, how: Pooling) -> Iterator[Rows]:

@@ -80,6 +80,23 @@ def test_labels_of_a_manifest_are_used(place, capsys):
     assert len(out.read_text().splitlines()) == 7
 
 
+def test_samples_without_a_modality_are_scored_by_the_other_and_named(place, capsys):
+    rows = (place / "manifest.csv").read_text().splitlines()
+    (place / "gaps.csv").write_text("\n".join([*rows[:4], ",0.5,0", "classes/good/5.png,,0"]))
+    assert main(f"adapt {place}/both --support {place}/manifest.csv --label label --out {place}/gappy".split()) == 0
+    capsys.readouterr()
+    assert main(f"score {place}/gappy --data {place}/gaps.csv --label label --out {place}/gappy.csv".split()) == 0
+    notes = capsys.readouterr().err
+    assert "changed: scored without image, which they or the support lack" in notes
+    assert "changed: scored without tabular, which they or the support lack" in notes
+    scores = np.genfromtxt(place / "gappy.csv", delimiter=",", skip_header=1, usecols=1)
+    assert np.isfinite(scores).all()
+    assert main(f"explain {place}/gappy --data {place}/gaps.csv --label label --out {place}/why".split()) == 0
+    with np.load(place / "why" / "explanations.npz") as archive:
+        assert archive["compared_in"].tolist() == ["image tabular"] * 3 + ["tabular", "image"]
+        assert np.isnan(archive["attribution/image"]).all((1, 2, 3)).tolist() == [False] * 3 + [True, False]
+
+
 def test_columns_of_text_are_told(place, capsys):
     assert main(f"adapt {place}/table --support {place}/text.csv --out {place}/tabled".split()) == 0
     assert "text.csv: 'city' left out: texts that differ from row to row" in capsys.readouterr().err
