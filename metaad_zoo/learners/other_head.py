@@ -35,13 +35,17 @@ def with_head(learner: Learner, name: str, settings: Mapping[str, Any] | None = 
         suitable = [n for n in list_learners() if issubclass(learner_class(n), EmbeddingLearner)]
         raise ValueError(f"{name} can't be a head over a trained backbone: take one of {', '.join(suitable)}")
     with replace_pretrained(False):  # the trained weights follow
-        built = kind(**backbone_arguments(learner), **(settings or {}))
+        built = kind(**backbone_arguments(learner, kind.reads_parts), **(settings or {}))
     take_backbone(built.network, learner)
     return built.to(learner.device)
 
 
-def backbone_arguments(learner: Learner) -> dict[str, Any]:
+def backbone_arguments(learner: Learner, parts: bool = False) -> dict[str, Any]:
     """Constructor arguments of a learner with the same backbone, normalisation and scaling.
+
+    Args:
+        learner: learner with a trained backbone.
+        parts: keep the backbone's option ``parts``, for a learner that reads them.
 
     Raises:
         ValueError: the learner has no trained backbone.
@@ -52,6 +56,8 @@ def backbone_arguments(learner: Learner) -> dict[str, Any]:
     source = arguments if isinstance(learner, EmbeddingLearner) else arguments["inner_loop"]
     policy = source["batch_norm"]
     shared = {name: arguments[name] for name in ("backbone", "backbone_options", "input_shapes", "scaling")}
+    if not parts:
+        shared["backbone_options"] = {k: v for k, v in shared["backbone_options"].items() if k != "parts"}
     return {**shared, "batch_norm": "support" if policy == "per_step" else policy}
 
 

@@ -7,6 +7,8 @@ import torch
 
 from metaad_zoo.backbones import MULTIMODAL, create_backbone, list_backbones
 from metaad_zoo.learners import PrototypicalNetwork, learner_class
+from metaad_zoo.learners.controls import from_scratch, untrained
+from metaad_zoo.learners.other_head import with_head
 from metaad_zoo.learners.shared_modalities import SharedModalities, only
 from tests.tiny import (
     EMBEDDING_LEARNERS,
@@ -179,3 +181,10 @@ def test_parts_add_no_weights(fusion):
     assert blocks.isnan().all(2).tolist() == [[True, False, True], [False] * 3, [False] * 3]
     joint = blocks[1:, 2].square().mean(1)  # wider by zeros, of the same mean square
     torch.testing.assert_close(joint, plain(samples)[1:].square().mean(1))
+
+
+def test_controls_and_other_heads_read_the_joint_embedding_of_a_learner_of_parts():
+    learner, (support, labels, query) = parts_learner(), complete("fusion_gated")
+    for other in (untrained(learner, 0), from_scratch(learner, 0), with_head(learner, "meta_svdd")):
+        assert other.adapt(support, labels).score(query).isfinite().all()
+    assert with_head(learner, "protonet").network.backbone.n_parts == 4
