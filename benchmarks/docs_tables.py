@@ -55,6 +55,9 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     ),
     "unlabelled alarms": lambda: judging_tables.unlabelled_alarms(_results("unlabelled")),
     "series leads": lambda: judging_tables.series_leads(_results("series_families")),
+    "series windows": lambda: judging_tables.series_windows(
+        [_results(name) for name in ("series_families_16", "series_families", "series_families_64")]
+    ),
     "live series": lambda: live_rows(read_json(RESULTS / "live_series.json")),
     "table speed": lambda: table_speed_rows(read_json(RESULTS / "table_speed.json")),
     "inspection speed": lambda: inspection_speed_rows(read_json(RESULTS / "inspection_speed.json")),

@@ -37,7 +37,7 @@ from metaad_zoo.evaluation.series_protocol import point_metrics
 
 FAMILIES: dict[str, list[str]] = {"smap": ["smap"], "smd+asd": ["smd", "asd"], "tep": ["tep"], "nab": ["nab"]}
 JUDGED = ("smap", "smd", "asd", "tep", "nab")
-SIMPLE = ("knn", "knn, standardised windows", "linear_ar", "pca_subwindows", "matrix profile")
+SIMPLE = ("knn", "knn, standardised windows", "linear_ar", "pca_subwindows", "matrix profile", "mahalanobis")
 CONTROL, TRAINED = "series_experts", "series_experts, trained weights"
 PIECE = 16
 """Steps of the sub-windows of the matrix profile."""
