@@ -59,6 +59,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
         [_results(name) for name in ("series_families_16", "series_families", "series_families_64")]
     ),
     "live series": lambda: live_rows(read_json(RESULTS / "live_series.json")),
+    "series incidents": lambda: judging_tables.series_incidents(_results("series_alarms")),
     "table speed": lambda: table_speed_rows(read_json(RESULTS / "table_speed.json")),
     "inspection speed": lambda: inspection_speed_rows(read_json(RESULTS / "inspection_speed.json")),
 }

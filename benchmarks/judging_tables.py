@@ -319,6 +319,37 @@ def _tested(leads: Sequence[dict[str, Any]]) -> str:
     return " | ".join(f"{cell(lead['mean'], lead['ci95'])} | {lead['p']:.2g}" for lead in leads)
 
 
+def series_alarms(measured: dict[str, Any]) -> list[str]:
+    """Share of series whose realised rate is within a factor of 2 of the aim, by way to decide."""
+    ways = list(dict.fromkeys(row["way"] for row in measured["rows"]))
+    lines = head("alpha", "method", "series", *ways)
+    for (alpha, method), row in _by_way(measured["rows"]).items():
+        cells = (cell(row[way]["within_factor_2"], row[way]["within_factor_2_ci95"]) for way in ways)
+        lines.append(f"| {alpha} | {method} | {row[ways[0]]['series']} | {' | '.join(cells)} |")
+    return lines
+
+
+def series_incidents(measured: dict[str, Any]) -> list[str]:
+    """Rates of flagged normal points, and shares of incidents with a flagged point, by way to decide."""
+    ways = [way for way in dict.fromkeys(row["way"] for row in measured["rows"]) if way != "oracle"]
+    lines = head("alpha", "method", *ways)
+    for (alpha, method), row in _by_way(measured["rows"]).items():
+        cells = (
+            f"{100 * one['mean_rate']:.1f}, {100 * one['detected']:.0f} ({100 * one['chance']:.0f}) / "
+            f"{100 * one['detected_around']:.0f} ({100 * one['chance_around']:.0f})"
+            for one in (row[way] for way in ways)
+        )
+        lines.append(f"| {alpha} | {method} | {' | '.join(cells)} |")
+    return lines
+
+
+def _by_way(rows: Sequence[dict[str, Any]]) -> dict[tuple[float, str], dict[str, dict[str, Any]]]:
+    grouped: dict[tuple[float, str], dict[str, dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: row["alpha"]):
+        grouped.setdefault((row["alpha"], row["method"]), {})[row["way"]] = row
+    return grouped
+
+
 def _short(name: str) -> str:
     """The name of a method without the folder of a run."""
     return name.rpartition("/")[2] if not name.startswith("pile_knn") else name
@@ -359,5 +390,6 @@ TABLES = {
     "missing modalities omniglot": missing_modalities,
     "missing modalities digits": missing_modalities,
     "series families": series_families,
+    "series alarms": series_alarms,
 }
 """By marker; the result file has the same name, with an underscore."""
