@@ -4,8 +4,8 @@
 cp runs/<name>/<time>/results.json benchmarks/results/<name>.json
 
 A page marks a table by `<!-- what -->` and `<!-- end -->`. What is a key of `judging_tables.TABLES` or `TABLES`,
-`results: NAME` or `overview: NAME NAME ...`; within a sentence `auroc: NAME ours`, `auroc: NAME 1-NN` or
-`tasks: NAME`.
+`results: NAME`, `trainings: NAME` (joined by `metaad train --seeds`) or `overview: NAME NAME ...`; within a sentence
+`auroc: NAME ours`, `auroc: NAME 1-NN` or `tasks: NAME`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from result_tables import (
     runs,
     speed_rows,
     table_speed_rows,
+    training_rows,
     zoo_rows,
 )
 
@@ -83,6 +84,8 @@ def rows_of(what: str) -> list[str] | None:
         return judging_tables.TABLES[what](read_json(RESULTS / f"{what.replace(' ', '_')}.json"))
     if kind == "results":
         return evaluation_rows(read_json(RESULTS / f"{names}.json"))
+    if kind == "trainings":
+        return training_rows(read_json(RESULTS / f"{names}.json"))
     if kind == "overview":
         return overview_rows(names.split())
     if kind in ("auroc", "tasks"):

@@ -78,6 +78,23 @@ def evaluation_rows(results: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def training_rows(results: Mapping[str, Any]) -> list[str]:
+    """A row a method: means of several trainings with intervals over trainings and tasks, and the AUROC of each."""
+    methods = results["methods"]
+    first = next(iter(methods.values()))
+    names = list(first["trainings"])
+    lines = head(
+        "method", *METRICS.values(), *(f"AUROC, {name}" for name in names), "AUROC of the first minus this one"
+    )
+    for name, figures in methods.items():
+        cells = [cell(figures["mean"][m], figures["ci95"][m]) for m in METRICS]
+        cells += [f"{100 * figures['trainings'][training]['mean']['auroc']:.1f}" for training in names]
+        behind = figures["auroc_behind_first"]
+        cells.append("" if figures is first else cell(behind["mean"], behind["ci95"]))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
 def overview_rows(names: list[str]) -> list[str]:
     """A row a result file: AUROC of the learner beside the baselines', then its F1 and false alarms."""
     lines = head("run", "unseen tasks", "ours", *BASELINES, "F1", "F1, flag everything", "false alarms")
@@ -123,7 +140,7 @@ class Judged(NamedTuple):
 
 
 FRONT = (
-    Judged("written characters (Omniglot)", "10 drawings", "protonet", "image-conv4-protonet-omniglot"),
+    Judged("written characters (Omniglot)", "10 drawings", "protonet", "omniglot_three_trainings"),
     Judged("servers and space probes, 19 to 38 channels", "50 windows", "in_context", "servers_in_context_points"),
     Judged("single channels (NAB)", "50 windows", "in_context", "nab_points"),
     Judged("an image and a pen track", "5 pairs", "protonet", "omniglot_image_stroke_protonet"),
