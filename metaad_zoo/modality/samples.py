@@ -16,6 +16,7 @@ from metaad_zoo.backbones import ANY
 from metaad_zoo.data.chunks import Chunk
 from metaad_zoo.data.read.account import Account
 from metaad_zoo.data.read.manifest import ManifestOptions, ManifestReader
+from metaad_zoo.data.read.memory import refuse_large
 from metaad_zoo.data.read.roles import USUAL_OPTIONS, ColumnOptions, Schema
 from metaad_zoo.data.read.rows import is_frame, is_paths
 from metaad_zoo.data.read.table_sources import COLUMN_SUFFIXES, TableSource, open_table
@@ -150,7 +151,7 @@ def read_samples(
         if len(input_shapes) > 1 and not (is_paths(data) or isinstance(data, TableSource)):
             raise ValueError(f"this model reads {sorted(input_shapes)}: give a dict from modality to samples")
         if len(input_shapes) > 1:
-            _gather(reading, SampleStream(data, input_shapes, options, schemas))
+            _gather(reading, SampleStream(data, input_shapes, options, schemas), data)
         else:
             data = {next(iter(input_shapes)): data}
     if isinstance(data, Mapping):
@@ -192,14 +193,19 @@ def _read_modality(
         reading.samples[name] = data if data.dtype == torch.float64 else data.float()
     elif is_paths(data) or is_frame(data) or isinstance(data, TableSource) or get_modality(name).reads_arrays:
         array_options = reading_options if get_modality(name).reads_arrays else {}
-        _gather(reading, SampleStream(data, {name: shape}, options, reading.schemas, **array_options))
+        _gather(reading, SampleStream(data, {name: shape}, options, reading.schemas, **array_options), data)
     else:
         reading.samples[name] = get_modality(name).of_array(data, shape)
 
 
-def _gather(reading: Reading, stream: SampleStream) -> None:
-    """Add all of a stream to what was read."""
-    chunks: list[Chunk] = list(stream)
+def _gather(reading: Reading, stream: SampleStream, data: Any) -> None:
+    """Add all of a stream of data to what was read."""
+    chunks: list[Chunk] = []
+    size = 0
+    for chunk in stream:
+        size += sum(x.nbytes for x in chunk.samples.values())
+        refuse_large(str(data) if is_paths(data) else "the data", size)
+        chunks.append(chunk)
     if chunks:
         reading.samples |= {m: joined([c.samples[m] for c in chunks]) for m in chunks[0].samples}
     reading.names = [name for chunk in chunks for name in chunk.names]

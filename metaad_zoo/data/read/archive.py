@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from metaad_zoo.data.read.memory import TooLargeError, refuse_large
+
 SAMPLE_ARRAYS = ("X", "x")
 """Names under which an archive may hold its samples."""
 
@@ -36,6 +38,8 @@ _DAMAGE = (
 def _damage_named(path: Path) -> Iterator[None]:
     try:
         yield
+    except TooLargeError:
+        raise
     except _DAMAGE as error:
         if not path.exists():
             raise ValueError(f"{path} does not exist: expected a numpy archive (.npz)") from error
@@ -50,10 +54,20 @@ def read_archive(path: Path, names: Sequence[str] | None = None) -> dict[str, np
         names: read those of these that are there; None reads all.
 
     Raises:
-        ValueError: the file is missing or damaged, or an array holds Python objects; the file is named.
+        ValueError: the file is missing or damaged, its arrays take more memory than the limit
+            (:func:`metaad_zoo.data.read.memory.memory_limit`), or an array holds Python objects; the file is named.
     """
-    with _damage_named(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files if names is None or name in names}
+    with _damage_named(path), path.open("rb") as file:
+        with zipfile.ZipFile(file) as members:  # which never gives more bytes than it says
+            wanted = [member for member in members.infolist() if names is None or _array_name(member) in names]
+        refuse_large(str(path), sum(member.file_size for member in wanted))
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files if names is None or name in names}
+
+
+def _array_name(member: zipfile.ZipInfo) -> str:
+    return member.filename.removesuffix(".npy")
 
 
 def map_archive(path: Path, names: Sequence[str], scratch: Path) -> dict[str, np.ndarray]:

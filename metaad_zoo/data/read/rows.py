@@ -118,7 +118,7 @@ class RowSource(SampleSource):
             schema = self.schemas.get(self.name)
             with TableReader(file, self.options, schema, self.account, carry=self.carry) as reader:
                 if schema is None:
-                    reader.survey()
+                    reader.survey(to_hold=True)
                 for rows in reader.blocks():
                     if not len(rows.values):
                         continue

@@ -114,7 +114,7 @@ class SeriesReader:
         """
         start = 0
         if self._given is None:
-            self._table.survey()
+            self._table.survey(to_hold=True)
         for rows in self._table.blocks():
             breaks = self._follow(rows)
             for a, b in zip([0, *breaks], [*breaks, len(rows.values)], strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,7 +94,7 @@ def _read_folder(
             account.add(kind, domain, reason, subjects)
         steps[domain] = read.step
     names = [s.name for s in series]
-    doubled = sorted({n for n in names if names.count(n) > 1})
+    doubled = sorted(name for name, n in Counter(names).items() if n > 1)
     if doubled:
         raise ValueError(
             f"{root} holds several files for {doubled[:9]}, which differ in their ending alone: rename one"

@@ -22,6 +22,7 @@ from metaad_zoo.data.read.cells import cell_texts, is_number_type, numbers_of_te
 from metaad_zoo.data.read.csv_dialect import decimal_separator, is_number
 from metaad_zoo.data.read.labels import is_label_name, parse_labels
 from metaad_zoo.data.read.matching import carried_columns, column_order
+from metaad_zoo.data.read.memory import refuse_large
 from metaad_zoo.data.read.roles import (
     USUAL_OPTIONS,
     ColumnFacts,
@@ -31,7 +32,7 @@ from metaad_zoo.data.read.roles import (
     is_time_name,
 )
 from metaad_zoo.data.read.row_block import Rows, chosen_rows, joined_rows
-from metaad_zoo.data.read.table_sources import TABLE_SUFFIXES, CsvSource, open_table, refuse_doubled
+from metaad_zoo.data.read.table_sources import TABLE_SUFFIXES, CsvSource, open_table, refuse_doubled, refuse_wide
 from metaad_zoo.data.read.times import as_seconds
 
 MOSTLY_NUMBERS = 0.5
@@ -203,13 +204,21 @@ class TableReader:
             self.as_text += self._carried
             self._unread -= {*self._carried}
 
-    def survey(self, progress: Progress = lambda _: None) -> Schema:
+    def survey(self, progress: Progress = lambda _: None, to_hold: bool = False) -> Schema:
         """Decide the columns' roles in a pass over all rows, without holding them.
 
+        Args:
+            progress: called with the share of the rows that is read.
+            to_hold: whether all rows will be held in memory, and so must not take more than the limit.
+
         Raises:
-            ValueError: see :meth:`raw` and :func:`metaad_zoo.data.read.roles.decide_roles`.
+            ValueError: see :meth:`raw` and :func:`metaad_zoo.data.read.roles.decide_roles`; or the rows are too large.
         """
+        size = 0
         for block in self.raw(progress):
+            size += sum(values.nbytes for values in block.columns.values())
+            if to_hold:
+                refuse_large(str(self.path), size)
             self._note_facts(block)
         return self._decide()
 
@@ -260,6 +269,7 @@ class TableReader:
         refuse_doubled(self.path, names)
         if not names:
             raise ValueError(f"{self.path} has no columns: expected a header and at least one row")
+        refuse_wide(self.path, len(names))
         self._names = names
 
     def _choose_decimal(self, names: list[str], batch: pa.RecordBatch) -> None:

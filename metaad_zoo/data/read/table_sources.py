@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
+from csv import Error as CsvError
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,13 +18,15 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 
 from metaad_zoo.data.read.archive import SAMPLE_ARRAYS, map_archive, sample_array
-from metaad_zoo.data.read.csv_dialect import HEAD_BYTES, Dialect, read_dialect
+from metaad_zoo.data.read.csv_dialect import DELIMITERS, HEAD_BYTES, Dialect, read_dialect
 
 COLUMN_SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".pq"})
 """Endings of files with named columns."""
 
 TABLE_SUFFIXES = COLUMN_SUFFIXES | {".npz"}
 ROWS = 1 << 16
+MOST_COLUMNS = 30_000
+"""Each column is read, checked and given a role by itself."""
 CSV_BYTES = 1 << 22
 NULLS = ["", "NA", "N/A", "#N/A", "NaN", "nan", "-NaN", "-nan", "null", "NULL", "Null", "None", "<NA>", "n/a"]
 """Cells that stand for a missing value, as in pandas."""
@@ -153,10 +157,16 @@ class CsvSource(TableSource):
     def __init__(self, path: Path) -> None:
         self._file = SharedFile(path)
         try:
-            self.dialect: Dialect = read_dialect(path, self._file.read_at(0, HEAD_BYTES))
+            head = self._file.read_at(0, HEAD_BYTES)
+            line = head.partition(b"\n")[0]
+            refuse_wide(path, max(line.count(delimiter.encode()) for delimiter in DELIMITERS) + 1)
+            self.dialect: Dialect = read_dialect(path, head)
         except ValueError:
             self._file.close()
             raise
+        except CsvError as error:
+            self._file.close()
+            raise ValueError(f"{path} can't be read as CSV ({error}): expected a header and rows of cells") from error
         super().__init__(path, notes=self.dialect.notes)
 
     def batches(self) -> Iterator[tuple[pa.RecordBatch, float]]:
@@ -224,9 +234,26 @@ def refuse_doubled(path: Path, names: list[str]) -> None:
     Raises:
         ValueError: as said.
     """
-    doubled = sorted({n for n in names if names.count(n) > 1})
+    doubled = sorted(name for name, n in Counter(names).items() if n > 1)
     if doubled:
         raise ValueError(f"{path} has several columns named {doubled[:10]}: rename them")
+
+
+def refuse_wide(path: Path, columns: int) -> None:
+    """Refuse more than :data:`MOST_COLUMNS` columns, which would take minutes.
+
+    Args:
+        path: the file.
+        columns: number of columns, or of those in the part of the header that was read.
+
+    Raises:
+        ValueError: as said.
+    """
+    if columns > MOST_COLUMNS:
+        raise ValueError(
+            f"{path} has {columns:,} columns or more, expected at most {MOST_COLUMNS:,}: keep those that matter, or "
+            "give arrays in Python"
+        )
 
 
 class _Frame(TableSource):
