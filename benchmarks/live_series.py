@@ -24,6 +24,7 @@ from metaad_zoo.evaluation.protocol import environment
 
 CHANNELS, SUPPORT, ALPHA = 38, 50, 0.05
 METHODS = {
+    "series_experts": {},
     "mahalanobis": {"modality": "sequence"},
     "knn": {"modality": "sequence"},
     "linear_ar": {"modality": "sequence"},
