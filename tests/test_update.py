@@ -12,7 +12,7 @@ from PIL import Image
 
 import metaad_zoo as mz
 from metaad_zoo.cli import main
-from metaad_zoo.zoo import Checkpoint
+from metaad_zoo.zoo import Checkpoint, CheckpointError
 from tests.conftest import small_learner
 from tests.tiny import PAIR, tiny_embedding_learner
 
@@ -145,3 +145,29 @@ def test_the_command_updates_a_folder_in_place_or_another_one(tmp_path, capsys):
     assert np.array_equal(mz.load_detector(mine).score(new), mz.load_detector(other).score(new))
     assert main(["adapt", mine, "--support", more, "--out", other]) == 0
     assert "the 15 samples that" in capsys.readouterr().err
+
+
+def test_a_history_of_a_series_keeps_its_places(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, steps in (("first", 700), ("second", 200)):
+        np.savetxt(tmp_path / f"{name}.csv", rng.normal(size=(steps, 2)), "%.4f", ",", header="a,b", comments="")
+    detector = mz.load_detector("knn", modality="sequence").fit(tmp_path / "first.csv")
+    places = detector._checkpoint.tensors["support_places"]
+    assert places.tolist() == [[0, 32 * i] for i in range(21)]
+    assert detector.has_history
+    detector.update(tmp_path / "second.csv")
+    joined = detector._checkpoint.tensors["support_places"]
+    assert joined.tolist() == [*places.tolist(), *([1, 32 * i] for i in range(6))]
+    detector.save(tmp_path / "saved")
+    loaded = mz.load_detector(tmp_path / "saved")
+    assert torch.equal(loaded.normal_scores("points"), detector.normal_scores("points"))
+    assert len(detector.normal_scores("points")) == 32 * 27
+    loaded._checkpoint.tensors["support_places"] = joined[1:]
+    loaded.save(tmp_path / "damaged")
+    with pytest.raises(CheckpointError, match="a series and a step each sample"):
+        mz.load_detector(tmp_path / "damaged")
+
+
+def test_arrays_of_windows_are_no_history():
+    windows = np.random.default_rng(0).normal(size=(30, 32, 2))
+    assert not mz.load_detector("knn", modality="sequence").fit(windows).has_history

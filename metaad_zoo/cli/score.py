@@ -184,6 +184,8 @@ def _report(
     adaptive = follows(options, detector)
     if options.plot and (options.fdr is not None or not detector.reads_windows):
         raise ValueError("--plot draws series with a threshold: it is for models of series, without --fdr")
+    if options.fdr is not None and detector.reads_windows:
+        note("no events are written: --fdr decides when all samples are scored, events need --alpha")
     if options.fdr is not None or not detector.reads_windows:
         return None
     picture = options.out.with_suffix(".png") if options.plot else None

@@ -207,6 +207,9 @@ def test_options_that_do_not_fit_are_refused(pump, tmp_path, capsys):
     assert "--plot draws series with a threshold" in capsys.readouterr().err
     assert main([*command, "--adaptive", "--fdr", "0.1"]) == 1
     assert "leave out --fdr" in capsys.readouterr().err
+    assert main([*command, "--fdr", "0.1"]) == 0
+    assert "no events are written" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*events*"))
 
 
 def test_detect_on_a_series_writes_events_and_a_picture(pump, tmp_path, capsys):
