@@ -87,7 +87,7 @@ def measure(name: str, rows: int) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=2000, help="number of rows of a measurement")
+    parser.add_argument("--rows", type=int, default=1500, help="number of rows of a measurement")
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     options = parser.parse_args()

@@ -14,8 +14,10 @@ from metaad_zoo.data.point_stream import PointStream
 from metaad_zoo.data.read.roles import Schema
 from metaad_zoo.data.read.rows import is_frame, numbers_of, series_of
 from metaad_zoo.data.windows import Pooling
+from metaad_zoo.episodes import Adapted
 from metaad_zoo.evaluation.adaptive import AdaptiveThreshold
 from metaad_zoo.evaluation.decisions import Calibrate
+from metaad_zoo.modality import scoring_chunk
 from metaad_zoo.modality.window_scoring import ScoresWindows
 
 Decide = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -167,6 +169,10 @@ class StreamsSeries(ScoresWindows):
     def _as_fitted(self) -> StreamsSeries:
         """The detector as it is fitted now."""
 
+    @abstractmethod
+    def _fitted(self) -> Adapted:
+        """The adapted method; RuntimeError before the detector is fitted."""
+
     @property
     @abstractmethod
     def has_history(self) -> bool:
@@ -221,7 +227,16 @@ class StreamsSeries(ScoresWindows):
         name, window = fit._windowed, fit.window
         decisions = fit._live_decisions(alpha, calibrate, adaptive, how) if decide else None
         channels = fit._fitted_support()[name].shape[2]
-        return LiveSeries(fit.score_windows, window, channels, stride, how, decisions, fit.schemas.get(name))
+        return LiveSeries(fit._score_live, window, channels, stride, how, decisions, fit.schemas.get(name))
+
+    def _score_live(self, windows: Mapping[str, Tensor]) -> np.ndarray:
+        """As :meth:`score_windows`, in half the time for a few windows, whose channels and values are checked."""
+        x = next(iter(windows.values()))
+        samples = {self._windowed: x}
+        if len(x) > scoring_chunk(samples) or bool(x.isnan().flatten(1).all(1).any()):
+            return self.score_windows(windows)
+        scores = self._fitted().score(samples).double().cpu().numpy()
+        return np.where(np.isnan(scores), np.inf, scores)
 
     def _live_decisions(
         self,
