@@ -277,16 +277,18 @@ def live_rows(results: Mapping[str, Any]) -> list[str]:
 
 
 def tsb_ad_rows(results: Mapping[str, Any]) -> list[str]:
-    """Means of the metrics of TSB-AD by method, VUS-PR also by data set."""
+    """Means of the metrics of TSB-AD by method, VUS-PR also by data set; a star where the method was trained on it."""
     methods = results["measured"]
     sets = list(next(iter(methods.values()))["vus_pr_by_set"])
     others = ("VUS-ROC", "AUC-PR", "AUC-ROC", "Affiliation-F")
     rows = head("method", "VUS-PR", *(f"VUS-PR, {name}" for name in sets), *others, "seconds a file")
     for name, figures in methods.items():
         low, high = figures["ci95_vus_pr"]
-        volumes = [f"{100 * figures['mean']['VUS-PR']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"]
-        volumes += [f"{100 * figures['vus_pr_by_set'][of]:.1f}" for of in sets]
-        means = [f"{100 * figures['mean'][metric]:.1f}" for metric in others]
+        seen = figures["trained_on_sets"]
+        mark = " *" if seen else ""
+        volumes = [f"{100 * figures['mean']['VUS-PR']:.1f} [{100 * low:.1f}, {100 * high:.1f}]{mark}"]
+        volumes += [f"{100 * figures['vus_pr_by_set'][of]:.1f}{' *' if of in seen else ''}" for of in sets]
+        means = [f"{100 * figures['mean'][metric]:.1f}{mark}" for metric in others]
         rows.append(f"| {' | '.join([name, *volumes, *means, format(figures['cpu_seconds_per_file'], '.2f')])} |")
     return rows
 

@@ -18,6 +18,7 @@ import argparse
 import csv
 import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +107,26 @@ def evaluate(name: str, method: Method, window: int, files: list[Path], out: Pat
     return [row for row in rows if row["file"] in {path.name for path in files}]
 
 
-def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over files, of all and by data set, with an interval of VUS-PR."""
+def set_of(file: str) -> str:
+    """Data set of a file.
+
+    Example:
+        >>> set_of("001_NAB_id_1_Facility_tr_1007_1st_2014.csv")
+        'NAB'
+    """
+    return file.split("_")[1]
+
+
+def summary(rows: list[dict[str, Any]], trained_on: Iterable[str]) -> dict[str, Any]:
+    """Means over files, of all and by data set, with an interval of VUS-PR.
+
+    Args:
+        rows: a row a file.
+        trained_on: domains of the method's training, such as ``smd/machine-1-1``.
+    """
     by_set: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        by_set.setdefault(row["file"].split("_")[1], []).append(row)
+        by_set.setdefault(set_of(row["file"]), []).append(row)
     figures = {name: float(np.mean([float(row[name]) for row in rows])) for name in METRICS}
     volumes = np.array([float(row["VUS-PR"]) for row in rows])
     return {
@@ -118,6 +134,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "mean": figures,
         "ci95_vus_pr": interval(volumes),
         "vus_pr_by_set": {name: float(np.mean([float(r["VUS-PR"]) for r in part])) for name, part in by_set.items()},
+        "trained_on_sets": sorted({name.split("/")[0].upper() for name in trained_on} & by_set.keys()),
         "cpu_seconds_per_file": float(np.mean([float(row["Time"]) for row in rows])),
     }
 
@@ -149,7 +166,7 @@ def main() -> None:
         out = options.out / f"{name.replace('/', '_')}.csv"
         with torch.no_grad():
             rows = evaluate(name, method, window_of(checkpoints.get(name)), files, out)
-        results[name] = summary(rows)
+        results[name] = summary(rows, checkpoints[name].trained_on if name in checkpoints else ())
     table = Table("method", "files", *METRICS, "seconds a file")
     for name, figures in results.items():
         means = [f"{100 * figures['mean'][metric]:.1f}" for metric in METRICS]
@@ -160,7 +177,7 @@ def main() -> None:
             "command": "python benchmarks/tsb_ad.py FOLDER --write nab smd smap --out OUT --json "
             "benchmarks/results/tsb_ad.json",
             "files": len(files),
-            "written_from": list(options.write),
+            "data_sets": sorted({set_of(path.name) for path in files}),
             "support": f"at most {SHOTS} windows of a file's training part, evenly spaced, taken as normal",
             "window": f"the model's; {WINDOW} steps for baselines; a window every quarter of it is scored",
             "scored": "every point of the whole file, the training part among them",

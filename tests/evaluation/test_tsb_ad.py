@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from metaad_zoo.data.read.series_folder import read_own_series
 from metaad_zoo.data.read.tsb_ad import read_tsb_ad, training_part, training_steps, write_tsb_ad
 from metaad_zoo.evaluation import tsb_ad
 from tests.evaluation.test_series_metrics import seeded
@@ -147,6 +148,18 @@ def test_files_are_written_and_read(tmp_path):
     assert len(read_tsb_ad(path).values) == 2999, "rows with missing values are dropped, as the benchmark does"
     one = write_tsb_ad(tmp_path, 1, "NAB", 1, "WebService", values[:, :1], labels)
     assert one.read_text().startswith("Data,Label\n")
+
+
+def test_a_folder_of_files_is_read_with_their_training_parts(tmp_path):
+    values, labels = np.random.default_rng(0).normal(size=(3000, 2)), np.zeros(3000, int)
+    labels[2000:2030] = 1
+    name = write_tsb_ad(tmp_path, 1, "SMD", 1, "Facility", values, labels).stem
+    (tmp_path / f"{name}.csv").rename(tmp_path / "machine.csv")
+    write_tsb_ad(tmp_path, 1, "SMD", 1, "Facility", values, labels)
+    series_set = read_own_series(tmp_path)
+    assert {s.name: s.support_until for s in series_set.series} == {name: 750, "machine": None}
+    np.testing.assert_array_equal(series_set.series[0].labels, labels)
+    assert any("the first 750 rows are its training part" in sentence for sentence in series_set.skipped)
 
 
 @pytest.mark.parametrize(
