@@ -13,6 +13,7 @@ from PIL import Image
 import metaad_zoo as mz
 from metaad_zoo.cli import main
 from metaad_zoo.zoo import Checkpoint, CheckpointError
+from tests.cli.test_unlabelled import manifests, pictures, recordings, rows, series
 from tests.conftest import small_learner
 from tests.tiny import PAIR, tiny_embedding_learner
 
@@ -171,3 +172,22 @@ def test_a_history_of_a_series_keeps_its_places(tmp_path):
 def test_arrays_of_windows_are_no_history():
     windows = np.random.default_rng(0).normal(size=(30, 32, 2))
     assert not mz.load_detector("knn", modality="sequence").fit(windows).has_history
+
+
+@pytest.mark.parametrize("kind", [rows, pictures, series, recordings, manifests])
+def test_the_command_updates_detectors_of_every_modality(kind, tmp_path, capsys):
+    good, _, new, _ = kind(tmp_path, np.random.default_rng(0))
+    mine = str(tmp_path / "mine")
+    modality = ["--modality", "sequence"] if kind is series else []
+    assert main(["adapt", "knn", *modality, "--support", str(tmp_path / good), "--out", mine]) == 0
+    before = mz.load_detector(mine)
+    capsys.readouterr()
+    assert main(["update", mine, "--support", str(tmp_path / new), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    after = mz.load_detector(mine)
+    assert figures["before"] == before.shots > 0
+    assert figures["added"] > 0
+    assert after.shots == figures["before"] + figures["added"]
+    scores = after.score(tmp_path / new)
+    assert len(scores) == figures["added"]
+    assert (scores < before.score(tmp_path / new)).all(), "they are their own nearest neighbours now"
