@@ -32,6 +32,10 @@ def replacing(path: Path, sync: bool = False) -> Iterator[Path]:
         os.replace(beside, path)
         if sync and os.name == "posix":  # elsewhere folders can't be opened
             _sync(path.parent)
+    except OSError as error:
+        if error.filename is None:  # such as of a full disk
+            error.filename = str(path)
+        raise
     finally:
         beside.unlink(missing_ok=True)
 

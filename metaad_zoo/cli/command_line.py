@@ -33,7 +33,7 @@ from metaad_zoo.cli import (
 from metaad_zoo.cli import list as list_
 from metaad_zoo.cli.arguments import complete_paths, import_argument
 from metaad_zoo.cli.parsing import VerbParser
-from metaad_zoo.cli.terminal import ERROR, EXIT_CODES, INTERRUPTED, OK, printable
+from metaad_zoo.cli.terminal import ERROR, EXIT_CODES, INTERRUPTED, OK, error_in_words, printable
 from metaad_zoo.plugins import import_plugins
 
 VERBS = {
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough; Python's own flush at the end must not fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        print(f"error: {printable(error_in_words(error))}", file=sys.stderr)
         return ERROR
     except KeyboardInterrupt:
         print("error: interrupted; files that were not finished are not kept", file=sys.stderr)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -50,6 +52,15 @@ def progress_bars(lines: bool = False) -> Iterator[Callable[[str, int], Callable
             return lambda: progress.advance(bar)
 
         yield report
+
+
+def error_in_words(error: Exception) -> str:
+    """The message of an error; of a full disk with its file and a remedy."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return str(error)
+    place = "" if error.filename is None else f" to write {error.filename}"
+    more = "" if error.filename is not None or error.strerror == os.strerror(error.errno) else f" ({error.strerror})"
+    return f"no space left on the disk{place}{more}: make room, or name another folder; no unfinished file is kept"
 
 
 def note(sentence: str) -> None:

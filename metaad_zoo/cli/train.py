@@ -28,7 +28,7 @@ from metaad_zoo.cli.first_picture import FirstPicture
 from metaad_zoo.cli.loggers import given_loggers, log_hyperparameters, log_test_figures
 from metaad_zoo.cli.resume import find_checkpoint, read_checkpoint, refuse_other_config, splits_of_checkpoint
 from metaad_zoo.cli.sweep import run_sweep, take_sweep
-from metaad_zoo.cli.terminal import NARROW, note, note_account, progress_bars, wide_console
+from metaad_zoo.cli.terminal import NARROW, error_in_words, note, note_account, progress_bars, wide_console
 from metaad_zoo.cli.train_arguments import arrange, take_imports, take_option
 from metaad_zoo.cli.train_parser import HintingParser, own_error
 from metaad_zoo.data import EpisodeDataModule
@@ -282,8 +282,7 @@ def run(argv: Sequence[str] | None = None, program: str = PROGRAM) -> TrainingCL
     except (ValueError, ChildProcessError, FloatingPointError, MisconfigurationException) as error:
         raise SystemExit(f"error: {own_error(error) or error}") from error
     except OSError as error:
-        place = f": {error.filename}" if error.filename else ""
-        raise SystemExit(f"error: {error.strerror or error}{place}") from error
+        raise SystemExit(f"error: {error_in_words(error)}") from error
     return cli
 
 

@@ -41,6 +41,6 @@ class WholeCheckpointIO(TorchCheckpointIO):
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"the checkpoint {path} can't be written ({error.strerror}): make room, or resume from a copy of the "
-                "run in another folder; --ckpt_path last resumes from the last whole checkpoint",
+                f"the checkpoint {path} can't be written ({error.strerror}); --ckpt_path last resumes from the last "
+                "whole one",
             ) from error

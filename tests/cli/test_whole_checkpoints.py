@@ -63,11 +63,30 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_says_which_file(tmp_path,
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match=r"last\.ckpt can't be written \(No space left on device\): make room") as caught:
+    with pytest.raises(
+        OSError, match=r"last\.ckpt can't be written \(No space left on device\); --ckpt_path last"
+    ) as caught:
         written(path, 1)
     assert caught.value.errno == errno.ENOSPC
     assert not torch.load(path, weights_only=True)["state_dict"]["w"].any()
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_detector_on_a_full_disk_names_the_file_and_leaves_no_part(tmp_path, monkeypatch, capsys):
+    from metaad_zoo.cli import main
+
+    (tmp_path / "rows.csv").write_text("a,b\n1.5,2\n2.5,3\n3.5,5\n")
+
+    def full(self, content):
+        self.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert main(["adapt", "knn", "--support", str(tmp_path / "rows.csv"), "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: no space left on the disk to write {tmp_path / 'out'}/")
+    assert "make room, or name another folder" in error
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "rows.csv"]
 
 
 def test_a_training_on_a_full_disk_ends_in_one_sentence(tmp_path, monkeypatch):
@@ -78,5 +97,5 @@ def test_a_training_on_a_full_disk_ends_in_one_sentence(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, f"the checkpoint {path} can't be written")
 
     monkeypatch.setattr(WholeCheckpointIO, "save_checkpoint", full)
-    with pytest.raises(SystemExit, match=r"^error: the checkpoint .*\.ckpt can't be written$"):
+    with pytest.raises(SystemExit, match=r"^error: no space left on the disk \(the checkpoint .*\): make room"):
         run(["fit", *QUICKSTART, *SHORT, "--runs", str(tmp_path)])
