@@ -69,7 +69,7 @@ class Event:
         end_time: time of the last flagged step.
         peak_time: time of the highest score.
         channels: names of the channels that carried the peak, the largest share first.
-        labelled: whether a flagged step is labelled anomalous.
+        labelled: whether a flagged step lies less than a window away from a step labelled anomalous.
     """
 
     series: str
@@ -103,9 +103,11 @@ class EventLog:
         highest: up to 100 events of the highest scores, in the order of the series.
         labelled_normal: number of steps labelled normal.
         flagged_normal: number of those that are flagged.
-        false_events: number of events without a step that is labelled anomalous.
+        false_events: number of events that lie a window or more away from all steps labelled anomalous.
         incidents: number of labelled incidents, runs of steps labelled anomalous.
-        detected: number of incidents with a flagged step.
+        detected: number of incidents with a flagged step inside.
+        detected_around: number of incidents with a flagged step inside or less than a window away, because a score may
+            look up to a window ahead.
     """
 
     def __init__(
@@ -116,7 +118,8 @@ class EventLog:
         names: Callable[[], Sequence[str] | None],
     ) -> None:
         self.events = self.steps = self.flagged = 0
-        self.labelled_normal = self.flagged_normal = self.false_events = self.incidents = self.detected = 0
+        self.labelled_normal = self.flagged_normal = self.false_events = 0
+        self.incidents = self.detected = self.detected_around = 0
         self.seconds = 0.0
         self._window, self._drops_by_channel, self._names = window, drops_by_channel, names
         self._path, self._stack = path, ExitStack()
@@ -125,8 +128,10 @@ class EventLog:
         self._event: Event | None = None
         self._peak_window = np.zeros((0, 0))
         self._before, self._next = np.zeros((0, 0)), -1
-        self._incident: bool | None = None  # whether the running incident is detected; None: none is running
         self._last_time: float | None = None
+        self._last_flagged: int | None = None
+        self._last_labelled: int | None = None
+        self._is_hit = self._is_near = False  # whether the latest incident has a flagged step, inside or near it
 
     def __enter__(self) -> EventLog:
         beside = self._stack.enter_context(replacing(self._path))
@@ -156,13 +161,18 @@ class EventLog:
         self.steps += int((~np.isnan(steps.scores)).sum())
         self.flagged += int(steps.flagged.sum())
         values = np.concatenate([self._before, steps.values])
-        for i in np.flatnonzero(steps.flagged):
-            self._take(steps, int(i), values)
+        labelled = np.zeros(len(steps.flagged), bool) if steps.labels is None else steps.labels == 1
+        for i in np.flatnonzero(steps.flagged | labelled).tolist():
+            if steps.flagged[i]:
+                self._take(steps, i, values)
+            if labelled[i]:
+                self._take_label(steps.start + i, bool(steps.flagged[i]))
         self._before, self._next = values[max(0, len(values) - self._window) :].copy(), steps.start + len(steps.values)
         if steps.times is not None and len(steps.times):
             self._add_seconds(steps.times)
         if steps.labels is not None:
-            self._add_labels(steps.flagged, steps.labels)
+            self.labelled_normal += int((steps.labels == 0).sum())
+            self.flagged_normal += int(steps.flagged[steps.labels == 0].sum())
         if self._event is not None and steps.start + len(steps.scores) - self._event.end > self._window:
             self._end_event()
 
@@ -176,7 +186,9 @@ class EventLog:
         if event is None:
             self._event = event = Event(steps.series, step, step, step, -np.inf, 1.0, 0, time)
         event.end, event.end_time, event.flagged = step, time, event.flagged + 1
-        event.labelled |= steps.labels is not None and bool(steps.labels[i] == 1)
+        event.labelled |= self._last_labelled is not None and step - self._last_labelled < self._window
+        self._last_flagged = step
+        self._take_nearness(step)
         if score >= event.score:  # of a window, whose steps have one score, the last step
             event.peak, event.peak_time, event.score, event.p_value = step, time, score, float(steps.p[i])
             until = max(self._window, len(self._before) + i + 1)  # the window that ends with the peak
@@ -206,24 +218,27 @@ class EventLog:
 
     def _end_series(self) -> None:
         self._end_event()
-        self._end_incident()
-        self._last_time = None
+        self._last_time = self._last_flagged = self._last_labelled = None
 
-    def _add_labels(self, flagged: np.ndarray, labels: np.ndarray) -> None:
-        self.labelled_normal += int((labels == 0).sum())
-        self.flagged_normal += int(flagged[labels == 0].sum())
-        borders = np.flatnonzero(np.diff(labels == 1)) + 1
-        for flags, part in zip(np.split(flagged, borders), np.split(labels == 1, borders), strict=True):
-            if not len(part) or not part[0]:
-                self._end_incident()
-            else:
-                self._incident = bool(self._incident) or bool(flags.any())
-
-    def _end_incident(self) -> None:
-        if self._incident is not None:
+    def _take_label(self, step: int, flagged: bool) -> None:
+        """A step that is labelled anomalous."""
+        if self._last_labelled is None or step > self._last_labelled + 1:
             self.incidents += 1
-            self.detected += self._incident
-            self._incident = None
+            self._is_hit = self._is_near = False
+        self._last_labelled = step
+        if flagged and not self._is_hit:
+            self._is_hit = True
+            self.detected += 1
+        if self._event is not None and step - self._event.end < self._window:
+            self._event.labelled = True
+        self._take_nearness(step)
+
+    def _take_nearness(self, step: int) -> None:
+        """A step that is flagged or labelled: whether the incident has a flagged step less than a window away."""
+        last = (self._last_flagged, self._last_labelled)
+        if not self._is_near and all(x is not None and step - x < self._window for x in last):
+            self._is_near = True
+            self.detected_around += 1
 
     def _add_seconds(self, times: np.ndarray) -> None:
         try:
@@ -260,12 +275,12 @@ class EventLog:
         return (
             f"{text}. By the labels: {self.flagged_normal / self.labelled_normal:.2%} of the normal steps flagged; "
             f"{self.false_events} false events, {false:.3g} {unit}; {self.detected} of {self.incidents} incidents have "
-            "a flagged step"
+            f"a flagged step inside, {self.detected_around} inside or less than a window away"
         )
 
     def as_json(self) -> dict[str, object]:
         """All numbers, and the events of the highest scores."""
-        labels = {"incidents": self.incidents, "detected": self.detected, "false_events": self.false_events}
+        labels = {name: getattr(self, name) for name in ("incidents", "detected", "detected_around", "false_events")}
         return {
             "events": self.events,
             **self.rates(),

@@ -45,33 +45,41 @@ def logged(path, *parts):
     return log, list(csv.DictReader(path.read_text().splitlines())), seen
 
 
-SCORES = [1, 3, 1, 1, 5, 4, 1, 1, 1, 3, 1, 1]
-FLAGGED = [0, 1, 0, 0, 1, 1, 0, 0, 0, 1, 0, 0]
-LABELS = [0, 0, 0, 1, 1, 0, 1, 1, 0, 0, 0, -1]
+SCORES = [1, 3, 1, 1, 5, 4, 1, 1, 1, 1, 1, 1, 1, 3]
+FLAGGED = [0, 1, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1]
+LABELS = [0, 0, 0, 1, 1, 0, 1, 1, 0, 0, 0, 0, -1, 0]
 
 
-@pytest.mark.parametrize("cuts", [[], [5], [2, 4, 9], list(range(1, 12))])
+@pytest.mark.parametrize("cuts", [[], [5], [2, 4, 9], list(range(1, 14))])
 def test_events_by_hand_in_any_pieces(cuts, tmp_path):
     whole = steps_of(SCORES, FLAGGED, LABELS)
-    pieces = [part(whole, a, b) for a, b in zip([0, *cuts], [*cuts, 12], strict=True)]
+    pieces = [part(whole, a, b) for a, b in zip([0, *cuts], [*cuts, 14], strict=True)]
     log, rows, windows = logged(tmp_path / "events.csv", *pieces)
-    # Steps 1, 4 and 5 lie less than a window of four apart; step 9 follows four steps later.
+    # Steps 1, 4 and 5 lie less than a window of four apart; step 13 follows eight steps later.
     assert [(r["begin"], r["end"], r["peak"], r["flagged"]) for r in rows] == [
         ("1", "5", "4", "3"),
-        ("9", "9", "9", "1"),
+        ("13", "13", "13", "1"),
     ]
     assert rows[0]["begin_time"] == "2026-01-01T01:00:00"
     assert rows[0]["peak_time"] == "2026-01-01T04:00:00"
     assert (rows[0]["score"], rows[0]["p_value"], rows[0]["channels"]) == ("5.0", "0.01", "heat")
-    assert windows == [[1.0, 2.0, 3.0, 4.0], [6.0, 7.0, 8.0, 9.0]]
-    assert (log.events, log.steps, log.flagged, log.seconds) == (2, 12, 4, 11 * 3600)
-    # Two labelled incidents, of which the one at 3 and 4 is hit; the event at 9 touches none.
-    assert (log.incidents, log.detected, log.false_events) == (2, 1, 1)
-    assert (log.labelled_normal, log.flagged_normal) == (7, 3)
+    assert windows == [[1.0, 2.0, 3.0, 4.0], [10.0, 11.0, 12.0, 13.0]]
+    assert (log.events, log.steps, log.flagged, log.seconds) == (2, 14, 4, 13 * 3600)
+    # Of two incidents, the one at 3 and 4 is hit and the one at 6 and 7 has step 5 beside it; 13 is far from both.
+    assert (log.incidents, log.detected, log.detected_around, log.false_events) == (2, 1, 2, 1)
+    assert (log.labelled_normal, log.flagged_normal) == (9, 3)
     rates = log.rates()
-    assert rates["events_per_day"] == pytest.approx(2 * 24 / 11)
-    assert rates["false_events_per_day"] == pytest.approx(24 / 11)
-    assert rates["flagged_normal_share"] == pytest.approx(3 / 7)
+    assert rates["events_per_day"] == pytest.approx(2 * 24 / 13)
+    assert rates["false_events_per_day"] == pytest.approx(24 / 13)
+    assert rates["flagged_normal_share"] == pytest.approx(3 / 9)
+
+
+def test_alarms_before_and_after_an_incident_count_as_near(tmp_path):
+    for flagged, near in ((7, 0), (8, 1), (15, 1), (16, 0)):  # steps 11 and 12 are the incident, a window is 4
+        flags, labels = np.zeros(30, int), np.zeros(30, int)
+        flags[flagged], labels[[11, 12]] = 1, 1
+        log, _, _ = logged(tmp_path / "events.csv", steps_of(np.ones(30), flags, labels))
+        assert (log.detected, log.detected_around, log.false_events) == (0, near, 1 - near)
 
 
 def test_series_and_gaps_are_kept_apart(tmp_path):
