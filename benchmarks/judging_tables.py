@@ -295,9 +295,9 @@ def series_leads(measured: dict[str, Any]) -> list[str]:
     for name in parts[0]["ahead"]:
         best = " and ".join(dict.fromkeys(part["best_simple"] for part in parts))
         leads = [part["ahead"][name] for part in parts]
-        lines.append(f"| {name} over {best} | {_tested(leads)} |")
+        lines.append(f"| {name} minus {best} | {_tested(leads)} |")
     leads = [part["trained_over_equal"] for part in parts]
-    return [*lines, f"| trained over equal weights | {_tested(leads)} |"]
+    return [*lines, f"| trained minus equal weights | {_tested(leads)} |"]
 
 
 def series_windows(measured: Sequence[dict[str, Any]]) -> list[str]:

@@ -109,13 +109,14 @@ def decision_arguments(command: argparse.ArgumentParser) -> None:
         "--calibrate",
         choices=("across", "within", "contamination"),
         help="source of the threshold: normal samples of the validation tasks (across, the default of a calibrated "
-        "checkpoint), leave-one-out scores of the support (within, the default of others), or the share of anomalies "
-        "in the support (contamination)",
+        "checkpoint), leave-one-out scores of the support, of a series by blocks (within, the default of others and of a "
+        "series of 20 windows or more), or the share of anomalies in the support (contamination)",
     )
     command.add_argument(
         "--contamination",
         type=float,
-        help="expected share of anomalies in the support, such as 0.1; with --unlabelled among these samples",
+        help="expected share of anomalies in the support, or among the unlabelled samples if the detector was adapted "
+        "with --unlabelled; such as 0.1",
     )
 
 

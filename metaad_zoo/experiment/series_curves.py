@@ -160,7 +160,7 @@ def _band(panel: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, colour:
 
 
 def most_telling(events: Sequence[Event], names: Sequence[str], ranges: np.ndarray) -> list[int]:
-    """Channels that carried the most events, then those with the largest changes for their range.
+    """Channels that contributed to the most events, then those with the largest changes for their range.
 
     Args:
         events: events with the names of their channels.
