@@ -84,7 +84,8 @@ def for_series() -> dict[str, Any]:
     )
     reason = (
         f"ahead of the best simple method on {leads['auroc']['series']} series, without any training; its experts were "
-        f"chosen on these series, which makes the figures somewhat too good; points with 95 % intervals over series and Wilcoxon's p: {figures}"
+        f"chosen on these series, which makes the figures somewhat too good; points with 95 % intervals over "
+        f"series and Wilcoxon's p: {figures}"
     )
     return entry("sequence", "series_experts", reason, "series_families")
 

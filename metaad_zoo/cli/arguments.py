@@ -109,8 +109,8 @@ def decision_arguments(command: argparse.ArgumentParser) -> None:
         "--calibrate",
         choices=("across", "within", "contamination"),
         help="source of the threshold: normal samples of the validation tasks (across, the default of a calibrated "
-        "checkpoint), leave-one-out scores of the support, of a series by blocks (within, the default of others and of a "
-        "series of 20 windows or more), or the share of anomalies in the support (contamination)",
+        "checkpoint), leave-one-out scores of the support, of a series by blocks (within, the default of others and of "
+        "a series of 20 windows or more), or the share of anomalies in the support (contamination)",
     )
     command.add_argument(
         "--contamination",
