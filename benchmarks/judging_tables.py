@@ -360,7 +360,7 @@ def missing_modalities(measured: dict[str, Any]) -> list[str]:
     lines: list[str] = []
     for split, rows in measured["rows"].items():
         singles = list(rows[0]["singles"])
-        of = {"test": "unseen", "val": "validation"}[split]
+        of = {"test": "test", "val": "validation", "all": "test and validation"}[split]
         lines = lines or head(
             "tasks", "missing", "where", "AUROC", "false alarms", *(f"minus {m} alone" for m in singles)
         )

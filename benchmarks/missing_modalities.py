@@ -70,19 +70,30 @@ def figures(checkpoint: Checkpoint, episode: Episode, condition: Condition) -> d
     return all_metrics(scores, episode.query_labels, scores > threshold(by_shots[shots], ALPHA))
 
 
-def measure(fusion: Checkpoint, singles: Mapping[str, Checkpoint], episodes: Sequence[Episode]) -> list[dict[str, Any]]:
-    """A row a condition: figures of the fusion, and its difference to the model of each modality that is left."""
-    modalities = sorted(fusion.learner.arguments()["input_shapes"])
-    alone: dict[str, dict[str, list[dict[str, float]]]] = {m: defaultdict(list) for m in singles}
+Figures = dict[str, list[dict[str, float]]]
+"""Figures of each episode by task."""
+
+
+def measure(
+    fusion: Checkpoint, singles: Mapping[str, Checkpoint], episodes: Sequence[Episode]
+) -> tuple[dict[Condition, Figures], dict[str, Figures]]:
+    """Figures of the fusion by condition, and of each single by its modality."""
+    chosen = conditions(sorted(fusion.learner.arguments()["input_shapes"]))
+    by_condition: dict[Condition, Figures] = {condition: defaultdict(list) for condition in chosen}
+    alone: dict[str, Figures] = {m: defaultdict(list) for m in singles}
     for episode in episodes:
         for name, single in singles.items():
-            alone[name][episode.task].append(figures(single, episode, Condition("", "")))
+            alone[name][episode.task].append(figures(single, episode, chosen[0]))
+        for condition, by_task in by_condition.items():
+            by_task[episode.task].append(figures(fusion, episode, condition))
+    return by_condition, alone
+
+
+def judged(by_condition: Mapping[Condition, Figures], alone: Mapping[str, Figures]) -> list[dict[str, Any]]:
+    """A row a condition: figures of the fusion, and its difference to the model of each modality that is left."""
     single_results = {name: summarise(by_task) for name, by_task in alone.items()}
     rows = []
-    for condition in conditions(modalities):
-        by_task: dict[str, list[dict[str, float]]] = defaultdict(list)
-        for episode in episodes:
-            by_task[episode.task].append(figures(fusion, episode, condition))
+    for condition, by_task in by_condition.items():
         result = summarise(by_task)
         whole = not condition.missing or condition.side == "every other sample"
         compared = [m for m in single_results if whole or m != condition.missing]
@@ -96,6 +107,13 @@ def measure(fusion: Checkpoint, singles: Mapping[str, Checkpoint], episodes: Seq
             }
         )
     return rows
+
+
+def together(parts: Sequence[tuple[dict[Condition, Figures], dict[str, Figures]]]) -> list[dict[str, Any]]:
+    """The rows over the tasks of several splits, which share none."""
+    by_condition = {c: {t: rows for part in parts for t, rows in part[0][c].items()} for c in parts[0][0]}
+    alone = {m: {t: rows for part in parts for t, rows in part[1][m].items()} for m in parts[0][1]}
+    return judged(by_condition, alone)
 
 
 def opened(name: str) -> tuple[Checkpoint, Path]:
@@ -115,15 +133,17 @@ def main() -> None:
     fusion, folder = opened(options.fusion)
     data = data_of_config(folder / "config.yaml", {options.fusion: fusion})
     singles = {m: opened(path)[0] for m, _, path in (text.partition("=") for text in options.singles)}
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for split in options.splits:
-        rows[split] = measure(fusion, singles, list(data.episodes(split, options.episodes)))
+    parts = {x: measure(fusion, singles, list(data.episodes(x, options.episodes))) for x in options.splits}
+    rows = {split: judged(*part) for split, part in parts.items()}
+    if len(parts) > 1:
+        rows["all"] = together(list(parts.values()))
+    for split, of_split in rows.items():
         table = Table("missing", "side", "AUROC", "false alarms", *(f"minus {m} alone" for m in singles), title=split)
-        for row in rows[split]:
+        for row in of_split:
             differences = (row["minus_single"].get(m) for m in singles)
-            judged = (cell(row["mean"][m], row["ci95"][m]) for m in ("auroc", "fpr"))
+            own = (cell(row["mean"][m], row["ci95"][m]) for m in ("auroc", "fpr"))
             cells = (cell(d["mean"], d["ci95"]) if d else "" for d in differences)
-            table.add_row(row["missing"], row["side"], *judged, *cells)
+            table.add_row(row["missing"], row["side"], *own, *cells)
         Console(width=150).print(table)
     if options.json:
         protocol = {"data": data.description(), "episodes": options.episodes, "alpha": ALPHA, "fusion": folder.name}
