@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from metaad_zoo.backbones import MULTIMODAL, create_backbone, list_backbones
+from metaad_zoo.detector import Detector
+from metaad_zoo.evaluation.explanation import Explainer
 from metaad_zoo.learners import PrototypicalNetwork, learner_class
 from metaad_zoo.learners.controls import from_scratch, untrained
 from metaad_zoo.learners.other_head import with_head
 from metaad_zoo.learners.shared_modalities import SharedModalities, only
+from metaad_zoo.zoo import Checkpoint
 from tests.tiny import (
     EMBEDDING_LEARNERS,
     ENCODERS,
@@ -188,3 +191,28 @@ def test_controls_and_other_heads_read_the_joint_embedding_of_a_learner_of_parts
     for other in (untrained(learner, 0), from_scratch(learner, 0), with_head(learner, "meta_svdd")):
         assert other.adapt(support, labels).score(query).isfinite().all()
     assert with_head(learner, "protonet").network.backbone.n_parts == 4
+
+
+@pytest.mark.parametrize("learner", ["parts", "maml"])
+def test_the_nearest_support_sample_is_that_of_the_shared_modalities(learner):
+    learner = parts_learner() if learner == "parts" else built("maml", "fusion_gated")
+    support, labels, query = complete("fusion_gated")
+    copies = {m: torch.cat([support[m][[2, 0, 3]], query[m][:1]]) for m in support}
+    copies["image"][0] = torch.nan
+    support["image"][3] = torch.nan  # the copy has an image that its original lacks
+    nearest = Explainer(learner.adapt(support, labels), support, labels).nearest(copies)
+    assert nearest.indices[:2].tolist() == [2, 0]
+    assert nearest.distances[:2].max() < 1e-3
+    assert nearest.distances.isfinite().all()
+
+
+def test_a_detector_says_what_its_support_lacks():
+    support, _, query = complete("fusion_gated")
+    support, query = (samples | {"image": samples["image"].sigmoid()} for samples in (support, query))
+    detector = Detector(Checkpoint(parts_learner(), [], {"calibration": torch.arange(9.0)}))
+    detector.fit(only(support, ["image", "tabular"]))
+    assert "no normal sample has sequence" in " ".join(detector.account)
+    assert detector.compared_in(query) == [("image", "tabular")] * 6
+    attribution = detector.explain(query)
+    assert not attribution["sequence"].any(), "not read"
+    assert attribution["image"].any()
