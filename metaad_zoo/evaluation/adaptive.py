@@ -101,7 +101,7 @@ class AdaptiveThreshold:
         self._ascending: list[float] = scores.tolist()
         # The calibration scores leave in random order, so that those that stay are a sample of all.
         self._oldest_first = deque(np.random.default_rng(0).permutation(scores).tolist())
-        self._unusual, self._credit = 0, alpha * memory
+        self._unusual, self._credit = 0, 0.0
 
     @classmethod
     def of_windows(cls, calibration: Sequence[float] | np.ndarray, alpha: float) -> AdaptiveThreshold:

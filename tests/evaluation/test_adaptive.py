@@ -24,7 +24,7 @@ def drifting(n: int) -> np.ndarray:
 def reference(calibration: np.ndarray, scores: np.ndarray, alpha: float, patience: int) -> list[bool]:
     """The rule as it is written in the docstring, with lists that are sorted anew each time."""
     memory = list(np.random.default_rng(0).permutation(np.sort(calibration)))
-    level, unusual, flags, credit = alpha, 0, [], alpha * 500
+    level, unusual, flags, credit = alpha, 0, [], 0.0
     for score in scores:
         p = (1 + sum(m >= score for m in memory)) / (len(memory) + 1)
         middle = sorted(memory)[len(memory) // 2]
@@ -99,6 +99,13 @@ def test_an_incident_does_not_become_normal_before_patience_ends(length):
     adaptive.decide(20 + rng.standard_normal(length))
     p = adaptive.p_value(20.0)
     assert p <= 0.06 if length < 200 else p > 0.2
+
+
+def test_an_incident_soon_after_few_calibration_scores_does_not_become_normal():
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        adaptive = AdaptiveThreshold(rng.standard_normal(20), 0.1)
+        assert adaptive.decide(8 + rng.standard_normal(30)).flagged.sum() >= 15
 
 
 def test_an_unmistakable_score_is_flagged_at_any_level_and_costs_nothing():

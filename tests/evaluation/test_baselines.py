@@ -253,6 +253,13 @@ def test_the_mean_of_experts_takes_each_in_the_units_of_windows_that_it_was_not_
         scored("series_experts", *[{"sequence": torch.tensor(x)[:, :4]} for x in (support, query)])
 
 
+def test_a_constant_series_is_no_more_unusual_than_its_support():
+    constant = {"sequence": torch.full((12, 32, 3), 5.3)}
+    adapted = create_baseline("series_experts").adapt(constant, torch.zeros(12))
+    assert adapted.score(constant).unique().tolist() == [0.0]
+    assert (adapted.score({"sequence": constant["sequence"] + torch.linspace(0, 1, 32).view(1, 32, 1)}) > 0.5).all()
+
+
 @pytest.mark.parametrize("name", ["linear_ar", "pca_subwindows"])
 def test_padding_at_the_end_changes_no_score_of_pieces(name):
     support, query = torch.tensor(windows(3)), torch.tensor(windows(4))[:, :24]

@@ -36,6 +36,8 @@ LIMIT = 20.0
 LEAST_SPREADS = {"statistics": 0.05, "spectrum": 0.1, "forecast": 0.01}
 """Spread that is added to that of the support, whose windows may all be equal; in units of the support's values."""
 FOLDS = 5
+ROUNDING = 1e-6
+"""Difference from the centre, in spreads, that counts as none."""
 
 
 @register_baseline("series_experts", modalities=(SequenceModality.name,))
@@ -116,6 +118,7 @@ class _Units:
 
     def of_scores(self, scores: Tensor) -> Tensor:
         z = (scores - self.centre) / self.spread
+        z = torch.where(z.abs() > ROUNDING, z, 0.0)  # windows of a constant series are all alike
         return z.sign() * z.abs().log1p()
 
 
