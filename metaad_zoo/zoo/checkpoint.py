@@ -26,8 +26,8 @@ from metaad_zoo.episodes import ANOMALOUS, NORMAL, UNLABELLED, SplitRecord
 from metaad_zoo.learners import Learner
 from metaad_zoo.plugins import require_plugins
 from metaad_zoo.zoo.kept_apart import is_apart, pretrained_record
-from metaad_zoo.zoo.manifest import CONFIG, FORMAT, MANIFEST, WEIGHTS, read_manifest, verify
-from metaad_zoo.zoo.reading import TEXT_LIMIT, WEIGHTS_LIMIT, CheckpointError, parse_json, parse_yaml, read_bytes
+from metaad_zoo.zoo.manifest import CONFIG, FORMAT, MANIFEST, WEIGHTS, read_manifest, verified_weights, verify
+from metaad_zoo.zoo.reading import TEXT_LIMIT, CheckpointError, parse_json, parse_yaml, read_bytes
 from metaad_zoo.zoo.rebuild import build_learner, plugins_of
 
 SUPPORT_LABELS = "support_labels"
@@ -177,7 +177,7 @@ def files_in_a_folder(files: Mapping[str, bytes]) -> Iterator[Path]:
 
 def _read_weights(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Tensor]:
     path = folder / WEIGHTS
-    content = verify(read_bytes(path, WEIGHTS_LIMIT), manifest["sha256"].get(WEIGHTS), str(path))
+    content = verified_weights(folder, manifest)
     try:
         # The library takes the last of two tensors of one name; strict JSON takes neither.
         parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")], f"the header of {path.name}")
@@ -187,6 +187,8 @@ def _read_weights(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Tensor
     for name, x in tensors.items():
         if not name.startswith(("learner/", "extra/")):
             raise CheckpointError(f"{path} holds {name!r}, which belongs to no learner: it is damaged or was changed")
+        if name.startswith("learner/") and x.is_floating_point() and x.element_size() < 2:
+            raise CheckpointError(f"{path} holds {name!r} as {x.dtype}: expected numbers of 16 bits or more")
         if name.startswith("learner/") and x.is_floating_point() and not bool(torch.isfinite(x).all()):
             raise CheckpointError(f"{path} holds NaN or infinite weights in {name!r}: no model that works has these")
     return tensors

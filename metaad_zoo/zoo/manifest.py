@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from metaad_zoo.zoo.reading import TEXT_LIMIT, CheckpointError, parse_json, read_bytes
+from metaad_zoo.zoo.reading import TEXT_LIMIT, WEIGHTS_LIMIT, CheckpointError, parse_json, read_bytes
 
 FORMAT = 2
 """Newest format; 2 is written where pretrained weights are kept apart, else 1."""
@@ -30,6 +30,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise CheckpointError(f"{folder} is no checkpoint folder: it has no {MANIFEST}")
     return check_manifest(parse_json(read_bytes(path, TEXT_LIMIT), str(path)), str(path))
+
+
+def verified_weights(folder: Path, manifest: Mapping[str, Any]) -> bytes:
+    """The content of the weights of a checkpoint folder, compared with the manifest's sha256; nothing is loaded.
+
+    Raises:
+        CheckpointError: they are missing, too large, damaged or changed.
+    """
+    path = folder / WEIGHTS
+    return verify(read_bytes(path, WEIGHTS_LIMIT), manifest["sha256"].get(WEIGHTS), str(path))
 
 
 def support_in_words(counts: Mapping[str, float]) -> str:

@@ -44,6 +44,19 @@ def test_columns_labels_categories_and_missing_values(tmp_path):
     assert account[-1] == "t.csv: 2 values are missing or infinite; they are imputed"
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.npz"])
+def test_values_that_may_stand_for_an_overflow_are_noted(name, tmp_path):
+    values = np.array([[1.0, 2.0], [1e308, 4.5], [3.0, 3.5]])
+    if name == "t.csv":
+        path = write(tmp_path, "a,b\n" + "".join(f"{a!r},{b!r}\n" for a, b in values.tolist()))
+    else:
+        np.savez(path := tmp_path / name, X=values)
+    rows, schema, account = read(path)
+    np.testing.assert_array_equal(rows.values, values)
+    first = schema.features[0]
+    assert f"{name}: '{first}' read as it is, with values beyond 3.4e+38, which may stand for an overflow" in account
+
+
 def test_rows_with_missing_values_can_be_dropped_or_refused(tmp_path):
     path = write(tmp_path, GOOD)
     rows, _, account = read(path, missing="drop")

@@ -87,6 +87,12 @@ def filled(value: float) -> Callable[[bytes], bytes]:
     return lambda content: content[:-4] + struct.pack("<f", value)
 
 
+def in_8_bits(content: bytes) -> bytes:
+    tensors = load_safetensors(content)
+    name = min(n for n in tensors if n.startswith("learner/"))
+    return to_safetensors({**tensors, name: tensors[name].to(torch.float8_e4m3fn)})
+
+
 def extra(**tensors: torch.Tensor) -> Callable[[Path], None]:
     """Further tensors, such as a detector keeps, with a matching hash."""
 
@@ -190,6 +196,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "offsets_backwards": (header(first(data_offsets=[16, 0])), NO_FILE),
     "dtype_unknown": (header(first(dtype="PICKLE")), NO_FILE),
     "dtype_of_whole_numbers": (header(first(dtype="I32")), FOREIGN),
+    "weights_of_8_bits": (weights(in_8_bits), r"model\.safetensors holds 'learner/.*' as torch.float8_e4m3fn"),
     "weight_nan": (weights(filled(float("nan"))), "NaN or infinite weights"),
     "weight_infinite": (weights(filled(float("inf"))), "NaN or infinite weights"),
     "format_newer": (manifest(format=99), r"format 99, this version .*pip install -U"),

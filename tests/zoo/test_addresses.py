@@ -197,6 +197,11 @@ def test_the_commands(zoo, server, run, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["metrics"]["name"] == NAME
     assert main(["info", str(run)]) == 0
     assert "has no card" in capsys.readouterr().out
+    shutil.copytree(run / "model", tmp_path / "changed")
+    with (tmp_path / "changed" / "model.safetensors").open("ab") as file:
+        file.write(b"more")
+    assert main(["info", str(tmp_path / "changed")]) == 1
+    assert "changed/model.safetensors has sha256" in capsys.readouterr().err
     assert main(["pull", server.url + NAME, "--out", str(tmp_path / "pulled")]) == 0
     np.testing.assert_array_equal(scores(tmp_path / "pulled"), scores(NAME))
     assert main(["pull", NAME, "--out", str(tmp_path / "pulled")]) == 1

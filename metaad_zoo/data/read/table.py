@@ -35,6 +35,8 @@ from metaad_zoo.data.read.row_block import Rows, chosen_rows, joined_rows
 from metaad_zoo.data.read.table_sources import TABLE_SUFFIXES, CsvSource, open_table, refuse_doubled, refuse_wide
 from metaad_zoo.data.read.times import as_seconds
 
+LARGEST = float(np.finfo(np.float32).max)
+"""Larger numbers are seldom measured: they stand for an overflow or a missing value."""
 MOSTLY_NUMBERS = 0.5
 """A column of which at least this share are numbers is a column of numbers, in which text is a mistake."""
 
@@ -248,7 +250,8 @@ class TableReader:
     def _note_facts(self, block: RawBlock) -> None:
         for name, values in block.columns.items():
             fact = self._facts.setdefault(name, ColumnFacts(self._kinds[name]))  # type: ignore[arg-type]
-            fact.update(values)
+            with np.errstate(over="ignore", invalid="ignore"):  # of numbers such as 1e308
+                fact.update(values)
 
     def _decide(self) -> Schema:
         if self.named:
@@ -318,6 +321,9 @@ class TableReader:
         if infinite.any():
             values = np.where(infinite, np.nan, values)
             self.account.add("changed", self.path.name, "infinite values are read as missing", [name])
+        if values.size and np.fmax.reduce(np.abs(values)) > LARGEST:
+            reason = f"as it is, with values beyond {LARGEST:.1e}, which may stand for an overflow"
+            self.account.add("guessed", self.path.name, reason, [name])
         return values, "number"
 
     def _parse_text(self, name: str, texts: np.ndarray, row: int, kind: str | None) -> tuple[np.ndarray, str]:
