@@ -5,20 +5,23 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from torch import Tensor
 
 from metaad_zoo.data.point_stream import PointStream
 from metaad_zoo.data.read.roles import Schema
-from metaad_zoo.data.read.rows import is_frame, numbers_of, series_of
+from metaad_zoo.data.read.rows import is_frame, numbers_of
+from metaad_zoo.data.read.series import SeriesReader
+from metaad_zoo.data.read.times import GAP_STEPS, gap_length
 from metaad_zoo.data.windows import Pooling
 from metaad_zoo.episodes import Adapted
 from metaad_zoo.evaluation.adaptive import AdaptiveThreshold
 from metaad_zoo.evaluation.decisions import Calibrate
 from metaad_zoo.modality import scoring_chunk
 from metaad_zoo.modality.window_scoring import ScoresWindows
+from metaad_zoo.registry import unknown_name
 
 Decide = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """p-values and decisions (0 or 1) of scores ``(n,)`` without NaN."""
@@ -77,10 +80,13 @@ class LiveSeries:
     ) -> None:
         if not 1 <= stride <= window:
             raise ValueError(f"stride is {stride}; expected 1 to {window} (the window), or points would have no score")
+        if how not in get_args(Pooling):
+            raise unknown_name("way from windows to points:", how, get_args(Pooling))
         self.window, self.channels, self.stride, self.how = window, channels, stride, how
         self._new_part = lambda: PointStream(scorer, window, stride, how)
         self._part, self._decide, self._schema = self._new_part(), decide, schema
         self._first = 0
+        self._last_time: float | None = None
 
     @property
     def delay(self) -> int:
@@ -96,33 +102,40 @@ class LiveSeries:
         """Take the next rows; the points that have got their score with them.
 
         Args:
-            rows: one row ``(C,)``, or a dict of values by channel; or several rows ``(n, C)``, or a DataFrame, whose
-                gaps in time are respected. For a single channel, ``(n,)`` is n rows. NaN where a value is missing.
+            rows: one row ``(C,)``, or its values by channel as a dict or a pandas Series; or several rows ``(n, C)``, a
+                list of dicts, a dict of arrays ``(n,)`` by channel, or a DataFrame. Gaps in the times of DataFrames are
+                respected, within one and from one to the next. For a single channel, ``(n,)`` is n rows. NaN where a
+                value is missing.
 
         Raises:
-            ValueError: rows can't be read, or have other channels than the support set.
+            ValueError: rows can't be read, have other channels than the support set, or go back in time.
         """
-        values, breaks = self._read(rows)
+        values, breaks, last_time = self._read(rows)
         parts = []
         for i, part in enumerate(np.split(values, breaks)):
             parts += [self.finish()] if i else []
             first = self._first + self._part.scored
             parts.append(self._judged(first, self._part.take(part)))
+        self._last_time = last_time
         return parts[0] if len(parts) == 1 else _joined(parts)
 
     def finish(self) -> LivePoints:
         """Scores of the points that wait for rows to come; rows that are pushed later stand behind a gap."""
         first = self._first + self._part.scored
         points = self._judged(first, self._part.end(short=True))
-        self._first, self._part = self.received, self._new_part()
+        self._first, self._part, self._last_time = self.received, self._new_part(), None
         return points
 
-    def _read(self, rows: Any) -> tuple[np.ndarray, Sequence[int]]:
+    def _read(self, rows: Any) -> tuple[np.ndarray, Sequence[int], float | None]:
+        """Values ``(n, C)``, the positions at which they continue after a gap, and the last time."""
         breaks: Sequence[int] = ()
-        if isinstance(rows, Mapping):
-            values = self._of_dict(rows)
+        last_time = None
+        if self._is_record(rows):
+            values = self._of_record(rows)
+        elif isinstance(rows, (list, tuple)) and rows and all(self._is_record(row) for row in rows):
+            values = np.concatenate([np.atleast_2d(self._of_record(row)) for row in rows])
         elif is_frame(rows):
-            values, breaks = series_of(rows, self._schema)
+            values, breaks, last_time = self._of_frame(rows)
         else:
             values = numbers_of(rows)
         if values.ndim == 1:
@@ -133,15 +146,49 @@ class LiveSeries:
             )
         if np.isinf(values).any():
             raise ValueError(f"row {self.received + np.argwhere(np.isinf(values))[0, 0]} is infinite: give NaN instead")
-        return values, breaks
+        return values, breaks, last_time
 
-    def _of_dict(self, row: Mapping[str, Any]) -> np.ndarray:
+    def _of_frame(self, frame: Any) -> tuple[np.ndarray, Sequence[int], float | None]:
+        with SeriesReader(frame, schema=self._schema) as reader:
+            rows, breaks = reader.whole()
+        if rows.times is None or not len(rows.times):
+            return rows.values, breaks, None
+        if self._last_time is not None:
+            step = rows.times[0] - self._last_time
+            if step < 0:
+                raise ValueError(
+                    f"the first row lies {-step:g} before the last row that was pushed: push each row once, in the "
+                    "order of time, or call finish() before another series"
+                )
+            usual = None if self._schema is None else self._schema.step
+            lengths = [gap_length(rows.times), GAP_STEPS * usual if usual else np.inf]
+            if step > max((length for length in lengths if np.isfinite(length)), default=np.inf):
+                breaks = [0, *breaks]
+        return rows.values, breaks, float(rows.times[-1])
+
+    def _is_record(self, row: Any) -> bool:
+        """Whether these are values by channel: a dict, or a pandas Series whose index names channels."""
+        if isinstance(row, Mapping) or self._schema is None:
+            return isinstance(row, Mapping)
+        is_series = hasattr(row, "iloc") and row.ndim == 1
+        return is_series and any(name in row.index for name in self._schema.features)
+
+    def _of_record(self, row: Mapping[str, Any]) -> np.ndarray:
         if self._schema is None:
             raise ValueError("rows are dicts by channel, but the support set had no names: give arrays (C,)")
         missing = [name for name in self._schema.features if name not in row]
         if missing:
             raise ValueError(f"the row lacks {missing[:10]}: expected a value of each channel, NaN where it is missing")
-        return numbers_of([row[name] for name in self._schema.features])
+        values = [row[name] for name in self._schema.features]
+        shapes = {name: np.shape(x) for name, x in zip(self._schema.features, values, strict=True)}
+        if not any(shapes.values()):
+            return numbers_of(values)
+        if len(set(shapes.values())) > 1 or len(next(iter(shapes.values()))) != 1:
+            several = {name: shape for name, shape in shapes.items() if shape}
+            raise ValueError(
+                f"expected one value of each channel, or arrays (n,) of one length, saw shapes {dict([*several.items()][:10])}"
+            )
+        return np.stack([numbers_of(x) for x in values], axis=-1)
 
     def _judged(self, first: int, scores: np.ndarray) -> LivePoints:
         if self._decide is None:

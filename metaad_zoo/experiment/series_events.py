@@ -303,7 +303,7 @@ class DriftMonitor:
 
     def __init__(self, alpha: float, last: int, what: str) -> None:
         self.warning: str | None = None
-        self._limit, self._what = max(0.2, min(0.5, 4 * alpha)), what
+        self._limit, self._what = max(0.2, min(0.5, 4 * alpha), alpha), what
         self._latest: deque[bool] = deque(maxlen=last)
         self._flagged = 0
 

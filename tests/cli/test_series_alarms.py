@@ -99,6 +99,7 @@ def test_drift_is_warned_of_once():
     monitor = DriftMonitor(0.01, 10, "points")
     assert not monitor.add(np.array([True] * 9))
     assert not DriftMonitor(0.2, 10, "points").add(np.array([True, False] * 10))
+    assert not DriftMonitor(0.6, 10, "points").add(np.array([True, True, True, False, False] * 10)), "as aimed at"
     assert monitor.add(np.array([False]))
     assert monitor.warning is not None
     assert monitor.warning.startswith("the last 10 points look unlike the support: 90% flagged")

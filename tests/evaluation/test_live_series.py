@@ -96,6 +96,10 @@ def test_rows_come_in_any_form(detector):
         "dicts": frame(series).to_dict("records"),
         "dicts in another order": frame(series)[["c", "a", "b"]].assign(more=1.0).to_dict("records"),
         "lists": series.tolist(),
+        "pandas Series": [row for _, row in frame(series)[["c", "a", "b"]].assign(more="x").iterrows()],
+        "lists of dicts": [frame(series[i : i + 10]).to_dict("records") for i in range(0, 80, 10)],
+        "dicts of as many values as channels": [dict(frame(series[i : i + 3]).items()) for i in range(0, 80, 3)],
+        "dicts of lists": [frame(series[i : i + 10]).to_dict("list") for i in range(0, 80, 10)],
         "frames": [frame(series)[["b", "a", "c"]].iloc[i : i + 10] for i in range(0, 80, 10)],
     }
     for name, rows in forms.items():
@@ -127,6 +131,25 @@ def test_gaps_in_the_times_of_a_frame_are_respected():
     np.testing.assert_allclose(points.scores, detector.score_series(gap, causal=True), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("pushed", [1, 50])
+@pytest.mark.parametrize("how", ["last", "mean"])
+def test_gaps_between_frames_are_respected(how, pushed):
+    times = pd.date_range("2024-01-01", periods=400, freq="min").to_series().reset_index(drop=True)
+    timed = frame(waves(400)).assign(time=times)
+    detector = mz.load_detector("mahalanobis", modality="sequence").fit(timed)
+    gap = timed.assign(time=times + pd.to_timedelta(np.where(times.index >= 250, 3, 0), unit="h"))
+    live = detector.stream(how=how, decide=False)
+    points = [live.push(gap.iloc[i : i + pushed]) for i in range(0, 400, pushed)]
+    scores = np.concatenate([part.scores for part in [*points, live.finish()]])
+    expected = detector.score_series(gap, how=how, causal=how == "last")
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
+    live.push(gap.iloc[100:200])
+    with pytest.raises(ValueError, match="lies 1140 before the last row that was pushed"):
+        live.push(gap.iloc[180:200])
+    live.finish()
+    live.push(gap.iloc[180:200])
+
+
 def test_memory_does_not_grow():
     shapes = []
 
@@ -153,12 +176,17 @@ def test_what_cannot_be_streamed_is_refused(detector):
         ([0.0, np.inf, 0.0], "row 0 is infinite"),
         ({"a": 1.0, "b": 2.0}, r"lacks \['c'\]"),
         (["a", "b", "c"], "expected numbers"),
+        ({"a": 1.0, "b": [2.0, 3.0], "c": 4.0}, r"'b': \(2,\)"),
+        (dict.fromkeys("abc", np.zeros((2, 2))), r"'a': \(2, 2\)"),
+        (pd.Series({"a": 1.0, "b": 2.0}), r"lacks \['c'\]"),
     ]:
         with pytest.raises(ValueError, match=message):
             live.push(rows)
     assert live.received == 0, "what is refused is not taken"
     with pytest.raises(ValueError, match="stride is 33; expected 1 to 32"):
         detector.stream(33)
+    with pytest.raises(ValueError, match="unknown way from windows to points: 'median'"):
+        detector.stream(how="median")
     with pytest.raises(ValueError, match="how is 'mean' with causal=True"):
         detector.score_series(waves(50), how="mean", causal=True)
     with pytest.raises(RuntimeError, match="not fitted"):
