@@ -186,7 +186,8 @@ class LiveSeries:
         if len(set(shapes.values())) > 1 or len(next(iter(shapes.values()))) != 1:
             several = {name: shape for name, shape in shapes.items() if shape}
             raise ValueError(
-                f"expected one value of each channel, or arrays (n,) of one length, saw shapes {dict([*several.items()][:10])}"
+                "expected one value of each channel, or arrays (n,) of one length, saw shapes "
+                f"{dict([*several.items()][:10])}"
             )
         return np.stack([numbers_of(x) for x in values], axis=-1)
 
