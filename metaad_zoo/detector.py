@@ -226,7 +226,7 @@ class Detector(DescribesSupport, StreamsSeries, ExplainsScores, SelectsAnomalies
         options = ColumnOptions(label, time, tuple(ignore), None if columns is None else tuple(columns), decimal)
         with self._changing:
             earlier = self._as_fitted()
-            reading = earlier._read_further(more_normals, options)
+            reading = earlier._read_further(more_normals, options, joins=True)
             if labels is None and label is None:
                 reading.require_normal(str(more_normals) if is_paths(more_normals) else "the update")
             further = FurtherSupport.out_of(reading, labels, earlier._support())
@@ -239,10 +239,10 @@ class Detector(DescribesSupport, StreamsSeries, ExplainsScores, SelectsAnomalies
             self.account = reading.account
         return self
 
-    def _read_further(self, samples: Any, options: ColumnOptions = USUAL_OPTIONS) -> Reading:
+    def _read_further(self, samples: Any, options: ColumnOptions = USUAL_OPTIONS, joins: bool = False) -> Reading:
         """Samples in the shapes of the support set."""
         support, shapes = self._fitted_support(), self.input_shapes
-        return read_query(support, samples, shapes, self.schemas, options, **self.image_options)
+        return read_query(support, samples, shapes, self.schemas, options, joins, **self.image_options)
 
     def _read_unlabelled(self, data: Any, support: Reading, options: ColumnOptions) -> Reading:
         """Unlabelled samples in the shapes of a support set that was just read."""

@@ -169,6 +169,39 @@ def test_a_history_of_a_series_keeps_its_places(tmp_path):
         mz.load_detector(tmp_path / "damaged")
 
 
+def test_a_history_that_begins_with_one_window_gains_places(tmp_path):
+    values = np.random.default_rng(0).normal(size=(32 * 26, 2))
+    for name, steps in (("first", slice(32)), ("second", slice(32, None))):
+        np.savetxt(tmp_path / f"{name}.csv", values[steps], "%.4f", ",", header="a,b", comments="")
+    detector = mz.load_detector("knn", modality="sequence").fit(tmp_path / "first.csv")
+    assert not detector.has_history
+    detector.update(tmp_path / "second.csv")
+    places = detector._checkpoint.tensors["support_places"]
+    assert places.tolist() == [[-1, -1], *([0, 32 * i] for i in range(25))]
+    assert detector.has_history
+    assert len(detector.normal_scores("points")) == 32 * 26
+
+
+def test_windows_without_a_value_are_left_out_of_a_history(tmp_path):
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(32 * 24, 2)), columns=["a", "b"])
+    frame.iloc[32 * 3 : 32 * 5] = np.nan
+    frame.to_csv(tmp_path / "history.csv", index=False)
+    detector = mz.load_detector("knn", modality="sequence").fit(tmp_path / "history.csv")
+    assert "2 of 24 windows have no value at all" in " ".join(detector.account)
+    kept = [i for i in range(24) if i not in (3, 4)]
+    places = [[0, 32 * i] for i in kept]
+    assert detector._checkpoint.tensors["support_places"].tolist() == places
+    later = frame.iloc[::-1].reset_index(drop=True)
+    detector.update(later)
+    assert "2 of 24 windows have no value at all" in " ".join(detector.account)
+    assert detector._checkpoint.tensors["support_places"].tolist() == [
+        *places,
+        *([1, 32 * (23 - i)] for i in kept[::-1]),
+    ]
+    with pytest.raises(ValueError, match="no value at all"):
+        mz.load_detector("knn", modality="sequence").fit(frame.iloc[32 * 3 : 32 * 5])
+
+
 def test_arrays_of_windows_are_no_history():
     windows = np.random.default_rng(0).normal(size=(30, 32, 2))
     assert not mz.load_detector("knn", modality="sequence").fit(windows).has_history

@@ -272,6 +272,7 @@ def read_support(
     reading = read_samples(support, input_shapes, options, **reading_options)
     # A copy: what is done to the caller's array later must not reach the detector.
     reading.samples = {name: x.clone() for name, x in reading.samples.items()}
+    _leave_out_empty_windows(reading)
     _refuse_empty(reading.samples)
     if options.columns is not None and not reading.schemas:
         _name_columns(reading, options.columns)
@@ -309,6 +310,7 @@ def read_query(
     input_shapes: Mapping[str, Sequence[int]],
     schemas: Mapping[str, Schema],
     options: ColumnOptions = USUAL_OPTIONS,
+    joins: bool = False,
     **reading_options: Any,
 ) -> Reading:
     """Samples that a model adapted to a support set can score: their columns in its order, as many, as long.
@@ -319,12 +321,15 @@ def read_query(
         input_shapes: shape of one sample by modality; -1 for an axis of any length.
         schemas: column roles of the support, by modality.
         options: what the user says of the columns.
+        joins: whether the samples are to join the support set: windows of series that have no value are left out.
 
     Raises:
         ValueError: see :func:`read_samples`; a sample has no value at all, has other columns, or is of another size
             than the support's.
     """
     reading = read_samples(samples, input_shapes, options, schemas, **reading_options)
+    if joins:
+        _leave_out_empty_windows(reading)
     _refuse_empty(reading.samples)
     for name, x in reading.samples.items():
         if x.shape[-1] != support[name].shape[-1]:
@@ -367,6 +372,25 @@ def have_values(samples: Mapping[str, Tensor]) -> Tensor:
         tensor([ True, False])
     """
     return torch.stack([~x.isnan().flatten(1).all(1) for x in samples.values()]).any(0)
+
+
+def _leave_out_empty_windows(reading: Reading) -> None:
+    """Leave out windows of series that have no value, with a line in the account, unless none has one.
+
+    A user can't leave them out of a file: steps would be missing from the series.
+    """
+    name = next(iter(reading.samples))
+    valued = have_values(reading.samples)
+    cut_here = len(reading.samples) == 1 and bool(reading.names) and get_modality(name).windows
+    if not cut_here or bool(valued.all()) or not bool(valued.any()):
+        return
+    rows = valued.nonzero().flatten().tolist()
+    n = len(reading.names)
+    file = Path(reading.names[0].rpartition(":")[0]).name
+    reading.account.add("left out", file, f"{n - len(rows)} of {n} windows have no value at all and are not used")
+    reading.samples = {name: reading.samples[name][rows]}
+    reading.names = [reading.names[i] for i in rows]
+    reading.labels = None if reading.labels is None else reading.labels[rows]
 
 
 def _refuse_empty(samples: Mapping[str, Tensor]) -> None:

@@ -102,8 +102,10 @@ class FurtherSupport:
         """A checkpoint's tensors, in which these samples follow those of the support set."""
         joined = {f"{SUPPORT}{m}": torch.cat([tensors[f"{SUPPORT}{m}"], x]) for m, x in self.samples.items()}
         joined[SUPPORT_LABELS] = torch.cat([tensors[SUPPORT_LABELS], self.labels])
-        if PLACES in tensors:
-            joined[PLACES] = torch.cat([tensors[PLACES], self._places_after(tensors[PLACES])])
+        if PLACES in tensors or self.places is not None:
+            nowhere = torch.full((len(tensors[SUPPORT_LABELS]), 2), -1)
+            earlier = tensors.get(PLACES, nowhere)
+            joined[PLACES] = torch.cat([earlier, self._places_after(earlier)])
         return {**tensors, **joined}
 
     def _places_after(self, earlier: Tensor) -> Tensor:
