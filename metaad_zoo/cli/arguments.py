@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import shtab
 
@@ -285,6 +285,23 @@ def require_folder(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file: name a folder")
+
+
+def refuse_replacing(written: Iterable[Path], read: Iterable[Any]) -> None:
+    """Check that no file to be written replaces one that is read, before any work.
+
+    Args:
+        written: files to be written.
+        read: files and folders that are read; what is no path is ignored.
+
+    Raises:
+        ValueError: a file is among both.
+    """
+    present = {path.resolve(): path for path in written if path.exists()}
+    for source in read if present else ():
+        path = present.get(Path(source).expanduser().resolve()) if isinstance(source, (str, Path)) else None
+        if path is not None:
+            raise ValueError(f"{path} would be written, but {source} is the same file and is read: name another --out")
 
 
 def complete_paths(command: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ from metaad_zoo.cli.arguments import (
     follows,
     json_argument,
     note_many_flagged,
+    refuse_replacing,
     require_folder,
     support_arguments,
     unlabelled_arguments,
@@ -55,14 +56,15 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from metaad_zoo.evaluation.labelled import in_words
-    from metaad_zoo.experiment.detect import REPORT, conclusion, detect
+    from metaad_zoo.experiment.detect import EVENTS, REPORT, WRITTEN, conclusion, detect
     from metaad_zoo.explain import Explained
     from metaad_zoo.modality.streams import SampleStream
 
     require_folder(options.out)
+    written = [options.out / name for name in WRITTEN]
+    refuse_replacing(written, [options.support, options.unlabelled, options.data])
     to_decide = options.unlabelled is None or options.calibrate == "contamination"
     detector, name, reading = fitted_detector(options, None if to_decide else options.contamination)
-    detector.save(options.out / "detector")
     options.contamination = options.contamination if to_decide else None
     novelty = note_novelty(detector)
     timed = any(schema.time for schema in detector.schemas.values())
@@ -73,6 +75,8 @@ def run(options: argparse.Namespace) -> int:
     columns = column_options(options, detector.input_shapes)
     how = {**detector.image_options, "damaged": "empty", "carry": True}
     stream = SampleStream(options.data, detector.input_shapes, columns, detector.schemas, below=True, **how)
+    refuse_replacing(written, stream.files)
+    detector.save(options.out / "detector")
     with bars() as progress:
         bar = progress.add_task("scoring", total=1.0)
 
@@ -81,6 +85,8 @@ def run(options: argparse.Namespace) -> int:
 
         detection = detect(detector, stream, options.out, choice, tick, adaptive, note)
     note_account(stream.account)
+    if detector.reads_windows and detection.series is None and (options.out / EVENTS).exists():
+        note(f"no events are written; {options.out / EVENTS} is of an earlier run")
     if detection.none_selected:
         note(detection.none_selected)
     note_many_flagged(detection.anomalous, detection.samples)

@@ -22,6 +22,7 @@ from metaad_zoo.cli.arguments import (
     follows,
     json_argument,
     note_many_flagged,
+    refuse_replacing,
 )
 from metaad_zoo.cli.novelty import note_novelty
 from metaad_zoo.cli.terminal import DAMAGED, OK, bars, note, note_account, tell
@@ -95,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
     from metaad_zoo.modality.streams import SampleStream
 
     out: Path = options.out
-    _check_out(out)
+    _check_out(options)
     if (options.stride is not None or options.causal) and not options.points:
         raise ValueError(f"{'--causal' if options.causal else '--stride'} is only with --points")
     detector = adapted_detector(options.folder)
@@ -108,6 +109,7 @@ def run(options: argparse.Namespace) -> int:
     chosen = column_options(options, detector.input_shapes)
     reading = {**detector.image_options, "damaged": "empty", "carry": True}
     stream = SampleStream(options.data, detector.input_shapes, chosen, detector.schemas, below=True, **reading)
+    refuse_replacing(_written(options, detector.reads_windows), stream.files)
     score_them = partial(
         detector.score_windows if options.points else detector.score_known, leave_one_out=calibrate == "contamination"
     )
@@ -160,18 +162,26 @@ def run(options: argparse.Namespace) -> int:
     return DAMAGED if stream.account.damaged else OK
 
 
-def _check_out(out: Path) -> None:
+def _check_out(options: argparse.Namespace) -> None:
+    out: Path = options.out
     if not out.parent.is_dir():
         raise ValueError(f"--out {out}: the folder {out.parent} does not exist; make it first")
     if out.is_dir():
         raise ValueError(f"--out {out} is a folder: name a file, such as {out / 'scores.csv'}")
     if out.is_symlink() or (out.exists() and not out.is_file()):  # it would be replaced: /dev/stdout, for one
         raise ValueError(f"--out {out} is a link or a device, which a new file would replace: name a file")
+    refuse_replacing([out], [options.data])
 
 
 def _events(out: Path) -> Path:
     """The file of events beside a file of scores."""
     return out.with_name("events.csv" if out.stem == "scores" else f"{out.stem}_events.csv")
+
+
+def _written(options: argparse.Namespace, is_series: bool) -> list[Path]:
+    """Files that will be written."""
+    events = [_events(options.out)] if is_series and options.fdr is None else []
+    return [options.out, *events, *([options.out.with_suffix(".png")] if options.plot else [])]
 
 
 def _report(
@@ -185,7 +195,9 @@ def _report(
     if options.plot and (options.fdr is not None or not detector.reads_windows):
         raise ValueError("--plot draws series with a threshold: it is for models of series, without --fdr")
     if options.fdr is not None and detector.reads_windows:
-        note("no events are written: --fdr decides when all samples are scored, events need --alpha")
+        events = _events(options.out)
+        stale = f"; {events} is of an earlier run" if events.exists() else ""
+        note(f"no events are written: --fdr decides when all samples are scored, events need --alpha{stale}")
     if options.fdr is not None or not detector.reads_windows:
         return None
     picture = options.out.with_suffix(".png") if options.plot else None

@@ -30,6 +30,7 @@ from metaad_zoo.zoo.manifest import support_in_words
 
 SCORES, PICTURE, REPORT, EXPLANATIONS = "scores.csv", "scores.png", "report.html", "explanations"
 SERIES = "series.png"
+WRITTEN = (SCORES, PICTURE, REPORT, EVENTS, SERIES)
 MOST_DRAWN = 5000
 """Number of samples, beside the flagged ones, from which on the picture and the report's list hold a part of them."""
 

@@ -95,6 +95,9 @@ class EventLog:
         drops_by_channel: gives the part ``(C,)`` of a window's score ``(window, C)`` that each channel carries.
         names: gives the names of the channels, once a series is read.
 
+    Raises:
+        ValueError: when the context begins: the file exists and holds something else than events.
+
     Attributes:
         events: number of events; all numbers are complete when the context has ended.
         steps: number of steps with a score.
@@ -134,6 +137,7 @@ class EventLog:
         self._is_hit = self._is_near = False  # whether the latest incident has a flagged step, inside or near it
 
     def __enter__(self) -> EventLog:
+        self._refuse_other_file()
         beside = self._stack.enter_context(replacing(self._path))
         self._writer = csv.writer(self._stack.enter_context(beside.open("w", newline="", encoding="utf-8")))
         self._writer.writerow(COLUMNS)
@@ -145,6 +149,17 @@ class EventLog:
         if kind is None:
             self._end_series()
         self._stack.__exit__(kind, error, trace)
+
+    def _refuse_other_file(self) -> None:
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            header = file.readline().strip()
+        if header and header != ",".join(COLUMNS).encode():
+            raise ValueError(
+                f"{self._path} would be replaced by events, but it has other columns than a file of events: move it, "
+                "or name another --out"
+            )
 
     @property
     def highest(self) -> list[Event]:

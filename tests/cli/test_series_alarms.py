@@ -219,6 +219,36 @@ def test_options_that_do_not_fit_are_refused(pump, tmp_path, capsys):
     assert main([*command, "--fdr", "0.1"]) == 0
     assert "no events are written" in capsys.readouterr().err
     assert not list(tmp_path.glob("*events*"))
+    (tmp_path / "s_events.csv").write_text("of an earlier run")
+    assert main([*command, "--fdr", "0.1"]) == 0
+    assert "s_events.csv is of an earlier run" in " ".join(capsys.readouterr().err.split())
+
+
+def test_data_and_unrelated_files_are_not_replaced(pump, tmp_path, capsys):
+    (tmp_path / "parts").mkdir()
+    data = [tmp_path / name for name in ("events.csv", "parts/events.csv")]
+    text = (pump / "later.csv").read_text()
+    for path in data:
+        path.write_text(text)
+    score, detect = ["score", str(pump / "mine")], ["detect", "--method", "knn", "--modality", "sequence"]
+    detect += ["--support", str(pump / "history.csv")]
+    for command, source, out in (
+        (score, data[0], data[0]),
+        (score, data[0], tmp_path / "scores.csv"),
+        (score, data[1].parent, data[1].with_name("scores.csv")),
+        (detect, data[0], tmp_path),
+        (detect, data[1].parent, data[1].parent),
+    ):
+        assert main([*command, "--data", str(source), "--out", str(out)]) == 1
+        message = " ".join(capsys.readouterr().err.split())
+        assert f"{data[source.is_dir()]} would be written" in message
+        assert "is the same file and is read: name another --out" in message
+    data[0].write_text("day,party\n1,birthday\n")
+    assert main([*score, "--data", str(pump / "later.csv"), "--out", str(tmp_path / "scores.csv")]) == 1
+    assert "has other columns than a file of events" in " ".join(capsys.readouterr().err.split())
+    assert data[0].read_text() == "day,party\n1,birthday\n"
+    assert data[1].read_text() == text
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["events.csv", "events.csv", "parts"]
 
 
 def test_detect_on_a_series_writes_events_and_a_picture(pump, tmp_path, capsys):
