@@ -63,6 +63,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "live series": lambda: live_rows(read_json(RESULTS / "live_series.json")),
     "series incidents": lambda: judging_tables.series_incidents(_results("series_alarms")),
     "tsb-ad": lambda: tsb_ad_rows(read_json(RESULTS / "tsb_ad.json")),
+    "patch series": lambda: judging_tables.patch_series(_results("patch_series")["rows"]),
     "table speed": lambda: table_speed_rows(read_json(RESULTS / "table_speed.json")),
     "inspection speed": lambda: inspection_speed_rows(read_json(RESULTS / "inspection_speed.json")),
 }

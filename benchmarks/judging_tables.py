@@ -131,6 +131,36 @@ def patch_change(measured: dict[str, Any]) -> list[str]:
     return lines
 
 
+PATCH_SERIES = {
+    "nearest statistics": "ten statistics of each channel, no CNN",
+    "nearest statistics, by channel": "the same, each channel alone",
+    "raw": "none, raw values",
+    "random": "random CNN",
+    "contrast, any length": "CNN, contrastive loss, meta-trained",
+    "contrast, any length, by channel": "the same, each channel alone",
+    "contrast": "the same, embeddings of length 1",
+    "statistics": "statistics and CNN, ranking loss, meta-trained",
+    "series_experts": "`series_experts`",
+    "series_experts and nearest statistics": "`series_experts` and the memory of statistics",
+    "series_experts and contrast, any length": "`series_experts` and the contrastive memory",
+    "series_experts and statistics": "`series_experts` and the ranking memory",
+}
+
+
+def patch_series(rows: list[dict[str, Any]]) -> list[str]:
+    """AUROC by points of memories of windows, by family left out, and the paired difference to its control."""
+    by_method = {row["method"]: row for row in rows}
+    lines = head("encoder of the memory", *rows[0]["families"], "mean", "minus control, over series", "CPU s a series")
+    for method, name in PATCH_SERIES.items():
+        if method in by_method:
+            row = by_method[method]
+            figures = " | ".join(f"{100 * x:.1f}" for x in (*row["families"].values(), row["auroc"]))
+            minus = row["minus_control"]
+            difference = "" if method == row["control"] else cell(minus["mean"], minus["ci95"])
+            lines.append(f"| {name} | {figures} | {difference} | {row['seconds']:.2f} |")
+    return lines
+
+
 def adbench_shots(measured: dict[str, Any]) -> list[str]:
     """AUROC on unseen tables by the number of normal rows, and what the first is behind the strongest classical one."""
     rows = measured["rows"]
