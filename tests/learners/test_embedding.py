@@ -44,6 +44,13 @@ def first_task(batch: EpisodeBatch):
     return next(iter(batch))[:4]
 
 
+without_unlabelled = pytest.mark.filterwarnings(
+    "ignore:some training episodes have fewer than 20 unlabelled:UserWarning"
+)
+"""These supports have no unlabelled samples, of which ``weighted_experts`` warns."""
+
+
+@without_unlabelled
 @every_learner
 def test_it_trains_on_one_class_supports(name, digits):
     """Real steps of a real trainer, on digits: every weight moves, and scores come out."""
@@ -95,6 +102,7 @@ def _stack(reading):
     return {key: x.unsqueeze(0) for key, x in reading.items()}
 
 
+@without_unlabelled
 @pytest.mark.usefixtures("_float64")
 @pytest.mark.parametrize("labels", [[0, 0, 0, 0, 0], [0, -1, 1, 1, -1]], ids=["one class", "few labels"])
 @every_learner
