@@ -43,7 +43,8 @@ HELP = "score any number of samples with a detector, in constant memory"
 @dataclass(frozen=True)
 class Rows:
     """Some scored samples, with the columns that the data carry and the share of all samples that is scored with them;
-    ``values`` are those of steps or windows of series."""
+    ``values``, ``times`` and ``after_gap`` are those of steps or windows of series, as in
+    :meth:`metaad_zoo.experiment.series_report.SeriesReport.decide`."""
 
     names: list[str]
     scores: np.ndarray
@@ -51,6 +52,8 @@ class Rows:
     carried: Mapping[str, np.ndarray]
     done: float
     values: np.ndarray | None
+    times: np.ndarray | None = None
+    after_gap: np.ndarray | None = None
 
 
 Scores = Callable[[Any], "np.ndarray"]
@@ -146,9 +149,11 @@ def run(options: argparse.Namespace) -> int:
         note(reason)
     if unknown:
         why = "can't be read" if stream.account.damaged else "have no value at all"
+        if options.points:
+            why = "are in no window with a score"
         if options.causal:
-            why = f"have no value or stand among the first {detector.window - 1} of a series or behind a gap"
-        note(f"{unknown} of {n} {what} {why}: their score, p-value and decision are left empty")
+            why = f"have no value or are among the first {detector.window - 1} of a series or after a gap"
+        note(f"{unknown} of {n} {what} have no score, because they {why}: their cells are left empty")
     note_many_flagged(anomalous, n)
     judged = written.figures()
     figures["figures"] = {name: asdict(figure) for name, figure in judged.items()}
@@ -211,14 +216,16 @@ def _decided(
     """p-values and decisions of the samples that have a score."""
     if report is None or rows.values is None:
         return detector.decide(rows.scores[rows.scores == rows.scores], *way)  # without NaN
-    return report.decide(rows.names, rows.scores, rows.values, rows.carried.get("time"), rows.labels)
+    return report.decide(rows.names, rows.scores, rows.values, rows.times, rows.labels, rows.after_gap)
 
 
 def _scored(detector: Detector, score_them: Scores, stream: SampleStream) -> Iterator[Rows]:
     for chunk in stream:
         values = next(iter(chunk.samples.values())).numpy() if detector.reads_windows else None
         _note_missing(detector, stream, chunk)
-        yield Rows(chunk.names, score_them(chunk.samples), chunk.labels, chunk.carried, chunk.done, values)
+        scores = score_them(chunk.samples)
+        series = (values, chunk.times, chunk.after_gap)
+        yield Rows(chunk.names, scores, chunk.labels, chunk.carried, chunk.done, *series)
 
 
 def _note_missing(detector: Detector, stream: SampleStream, chunk: Chunk) -> None:
@@ -240,11 +247,15 @@ def _points(detector: Detector, score_them: Scores, stream: SampleStream, stride
     import numpy as np
 
     from metaad_zoo.data.point_stream import stream_point_scores
-    from metaad_zoo.data.read.times import time_texts
+    from metaad_zoo.data.read.times import clock_times, time_texts
 
+    window = detector.window
+    lengths: dict[Any, int] = {}
+    is_scored = False
     for file in stream.files:
-        step, shares = 0, [0.0]
+        step, short, shares = 0, 0, [0.0]
         for pieces in _between_gaps(stream.series(file)):
+            begin = step
             values: list[np.ndarray] = []
             labels: list[np.ndarray] = []
             times: list[np.ndarray] = []
@@ -257,20 +268,32 @@ def _points(detector: Detector, score_them: Scores, stream: SampleStream, stride
             ) -> Iterator[np.ndarray]:
                 for piece, shares[0] in pieces:  # noqa: B023 - used up before the next turn
                     if piece.times is not None:
-                        times.append(time_texts(piece.times, piece.in_seconds))
+                        times.append(clock_times(piece.times, piece.in_seconds))
                     values.append(piece.values)
                     labels.append(np.full(len(piece.values), -1) if piece.labels is None else piece.labels)
                     yield piece.values
 
-            for scores in stream_point_scores(score_them, blocks(), detector.window, stride, how, short=step > 0):
+            for scores in stream_point_scores(score_them, blocks(), window, stride, how, short=True):
                 n, of_points, rows = len(scores), np.concatenate(labels), np.concatenate(values)
                 of_times = np.concatenate(times) if times else None
-                carried = {} if of_times is None else {"time": of_times[:n]}
+                carried = {} if of_times is None else {"time": time_texts(of_times[:n])}
                 names = [f"{file}:{step + i}" for i in range(n)]
-                yield Rows(names, scores, of_points[:n], carried, shares[0], rows[:n])
+                is_after_gap = (np.arange(step, step + n) == begin) & (begin > 0)
+                series = (rows[:n], None if of_times is None else of_times[:n], is_after_gap)
+                yield Rows(names, scores, of_points[:n], carried, shares[0], *series)
                 values[:], labels[:] = [rows[n:]], [of_points[n:]]
                 times[:] = [] if of_times is None else [of_times[n:]]
                 step += n
+            short += step - begin if step - begin < window else 0
+        lengths[file], is_scored = step, is_scored or short < step
+        if short:
+            reason = f"{short} steps have no score: they are in parts shorter than the window of {window}"
+            stream.account.add("left out", file.name, reason)
+    if not is_scored:
+        steps = ", ".join(f"{file} ({n} steps)" for file, n in itertools.islice(lengths.items(), 5))
+        raise ValueError(
+            f"no series has a part between gaps as long as the model's window of {window}: {steps}; give a longer one"
+        )
 
 
 def _between_gaps(pieces: Iterable[tuple[Piece, float]]) -> Iterator[Iterable[tuple[Piece, float]]]:

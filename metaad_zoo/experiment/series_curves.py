@@ -12,7 +12,7 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
 from metaad_zoo.evaluation.plots.style import COLOURS, FAINT, drawing
-from metaad_zoo.experiment.series_events import Event, Steps
+from metaad_zoo.experiment.series_events import DAY, Event, Steps
 
 BINS = 2000
 MOST_DRAWN = 5
@@ -96,15 +96,11 @@ class SeriesCurves:
         self._envelope.add(np.column_stack([position, scores, thresholds, steps.values]))
 
     def _positions(self, times: np.ndarray) -> np.ndarray:
-        self._timed = True
-        try:
-            clock = times.astype("datetime64[us]").astype(np.int64) / (
-                86_400 * 1e6
-            )  # days since 1970, as in matplotlib
-        except ValueError:
-            return np.asarray(times, dtype=np.float64)
-        self._clock = True
-        return np.asarray(clock)
+        self._timed, self._clock = True, times.dtype.kind == "M"
+        if not self._clock:
+            return times.astype(np.float64)
+        days: np.ndarray = times.astype("datetime64[us]").astype(np.int64) / (DAY * 1e6)  # as in matplotlib
+        return days
 
     def draw(self, path: Path, events: Sequence[Event], names: Sequence[str] | None, title: str) -> None:
         """Write the picture as a PNG file.
@@ -140,7 +136,8 @@ class SeriesCurves:
         for i, event in enumerate(events):
             span: list[float] = [event.begin, event.end + 1]
             if self._timed:
-                span = self._positions(np.array([event.begin_time, event.end_time])).tolist()
+                texts = np.array([event.begin_time, event.end_time])
+                span = self._positions(texts.astype("datetime64[us]" if self._clock else np.float64)).tolist()
             for panel in panels:
                 label = "event" if i == 0 and panel is panels[0] else None
                 panel.axvspan(*span, color=COLOURS[1], alpha=0.3, linewidth=1.5, label=label)

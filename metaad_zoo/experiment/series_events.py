@@ -14,6 +14,7 @@ from types import TracebackType
 import numpy as np
 
 from metaad_zoo.atomic_write import replacing
+from metaad_zoo.data.read.times import time_texts
 
 COLUMNS = (
     "series", "begin", "end", "peak", "begin_time", "end_time", "peak_time", "score", "p_value", "flagged", "channels"
@@ -38,8 +39,9 @@ class Steps:
         p: ``(n,)`` p-values.
         flagged: ``(n,)`` booleans.
         thresholds: ``(n,)``: scores above this are flagged.
-        times: ``(n,)`` texts; None where the series has no times.
+        times: ``(n,)`` ``datetime64``, or numbers in a unit of their own; None where the series has no times.
         labels: ``(n,)`` of 0, 1 and -1; None where the series has none.
+        after_gap: whether the series has a gap before the first step.
     """
 
     series: str
@@ -51,11 +53,12 @@ class Steps:
     thresholds: np.ndarray
     times: np.ndarray | None = None
     labels: np.ndarray | None = None
+    after_gap: bool = False
 
 
 @dataclass
 class Event:
-    """Flagged steps of a series that lie less than a window apart.
+    """Flagged steps of a series that lie less than a window apart, without a gap between them.
 
     Attributes:
         series: name of the series.
@@ -102,12 +105,12 @@ class EventLog:
         events: number of events; all numbers are complete when the context has ended.
         steps: number of steps with a score.
         flagged: number of flagged steps.
-        seconds: time that the series cover, where their times are clock times.
+        seconds: time that the series cover without their gaps, where their times are clock times.
         highest: up to 100 events of the highest scores, in the order of the series.
-        labelled_normal: number of steps labelled normal.
+        labelled_normal: number of steps with a score that are labelled normal.
         flagged_normal: number of those that are flagged.
         false_events: number of events that lie a window or more away from all steps labelled anomalous.
-        incidents: number of labelled incidents, runs of steps labelled anomalous.
+        incidents: number of labelled incidents, runs of steps labelled anomalous, which end at a gap.
         detected: number of incidents with a flagged step inside.
         detected_around: number of incidents with a flagged step inside or less than a window away, because a score may
             look up to a window ahead.
@@ -147,7 +150,7 @@ class EventLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self._end_series()
+            self._end_part()
         self._stack.__exit__(kind, error, trace)
 
     def _refuse_other_file(self) -> None:
@@ -169,9 +172,9 @@ class EventLog:
     def add(self, steps: Steps) -> None:
         """Take the next steps of a series, or the first of the next series."""
         if steps.series != self._series:
-            self._end_series()
             self._series, self._next = steps.series, -1
-        if steps.start != self._next:
+        if steps.after_gap or steps.start != self._next:
+            self._end_part()
             self._before = steps.values[:0]  # no window reaches across a gap
         self.steps += int((~np.isnan(steps.scores)).sum())
         self.flagged += int(steps.flagged.sum())
@@ -186,15 +189,16 @@ class EventLog:
         if steps.times is not None and len(steps.times):
             self._add_seconds(steps.times)
         if steps.labels is not None:
-            self.labelled_normal += int((steps.labels == 0).sum())
-            self.flagged_normal += int(steps.flagged[steps.labels == 0].sum())
+            normal = (steps.labels == 0) & ~np.isnan(steps.scores)
+            self.labelled_normal += int(normal.sum())
+            self.flagged_normal += int(steps.flagged[normal].sum())
         if self._event is not None and steps.start + len(steps.scores) - self._event.end > self._window:
             self._end_event()
 
     def _take(self, steps: Steps, i: int, values: np.ndarray) -> None:
         """A flagged step at position ``i`` of ``steps``; ``values`` begin with those of the steps before."""
         step, score = steps.start + i, float(steps.scores[i])
-        time = "" if steps.times is None else str(steps.times[i])
+        time = "" if steps.times is None else str(time_texts(steps.times[i : i + 1])[0])
         if self._event is not None and step - self._event.end >= self._window:
             self._end_event()
         event = self._event
@@ -231,7 +235,8 @@ class EventLog:
         order = np.argsort(-drops, kind="stable")[:MOST_CHANNELS]
         return [names[i] for i in order if drops[i] > 0 and drops[i] >= LEAST_SHARE * drops.sum()]
 
-    def _end_series(self) -> None:
+    def _end_part(self) -> None:
+        """The series ends, or has a gap."""
         self._end_event()
         self._last_time = self._last_flagged = self._last_labelled = None
 
@@ -256,10 +261,9 @@ class EventLog:
             self.detected_around += 1
 
     def _add_seconds(self, times: np.ndarray) -> None:
-        try:
-            first, last = times[[0, -1]].astype("datetime64[us]").astype(np.int64) / 1e6
-        except ValueError:  # numbers in a unit of their own
+        if times.dtype.kind != "M":  # numbers in a unit of their own
             return
+        first, last = times[[0, -1]].astype("datetime64[us]").astype(np.int64) / 1e6
         self.seconds += last - (first if self._last_time is None else self._last_time)
         self._last_time = last
 

@@ -82,6 +82,7 @@ class SeriesReport:
         values: np.ndarray,
         times: np.ndarray | None,
         labels: np.ndarray | None,
+        after_gap: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """p-values and decisions, 0 or 1, of the next samples that have a score; reports them.
 
@@ -89,16 +90,22 @@ class SeriesReport:
             names: names ``series:step`` of ``n`` samples.
             scores: ``(n,)``; NaN for samples without a score.
             values: ``(n, C)`` of steps, or ``(n, window, C)`` of windows.
-            times: ``(n,)`` texts, of windows those of their first steps; None without times.
+            times: ``(n,)`` of steps, or ``(n, window)`` of the steps of windows, as in
+                :class:`~metaad_zoo.experiment.series_events.Steps`; None without times.
             labels: ``(n,)`` of 0, 1 and -1; None without labels.
+            after_gap: ``(n,)`` booleans: whether the series has a gap before the sample; None without gaps.
         """
         parts = []
-        for series, start, rows in _adjoining(names, self._span):
+        gaps = np.zeros(len(names), bool) if after_gap is None else after_gap
+        for series, start, rows in _adjoining(names, self._span, gaps):
             part = self._decisions.decide(series, scores[rows])
             parts.append((part.p, part.flagged))
-            by_step = [np.repeat(x, self._span) for x in (scores[rows], part.p, part.flagged, part.thresholds)]
-            carried = [None if x is None else np.repeat(x[rows], self._span) for x in (times, labels)]
-            self._take(Steps(series, start, values[rows].reshape(-1, values.shape[-1]), *by_step, *carried))
+            of_samples = (scores[rows], part.p, part.flagged, part.thresholds)
+            score, p, flagged, limit = (np.repeat(x, self._span) for x in of_samples)
+            of_steps = None if times is None else times[rows].reshape(-1)
+            of_labels = None if labels is None else np.repeat(labels[rows], self._span)
+            flat, is_after_gap = values[rows].reshape(-1, values.shape[-1]), bool(gaps[rows.start])
+            self._take(Steps(series, start, flat, score, p, flagged, limit, of_steps, of_labels, is_after_gap))
             if not self._decisions.adaptive and self._monitor.add(part.flagged[~np.isnan(scores[rows])]):
                 self._warn(str(self._monitor.warning))
         valued = ~np.isnan(scores)
@@ -108,7 +115,7 @@ class SeriesReport:
     def decide_windows(self, chunk: Chunk, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As :meth:`decide`, for a chunk of windows."""
         values = next(iter(chunk.samples.values())).numpy()
-        return self.decide(chunk.names, scores, values, chunk.carried.get("time"), chunk.labels)
+        return self.decide(chunk.names, scores, values, chunk.times, chunk.labels, chunk.after_gap)
 
     def _take(self, steps: Steps) -> None:
         self.log.add(steps)  # first, because it ends the last event of the series before
@@ -139,12 +146,12 @@ class SeriesReport:
         }
 
 
-def _adjoining(names: Sequence[str], span: int) -> Iterator[tuple[str, int, slice]]:
-    """Groups of samples that adjoin in one series: its name, the first step and the rows."""
+def _adjoining(names: Sequence[str], span: int, after_gap: np.ndarray) -> Iterator[tuple[str, int, slice]]:
+    """Groups of samples that adjoin in one series, without a gap: its name, the first step and the rows."""
     places = [(series, int(step)) for series, _, step in (name.rpartition(":") for name in names)]
     first = 0
     for i in range(1, len(places) + 1):
         series, step = places[i - 1]
-        if i == len(places) or places[i] != (series, step + span):
+        if i == len(places) or places[i] != (series, step + span) or after_gap[i]:
             yield places[first][0], places[first][1], slice(first, i)
             first = i

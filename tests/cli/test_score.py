@@ -89,7 +89,7 @@ def test_what_has_no_value_gets_no_score(tmp_path, monkeypatch, capsys):
     assert main(["score", mine, "--data", str(data), "--out", str(out), "--json"]) == 0
     output, rows = capsys.readouterr(), written(out)
     assert json.loads(output.out)["without_value"] == 1
-    assert "1 of 9 samples have no value at all: their score, p-value and decision are left empty" in output.err
+    assert "1 of 9 samples have no score, because they have no value at all: their cells are left empty" in output.err
     assert rows.pop(3) == {"sample": "4", "score": "", "p_value": "", "anomaly": ""}
     values = np.delete(np.genfromtxt(data, delimiter=",", skip_header=1), 3, 0)
     assert [float(r["score"]) for r in rows] == pytest.approx(load_detector(mine).score(values).tolist(), rel=1e-5)

@@ -12,7 +12,7 @@ import pytest
 
 from metaad_zoo import load_detector
 from metaad_zoo.cli import main
-from metaad_zoo.experiment.series_curves import Envelope
+from metaad_zoo.experiment.series_curves import Envelope, SeriesCurves
 from metaad_zoo.experiment.series_events import DriftMonitor, EventLog, Steps
 
 WINDOW = 4
@@ -20,7 +20,7 @@ WINDOW = 4
 
 def steps_of(scores, flagged, labels=None, start=0, series="pump"):
     n = len(scores)
-    times = np.datetime_as_string(np.datetime64("2026-01-01T00:00:00") + 3600 * np.arange(start, start + n))
+    times = np.datetime64("2026-01-01T00:00:00") + 3600 * np.arange(start, start + n)
     values = np.column_stack([np.arange(start, start + n), np.zeros(n)]).astype(float)
     p, flagged = np.full(n, 0.01), np.array(flagged, bool)
     labels = None if labels is None else np.array(labels)
@@ -93,6 +93,35 @@ def test_series_and_gaps_are_kept_apart(tmp_path):
     assert "events_per_day" in log.rates()
     timeless = replace(first, times=None)
     assert logged(tmp_path / "events.csv", timeless)[0].rates()["events_per_1000_steps"] == pytest.approx(200)
+
+
+def test_a_gap_ends_events_and_incidents_and_is_no_realised_time(tmp_path):
+    # The series is flagged and labelled on both sides of a gap of a day; positions run on.
+    before = steps_of([1, 1, 1, 1, 9], [0, 0, 0, 0, 1], [0, 0, 0, 0, 1])
+    after = steps_of([9, 1, 1, 1, 1], [1, 0, 0, 0, 0], [1, 0, 0, 0, 0], start=5)
+    after = replace(after, times=after.times + np.timedelta64(1, "D"), after_gap=True)
+    log, rows, windows = logged(tmp_path / "events.csv", before, after)
+    assert [(r["begin"], r["end"], r["channels"]) for r in rows] == [("4", "4", "heat"), ("5", "5", "heat")]
+    assert windows == [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]]
+    assert (log.seconds, log.incidents, log.detected) == (8 * 3600, 2, 2)
+
+
+@pytest.mark.parametrize("first", [2000.0, 1.7e9])
+def test_numbers_are_no_clock_times(first, tmp_path):
+    steps = replace(steps_of(SCORES, FLAGGED), times=first + np.arange(14))
+    log, rows, _ = logged(tmp_path / "events.csv", steps)
+    assert rows[0]["begin_time"] == f"{first + 1:.15g}"
+    assert (log.seconds, "events_per_1000_steps" in log.rates()) == (0.0, True)
+    curves = SeriesCurves()
+    curves.add(steps)
+    curves.draw(tmp_path / "curves.png", log.highest, None, "numbers")
+    assert curves._envelope.low[:, 0].tolist() == (first + np.arange(14)).tolist()
+
+
+def test_normal_steps_without_a_score_do_not_count(tmp_path):
+    steps = steps_of([np.nan, np.nan, 1, 9], [0, 0, 0, 1], [0, 0, 0, 0])
+    log, _, _ = logged(tmp_path / "events.csv", steps)
+    assert (log.labelled_normal, log.rates()["flagged_normal_share"]) == (2, 0.5)
 
 
 def test_drift_is_warned_of_once():
@@ -208,6 +237,45 @@ def test_windows_of_a_series_become_events_too(pump, tmp_path, capsys):
     assert figures["anomalous"] == detector.predict(pump / "later.csv", 0.05).sum()
     assert all(int(event["begin"]) % 32 == 0 and int(event["end"]) % 32 == 31 for event in events)
     assert figures["events"]["detected"] == 1
+    start = pd.Timestamp(pd.read_csv(pump / "later.csv")["time"][0])
+    for event in events:  # a step takes ten minutes
+        for place in ("begin", "end", "peak"):
+            assert pd.Timestamp(event[f"{place}_time"]) == start + pd.Timedelta(minutes=10 * int(event[place]))
+    assert figures["events"]["events_per_day"] == pytest.approx(len(events) / ((96 * 32 - 1) / 144))
+
+
+@pytest.mark.parametrize("points", [[], ["--points", "--stride", "8"]])
+def test_a_gap_in_the_times_ends_an_event(points, pump, tmp_path, capsys):
+    series = pd.read_csv(pump / "later.csv", parse_dates=["time"])[:2048]
+    series.loc[1000:1080, "heat"] += 40
+    series.loc[1024:, "time"] += pd.Timedelta(days=100)
+    series.to_csv(tmp_path / "gap.csv", index=False)
+    options = ["--alpha", "0.05", "--no-adaptive"]
+    figures, _, events = scored(pump, tmp_path, capsys, tmp_path / "gap.csv", *points, *options)
+    positions = [(int(event["begin"]), int(event["end"])) for event in events]
+    assert any(end == 1023 for _, end in positions)
+    assert any(begin == 1024 for begin, _ in positions)
+    assert figures["events"]["events_per_day"] == pytest.approx(len(events) / (2046 / 144))
+
+
+def test_parts_shorter_than_a_window_have_no_score(pump, tmp_path, capsys):
+    series = pd.read_csv(pump / "later.csv", parse_dates=["time"])[:200]
+    series.loc[10:, "time"] += pd.Timedelta(days=1)
+    folder, out = tmp_path / "data", tmp_path / "out"
+    folder.mkdir()
+    out.mkdir()
+    series.to_csv(folder / "long.csv", index=False)
+    series[50:70].to_csv(folder / "short.csv", index=False)
+    figures, notes, _ = scored(pump, out, capsys, folder, "--points", "--stride", "8")
+    notes = " ".join(notes.split())
+    assert (figures["samples"], figures["without_value"]) == (220, 30)
+    assert "long.csv: 10 steps have no score: they are in parts shorter than the window of 32" in notes
+    assert "30 of 220 points have no score, because they are in no window with a score" in notes
+    (folder / "long.csv").unlink()
+    command = ["score", str(pump / "mine"), "--data", str(folder), "--out", str(out / "s.csv"), "--points"]
+    assert main(command) == 1
+    assert "short.csv (20 steps); give a longer one" in " ".join(capsys.readouterr().err.split())
+    assert not (out / "s.csv").exists()
 
 
 def test_options_that_do_not_fit_are_refused(pump, tmp_path, capsys):

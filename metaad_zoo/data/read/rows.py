@@ -17,6 +17,7 @@ from metaad_zoo.data.read.account import Account
 from metaad_zoo.data.read.roles import USUAL_OPTIONS, ColumnOptions, Schema
 from metaad_zoo.data.read.series import Piece, SeriesReader, series_files, windows_of
 from metaad_zoo.data.read.table import TableReader, table_files
+from metaad_zoo.data.read.times import time_texts
 
 
 def is_paths(data: Any) -> bool:
@@ -165,8 +166,9 @@ class WindowSource(SampleSource):
                     channels = windows.values.shape[2]
                     names = [f"{reader.path}:{start}" for start in windows.starts]
                     samples = {self.name: torch.from_numpy(windows.values)}
-                    carried = {} if windows.times is None or not self.carry else {"time": windows.times}
-                    yield Chunk(names, samples, (i + windows.done) / len(self.files), windows.labels, carried)
+                    times, done = windows.times, (i + windows.done) / len(self.files)
+                    carried = {} if times is None or not self.carry else {"time": time_texts(times[:, 0])}
+                    yield Chunk(names, samples, done, windows.labels, carried, times, windows.after_gap)
                 self._keep_schema(reader)
 
     def series(self, file: Any) -> Iterator[tuple[Piece, float]]:

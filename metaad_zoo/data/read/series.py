@@ -14,7 +14,7 @@ from metaad_zoo.data.read.roles import USUAL_OPTIONS, ColumnOptions, Schema
 from metaad_zoo.data.read.row_block import Rows, joined_rows
 from metaad_zoo.data.read.table import TableReader
 from metaad_zoo.data.read.table_sources import TABLE_SUFFIXES
-from metaad_zoo.data.read.times import gap_length, time_texts, usual_step
+from metaad_zoo.data.read.times import clock_times, gap_length, usual_step
 
 RATE_FACTOR = 1.5
 """Steps that differ from the support's by more than this factor are reported."""
@@ -247,7 +247,9 @@ class Windows:
         values: ``(n, length, C)`` float64.
         labels: ``(n,)``: 1 where a step is anomalous, else 0 (-1 where all are unknown); None without labels.
         starts: position of each window's first step in the series.
-        times: time of each window's first step as a text; None without times.
+        times: ``(n, length)`` times of the steps, see :func:`metaad_zoo.data.read.times.clock_times`; None without
+            times.
+        after_gap: ``(n,)`` booleans: whether the series has a gap before the window; None where gaps are read across.
         done: share of the series that is read with them.
     """
 
@@ -256,6 +258,7 @@ class Windows:
     starts: list[int]
     done: float
     times: np.ndarray | None = None
+    after_gap: np.ndarray | None = None
 
 
 def windows_of(reader: SeriesReader, length: int) -> Iterator[Windows]:
@@ -293,7 +296,8 @@ def windows_of(reader: SeriesReader, length: int) -> Iterator[Windows]:
             _window_labels(labels, n, length),
             [start + k * length for k in range(n)],
             piece.done,
-            None if times is None else time_texts(times[: n * length : length], piece.in_seconds),
+            None if times is None else clock_times(times[:used], piece.in_seconds).reshape(n, length),
+            (np.arange(n) == 0) & (not held[0].continues and start > 0),
         )
         rest = None if labels is None else labels[used:]
         later = None if times is None else times[used:]

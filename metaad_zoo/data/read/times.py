@@ -27,18 +27,22 @@ def as_seconds(texts: Iterable[str]) -> np.ndarray:
     return np.asarray(seconds, np.float64)
 
 
-def time_texts(times: np.ndarray, in_seconds: bool) -> np.ndarray:
-    """Times ``(n,)`` as texts: seconds since 1970 in ISO 8601 (UTC), others as numbers.
+def clock_times(times: np.ndarray, in_seconds: bool) -> np.ndarray:
+    """Times as ``datetime64[us]`` if they are seconds since 1970; numbers in a unit of their own stay as they are."""
+    return np.round(times * 1e6).astype("datetime64[us]") if in_seconds else times
+
+
+def time_texts(times: np.ndarray) -> np.ndarray:
+    """Times ``(n,)`` as texts: ``datetime64`` in ISO 8601 (UTC), others as numbers.
 
     Example:
-        >>> time_texts(np.array([1396310700.0]), True).tolist(), time_texts(np.array([3.0]), False).tolist()
+        >>> time_texts(clock_times(np.array([1396310700.0]), True)).tolist(), time_texts(np.array([3.0])).tolist()
         (['2014-04-01T00:05:00'], ['3'])
     """
-    if not in_seconds:
+    if times.dtype.kind != "M":
         return np.array([f"{time:.15g}" for time in times])
-    exact = np.round(times * 1e6).astype("datetime64[us]")
-    whole = bool((times == np.floor(times)).all())
-    return np.datetime_as_string(exact, unit="s" if whole else "us")
+    whole = bool((times == times.astype("datetime64[s]")).all())
+    return np.datetime_as_string(times, unit="s" if whole else "us")
 
 
 def usual_step(times: np.ndarray) -> float:
