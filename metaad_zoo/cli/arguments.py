@@ -194,7 +194,7 @@ def decision_way(
     if fdr is not None:
         require_selectable(fdr, len(detector.normal_scores(way, contamination)))
     elif options.alpha is None and way != "contamination" and rate > USUAL_ALPHA:
-        n = len(detector.normal_scores(way))
+        n = round(1 / rate) - 1
         note(f"{n} calibration scores can't hold {USUAL_ALPHA:.0%} false alarms: decisions aim at {rate:.0%} (--alpha)")
     return rate if way != "contamination" else options.alpha, way, contamination
 

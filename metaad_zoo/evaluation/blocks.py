@@ -47,7 +47,7 @@ def block_scores(method: Method, support: Samples, labels: Tensor, places: Tenso
             f"history of {LEAST} windows or more"
         )
     parts = []
-    for block in np.array_split(normal, min(BLOCKS, len(normal))):
+    for block in _blocks(normal):
         kept = torch.ones(len(labels), dtype=torch.bool)
         kept[max(0, block[0] - GAP) : block[-1] + GAP + 1] = False
         adapted = method.adapt(part_of(support, kept), labels[kept.to(labels.device)])
@@ -59,6 +59,27 @@ def block_scores(method: Method, support: Samples, labels: Tensor, places: Tenso
             parts += [_point_scores(adapted, support, run, stride) for run in _adjoining(block, places, length)]
     scores = np.concatenate(parts)
     return torch.as_tensor(np.sort(scores[~np.isnan(scores)]))
+
+
+def scored_windows(labels: Tensor, places: Tensor, length: int, stride: int) -> int:
+    """Number of windows that :func:`block_scores` scores for the points.
+
+    The scores of all points are means over these. So many samples, and not as many as points, bound the rate that a
+    threshold can hold; the windows of a block overlap, so that even this number is above that of independent samples.
+
+    Args:
+        labels: as for :func:`block_scores`.
+        places: as for :func:`block_scores`.
+        length: steps of a window.
+        stride: as for :func:`block_scores`.
+    """
+    normal = (labels == NORMAL).nonzero().flatten().cpu().numpy()
+    runs = [run for block in _blocks(normal) for run in _adjoining(block, places, length)]
+    return sum((len(run) - 1) * length // stride + 1 for run in runs)
+
+
+def _blocks(normal: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(normal, min(BLOCKS, len(normal)))
 
 
 def _adjoining(block: np.ndarray, places: Tensor, length: int) -> list[np.ndarray]:

@@ -7,7 +7,8 @@ Guarantees and their limits:
   generated ones); or for supports of another size than the scores come from, because scores depend on it. With few
   validation tasks it is imprecise: the number of tasks counts, not the number of scores.
 - :class:`WithinTask` holds it approximately in the task itself, and never below ``1 / (K + 1)``. Windows of a series
-  are left out in blocks (:mod:`metaad_zoo.evaluation.blocks`), and points of a series compare with points.
+  are left out in blocks (:mod:`metaad_zoo.evaluation.blocks`), and points compare with points; ``K`` is then
+  the number of windows that are scored for them, a quarter of a window apart, which overlap.
 - :class:`ExpectedContamination` has no guarantee: its p-value is a rank among the support's leave-one-out scores.
 
 All assume that normal samples are exchangeable. Later windows of a series drift away from the support, so that the rate
@@ -226,7 +227,7 @@ class SupportDecisions:
     ) -> tuple[float, Calibrate]:
         """The false-alarm rate and the way to calibrate; without ``alpha``, the lowest rate from 0.1 on that the scores
         can hold. Errors as in :meth:`rate_to_hold`."""
-        way, n = self.way(calibrate, contamination), len(self.compared_with(calibrate, contamination))
+        way, n = self.way(calibrate, contamination), self._samples(calibrate, contamination)
         if alpha is None and way != "contamination":
             alpha = max(USUAL_ALPHA, 1 / (n + 1))
         return self.rate_to_hold(alpha, calibrate, contamination), way
@@ -258,12 +259,31 @@ class SupportDecisions:
                     self._by_way[way] = ExpectedContamination(self._method, contamination).normal(self._leave_out()[1])
             return self._by_way[way]
 
+    @property
+    def _places_of_blocks(self) -> Tensor | None:
+        """Places of the support's windows, if there are enough of them to leave out blocks."""
+        return self._places if int((self._labels == NORMAL).sum()) >= blocks.LEAST else None
+
+    @property
+    def _point_steps(self) -> tuple[int, int]:
+        """Steps of a window, and from one window to the next for the scores of points."""
+        length = next(iter(self._support.values())).shape[1]
+        return length, max(1, length // 4)
+
+    def _samples(self, calibrate: Calibrate | None, contamination: float | None) -> int:
+        """Number of samples that bound the rate: calibration scores, or of points the windows scored for them."""
+        n = len(self.compared_with(calibrate, contamination))
+        places = self._places_of_blocks
+        if self.way(calibrate, contamination) != "points" or places is None:
+            return n
+        return min(n, blocks.scored_windows(self._labels, places, *self._point_steps))
+
     def _within(self, points: bool) -> Tensor:
         """Leave-one-out scores of the normal support samples, by blocks of a series; the error names the other way
         where there is one."""
-        if self._places is not None and int((self._labels == NORMAL).sum()) >= blocks.LEAST:
-            stride = max(1, next(iter(self._support.values())).shape[1] // 4) if points else None
-            return blocks.block_scores(self._method, self._support, self._labels, self._places, stride)
+        if (places := self._places_of_blocks) is not None:
+            stride = self._point_steps[1] if points else None
+            return blocks.block_scores(self._method, self._support, self._labels, places, stride)
         try:
             return leave_one_out_scores(self._method, self._support, self._labels)
         except SupportTooSmallError as error:
@@ -279,12 +299,12 @@ class SupportDecisions:
         """The false-alarm rate to decide by: ``alpha``, by default 0.1, or ``1 / (n + 1)`` with contamination.
 
         Raises:
-            ValueError: ``alpha`` is outside (0, 1), or below what ``n`` scores can hold; see also
-                :meth:`compared_with`.
+            ValueError: ``alpha`` is outside (0, 1), or below what ``n`` scores can hold, of points what the windows
+                can that are scored for them; see also :meth:`compared_with`.
         """
         if alpha is not None and not 0 < alpha < 1:
             raise ValueError(f"alpha is {alpha}; expected a false-alarm rate between 0 and 1, such as 0.1")
-        calibrate, n = self.way(calibrate, contamination), len(self.compared_with(calibrate, contamination))
+        calibrate, n = self.way(calibrate, contamination), self._samples(calibrate, contamination)
         if alpha is None and calibrate == "contamination":
             return 1 / (n + 1)
         alpha = USUAL_ALPHA if alpha is None else alpha
@@ -294,10 +314,11 @@ class SupportDecisions:
             mends = {
                 "across": "",
                 "within": f" or give {needed} normal support samples{across}",
-                "points": f" or give {needed} normal points",
+                "points": " or give a longer history",
                 "contamination": ", or leave alpha out to flag what is above all of these",
             }
+            what = "windows behind the calibration points" if calibrate == "points" else "calibration scores"
             raise ValueError(
-                f"{n} calibration scores can't promise {alpha} false alarms: take alpha >= 1/{n + 1}{mends[calibrate]}"
+                f"{n} {what} can't promise {alpha} false alarms: take alpha >= 1/{n + 1}{mends[calibrate]}"
             )
         return alpha

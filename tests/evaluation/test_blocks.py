@@ -8,7 +8,7 @@ import torch
 
 from metaad_zoo.data.windows import score_series
 from metaad_zoo.evaluation.baselines import create_baseline
-from metaad_zoo.evaluation.blocks import BLOCKS, LEAST, block_scores
+from metaad_zoo.evaluation.blocks import BLOCKS, LEAST, block_scores, scored_windows
 from metaad_zoo.evaluation.calibration import threshold
 from metaad_zoo.evaluation.decisions import LONG_HISTORY, SupportDecisions
 from metaad_zoo.evaluation.leave_one_out import SupportTooSmallError, leave_one_out_scores
@@ -101,3 +101,18 @@ def test_a_long_history_decides_by_default():
     assert torch.equal(with_places.compared_with("within", None), block_scores(Nearest(), support, labels, places))
     points = block_scores(Nearest(), support, labels, places, stride=WINDOW // 4)
     assert torch.equal(with_places.compared_with("points", None), points)
+
+
+@pytest.mark.parametrize(("n", "expected"), [(5, 5), (20, 50), (68, 242)])
+def test_as_many_windows_as_are_scored_for_the_points_bound_the_rate(n, expected, monkeypatch):
+    support, labels, places = history(n)
+    score, sizes = Nearest.score, []
+    with monkeypatch.context() as patch:
+        patch.setattr(Nearest, "score", lambda self, x: (sizes.append(len(x["sequence"])), score(self, x))[1])
+        block_scores(Nearest(), support, labels, places, stride=WINDOW // 4)
+    assert sum(sizes) == scored_windows(labels, places, WINDOW, WINDOW // 4) == expected
+    decisions = SupportDecisions(Nearest(), support, labels, {}, places)
+    assert decisions.rate_to_hold(1 / (expected + 1), "points", None) == 1 / (expected + 1)
+    assert decisions.way_to_decide(None, "points", None)[0] == max(0.1, 1 / (expected + 1))
+    with pytest.raises(ValueError, match=f"{expected} windows behind the calibration points can't promise 0.001"):
+        decisions.rate_to_hold(0.001, "points", None)
