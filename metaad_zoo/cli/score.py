@@ -193,9 +193,6 @@ def _report(
     options: argparse.Namespace, detector: Detector, way: tuple[Any, Any, Any], stream: SampleStream
 ) -> SeriesReport | None:
     """Events of series; None for other samples, and where all samples are selected together by ``--fdr``."""
-    from metaad_zoo.experiment.series_decisions import SeriesDecisions
-    from metaad_zoo.experiment.series_report import SeriesReport
-
     adaptive = follows(options, detector)
     if options.plot and (options.fdr is not None or not detector.reads_windows):
         raise ValueError("--plot draws series with a threshold: it is for models of series, without --fdr")
@@ -205,6 +202,9 @@ def _report(
         note(f"no events are written: --fdr decides when all samples are scored, events need --alpha{stale}")
     if options.fdr is not None or not detector.reads_windows:
         return None
+    from metaad_zoo.experiment.series_decisions import SeriesDecisions  # not for other samples
+    from metaad_zoo.experiment.series_report import SeriesReport
+
     picture = options.out.with_suffix(".png") if options.plot else None
     decisions = SeriesDecisions(detector, *way, adaptive, options.points)
     return SeriesReport(detector, decisions, _events(options.out), picture, options.points, stream.schemas, note)

@@ -93,7 +93,7 @@ def _point_scores(adapted: Adapted, support: Samples, rows: np.ndarray, stride: 
     (name, windows), *_ = part_of(support, torch.as_tensor(rows)).items()
     series = windows.flatten(0, 1).cpu().numpy()
     return score_series(
-        lambda samples: adapted.score({name: samples["sequence"].to(windows)}).double().cpu(),
+        lambda samples: adapted.score({name: next(iter(samples.values())).to(windows)}).double().cpu(),
         series,
         windows.shape[1],
         stride,

@@ -6,16 +6,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from metaad_zoo.data.chunks import Chunk
 from metaad_zoo.data.read.roles import Schema
 from metaad_zoo.detector import Detector
-from metaad_zoo.experiment.series_curves import SeriesCurves
 from metaad_zoo.experiment.series_decisions import SeriesDecisions
 from metaad_zoo.experiment.series_events import DriftMonitor, EventLog, Steps
+
+if TYPE_CHECKING:
+    from metaad_zoo.experiment.series_curves import SeriesCurves
 
 EVENTS = "events.csv"
 LAST = {"points": 500, "windows": 50}
@@ -123,6 +125,8 @@ class SeriesReport:
             self._draw()
             self._series = steps.series
         if self._plot is not None:
+            from metaad_zoo.experiment.series_curves import SeriesCurves  # matplotlib takes a second to load
+
             self._curves = SeriesCurves() if self._curves is None else self._curves
             self._curves.add(steps)
 

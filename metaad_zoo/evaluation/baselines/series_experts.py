@@ -62,17 +62,18 @@ class SeriesExperts(SequenceMethod):
     title = "series_experts"
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
-        self.weights = dict.fromkeys(EXPERTS, 1.0) if weights is None else dict(weights)
-        for name in self.weights:
+        self.weights = None if weights is None else dict(weights)
+        for name in weights or ():
             if name not in EXPERTS:
                 raise unknown_name("expert", name, EXPERTS)
-        if min(self.weights.values(), default=0.0) < 0 or not any(self.weights.values()):
-            raise ValueError(f"weights are {self.weights}; expected numbers of at least 0, one of them above 0")
+        if weights is not None and (min(weights.values(), default=0.0) < 0 or not any(weights.values())):
+            raise ValueError(f"weights are {weights}; expected numbers of at least 0, one of them above 0")
 
     def fit_units(self, x: Tensor) -> ScoreSequences:
         """The weighted mean of the experts."""
         experts = self.fit_experts(x)
-        weights = torch.tensor([self.weights.get(name, 0.0) for name in EXPERTS], dtype=x.dtype)
+        named = dict.fromkeys(EXPERTS, 1.0) if self.weights is None else self.weights
+        weights = torch.tensor([named.get(name, 0.0) for name in EXPERTS], dtype=x.dtype)
         return lambda x: experts(x) @ (weights / weights.sum())
 
     def fit_experts(self, x: Tensor) -> Callable[[Tensor], Tensor]:
