@@ -240,7 +240,7 @@ def test_the_command_writes_causal_scores(detector, tmp_path, capsys):
     assert main([*command, "--causal"]) == 1
     assert "--causal is only with --points" in capsys.readouterr().err
     assert main([*command, "--points", "--causal"]) == 0
-    assert "stand among the first 31 of a series" in capsys.readouterr().err
+    assert "are among the first 31 of a series" in capsys.readouterr().err
     with (tmp_path / "s.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert all(row["score"] == row["p_value"] == row["anomaly"] == "" for row in rows[:31])
