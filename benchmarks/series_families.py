@@ -206,9 +206,9 @@ def summary(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:
     }
 
 
-def difference(rows: Sequence[Mapping[str, Any]], name: str, other: str, key: str) -> dict[str, Any]:
+def difference(rows: Sequence[Mapping[str, Any]], name: str, reference: str, key: str) -> dict[str, Any]:
     """Paired difference over all series, with a 95 % interval and Wilcoxon's signed-rank test."""
-    values = np.array([row["methods"][name][key] - row["methods"][other][key] for row in rows])
+    values = np.array([row["methods"][name][key] - row["methods"][reference][key] for row in rows])
     p = float(wilcoxon(values).pvalue) if values.any() else 1.0
     return {"mean": float(values.mean()), "ci95": interval(values), "p": p, "series": len(values)}
 

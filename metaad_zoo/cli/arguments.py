@@ -98,13 +98,18 @@ def column_options(options: argparse.Namespace, input_shapes: Iterable[str] = ()
     return chosen
 
 
-def decision_arguments(command: argparse.ArgumentParser) -> None:
-    """Add ``--alpha``, ``--calibrate`` and ``--contamination``."""
+def _alpha_argument(command: argparse.ArgumentParser) -> None:
+    """Add ``--alpha``."""
     command.add_argument(
         "--alpha",
         type=float,
         help="target false-alarm rate (default: 0.1, or the lowest rate that the calibration scores allow)",
     )
+
+
+def decision_arguments(command: argparse.ArgumentParser) -> None:
+    """Add ``--alpha``, ``--calibrate`` and ``--contamination``."""
+    _alpha_argument(command)
     command.add_argument(
         "--calibrate",
         choices=("across", "within", "contamination"),
@@ -136,8 +141,8 @@ def adaptive_argument(command: argparse.ArgumentParser) -> None:
         "--adaptive",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="let the threshold follow a series as it changes (default for a support that is a history of 20 windows "
-        "of a series or more, unless --calibrate is given)",
+        help="adapt the threshold to a series while it is scored (default if the support is a series of 20 windows or "
+        "more and --calibrate is not given)",
     )
 
 
@@ -238,16 +243,13 @@ def json_argument(command: argparse.ArgumentParser) -> None:
 
 def threshold_arguments(command: argparse.ArgumentParser) -> None:
     """Add ``--alpha`` and ``--calibrate`` of a detector that is exported or served."""
-    command.add_argument(
-        "--alpha",
-        type=float,
-        help="target false-alarm rate (default: 0.1, or the lowest rate that the calibration scores allow)",
-    )
+    _alpha_argument(command)
     command.add_argument(
         "--calibrate",
         choices=("across", "within"),
         help="source of the threshold: normal samples of the validation tasks (across, the default of a calibrated "
-        "checkpoint) or leave-one-out scores of the support (within, the default of others)",
+        "checkpoint) or leave-one-out scores of the support, of a series by blocks (within, the default of others and "
+        "of a series of 20 windows or more)",
     )
 
 

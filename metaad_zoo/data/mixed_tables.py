@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from metaad_zoo.data.generated_tables import GeneratedTables
-from metaad_zoo.episodes import DomainTaskPool, Episode, EpisodeSpec, TaskPool
+from metaad_zoo.episodes import ChangedPool, DomainTaskPool, Episode, EpisodeSpec
 
 
-class MixedTables(TaskPool):
+class MixedTables(ChangedPool):
     """Tasks of real tables, of which a share is replaced by generated tables, episode by episode.
 
     Args:
@@ -26,29 +26,14 @@ class MixedTables(TaskPool):
                 f"data.generated_share is {share}; expected 0, or a share below 1 (for generated tables alone: "
                 "splits={train: [generated]})"
             )
-        self.real, self.generated, self.share = real, generated, share
-
-    def __len__(self) -> int:
-        return len(self.real)
-
-    def task_name(self, task: int) -> str:
-        return self.real.task_name(task)
+        super().__init__(real)
+        self.generated, self.share = generated, share
 
     @property
     def members(self) -> frozenset[str]:
-        return self.real.members | self.generated.members
-
-    @property
-    def recorded(self) -> frozenset[str]:
-        return self.real.recorded
-
-    def check(self, spec: EpisodeSpec) -> None:
-        self.real.check(spec)
-
-    def sizes(self) -> list[tuple[str, int, int]]:
-        return self.real.sizes()
+        return self.pool.members | self.generated.members
 
     def draw(self, task: int, spec: EpisodeSpec, rng: np.random.Generator) -> Episode:
         if rng.random() < self.share:
             return self.generated.draw(int(rng.integers(len(self.generated))), spec, rng)
-        return self.real.draw(task, spec, rng)
+        return self.pool.draw(task, spec, rng)

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metaad_zoo.episodes import Episode, EpisodeSpec, Samples, TaskPool
+from metaad_zoo.episodes import ChangedPool, Episode, EpisodeSpec, Samples, TaskPool, present
 
 
-class ModalityDropout(TaskPool):
+class ModalityDropout(ChangedPool):
     """The tasks of a pool, some of whose episodes keep only a part of their modalities.
 
     Support and query are compared in the modalities that both have, so what one side lacks is hidden on both. A sample
@@ -26,27 +26,8 @@ class ModalityDropout(TaskPool):
     """
 
     def __init__(self, pool: TaskPool, share: float) -> None:
-        self.pool, self.share = pool, share
-
-    def __len__(self) -> int:
-        return len(self.pool)
-
-    def task_name(self, task: int) -> str:
-        return self.pool.task_name(task)
-
-    @property
-    def members(self) -> frozenset[str]:
-        return self.pool.members
-
-    @property
-    def recorded(self) -> frozenset[str]:
-        return self.pool.recorded
-
-    def check(self, spec: EpisodeSpec) -> None:
-        self.pool.check(spec)
-
-    def sizes(self) -> list[tuple[str, int, int]]:
-        return self.pool.sizes()
+        super().__init__(pool)
+        self.share = share
 
     def draw(self, task: int, spec: EpisodeSpec, rng: np.random.Generator) -> Episode:
         episode = self.pool.draw(task, spec, rng)
@@ -71,8 +52,7 @@ def without(samples: Samples, lost: list[str]) -> dict[str, Tensor]:
         >>> without({"image": torch.ones(1, 1, 1, 1), "tabular": torch.ones(1, 2)}, ["image"])
         {'image': tensor([[[[nan]]]]), 'tabular': tensor([[1., 1.]])}
     """
-    rest = [~x.flatten(1).isnan().all(1) for name, x in samples.items() if name not in lost]
-    hidden = torch.stack(rest).any(0)
+    hidden = torch.stack([present(x) for name, x in samples.items() if name not in lost]).any(0)
     return {
         name: x.masked_fill(hidden.view(-1, *(1,) * (x.ndim - 1)), torch.nan) if name in lost else x
         for name, x in samples.items()

@@ -13,7 +13,8 @@ from metaad_zoo.episodes.episode import (
 )
 from metaad_zoo.episodes.method import Adapted, Method
 from metaad_zoo.episodes.neighbourhoods import NeighbourhoodTaskPool
-from metaad_zoo.episodes.pool import ClassTaskPool, DomainTaskPool, TaskPool, require_disjoint
+from metaad_zoo.episodes.pool import ChangedPool, ClassTaskPool, DomainTaskPool, TaskPool, require_disjoint
+from metaad_zoo.episodes.presence import only, present
 from metaad_zoo.episodes.sampler import SPLITS, EpisodeLoader, EpisodeSampler, Split
 from metaad_zoo.episodes.scaling import Scaling, SupportScaling
 from metaad_zoo.episodes.spec import EpisodeSpec
@@ -31,6 +32,7 @@ __all__ = [
     "SPLITS",
     "UNLABELLED",
     "Adapted",
+    "ChangedPool",
     "ClassTaskPool",
     "Corruption",
     "Domain",
@@ -54,7 +56,9 @@ __all__ = [
     "fingerprint",
     "fingerprints_by_class",
     "joint_fingerprint",
+    "only",
     "positions_by_class",
+    "present",
     "require_disjoint",
     "stand_for_normal",
 ]

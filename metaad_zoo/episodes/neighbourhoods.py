@@ -6,11 +6,11 @@ import numpy as np
 
 from metaad_zoo.episodes.draw import assemble, require_enough
 from metaad_zoo.episodes.episode import Episode
-from metaad_zoo.episodes.pool import ClassTaskPool, TaskPool
+from metaad_zoo.episodes.pool import ChangedPool, ClassTaskPool
 from metaad_zoo.episodes.spec import EpisodeSpec
 
 
-class NeighbourhoodTaskPool(TaskPool):
+class NeighbourhoodTaskPool(ChangedPool):
     """Class-as-normal tasks, a share of which is finer: "normal" is a sample and its nearest neighbours.
 
     A network trained on four classes overfits to these four. A class has as many neighbourhoods as samples, and their
@@ -27,25 +27,15 @@ class NeighbourhoodTaskPool(TaskPool):
         ValueError: the share is out of range, or the number of features is not that of the source's samples.
     """
 
+    pool: ClassTaskPool
+
     def __init__(self, pool: ClassTaskPool, features: np.ndarray, share: float) -> None:
         if not 0 <= share <= 1:
             raise ValueError(f"share is {share}; expected a chance in [0, 1]")
         if features.ndim != 2 or len(features) != len(pool.source.labels):
             raise ValueError(f"expected features (n, d) of {len(pool.source.labels)} samples, saw {features.shape}")
-        self.pool, self.features, self.share = pool, features, share
-
-    def __len__(self) -> int:
-        return len(self.pool)
-
-    def task_name(self, task: int) -> str:
-        return self.pool.task_name(task)
-
-    @property
-    def members(self) -> frozenset[str]:
-        return self.pool.members
-
-    def sizes(self) -> list[tuple[str, int, int]]:
-        return self.pool.sizes()
+        super().__init__(pool)
+        self.features, self.share = features, share
 
     def check(self, spec: EpisodeSpec) -> None:
         self.pool.check(spec)

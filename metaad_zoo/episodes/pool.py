@@ -50,6 +50,37 @@ class TaskPool(ABC):
         return []
 
 
+class ChangedPool(TaskPool):
+    """Base of pools that have the tasks of another pool and change some of its episodes.
+
+    Args:
+        pool: the tasks.
+    """
+
+    def __init__(self, pool: TaskPool) -> None:
+        self.pool = pool
+
+    def __len__(self) -> int:
+        return len(self.pool)
+
+    def task_name(self, task: int) -> str:
+        return self.pool.task_name(task)
+
+    @property
+    def members(self) -> frozenset[str]:
+        return self.pool.members
+
+    @property
+    def recorded(self) -> frozenset[str]:
+        return self.pool.recorded
+
+    def check(self, spec: EpisodeSpec) -> None:
+        self.pool.check(spec)
+
+    def sizes(self) -> list[tuple[str, int, int]]:
+        return self.pool.sizes()
+
+
 class ClassTaskPool(TaskPool):
     """Class-as-normal tasks: one class is normal, the anomalies come from other classes of the same pool.
 

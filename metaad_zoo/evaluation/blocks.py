@@ -48,9 +48,9 @@ def block_scores(method: Method, support: Samples, labels: Tensor, places: Tenso
         )
     parts = []
     for block in _blocks(normal):
-        kept = torch.ones(len(labels), dtype=torch.bool)
-        kept[max(0, block[0] - GAP) : block[-1] + GAP + 1] = False
-        adapted = method.adapt(part_of(support, kept), labels[kept.to(labels.device)])
+        apart = torch.ones(len(labels), dtype=torch.bool)
+        apart[max(0, block[0] - GAP) : block[-1] + GAP + 1] = False
+        adapted = method.adapt(part_of(support, apart), labels[apart.to(labels.device)])
         if stride is None:
             chunks = [adapted.score(part_of(support, rows)) for rows in torch.as_tensor(block).split(AT_ONCE)]
             parts.append(torch.cat(chunks).double().cpu().numpy())

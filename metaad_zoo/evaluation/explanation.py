@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metaad_zoo.episodes import Adapted, Samples, count, stand_for_normal
+from metaad_zoo.episodes import Adapted, Samples, count, only, present, stand_for_normal
 from metaad_zoo.evaluation.attribution import (
     RELATIVE_GAP,
     ROWS_AT_ONCE,
@@ -290,12 +290,9 @@ def _nearest(adapted: Transparent, samples: Samples, support: Samples) -> tuple[
         return distances, order
     distances, order = next(iter(samples.values())).new_zeros(count(samples)), torch.zeros(count(samples)).long()
     for group in adapted.groups(samples):
-        has = torch.stack([~support[name].flatten(1).isnan().all(1) for name in group.modalities])
+        has = torch.stack([present(support[name]) for name in group.modalities])
         rows = (has.all(0) if bool(has.all(0).any()) else has.any(0)).nonzero().flatten()
-        part = {
-            name: x[rows] if name in group.modalities else torch.full_like(x[rows], torch.nan)
-            for name, x in support.items()
-        }
+        part = only({name: x[rows] for name, x in support.items()}, group.modalities)
         # A part of the embedding is NaN where a sample lacks its modality.
         embeddings, reference = (group.scorer.embed(x).nan_to_num() for x in (group.samples, part))
         nearest = torch.cdist(embeddings, reference).min(1)

@@ -16,7 +16,7 @@ from metaad_zoo.data.read.rows import is_frame, numbers_of
 from metaad_zoo.data.read.series import SeriesReader
 from metaad_zoo.data.read.times import GAP_STEPS, gap_length
 from metaad_zoo.data.windows import Pooling
-from metaad_zoo.episodes import Adapted
+from metaad_zoo.episodes import Adapted, present
 from metaad_zoo.evaluation.adaptive import AdaptiveThreshold
 from metaad_zoo.evaluation.decisions import Calibrate
 from metaad_zoo.modality import scoring_chunk
@@ -195,9 +195,9 @@ class LiveSeries:
         if self._decide is None:
             return LivePoints(first, scores, None, None)
         p, anomalous = np.full(len(scores), np.nan), np.zeros(len(scores), bool)
-        known = ~np.isnan(scores)
-        if known.any():
-            p[known], anomalous[known] = self._decide(scores[known])
+        valued = ~np.isnan(scores)
+        if valued.any():
+            p[valued], anomalous[valued] = self._decide(scores[valued])
         return LivePoints(first, scores, p, anomalous)
 
 
@@ -281,7 +281,7 @@ class StreamsSeries(ScoresWindows):
         """As :meth:`score_windows`, in half the time for a few windows, whose channels and values are checked."""
         x = next(iter(windows.values()))
         samples = {self._windowed: x}
-        if len(x) > scoring_chunk(samples) or bool(x.isnan().flatten(1).all(1).any()):
+        if len(x) > scoring_chunk(samples) or not bool(present(x).all()):
             return self.score_windows(windows)
         scores = self._fitted().score(samples).double().cpu().numpy()
         return np.where(np.isnan(scores), np.inf, scores)

@@ -16,7 +16,7 @@ from torch import Tensor
 from metaad_zoo.data.read.roles import USUAL_OPTIONS, ColumnOptions
 from metaad_zoo.data.synthetic import create_synthetic
 from metaad_zoo.detector import load_detector
-from metaad_zoo.episodes import ANOMALOUS, Adapted, Corruption, Method, Samples, count
+from metaad_zoo.episodes import ANOMALOUS, Adapted, Corruption, Method, Samples, count, present
 from metaad_zoo.evaluation import choosing
 from metaad_zoo.evaluation.baselines import create_baseline, is_baseline, list_baselines, modalities_of
 from metaad_zoo.evaluation.choosing import ENOUGH, Recommendation, read_prior
@@ -137,7 +137,7 @@ def baselines_for(samples: Samples, n: int) -> dict[str, Method]:
 
 def synthetic_for(samples: Samples) -> dict[str, Corruption]:
     """Kinds of synthetic anomalies by name, of the modalities that every sample has."""
-    complete = [name for name, x in samples.items() if not x.isnan().flatten(1).all(1).any()]
+    complete = [name for name, x in samples.items() if present(x).all()]
     return {kind: create_synthetic([kind]) for name in complete for kind in get_modality(name).synthetic()}
 
 

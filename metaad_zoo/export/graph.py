@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from metaad_zoo.backbones import EpisodicBatchNorm
 from metaad_zoo.detector import Detector
-from metaad_zoo.episodes import Adapted
+from metaad_zoo.episodes import Adapted, present
 from metaad_zoo.evaluation.decisions import Calibrate
 from metaad_zoo.evaluation.explanation import SharesModalities, Transparent
 from metaad_zoo.export.files import ExportError
@@ -41,7 +41,7 @@ class DetectorGraph(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         score = self._score(dict(zip(self.names, inputs, strict=True)))
         # The detector refuses a sample without any value; a graph can't raise, so it returns NaN.
-        nothing = torch.stack([x.isnan().flatten(1).all(1) for x in inputs]).all(0)
+        nothing = ~torch.stack([present(x) for x in inputs]).any(0)
         score = torch.where(nothing, torch.nan, score)
         if self.threshold is None:
             return (score.float(),)

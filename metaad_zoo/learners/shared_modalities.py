@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 
 import torch
 from torch import Tensor
 
-from metaad_zoo.episodes import ANOMALOUS, Samples, SupportScaling
+from metaad_zoo.episodes import ANOMALOUS, Samples, SupportScaling, only, present
 from metaad_zoo.learners.network import AdaptedScorer
 
 Adapt = Callable[[Samples, Tensor], AdaptedScorer]
@@ -151,18 +151,3 @@ class SharedModalities(AdaptedScorer):
             chosen = torch.stack([mask == (name in names) for name, mask in masks.items()]).all(0)
             scores = torch.where(chosen, scorer.logits(only(samples, names)), scores)
         return scores
-
-
-def present(x: Tensor) -> Tensor:
-    """Mask ``(n,)`` of the samples ``(n, ...)`` that have any value."""
-    return ~x.isnan().flatten(1).all(1)
-
-
-def only(samples: Samples, names: Sequence[str]) -> dict[str, Tensor]:
-    """Samples with NaN in all modalities but these.
-
-    Example:
-        >>> only({"image": torch.ones(1, 1, 1, 1), "tabular": torch.ones(1, 2)}, ["tabular"])
-        {'image': tensor([[[[nan]]]]), 'tabular': tensor([[1., 1.]])}
-    """
-    return {name: x if name in names else torch.full_like(x, torch.nan) for name, x in samples.items()}

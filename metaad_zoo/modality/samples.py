@@ -20,7 +20,7 @@ from metaad_zoo.data.read.memory import refuse_large
 from metaad_zoo.data.read.roles import USUAL_OPTIONS, ColumnOptions, Schema
 from metaad_zoo.data.read.rows import is_frame, is_paths
 from metaad_zoo.data.read.table_sources import COLUMN_SUFFIXES, TableSource, open_table
-from metaad_zoo.episodes import ANOMALOUS, NORMAL, UNLABELLED, count
+from metaad_zoo.episodes import ANOMALOUS, NORMAL, UNLABELLED, count, present
 from metaad_zoo.modality.base import get_form, get_modality, list_modalities
 from metaad_zoo.modality.streams import SampleStream
 
@@ -371,7 +371,7 @@ def have_values(samples: Mapping[str, Tensor]) -> Tensor:
         >>> have_values({"tabular": torch.tensor([[1.0, torch.nan], [torch.nan, torch.nan]])})
         tensor([ True, False])
     """
-    return torch.stack([~x.isnan().flatten(1).all(1) for x in samples.values()]).any(0)
+    return torch.stack([present(x) for x in samples.values()]).any(0)
 
 
 def _leave_out_empty_windows(reading: Reading) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from metaad_zoo.data.read.roles import Schema
-from metaad_zoo.episodes import UNLABELLED
+from metaad_zoo.episodes import NORMAL, UNLABELLED
 from metaad_zoo.evaluation.decisions import LONG_HISTORY, shots_of
 from metaad_zoo.evaluation.novelty import Novelty
 from metaad_zoo.zoo.checkpoint import CONTAMINATION, SUPPORT_LABELS, Checkpoint, support_counts
@@ -74,12 +74,13 @@ class DescribesSupport(ABC):
 
     @property
     def has_history(self) -> bool:
-        """Whether the support set is a history of a series, at least 20 normal windows that adjoin, from files.
+        """Whether at least 20 normal windows of the support set have a place in a series, because they come from files.
 
         Raises:
             RuntimeError: the detector is not fitted.
         """
-        return PLACES in self._checkpoint.tensors and self.shots >= LONG_HISTORY
+        labels, places = self.support_labels, self._checkpoint.tensors.get(PLACES)
+        return places is not None and int(((labels == NORMAL) & (places[:, 0] >= 0)).sum()) >= LONG_HISTORY
 
     @property
     def unlabelled(self) -> int:

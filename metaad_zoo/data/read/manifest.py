@@ -25,6 +25,7 @@ from metaad_zoo.data.read.rows import SampleSource
 from metaad_zoo.data.read.series import SeriesReader
 from metaad_zoo.data.read.table import TableReader
 from metaad_zoo.data.read.table_sources import TableSource
+from metaad_zoo.episodes import present
 
 FILE_COLUMNS = ("image", "sequence")
 GROUP_COLUMNS = ("domain", "class")
@@ -324,7 +325,7 @@ class ManifestSource(SampleSource):
             columns = [name] if name in FILE_COLUMNS else list(features)
             self.account.add("left out", reader.path.name, f"this model reads {sorted(self.shapes)}", columns)
             del samples[name]
-        lacking = sorted(n for n in self.shapes if n not in samples or _all_missing(samples[n]).any())
+        lacking = sorted(n for n in self.shapes if n not in samples or not present(samples[n]).all())
         if lacking:
             self.account.add(
                 "guessed",
@@ -334,7 +335,3 @@ class ManifestSource(SampleSource):
         for name in self.shapes.keys() - samples.keys():  # rows that all lack it
             samples[name] = torch.full((len(rows.values), *(max(size, 1) for size in self.shapes[name])), torch.nan)
         return samples
-
-
-def _all_missing(x: Tensor) -> Tensor:
-    return x.isnan().flatten(1).all(1)

@@ -19,8 +19,8 @@ def carried_columns(names: Sequence[str], schema: Schema, options: ColumnOptions
         options: what the user says of the columns.
     """
     read = {*schema.numbers, *schema.categories, schema.label, options.label}
-    known = {*read, *INDEX_NAMES}
-    unread = [name for name in names if name not in known and not is_label_name(name)]
+    not_extra = {*read, *INDEX_NAMES}
+    unread = [name for name in names if name not in not_extra and not is_label_name(name)]
     return tuple(name for name in unread if _why_extra(name, "number", schema, False) is not None)
 
 
