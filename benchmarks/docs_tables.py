@@ -64,6 +64,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "series incidents": lambda: judging_tables.series_incidents(_results("series_alarms")),
     "tsb-ad": lambda: tsb_ad_rows(read_json(RESULTS / "tsb_ad.json")),
     "patch series": lambda: judging_tables.patch_series(_results("patch_series")["rows"]),
+    "patch series adapted": lambda: judging_tables.patch_series(_results("patch_series")["adapted"]),
     "table speed": lambda: table_speed_rows(read_json(RESULTS / "table_speed.json")),
     "inspection speed": lambda: inspection_speed_rows(read_json(RESULTS / "inspection_speed.json")),
 }
