@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from metaad_zoo.data.chunks import Chunk
-    from metaad_zoo.data.read.series import Piece
     from metaad_zoo.data.windows import Pooling
     from metaad_zoo.detector import Detector
     from metaad_zoo.experiment.series_report import SeriesReport
@@ -105,9 +103,8 @@ def run(options: argparse.Namespace) -> int:
     detector = adapted_detector(options.folder)
     if options.points and not detector.reads_windows:
         raise ValueError(f"--points is for models of series; this one reads {sorted(detector.input_shapes)}")
-    way = decision_way(
-        options, detector, options.points and not options.causal
-    )  # refuses what can't be decided before any work
+    # Refuses what can't be decided before any work.
+    way = decision_way(options, detector, options.points and not options.causal)
     calibrate = way[1]
     chosen = column_options(options, detector.input_shapes)
     reading = {**detector.image_options, "damaged": "empty", "carry": True}
@@ -116,17 +113,11 @@ def run(options: argparse.Namespace) -> int:
     score_them = partial(
         detector.score_windows if options.points else detector.score_known, leave_one_out=calibrate == "contamination"
     )
-    rows = (
-        _points(
-            detector,
-            score_them,
-            stream,
-            1 if options.stride is None else options.stride,
-            "last" if options.causal else "mean",
-        )
-        if options.points
-        else _scored(detector, score_them, stream)
-    )
+    if options.points:
+        stride = 1 if options.stride is None else options.stride
+        rows = _points(score_them, stream, detector.window, stride, "last" if options.causal else "mean")
+    else:
+        rows = _scored(detector, score_them, stream)
     with ExitStack() as stack:
         report = _report(options, detector, way, stream)
         written = stack.enter_context(ScoreCsv(out, options.fdr))
@@ -243,68 +234,11 @@ def _note_missing(detector: Detector, stream: SampleStream, chunk: Chunk) -> Non
             stream.account.add("changed", "the samples", why, [name])
 
 
-def _points(detector: Detector, score_them: Scores, stream: SampleStream, stride: int, how: Pooling) -> Iterator[Rows]:
-    import numpy as np
+def _points(score_them: Scores, stream: SampleStream, window: int, stride: int, how: Pooling) -> Iterator[Rows]:
+    from metaad_zoo.data.read.times import time_texts
+    from metaad_zoo.experiment.series_points import scored_points
 
-    from metaad_zoo.data.point_stream import stream_point_scores
-    from metaad_zoo.data.read.times import clock_times, time_texts
-
-    window = detector.window
-    lengths: dict[Any, int] = {}
-    is_scored = False
-    for file in stream.files:
-        step, short, shares = 0, 0, [0.0]
-        for pieces in _between_gaps(stream.series(file)):
-            begin = step
-            values: list[np.ndarray] = []
-            labels: list[np.ndarray] = []
-            times: list[np.ndarray] = []
-
-            def blocks(
-                pieces: Iterable[tuple[Piece, float]] = pieces,
-                values: list[np.ndarray] = values,
-                labels: list[np.ndarray] = labels,
-                times: list[np.ndarray] = times,
-            ) -> Iterator[np.ndarray]:
-                for piece, shares[0] in pieces:  # noqa: B023 - used up before the next turn
-                    if piece.times is not None:
-                        times.append(clock_times(piece.times, piece.in_seconds))
-                    values.append(piece.values)
-                    labels.append(np.full(len(piece.values), -1) if piece.labels is None else piece.labels)
-                    yield piece.values
-
-            for scores in stream_point_scores(score_them, blocks(), window, stride, how, short=True):
-                n, of_points, rows = len(scores), np.concatenate(labels), np.concatenate(values)
-                of_times = np.concatenate(times) if times else None
-                carried = {} if of_times is None else {"time": time_texts(of_times[:n])}
-                names = [f"{file}:{step + i}" for i in range(n)]
-                is_after_gap = (np.arange(step, step + n) == begin) & (begin > 0)
-                series = (rows[:n], None if of_times is None else of_times[:n], is_after_gap)
-                yield Rows(names, scores, of_points[:n], carried, shares[0], *series)
-                values[:], labels[:] = [rows[n:]], [of_points[n:]]
-                times[:] = [] if of_times is None else [of_times[n:]]
-                step += n
-            short += step - begin if step - begin < window else 0
-        lengths[file], is_scored = step, is_scored or short < step
-        if short:
-            reason = f"{short} steps have no score: they are in parts shorter than the window of {window}"
-            stream.account.add("left out", file.name, reason)
-    if not is_scored:
-        steps = ", ".join(f"{file} ({n} steps)" for file, n in itertools.islice(lengths.items(), 5))
-        raise ValueError(
-            f"no series has a part between gaps as long as the model's window of {window}: {steps}; give a longer one"
-        )
-
-
-def _between_gaps(pieces: Iterable[tuple[Piece, float]]) -> Iterator[Iterable[tuple[Piece, float]]]:
-    """The pieces of a series, in groups without a gap."""
-    groups = itertools.count()
-    place = [next(groups)]
-
-    def group(piece: tuple[Piece, float]) -> int:
-        if not piece[0].continues:
-            place[0] = next(groups)
-        return place[0]
-
-    for _, several in itertools.groupby(pieces, group):
-        yield several
+    for part in scored_points(score_them, stream, window, stride, how):
+        carried = {} if part.times is None else {"time": time_texts(part.times)}
+        series = (part.values, part.times, part.after_gap)
+        yield Rows(part.names, part.scores, part.labels, carried, part.done, *series)

@@ -2,56 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 from torch import Tensor
 
 from metaad_zoo.data.windows import SCORED_AT_ONCE, Pooling, SeriesWindows, point_scores
-
-
-def stream_point_scores(
-    scorer: Callable[[dict[str, Tensor]], Tensor | np.ndarray],
-    blocks: Iterable[np.ndarray],
-    window: int,
-    stride: int = 1,
-    how: Pooling = "mean",
-    short: bool = False,
-) -> Iterator[np.ndarray]:
-    """The same scores, to the last bit, as :func:`metaad_zoo.data.windows.score_series` gives of the whole.
-
-    Held in memory are the steps and the scores of the windows that points without a score yet may need.
-
-    Args:
-        scorer: maps ``{"sequence": (n, window, C)}`` to ``(n,)`` scores.
-        blocks: arrays ``(steps, C)``, one behind the other.
-        window: steps of a window.
-        stride: steps from one window to the next; at most ``window``.
-        how: see :func:`metaad_zoo.data.windows.point_scores`.
-        short: whether a series that is shorter than a window gets NaN, as a part between gaps does, and no error.
-
-    Yields:
-        Scores of the next points, ``(steps,)``.
-
-    Raises:
-        ValueError: the series is shorter than a window, or the stride leaves gaps.
-
-    Example:
-        >>> blocks = np.split(np.arange(10.0)[:, None], [3, 4])
-        >>> mean = lambda windows: windows["sequence"].mean((1, 2))
-        >>> np.concatenate(list(stream_point_scores(mean, blocks, window=3, stride=3)))
-        array([1. , 1. , 1. , 4. , 4. , 4. , 7. , 7.5, 7.5, 8. ])
-    """
-    if not 1 <= stride <= window:
-        raise ValueError(f"stride is {stride}; expected 1 to {window} (the window), or points would have no score")
-    points = PointStream(scorer, window, stride, how, SCORED_AT_ONCE)
-    for block in blocks:
-        yield points.take(block)
-    yield points.end(short)
+from metaad_zoo.registry import unknown_name
 
 
 class PointStream:
     """Scores of the points of one series without a gap, block by block.
+
+    They are the same, to the last bit, as :func:`metaad_zoo.data.windows.score_series` gives of the whole. Held in
+    memory are the steps and the scores of the windows that points without a score yet may need.
 
     Args:
         scorer: maps ``{"sequence": (n, window, C)}`` to ``(n,)`` scores.
@@ -63,6 +28,16 @@ class PointStream:
     Attributes:
         received: number of points so far.
         scored: number of points that have their score.
+
+    Raises:
+        ValueError: the stride leaves gaps, or ``how`` is unknown.
+
+    Example:
+        >>> mean = lambda windows: windows["sequence"].mean((1, 2))
+        >>> points = PointStream(mean, window=3, stride=3, how="mean")
+        >>> parts = [points.take(block) for block in np.split(np.arange(10.0)[:, None], [3, 4])]
+        >>> np.concatenate([*parts, points.end()])
+        array([1. , 1. , 1. , 4. , 4. , 4. , 7. , 7.5, 7.5, 8. ])
     """
 
     def __init__(
@@ -73,6 +48,10 @@ class PointStream:
         how: Pooling,
         batch: int = 1,
     ) -> None:
+        if not 1 <= stride <= window:
+            raise ValueError(f"stride is {stride}; expected 1 to {window} (the window), or points would have no score")
+        if how not in get_args(Pooling):
+            raise unknown_name("way from windows to points:", how, get_args(Pooling))
         self._scorer, self._window, self._stride, self._how, self._batch = scorer, window, stride, how, batch
         self._rows: np.ndarray | None = None  # from step _base on
         self._base = self._next = 0  # _next: start of the next window
@@ -81,7 +60,7 @@ class PointStream:
         self._newest = np.nan  # score of the last window that is forgotten
 
     def take(self, block: np.ndarray) -> np.ndarray:
-        """Scores of the next points, as many as are known with a further block ``(steps, C)``."""
+        """Scores of the next points, as many as a further block ``(steps, C)`` completes."""
         self._rows = block if self._rows is None else np.concatenate([self._rows, block])
         self.received += len(block)
         ready = max(0, (self.received - self._window - self._next) // self._stride + 1)
@@ -96,20 +75,9 @@ class PointStream:
         self._rows, self._base = self._rows[keep - self._base :].copy(), keep
         return points
 
-    def end(self, short: bool) -> np.ndarray:
-        """Scores of the points that wait for windows to come.
-
-        Args:
-            short: whether a series that is shorter than a window gets NaN, and no error.
-
-        Raises:
-            ValueError: the series is shorter than a window.
-        """
+    def end(self) -> np.ndarray:
+        """Scores of the points that wait for windows to come; NaN if the series is shorter than a window."""
         length = self.received
-        if length < self._window and not short:
-            raise ValueError(
-                f"the series has {length} steps, fewer than the model's window of {self._window}: give more"
-            )
         if length < self._window:
             scores = np.full(length - self.scored, np.nan)
             self.scored = length

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -21,7 +21,6 @@ from metaad_zoo.evaluation.adaptive import AdaptiveThreshold
 from metaad_zoo.evaluation.decisions import Calibrate
 from metaad_zoo.modality import scoring_chunk
 from metaad_zoo.modality.window_scoring import ScoresWindows
-from metaad_zoo.registry import unknown_name
 
 Decide = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """p-values and decisions (0 or 1) of scores ``(n,)`` without NaN."""
@@ -78,10 +77,6 @@ class LiveSeries:
         decide: Decide | None = None,
         schema: Schema | None = None,
     ) -> None:
-        if not 1 <= stride <= window:
-            raise ValueError(f"stride is {stride}; expected 1 to {window} (the window), or points would have no score")
-        if how not in get_args(Pooling):
-            raise unknown_name("way from windows to points:", how, get_args(Pooling))
         self.window, self.channels, self.stride, self.how = window, channels, stride, how
         self._new_part = lambda: PointStream(scorer, window, stride, how)
         self._part, self._decide, self._schema = self._new_part(), decide, schema
@@ -122,7 +117,7 @@ class LiveSeries:
     def finish(self) -> LivePoints:
         """Scores of the points that wait for rows to come; rows that are pushed later stand behind a gap."""
         first = self._first + self._part.scored
-        points = self._judged(first, self._part.end(short=True))
+        points = self._judged(first, self._part.end())
         self._first, self._part, self._last_time = self.received, self._new_part(), None
         return points
 

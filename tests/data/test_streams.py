@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from metaad_zoo.data.chunks import Chunk, rebatched
-from metaad_zoo.data.point_stream import stream_point_scores
+from metaad_zoo.data.point_stream import PointStream
 from metaad_zoo.data.read import table_sources
 from metaad_zoo.data.read.roles import Schema
 from metaad_zoo.data.windows import score_series
@@ -189,16 +189,18 @@ def test_points_in_blocks_score_as_the_whole(length, stride, how):
 
     cuts = np.sort(rng.integers(0, length, 5))
     blocks = np.split(series, cuts)
-    parts = list(stream_point_scores(scorer, blocks, 8, stride, how))
+    points = PointStream(scorer, 8, stride, how, batch=256)
+    parts = [*(points.take(block) for block in blocks), points.end()]
     assert max(seen) <= 256
     np.testing.assert_array_equal(np.concatenate(parts), score_series(scorer, series, 8, stride, how))
 
 
-def test_points_of_too_short_a_series_are_refused():
-    with pytest.raises(ValueError, match="5 steps, fewer than the model's window of 8"):
-        list(stream_point_scores(len, [np.zeros((3, 1)), np.zeros((2, 1))], 8))
+def test_points_of_too_short_a_series_have_no_score():
+    points = PointStream(len, 8, 1, "mean")
+    assert len(points.take(np.zeros((5, 1)))) == 0
+    assert np.isnan(points.end()).tolist() == [True] * 5
     with pytest.raises(ValueError, match="stride is 9"):
-        list(stream_point_scores(len, [np.zeros((30, 1))], 8, 9))
+        PointStream(len, 8, 9, "mean")
 
 
 def test_rebatched_keeps_order_and_shape():
