@@ -19,8 +19,21 @@ from metaad_zoo.evaluation.leave_one_out import AT_ONCE, SupportTooSmallError, p
 BLOCKS = 10
 GAP = 1
 """Windows on either side of a block that the method is not adapted to."""
+LONG_HISTORY = 20
 LEAST = 2 * GAP + 3
 """Minimum number of windows: a block of one, its gaps, and two to adapt to."""
+
+
+def has_long_history(labels: Tensor, places: Tensor | None) -> bool:
+    """Whether at least 20 normal support windows have a place in a series; see :func:`block_scores`.
+
+    From so many on they, and not other tasks, decide by default.
+
+    Args:
+        labels: ``(K,)`` of 0, 1 and -1.
+        places: ``(K, 2)``, -1 for windows without a place; None for samples of other kinds.
+    """
+    return places is not None and int(((labels == NORMAL) & (places[:, 0] >= 0)).sum()) >= LONG_HISTORY
 
 
 def block_scores(method: Method, support: Samples, labels: Tensor, places: Tensor, stride: int | None = None) -> Tensor:

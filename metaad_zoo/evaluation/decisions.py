@@ -35,8 +35,6 @@ from metaad_zoo.registry import unknown_name
 Calibrate = Literal["across", "within", "contamination", "points"]
 WAYS: tuple[Calibrate, ...] = ("across", "within", "contamination", "points")
 USUAL_ALPHA = 0.1
-LONG_HISTORY = 20
-"""Number of normal windows of a series from which on they, and not other tasks, decide by default."""
 
 
 class Calibrator(Protocol):
@@ -219,8 +217,9 @@ class SupportDecisions:
             return calibrate
         if contamination is not None:
             return "contamination"
-        long_history = self._places is not None and shots_of(self._labels) >= LONG_HISTORY
-        return "across" if any(len(scores) for scores in self._across.values()) and not long_history else "within"
+        if blocks.has_long_history(self._labels, self._places):
+            return "within"
+        return "across" if any(len(scores) for scores in self._across.values()) else "within"
 
     def way_to_decide(
         self, alpha: float | None, calibrate: Calibrate | None, contamination: float | None

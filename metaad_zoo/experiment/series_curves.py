@@ -169,7 +169,7 @@ def most_telling(events: Sequence[Event], names: Sequence[str], ranges: np.ndarr
         >>> most_telling([event], ["x", "y"], np.zeros((1, 2)))
         [1, 0]
     """
-    carried = Counter(name for event in events for name in event.channels)
+    events_of = Counter(name for event in events for name in event.channels)
     spread = np.nan_to_num(ranges).sum(0)
-    order = sorted(range(len(names)), key=lambda i: (-carried[names[i]], -spread[i], i))
+    order = sorted(range(len(names)), key=lambda i: (-events_of[names[i]], -spread[i], i))
     return order[:MOST_DRAWN]

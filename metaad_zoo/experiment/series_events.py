@@ -1,4 +1,4 @@
-"""Events of a series that is scored: flagged steps merged, with begin, end, peak and the channels that carried them."""
+"""Events of a series that is scored: flagged steps merged, with begin, end, peak and the channels behind them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Event:
         begin_time: time of the first flagged step; empty without times.
         end_time: time of the last flagged step.
         peak_time: time of the highest score.
-        channels: names of the channels that carried the peak, the largest share first.
+        channels: names of the channels that contribute to the score at the peak, the largest share first.
         labelled: whether a flagged step lies less than a window away from a step labelled anomalous.
     """
 
@@ -95,7 +95,7 @@ class EventLog:
     Args:
         path: CSV file to write, with the columns :data:`COLUMNS`; it appears when the context ends without an error.
         window: steps of a window; flagged steps less than this apart are one event.
-        drops_by_channel: gives the part ``(C,)`` of a window's score ``(window, C)`` that each channel carries.
+        drops_by_channel: gives what each channel contributes ``(C,)`` to the score of a window ``(window, C)``.
         names: gives the names of the channels, once a series is read.
 
     Raises:

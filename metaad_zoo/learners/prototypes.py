@@ -81,7 +81,7 @@ class PrototypicalNetwork(EmbeddingLearner):
         return {**self._read(embeddings, normal, ~normal & present), "readable": normal.any(-1)}
 
     def compare(self, reading: Reading, embeddings: Tensor) -> Tensor:
-        """``scale (D - R)``, with labelled anomalies ``scale (D - softmin(R, their distances))``; of parts the sum."""
+        """``scale (D - R)``, with labelled anomalies ``scale (D - softmin(R, their distances))``; of parts the mean."""
         if self.n_parts == 1:
             return self._compare(reading, embeddings)
         logits, weights = self._compare_parts(reading, embeddings)

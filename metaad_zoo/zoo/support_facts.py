@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from metaad_zoo.data.read.roles import Schema
-from metaad_zoo.episodes import NORMAL, UNLABELLED
-from metaad_zoo.evaluation.decisions import LONG_HISTORY, shots_of
+from metaad_zoo.episodes import UNLABELLED
+from metaad_zoo.evaluation.blocks import has_long_history
+from metaad_zoo.evaluation.decisions import shots_of
 from metaad_zoo.evaluation.novelty import Novelty
 from metaad_zoo.zoo.checkpoint import CONTAMINATION, SUPPORT_LABELS, Checkpoint, support_counts
 from metaad_zoo.zoo.detector_tensors import PLACES, ROI, calibration_by_shots, schemas_of, training_tasks_of
@@ -79,8 +80,7 @@ class DescribesSupport(ABC):
         Raises:
             RuntimeError: the detector is not fitted.
         """
-        labels, places = self.support_labels, self._checkpoint.tensors.get(PLACES)
-        return places is not None and int(((labels == NORMAL) & (places[:, 0] >= 0)).sum()) >= LONG_HISTORY
+        return has_long_history(self.support_labels, self._checkpoint.tensors.get(PLACES))
 
     @property
     def unlabelled(self) -> int:

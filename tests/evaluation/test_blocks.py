@@ -8,9 +8,9 @@ import torch
 
 from metaad_zoo.data.windows import score_series
 from metaad_zoo.evaluation.baselines import create_baseline
-from metaad_zoo.evaluation.blocks import BLOCKS, LEAST, block_scores, scored_windows
+from metaad_zoo.evaluation.blocks import BLOCKS, LEAST, LONG_HISTORY, block_scores, has_long_history, scored_windows
 from metaad_zoo.evaluation.calibration import threshold
-from metaad_zoo.evaluation.decisions import LONG_HISTORY, SupportDecisions
+from metaad_zoo.evaluation.decisions import SupportDecisions
 from metaad_zoo.evaluation.leave_one_out import SupportTooSmallError, leave_one_out_scores
 
 WINDOW = 8
@@ -101,6 +101,14 @@ def test_a_long_history_decides_by_default():
     assert torch.equal(with_places.compared_with("within", None), block_scores(Nearest(), support, labels, places))
     points = block_scores(Nearest(), support, labels, places, stride=WINDOW // 4)
     assert torch.equal(with_places.compared_with("points", None), points)
+
+
+def test_windows_without_a_place_are_no_history():
+    support, labels, places = history(LONG_HISTORY)
+    assert has_long_history(labels, places)
+    places[0] = -1
+    assert not has_long_history(labels, places)
+    assert SupportDecisions(Nearest(), support, labels, {5: torch.zeros(100)}, places).way(None, None) == "across"
 
 
 @pytest.mark.parametrize(("n", "expected"), [(5, 5), (20, 50), (68, 242)])
