@@ -92,6 +92,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from metaad_zoo.evaluation.blocks import calibration_stride
     from metaad_zoo.evaluation.labelled import in_words
     from metaad_zoo.experiment.score_file import ScoreCsv
     from metaad_zoo.modality.streams import SampleStream
@@ -115,6 +116,11 @@ def run(options: argparse.Namespace) -> int:
     )
     if options.points:
         stride = 1 if options.stride is None else options.stride
+        if calibrate == "points" and stride > (calibrated := calibration_stride(detector.window)):
+            note(
+                f"the threshold comes from windows every {calibrated} steps: --stride {stride} averages over fewer "
+                "windows and gives more false alarms"
+            )
         rows = _points(score_them, stream, detector.window, stride, "last" if options.causal else "mean")
     else:
         rows = _scored(detector, score_them, stream)

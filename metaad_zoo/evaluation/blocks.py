@@ -74,6 +74,11 @@ def block_scores(method: Method, support: Samples, labels: Tensor, places: Tenso
     return torch.as_tensor(np.sort(scores[~np.isnan(scores)]))
 
 
+def calibration_stride(window: int) -> int:
+    """Steps from one window to the next for the scores of points: a quarter of a window."""
+    return max(1, window // 4)
+
+
 def scored_windows(labels: Tensor, places: Tensor, length: int, stride: int) -> int:
     """Number of windows that :func:`block_scores` scores for the points.
 

@@ -267,7 +267,7 @@ class SupportDecisions:
     def _point_steps(self) -> tuple[int, int]:
         """Steps of a window, and from one window to the next for the scores of points."""
         length = next(iter(self._support.values())).shape[1]
-        return length, max(1, length // 4)
+        return length, blocks.calibration_stride(length)
 
     def _samples(self, calibrate: Calibrate | None, contamination: float | None) -> int:
         """Number of samples that bound the rate: calibration scores, or of points the windows scored for them."""

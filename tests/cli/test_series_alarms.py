@@ -219,6 +219,12 @@ def test_points_follow_the_series_and_become_events(pump, tmp_path, capsys):
     assert sum(row["anomaly"] == "1" for row in rows) == figures["anomalous"] == sum(int(e["flagged"]) for e in events)
 
 
+def test_a_stride_longer_than_that_of_the_calibration_is_noted(pump, tmp_path, capsys):
+    for stride, is_noted in (("8", False), ("16", True)):
+        notes = scored(pump, tmp_path, capsys, "later.csv", "--points", "--stride", stride)[1]
+        assert ("the threshold comes from windows every 8 steps" in notes) == is_noted
+
+
 def test_a_shifted_series_is_warned_of_unless_the_threshold_follows(pump, tmp_path, capsys):
     points = ["--points", "--stride", "8", "--alpha", "0.05"]
     fixed, notes, _ = scored(pump, tmp_path, capsys, "shifted.csv", *points, "--no-adaptive")
