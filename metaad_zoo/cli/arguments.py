@@ -131,7 +131,7 @@ def fdr_argument(command: argparse.ArgumentParser) -> None:
         "--fdr",
         type=float,
         help="instead of --alpha: bound on the expected share of normal samples among those called anomalous, such as "
-        "0.1 (Benjamini-Hochberg on the p-values of all samples together)",
+        "0.1 (Benjamini-Hochberg on the p-values of all samples together); no events of series are written",
     )
 
 

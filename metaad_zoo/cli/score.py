@@ -64,8 +64,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         required=True,
-        help="CSV file to write: sample, score, p_value, anomaly, and the times and identifiers of the data; of series "
-        "events.csv lies beside it",
+        help="CSV file to write: sample, score, p_value, anomaly, and the times and identifiers of the data; for "
+        "series, events.csv is written to the same folder",
     )
     decision_arguments(command)
     adaptive_argument(command)

@@ -16,13 +16,13 @@ from metaad_zoo.cli.arguments import (
 from metaad_zoo.cli.novelty import note_novelty
 from metaad_zoo.cli.terminal import note_account, tell
 
-HELP = "add normal samples to the support set of a detector"
+HELP = "add normal samples to the support set of a detector, which keeps the earlier ones"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", help="folder of a detector, written by `metaad adapt`")
     support_arguments(command)
-    command.add_argument("--out", type=Path, help="folder to write the detector to (default: where it is)")
+    command.add_argument("--out", type=Path, help="folder to write the detector to (default: overwrite FOLDER)")
     json_argument(command)
 
 
