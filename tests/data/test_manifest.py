@@ -95,6 +95,33 @@ class TestManifest:
         assert source.class_names == ["manifest"]
 
     @pytest.mark.parametrize(
+        "cell",
+        ["{outside}/a.png", "../outside/a.png", "link.png", "folder/a.png", "../own/../outside/a.png", "/dev/zero"],
+    )
+    def test_files_outside_of_the_folder_are_refused(self, cell, tmp_path):
+        own, outside = tmp_path / "own", tmp_path / "outside"
+        own.mkdir()
+        outside.mkdir()
+        Image.new("L", (4, 4)).save(outside / "a.png")
+        Image.new("L", (4, 4)).save(own / "a.png")
+        (own / "link.png").symlink_to(outside / "a.png")
+        (own / "folder").symlink_to(outside)
+        path = write_manifest(own, ["a.png,1", f"{cell.format(outside=outside)},2"], "image,w")
+        with pytest.raises(
+            ValueError, match=r"manifest.csv, row 2, column 'image': .* outside of the manifest's folder"
+        ):
+            ManifestReader(path).read()
+
+    def test_paths_and_links_within_the_folder_are_read(self, tmp_path):
+        Image.new("L", (4, 4)).save(tmp_path / "a.png")
+        (tmp_path / "below").mkdir()
+        (tmp_path / "below" / "link.png").symlink_to(tmp_path / "a.png")
+        rows = ["below/../a.png,1", "below/link.png,2", f"{tmp_path}/a.png,3"]
+        (tmp_path / "folder").symlink_to(tmp_path, target_is_directory=True)
+        write_manifest(tmp_path, rows, "image,w")
+        assert len(ManifestReader(tmp_path / "folder" / "manifest.csv").read().all_samples()["image"]) == 3
+
+    @pytest.mark.parametrize(
         ("header", "rows", "complaint"),
         [
             (

@@ -59,8 +59,8 @@ class ManifestOptions:
 class ManifestReader:
     """Samples out of a CSV or Parquet file with a header.
 
-    - ``image``, ``sequence``: paths, from the manifest's folder on; a sequence is a CSV or Parquet file (a row a step,
-      a column a channel) or an ``.npz`` of one array ``(steps,)`` or ``(steps, channels)``;
+    - ``image``, ``sequence``: paths of files in the manifest's folder or below, from that folder on; a sequence is a
+      CSV or Parquet file (a row a step, a column a channel) or an ``.npz`` of one array ``(steps,)`` or ``(steps, channels)``;
     - a column of labels, as in any table (:mod:`metaad_zoo.data.read.roles`);
     - ``domain`` or ``class``: text or whole numbers; where there are labels they are domains, else classes; without
       either, all rows are one domain, named after the file;
@@ -107,9 +107,9 @@ class ManifestReader:
         """All samples, for training.
 
         Raises:
-            ValueError: the manifest or a file that it names is missing or damaged (manifest, row from 1, column and
-                file are named), a row has nothing in it or no domain, sequences differ in channels, or there is no
-                modality.
+            ValueError: the manifest or a file that it names is missing, damaged or outside of the manifest's folder
+                (manifest, row from 1, column and file are named), a row has nothing in it or no domain, sequences differ
+                in channels, or there is no modality.
         """
         with self.table() as table:
             rows = table.rows()
@@ -178,6 +178,7 @@ class ManifestReader:
                 f"{cells[numbers[0]]}: name the file with its ending, or rename the column if it is a feature"
             )
         files = [self.path.parent / cell if cell else None for cell in cells]
+        self._refuse_outside(rows, column, files)
         # os.path takes a name that is too long for the file system as one that is not there; pathlib raises.
         missing = [i for i, file in enumerate(files) if file is not None and not os.path.isfile(file)]
         if missing:
@@ -187,6 +188,19 @@ class ManifestReader:
                 f"{column}"
             )
         return files
+
+    def _refuse_outside(self, rows: Rows, column: str, files: Sequence[Path | None]) -> None:
+        """A manifest may come from anybody, and must not have files read that its sender can't name otherwise."""
+        root = os.path.join(os.path.realpath(self.path.parent), "")
+        outside = [i for i, f in enumerate(files) if f is not None and not os.path.realpath(f).startswith(root)]
+        if outside:
+            first, file = outside[0], files[outside[0]]
+            link = f", a link to {os.path.realpath(str(file))}," if os.path.abspath(str(file)).startswith(root) else ""
+            raise ValueError(
+                f"{self._cell(rows, first, column)}: {file}{link} lies outside of the manifest's folder "
+                f"({len(outside)} such rows): give paths from the manifest's folder on, and put the manifest into a "
+                "folder that holds the files themselves"
+            )
 
     def _images(self, files: Sequence[Path]) -> tuple[ImageArrays, tuple[int, ...]]:
         size = self.files.image_size
