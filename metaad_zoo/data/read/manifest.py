@@ -60,7 +60,8 @@ class ManifestReader:
     """Samples out of a CSV or Parquet file with a header.
 
     - ``image``, ``sequence``: paths of files in the manifest's folder or below, from that folder on; a sequence is a
-      CSV or Parquet file (a row a step, a column a channel) or an ``.npz`` of one array ``(steps,)`` or ``(steps, channels)``;
+      CSV or Parquet file (a row a step, a column a channel) or an ``.npz`` of one array ``(steps,)`` or
+      ``(steps, channels)``;
     - a column of labels, as in any table (:mod:`metaad_zoo.data.read.roles`);
     - ``domain`` or ``class``: text or whole numbers; where there are labels they are domains, else classes; without
       either, all rows are one domain, named after the file;
@@ -108,8 +109,8 @@ class ManifestReader:
 
         Raises:
             ValueError: the manifest or a file that it names is missing, damaged or outside of the manifest's folder
-                (manifest, row from 1, column and file are named), a row has nothing in it or no domain, sequences differ
-                in channels, or there is no modality.
+                (manifest, row from 1, column and file are named), a row has nothing in it or no domain, sequences
+                differ in channels, or there is no modality.
         """
         with self.table() as table:
             rows = table.rows()
