@@ -21,7 +21,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from metaad_zoo.zoo import is_known, locate
-    from metaad_zoo.zoo.manifest import read_manifest, support_in_words, verified_weights
+    from metaad_zoo.zoo.manifest import read_manifest, support_in_words, verify_weights
     from metaad_zoo.zoo.published import CARD, METRICS
     from metaad_zoo.zoo.reading import TEXT_LIMIT, parse_json, read_bytes
 
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
         return
     folder = locate(options.name, papers=True)
     manifest = read_manifest(folder)
-    verified_weights(folder, manifest)
+    verify_weights(folder, manifest)
     if options.json:
         path = folder / METRICS
         metrics = parse_json(read_bytes(path, TEXT_LIMIT), str(path)) if path.exists() else None

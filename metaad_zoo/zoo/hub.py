@@ -13,6 +13,7 @@ from metaad_zoo.zoo.manifest import CONFIG, MANIFEST, WEIGHTS, read_manifest
 from metaad_zoo.zoo.published import FILES, PAPERS
 from metaad_zoo.zoo.reading import TEXT_LIMIT, WEIGHTS_LIMIT, CheckpointError
 from metaad_zoo.zoo.remote import CACHE_VARIABLE, cache_folder
+from metaad_zoo.zoo.transfer import in_time
 
 PREFIX = "hf://"
 _ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<folder>[\w./-]+?))?(?:@(?P<revision>[\w./-]+))?/?")
@@ -28,9 +29,13 @@ def fetch_from_hub(address: str, papers: bool = False) -> Path:
         papers: its card and figures too, where there are any.
 
     Raises:
-        CheckpointError: huggingface_hub is not installed, there is no such repository or file, the network fails, or a
-            file is too large.
+        CheckpointError: huggingface_hub is not installed, there is no such repository or file, the network fails, a
+            file is too large, or the files have not come within ``METAAD_FETCH_TIMEOUT`` seconds.
     """
+    return in_time(lambda: _fetch(address, papers), address)
+
+
+def _fetch(address: str, papers: bool) -> Path:
     parts = _ADDRESS.fullmatch(address)
     if parts is None or ".." in address:
         raise CheckpointError(f"{address}: expected hf://owner/repository, or hf://owner/repository/folder@revision")

@@ -13,9 +13,16 @@ from typing import Any
 
 from metaad_zoo.modality import list_modalities
 from metaad_zoo.registry import unknown_name
-from metaad_zoo.zoo.manifest import verify
 from metaad_zoo.zoo.published import FILES, INDEX, NAME, NEEDED, Published
-from metaad_zoo.zoo.reading import TEXT_LIMIT, WEIGHTS_LIMIT, CheckpointError, parse_json, read_bytes
+from metaad_zoo.zoo.reading import (
+    TEXT_LIMIT,
+    WEIGHTS_LIMIT,
+    CheckpointError,
+    check_sha256,
+    file_sha256,
+    parse_json,
+    read_bytes,
+)
 
 FORMAT = 1
 ZOO_VARIABLE = "METAAD_CHECKPOINTS"
@@ -176,6 +183,5 @@ def find_published(name: str, folder: Path | None = None) -> Path:
     for file, facts in entries[name].files.items():
         if place.is_symlink() or (place / file).is_symlink():
             raise CheckpointError(f"{place / file} is a link or lies behind one, which is refused for published files")
-        content = read_bytes(place / file, WEIGHTS_LIMIT)
-        verify(content, facts["sha256"], str(place / file), "the index")
+        check_sha256(file_sha256(place / file, WEIGHTS_LIMIT), facts["sha256"], str(place / file), "the index")
     return place

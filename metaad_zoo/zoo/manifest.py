@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from metaad_zoo.zoo.reading import TEXT_LIMIT, WEIGHTS_LIMIT, CheckpointError, parse_json, read_bytes
+from metaad_zoo.zoo.reading import (
+    TEXT_LIMIT,
+    WEIGHTS_LIMIT,
+    CheckpointError,
+    check_sha256,
+    file_sha256,
+    parse_json,
+    read_bytes,
+)
 
 FORMAT = 2
 """Newest format; 2 is written where pretrained weights are kept apart, else 1."""
@@ -40,6 +48,16 @@ def verified_weights(folder: Path, manifest: Mapping[str, Any]) -> bytes:
     """
     path = folder / WEIGHTS
     return verify(read_bytes(path, WEIGHTS_LIMIT), manifest["sha256"].get(WEIGHTS), str(path))
+
+
+def verify_weights(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Compare the weights of a checkpoint folder with the manifest's sha256, without holding them in memory.
+
+    Raises:
+        CheckpointError: as for :func:`verified_weights`.
+    """
+    path = folder / WEIGHTS
+    check_sha256(file_sha256(path, WEIGHTS_LIMIT), manifest["sha256"].get(WEIGHTS), str(path))
 
 
 def support_in_words(counts: Mapping[str, float]) -> str:
@@ -129,9 +147,5 @@ def verify(content: bytes, sha256: object, where: str, says: str = "its manifest
     Raises:
         CheckpointError: it is not.
     """
-    actual = hashlib.sha256(content).hexdigest()
-    if actual != sha256:
-        raise CheckpointError(
-            f"{where} has sha256 {actual}, {says} says {sha256}: it is damaged or was changed; fetch it again"
-        )
+    check_sha256(hashlib.sha256(content).hexdigest(), sha256, where, says)
     return content

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -19,6 +22,8 @@ VALUES_LIMIT = 2_000_000
 """Largest number of values in a JSON or YAML file."""
 DEPTH_LIMIT = 64
 """Largest depth of nested JSON or YAML."""
+CHUNK = 2**20
+"""Bytes that are held in memory at once of what need not be there whole."""
 
 
 class CheckpointError(ValueError):
@@ -31,6 +36,51 @@ def read_bytes(path: Path, limit: int) -> bytes:
     Raises:
         CheckpointError: the file can't be read, is not regular or is larger.
     """
+    with _regular_file(path, limit) as file:
+        content = file.read(limit + 1)
+        if len(content) > limit:  # it has grown since
+            raise CheckpointError(f"{path} has more than {limit:,} bytes: not read")
+        return content
+
+
+def read_chunks(path: Path, limit: int) -> Iterator[bytes]:
+    """The content of a regular file of at most ``limit`` bytes, in chunks; errors as for :func:`read_bytes`."""
+    with _regular_file(path, limit) as file:
+        while content := file.read(CHUNK):
+            limit -= len(content)
+            if limit < 0:
+                raise CheckpointError(f"{path} has grown while it was read: not read")
+            yield content
+
+
+def file_sha256(path: Path, limit: int) -> str:
+    """The sha256 of a regular file; errors as for :func:`read_bytes`."""
+    digest = hashlib.sha256()
+    for content in read_chunks(path, limit):
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def check_sha256(actual: str, expected: object, where: str, says: str = "its manifest") -> None:
+    """Compare the sha256 of a file.
+
+    Args:
+        actual: sha256 of its content.
+        expected: the sha256 that it should have.
+        where: name of the file, for the error.
+        says: what names the expected sha256, for the error.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    if actual != expected:
+        raise CheckpointError(
+            f"{where} has sha256 {actual}, {says} says {expected}: it is damaged or was changed; fetch it again"
+        )
+
+
+@contextmanager
+def _regular_file(path: Path, limit: int) -> Iterator[BinaryIO]:
     try:
         with open(path, "rb", opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())
@@ -38,12 +88,9 @@ def read_bytes(path: Path, limit: int) -> bytes:
                 raise CheckpointError(f"{path} is no regular file; fetch the checkpoint again")
             if status.st_size > limit:
                 raise CheckpointError(f"{path} has {status.st_size:,} bytes, expected at most {limit:,}: not read")
-            content = file.read(limit + 1)
+            yield file
     except OSError as error:
         raise CheckpointError(f"{path} can't be read ({error}); fetch the checkpoint again") from error
-    if len(content) > limit:  # it has grown since
-        raise CheckpointError(f"{path} has more than {limit:,} bytes: not read")
-    return content
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

@@ -6,8 +6,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import parse_qsl, urldefrag, urljoin, urlsplit
-from urllib.request import url2pathname
+from urllib.parse import parse_qsl, urldefrag, urljoin
 
 import pooch
 import requests
@@ -17,14 +16,10 @@ from metaad_zoo.registry import unknown_name
 from metaad_zoo.zoo.index import parse_index
 from metaad_zoo.zoo.manifest import CONFIG, MANIFEST, WEIGHTS, check_manifest, verify
 from metaad_zoo.zoo.published import PAPERS
-from metaad_zoo.zoo.reading import TEXT_LIMIT, WEIGHTS_LIMIT, CheckpointError, parse_json, read_bytes
+from metaad_zoo.zoo.reading import TEXT_LIMIT, WEIGHTS_LIMIT, CheckpointError, file_sha256, parse_json, read_bytes
+from metaad_zoo.zoo.transfer import Transfer
 
 CACHE_VARIABLE = "METAAD_CACHE"
-TIMEOUT = 30.0
-"""Seconds to wait for an answer or a further byte."""
-REDIRECTS = 5
-_LOCAL = ("localhost", "127.0.0.1", "::1")
-_CHUNK = 2**20
 
 
 def cache_folder() -> Path:
@@ -43,37 +38,38 @@ def fetch_checkpoint(address: str, papers: bool = False) -> Path:
         papers: its card and figures too, where there are any: checked by an index that names them, else as they come.
 
     Raises:
-        CheckpointError: there is no such checkpoint, the network fails, or what came is too large or not what was
-            pinned.
+        CheckpointError: there is no such checkpoint, the network fails, the files have not come within
+            ``METAAD_FETCH_TIMEOUT`` seconds, or what came is too large or not what was pinned.
     """
     url, pins = _take_apart(address)
     sha256 = pins.get("sha256")
     listed: dict[str, str] | None = None
-    if url.endswith(".json"):
-        entries = parse_index(_get(url, TEXT_LIMIT, sha256), url)
-        if pins.get("name") not in entries:
-            raise CheckpointError(
-                f"{unknown_name('checkpoint', pins.get('name', ''), entries)}: {url}#NAME is expected"
-            )
-        files = entries[pins["name"]].files
-        listed = {name: facts["sha256"] for name, facts in files.items()}
-        base, sha256 = urljoin(url, pins["name"] + "/"), listed[MANIFEST]
-    else:
-        base = url if url.endswith("/") else url + "/"
-    cached = cache_folder() / str(sha256)
-    if sha256 and (cached / MANIFEST).is_file():
-        manifest = read_bytes(cached / MANIFEST, TEXT_LIMIT)
-    else:
-        manifest = _get(base + MANIFEST, TEXT_LIMIT, sha256)
-    if sha256:
-        verify(manifest, sha256, base + MANIFEST, "what names it")
-    folder = _complete(base, manifest)
-    if papers:
-        _add_papers(base, folder, listed)
+    with Transfer() as transfer:
+        if url.endswith(".json"):
+            entries = parse_index(transfer.read(url, TEXT_LIMIT, sha256), url)
+            if pins.get("name") not in entries:
+                raise CheckpointError(
+                    f"{unknown_name('checkpoint', pins.get('name', ''), entries)}: {url}#NAME is expected"
+                )
+            files = entries[pins["name"]].files
+            listed = {name: facts["sha256"] for name, facts in files.items()}
+            base, sha256 = urljoin(url, pins["name"] + "/"), listed[MANIFEST]
+        else:
+            base = url if url.endswith("/") else url + "/"
+        cached = cache_folder() / str(sha256)
+        if sha256 and (cached / MANIFEST).is_file():
+            manifest = read_bytes(cached / MANIFEST, TEXT_LIMIT)
+        else:
+            manifest = transfer.read(base + MANIFEST, TEXT_LIMIT, sha256)
+        if sha256:
+            verify(manifest, sha256, base + MANIFEST, "what names it")
+        folder = _complete(transfer, base, manifest)
+        if papers:
+            _add_papers(transfer, base, folder, listed)
     return folder
 
 
-def _complete(base: str, manifest: bytes) -> Path:
+def _complete(transfer: Transfer, base: str, manifest: bytes) -> Path:
     """The cache's folder for a manifest, with all files that it names."""
     folder = cache_folder() / hashlib.sha256(manifest).hexdigest()
     fields = check_manifest(parse_json(manifest, base + MANIFEST), base + MANIFEST)
@@ -82,19 +78,20 @@ def _complete(base: str, manifest: bytes) -> Path:
         expected = fields["sha256"].get(name)
         if expected is None and name == CONFIG:
             continue
-        if not (folder / name).is_file() or hashlib.sha256(read_bytes(folder / name, limit)).hexdigest() != expected:
-            write_whole(folder / name, _get(base + name, limit, str(expected)))
+        if not (folder / name).is_file() or file_sha256(folder / name, limit) != expected:
+            transfer.save(base + name, folder / name, limit, str(expected))
     write_whole(folder / MANIFEST, manifest)
     return folder
 
 
-def _add_papers(base: str, folder: Path, listed: Mapping[str, str] | None) -> None:
+def _add_papers(transfer: Transfer, base: str, folder: Path, listed: Mapping[str, str] | None) -> None:
     """Fetch card and figures again: the manifest does not tell whether the cached ones belong to this address."""
     for name in PAPERS:
         (folder / name).unlink(missing_ok=True)
         if listed is None or name in listed:
+            sha256 = None if listed is None else listed[name]
             try:
-                write_whole(folder / name, _get(base + name, TEXT_LIMIT, None if listed is None else listed[name]))
+                write_whole(folder / name, transfer.read(base + name, TEXT_LIMIT, sha256))
             except CheckpointError as error:
                 if listed is not None or not _is_missing(error.__cause__):
                     raise
@@ -114,45 +111,3 @@ def _take_apart(address: str) -> tuple[str, Mapping[str, str]]:
     if set(pins) - {"sha256"} or "=" in name or (name and not url.endswith(".json")):
         raise CheckpointError(f"{address}: expected #NAME, #sha256=... or #NAME&sha256=..., saw {fragment!r}")
     return url, {**pins, **({"name": name} if name else {})}
-
-
-def _get(url: str, limit: int, sha256: str | None) -> bytes:
-    """Content of a URL, at most ``limit`` bytes, compared with its sha256 if that is known."""
-    if urlsplit(url).scheme == "file":
-        content = read_bytes(Path(url2pathname(urlsplit(url).path)), limit)
-    else:
-        try:
-            with requests.Session() as session:
-                content = _get_over_http(session, url, limit)
-        except requests.RequestException as error:
-            raise CheckpointError(f"{url} could not be fetched ({error}): try again, or fetch it by hand") from error
-    return content if sha256 is None else verify(content, sha256, url, "what names it")
-
-
-def _get_over_http(session: requests.Session, url: str, limit: int) -> bytes:
-    location = url
-    for _ in range(REDIRECTS + 1):
-        _check_scheme(location, url)
-        with session.get(location, stream=True, timeout=TIMEOUT, allow_redirects=False) as answer:
-            if answer.is_redirect:
-                location = urljoin(location, answer.headers["location"])
-                continue
-            answer.raise_for_status()
-            content = bytearray()
-            for chunk in answer.iter_content(_CHUNK):
-                content += chunk
-                if len(content) > limit:
-                    raise CheckpointError(f"{url} gives more than {limit:,} bytes: not fetched")
-            return bytes(content)
-    raise CheckpointError(f"{url} redirects more than {REDIRECTS} times: not fetched")
-
-
-def _check_scheme(url: str, requested: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOCAL):
-        return
-    way = "" if url == requested else f" (where {requested} redirects to)"
-    raise CheckpointError(
-        f"{url}{way} is no https:// address: what comes over others can be changed on its way, so none is fetched but "
-        "from this machine"
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,3 +71,18 @@ def endless(request) -> None:
             request.wfile.write(bytes(2**20))
     except OSError:
         pass
+
+
+def drip(text: bytes) -> Answer:
+    """The text, and then a byte now and again, until the other side hangs up."""
+
+    def answer(request):
+        try:
+            request.wfile.write(text)
+            while True:
+                request.wfile.write(b"x")
+                time.sleep(0.1)
+        except OSError:
+            request.close_connection = True
+
+    return answer

@@ -7,16 +7,21 @@ import json
 import shutil
 import ssl
 import subprocess
+import threading
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
 
 import metaad_zoo as mz
 from metaad_zoo.cli import main
+from metaad_zoo.zoo import transfer
 from metaad_zoo.zoo.reading import TEXT_LIMIT
+from metaad_zoo.zoo.transfer import Reach, Transfer
 from tests.zoo.conftest import NAME
 from tests.zoo.forge import FORGED
-from tests.zoo.server import endless, redirect, serving
+from tests.zoo.server import drip, endless, redirect, serving
 
 WINDOWS = np.random.default_rng(0).normal(size=(6, 32, 1)).astype("float32")
 
@@ -143,6 +148,100 @@ def test_what_a_server_may_not_do(zoo, tmp_path):
         mz.load_detector(closed + "other")
 
 
+@pytest.mark.parametrize(
+    "text", [b"HTTP/1.0 200 OK\r\nA: ", b"HTTP/1.0 200 OK\r\n\r\n{", b""], ids=["head", "body", "status"]
+)
+@pytest.mark.parametrize("file", ["manifest.json", "model.safetensors"])
+def test_a_server_that_drips_is_cut_at_the_deadline(text, file, zoo, tmp_path, monkeypatch):
+    monkeypatch.setenv("METAAD_FETCH_TIMEOUT", "0.4")
+    begin = time.monotonic()
+    with serving(zoo, {f"/{NAME}/{file}": drip(text)}) as server:
+        with pytest.raises(
+            mz.CheckpointError, match=rf"{file} was not complete after 0.4 seconds.*METAAD_FETCH_TIMEOUT"
+        ):
+            mz.load_detector(server.url + NAME)
+        assert time.monotonic() - begin < 5
+    assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
+
+
+def test_work_over_connections_of_others_has_a_deadline_too(monkeypatch):
+    """As huggingface_hub's."""
+    monkeypatch.setenv("METAAD_FETCH_TIMEOUT", "0.1")
+    with pytest.raises(mz.CheckpointError, match=r"hf://a/b was not complete after 0\.1 seconds"):
+        transfer.in_time(threading.Event().wait, "hf://a/b")
+
+    def out_of_time() -> None:
+        raise TimeoutError("of its own")
+
+    with pytest.raises(TimeoutError, match="of its own"):
+        transfer.in_time(out_of_time, "hf://a/b")
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf", ""])
+def test_a_time_that_is_none(text, zoo, monkeypatch):
+    monkeypatch.setenv("METAAD_FETCH_TIMEOUT", text)
+    with pytest.raises(
+        mz.CheckpointError, match=f"METAAD_FETCH_TIMEOUT={text}: expected a number of seconds, such as 600"
+    ):
+        mz.load_detector("https://localhost:1/x")
+
+
+def test_weights_are_written_as_they_come(tmp_path):
+    (tmp_path / "large").write_bytes(bytes(50 * 2**20))
+    expected = sha256(tmp_path / "large")
+    with serving(tmp_path) as server, Transfer() as files:
+        tracemalloc.start()
+        files.save(server.url + "large", tmp_path / "copy", 2**30, expected)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 20 * 2**20
+        with pytest.raises(mz.CheckpointError, match="large gives more than 1,000,000 bytes"):
+            files.save(server.url + "large", tmp_path / "other", 10**6, "0" * 64)
+        with pytest.raises(mz.CheckpointError, match=r"large has sha256 .*, what names it says 000"):
+            files.save(server.url + "large", tmp_path / "other", 2**30, "0" * 64)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["copy", "large"]
+
+
+def test_compressed_content_is_refused(zoo):
+    packed = {"/x/manifest.json": drip(b"HTTP/1.0 200 OK\r\nContent-Encoding: gzip\r\n\r\n")}
+    with serving(zoo, packed) as server, pytest.raises(mz.CheckpointError, match="comes compressed"):
+        mz.load_detector(server.url + "x")
+
+
+def test_nothing_leads_further_inside_than_the_address_itself(zoo, monkeypatch):
+    """The first connection counts as one to the internet, the second is to this machine."""
+    reaches = iter([Reach.INTERNET, Reach.MACHINE])
+    monkeypatch.setattr(transfer, "reach_of", lambda _: next(reaches))
+    moved = {f"/{NAME}/manifest.json": redirect("/elsewhere")}
+    with (
+        serving(zoo, moved) as server,
+        pytest.raises(mz.CheckpointError, match="an address of this machine, to which an"),
+    ):
+        mz.load_detector(server.url + NAME)
+    assert "/elsewhere" not in server.asked, "nothing was sent"
+
+
+@pytest.mark.parametrize(
+    ("address", "reach"),
+    [
+        ("127.0.0.2", Reach.MACHINE),
+        ("::1", Reach.MACHINE),
+        ("0.0.0.0", Reach.MACHINE),
+        ("::ffff:127.0.0.1", Reach.MACHINE),
+        ("10.1.2.3", Reach.NETWORK),
+        ("192.168.0.1", Reach.NETWORK),
+        ("169.254.169.254", Reach.NETWORK),
+        ("100.64.0.1", Reach.NETWORK),
+        ("fe80::1%eth0", Reach.NETWORK),
+        ("fd00::1", Reach.NETWORK),
+        ("1.1.1.1", Reach.INTERNET),
+        ("2606:4700::1111", Reach.INTERNET),
+    ],
+)
+def test_reach(address, reach):
+    assert transfer.reach_of(address) == reach
+
+
 @pytest.mark.parametrize("address", ["http://example.com/x", "ftp://example.com/x", "data://x", "https:///x", "x://"])
 def test_other_addresses_are_refused_unasked(address, zoo):
     with pytest.raises(mz.CheckpointError, match=r"is no https:// address|could not be fetched"):
@@ -180,6 +279,13 @@ def test_over_tls(zoo, tmp_path, monkeypatch):
             mz.load_detector(server.url + NAME)
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
         np.testing.assert_array_equal(scores(server.url + NAME), scores(NAME))
+    drips = {"/x/manifest.json": drip(b"HTTP/1.0 200 OK\r\n"), "/y/manifest.json": redirect("http://localhost:1/")}
+    with serving(zoo, drips, wrap=lambda s: context.wrap_socket(s, server_side=True)) as server:
+        with pytest.raises(mz.CheckpointError, match=r"http://localhost:1/ \(where .* redirects to\) is no https://"):
+            mz.load_detector(server.url + "y")
+        monkeypatch.setenv("METAAD_FETCH_TIMEOUT", "0.4")
+        with pytest.raises(mz.CheckpointError, match=r"was not complete after 0\.4 seconds"):
+            mz.load_detector(server.url + "x")
 
 
 def test_the_commands(zoo, server, run, tmp_path, capsys):
