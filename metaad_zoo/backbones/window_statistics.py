@@ -14,6 +14,8 @@ BANDS = ((0.0, 0.2), (0.2, 0.5), (0.5, 1.0))
 FEATURES = 7 + len(BANDS)
 GAIN = 5.0
 """Gain of ``log(1 + GAIN * spread)``, which is linear up to about a fifth of the support's spread."""
+SMALLEST = 1e-12
+"""Number added to squares before their root is taken, which then has a gradient at 0."""
 
 
 @register_backbone("window_statistics", modality="sequence")
@@ -56,7 +58,7 @@ def _mean(x: Tensor, present: Tensor) -> Tensor:
 
 
 def _log_root(square: Tensor) -> Tensor:
-    return torch.log1p(GAIN * (square + 1e-12).sqrt())
+    return torch.log1p(GAIN * (square + SMALLEST).sqrt())
 
 
 def _levels(x: Tensor, present: Tensor) -> list[Tensor]:

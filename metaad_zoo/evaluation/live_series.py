@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from metaad_zoo.data.point_stream import PointStream
@@ -18,8 +19,9 @@ from metaad_zoo.data.read.times import GAP_STEPS, gap_length
 from metaad_zoo.data.windows import Pooling
 from metaad_zoo.episodes import Adapted, present
 from metaad_zoo.evaluation.adaptive import AdaptiveThreshold
+from metaad_zoo.evaluation.calibration import ROUNDING, p_values
 from metaad_zoo.evaluation.decisions import Calibrate
-from metaad_zoo.modality import scoring_chunk
+from metaad_zoo.modality.base import SCORING_CHUNK
 from metaad_zoo.modality.window_scoring import ScoresWindows
 
 Decide = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -231,12 +233,6 @@ class StreamsSeries(ScoresWindows):
     def normal_scores(self, calibrate: Calibrate | None = None, contamination: float | None = None) -> Tensor:
         """Calibration scores ``(m,)``, ascending."""
 
-    @abstractmethod
-    def decide(
-        self, scores: np.ndarray, alpha: float | None = None, calibrate: Calibrate | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """p-values and decisions of scores ``(n,)``."""
-
     def stream(
         self,
         stride: int = 1,
@@ -270,16 +266,20 @@ class StreamsSeries(ScoresWindows):
         name, window = fit._windowed, fit.window
         decisions = fit._live_decisions(alpha, calibrate, adaptive, how) if decide else None
         channels = fit._fitted_support()[name].shape[2]
-        return LiveSeries(fit._score_live, window, channels, stride, how, decisions, fit.schemas.get(name))
+        return LiveSeries(fit._live_scorer(name), window, channels, stride, how, decisions, fit.schemas.get(name))
 
-    def _score_live(self, windows: Mapping[str, Tensor]) -> np.ndarray:
-        """As :meth:`score_windows`, in half the time for a few windows, whose channels and values are checked."""
-        x = next(iter(windows.values()))
-        samples = {self._windowed: x}
-        if len(x) > scoring_chunk(samples) or not bool(present(x).all()):
-            return self.score_windows(windows)
-        scores = self._fitted().score(samples).double().cpu().numpy()
-        return np.where(np.isnan(scores), np.inf, scores)
+    def _live_scorer(self, name: str) -> Callable[[Mapping[str, Tensor]], np.ndarray]:
+        """As :meth:`score_windows`, with less to check in windows of the modality ``name`` that come one by one."""
+        adapted = self._fitted()
+
+        def score(windows: Mapping[str, Tensor]) -> np.ndarray:
+            x = next(iter(windows.values()))
+            if len(x) > SCORING_CHUNK or not bool(present(x).all()):
+                return self.score_windows(windows)
+            scores = adapted.score({name: x}).double().cpu().numpy()
+            return np.where(np.isnan(scores), np.inf, scores)
+
+        return score
 
     def _live_decisions(
         self,
@@ -294,9 +294,15 @@ class StreamsSeries(ScoresWindows):
             rate, way = self.way_to_decide(alpha, calibrate)
             if way == "within" and how != "last":  # means over windows compare with such means
                 rate, way = self.way_to_decide(alpha, "points")
+            normal = self.normal_scores(way)
             if not (calibrate is None and self.has_history if adaptive is None else adaptive):
-                return lambda scores: self.decide(scores, rate, way)
-            threshold = AdaptiveThreshold(self.normal_scores(way).numpy(), rate)
+
+                def decide_fixed(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+                    p = p_values(torch.as_tensor(scores), normal).numpy()
+                    return p, p <= rate + ROUNDING
+
+                return decide_fixed
+            threshold = AdaptiveThreshold(normal.numpy(), rate)
 
         def decide(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             decisions = threshold.decide(scores)

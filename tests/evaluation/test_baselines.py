@@ -253,6 +253,21 @@ def test_the_mean_of_experts_takes_each_in_the_units_of_windows_that_it_was_not_
         scored("series_experts", *[{"sequence": torch.tensor(x)[:, :4]} for x in (support, query)])
 
 
+@pytest.mark.parametrize(("shots", "steps", "channels"), [(30, 32, 5), (1, 7, 2), (4, 6, 1)])
+def test_windows_without_missing_values_score_the_same_in_numpy_as_in_torch(shots, steps, channels):
+    generator = torch.Generator().manual_seed(0)
+    support = torch.randn(shots, steps, channels, generator=generator).cumsum(1)
+    support[..., 0] = 3.0  # a channel that does not vary
+    query = torch.cat([support[:2], support[:1] + 1e4, torch.randn(50, steps, channels, generator=generator)])
+    query[5, 3, -1] = query[6, :, -1] = torch.nan
+    adapted = create_baseline("series_experts").adapt({"sequence": support}, torch.zeros(shots))
+    units = adapted.units({"sequence": query})["sequence"].requires_grad_()
+    expected = adapted.logits({"sequence": units})
+    torch.testing.assert_close(adapted.score({"sequence": query}), expected.detach(), rtol=1e-9, atol=1e-6)
+    (gradient,) = torch.autograd.grad(expected.sum(), units)
+    assert gradient[7:].flatten(1).any(1).all()
+
+
 def test_a_constant_series_is_no_more_unusual_than_its_support():
     constant = {"sequence": torch.full((12, 32, 3), 5.3)}
     adapted = create_baseline("series_experts").adapt(constant, torch.zeros(12))

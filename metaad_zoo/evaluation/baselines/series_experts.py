@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from metaad_zoo.backbones.window_statistics import FEATURES, WindowStatistics
+from metaad_zoo.backbones.window_statistics import BANDS, FEATURES, GAIN, SMALLEST, WindowStatistics
 from metaad_zoo.evaluation.baselines.registry import register_baseline
 from metaad_zoo.evaluation.baselines.series import Forecast, ScoreSequences, SequenceMethod, pieces_of
 from metaad_zoo.evaluation.baselines.subspaces import ShrunkCovariance
@@ -74,9 +75,24 @@ class SeriesExperts(SequenceMethod):
         experts = self.fit_experts(x)
         named = dict.fromkeys(EXPERTS, 1.0) if self.weights is None else self.weights
         weights = torch.tensor([named.get(name, 0.0) for name in EXPERTS], dtype=x.dtype)
-        return lambda x: experts(x) @ (weights / weights.sum())
+        weights /= weights.sum()
+        of_complete = _CompleteWindows(experts, x.shape[1])
 
-    def fit_experts(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        def score(x: Tensor) -> Tensor:
+            if torch.compiler.is_compiling() or x.requires_grad or x.shape[1:] != of_complete.shape:
+                return experts(x) @ weights
+            values = x.numpy()
+            complete = ~np.isnan(values).any((1, 2))
+            if complete.all():
+                return torch.from_numpy(of_complete(values)) @ weights
+            units = torch.empty(len(x), len(EXPERTS), dtype=x.dtype)
+            units[complete] = torch.from_numpy(of_complete(values[complete]))
+            units[~complete] = experts(x[~complete])
+            return units @ weights
+
+        return score
+
+    def fit_experts(self, x: Tensor) -> _ExpertsInUnits:
         """Scores ``(n, experts)`` in the units of scores of the support's own windows, as a function of windows.
 
         Args:
@@ -90,11 +106,7 @@ class SeriesExperts(SequenceMethod):
                 f"{self.title} needs sequences of more than {ORDER} steps, saw sequences of {x.shape[1]} steps: take "
                 "longer windows"
             )
-        fitted = _Experts.of(x)
-        if len(x) == 1:
-            return lambda x: fitted.scores(x).log1p()
-        units = _Units.of(_own_scores(x))
-        return lambda x: units.of_scores(fitted.scores(x))
+        return _ExpertsInUnits(_Experts.of(x), None if len(x) == 1 else _Units.of(_own_scores(x)))
 
 
 def _own_scores(x: Tensor) -> Tensor:
@@ -200,3 +212,139 @@ def _spectrum(x: Tensor) -> Tensor:
     """Logarithmic amplitudes ``(n, C * frequencies)`` of windows without their means."""
     centred = (x - x.nanmean(1, keepdim=True)).nan_to_num(0.0)
     return torch.fft.rfft(centred, dim=1)[:, 1:].abs().log1p().flatten(1)
+
+
+@dataclass(frozen=True)
+class _ExpertsInUnits:
+    """Experts in the units of the scores of normal windows; without units, which one window does not give, logarithms
+    of the scores."""
+
+    experts: _Experts
+    units: _Units | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Scores ``(n, experts)`` of windows ``(n, T, C)``."""
+        scores = self.experts.scores(x)
+        return scores.log1p() if self.units is None else self.units.of_scores(scores)
+
+
+class _CompleteWindows:
+    """:class:`_ExpertsInUnits` on windows without missing values, in NumPy.
+
+    A live series brings one window at a time, for which the overhead of some 200 operations of torch is most of the
+    time. Statistics are ordered by statistic, then channel.
+
+    Args:
+        fitted: the experts.
+        steps: steps of a window, T.
+    """
+
+    AT_ONCE = 32
+    """Windows computed at once, so that they stay in the processor's cache."""
+
+    def __init__(self, fitted: _ExpertsInUnits, steps: int) -> None:
+        experts, units = fitted.experts, fitted.units
+        channels = len(experts.usual_residual)
+        self.shape = torch.Size((steps, channels))
+
+        def by_statistic(x: Tensor) -> np.ndarray:
+            return x.unflatten(-1, (channels, FEATURES)).transpose(-1, -2).flatten(-2).contiguous().numpy()
+
+        self._centre, self._spread = (
+            by_statistic(experts.of_statistics.centre),
+            by_statistic(experts.of_statistics.spread),
+        )
+        self._statistics = by_statistic(experts.statistics)
+        self._norms = (self._statistics**2).sum(1)
+        covariance = experts.covariance
+        self._mean, self._directions = (
+            by_statistic(covariance.support.centre),
+            by_statistic(covariance.support.directions),
+        )
+        self._variances, self._residual_variance = covariance.variances.numpy(), covariance.residual_variance
+        frequencies = steps // 2
+        self._spectrum_centre, self._spectrum_spread = (
+            x.view(frequencies, channels).numpy() for x in (experts.of_spectrum.centre, experts.of_spectrum.spread)
+        )
+        turns = np.outer(np.arange(1, frequencies + 1), np.arange(steps)) / steps
+        self._slope = np.linspace(-1, 1, steps)[None] / steps
+        self._waves = np.concatenate([np.cos(2 * np.pi * turns), np.sin(2 * np.pi * turns), self._slope])
+        self._bands = np.zeros((len(BANDS), frequencies))
+        for row, (low, high) in zip(self._bands, BANDS, strict=True):
+            first = round(low * frequencies)
+            row[first : max(round(high * frequencies), first + 1)] = 1.0
+            row /= max(row.sum(), 1.0)
+        # Parseval's theorem, each frequency below the highest standing for two.
+        self._of_variance = np.where(2 * np.arange(1, frequencies + 1) == steps, 1.0, 2.0) / steps**2
+        order = experts.forecast.slope.unflatten(1, (channels, ORDER)).permute(2, 1, 0)
+        self._forecast = order.reshape(ORDER * channels, channels).contiguous().numpy()
+        self._intercept, self._usual_residual = experts.forecast.intercept.numpy(), experts.usual_residual.numpy()
+        self._units = None if units is None else (units.centre.numpy(), units.spread.numpy())
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Scores ``(n, experts)`` of windows ``(n, T, C)``."""
+        parts = [self._scores(x[i : i + self.AT_ONCE]) for i in range(0, len(x), self.AT_ONCE)]
+        scores = parts[0] if len(parts) == 1 else np.concatenate([np.zeros((0, len(EXPERTS))), *parts])
+        if self._units is None:
+            return np.log1p(scores)
+        z = (scores - self._units[0]) / self._units[1]
+        size = np.abs(z)
+        return np.where(size > ROUNDING, np.copysign(np.log1p(size), z), 0.0)
+
+    def _scores(self, x: np.ndarray) -> np.ndarray:
+        n, channels = len(x), x.shape[2]
+        scores = np.empty((n, len(EXPERTS)))
+        statistics, amplitudes = self._features(x)
+        vectors = (statistics.reshape(n, -1) - self._centre) / self._spread
+        squares = np.einsum("nf,nf->n", vectors, vectors)
+        nearest = (self._norms - 2 * (vectors @ self._statistics.T)).min(1) + squares
+        scores[:, 0] = np.sqrt(np.maximum(nearest, 0.0))
+        off = np.minimum(np.maximum(vectors, -LIMIT), LIMIT) - self._mean
+        coordinates = off @ self._directions.T
+        residual = off - coordinates @ self._directions
+        remote = np.einsum("nf,nf->n", residual, residual) / self._residual_variance
+        scores[:, 1] = np.sqrt((coordinates * coordinates / self._variances).sum(1) + remote)
+        scores[:, 2] = np.abs(vectors[:, ROUGHNESS * channels : (ROUGHNESS + 1) * channels]).sum(1) / channels
+        unusual = ((np.log1p(amplitudes) - self._spectrum_centre) / self._spectrum_spread).reshape(n, -1)
+        scores[:, 3] = np.sqrt(np.einsum("nf,nf->n", unusual, unusual) / unusual.shape[1])
+        scores[:, 4:] = self._residuals(x)
+        return scores
+
+    def _features(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Statistics ``(n, FEATURES, C)`` and amplitudes ``(n, frequencies, C)``."""
+        n, steps, channels = x.shape
+        statistics = np.empty((n, FEATURES, channels))
+        statistics[:, 0] = mean = x.sum(1) / steps
+        x.max(1, out=statistics[:, 1])
+        x.min(1, out=statistics[:, 2])
+        waves = self._waves @ (x - mean[:, None])
+        statistics[:, 3] = waves[:, -1]
+        frequencies = (waves.shape[1] - 1) // 2
+        powers = waves[:, :-1] ** 2
+        powers = powers[:, :frequencies] + powers[:, frequencies:]
+        differences = x[:, 1:] - x[:, :-1]
+        differences *= differences
+        statistics[:, 4] = self._of_variance @ powers
+        statistics[:, 5] = differences.sum(1) / (steps - 1)
+        statistics[:, 6] = differences.max(1)
+        statistics[:, 4:7] = np.log1p(GAIN * np.sqrt(statistics[:, 4:7] + SMALLEST))
+        amplitudes = np.sqrt(powers)
+        statistics[:, 7:] = np.log1p(self._bands @ amplitudes)
+        return statistics, amplitudes
+
+    def _residuals(self, x: np.ndarray) -> np.ndarray:
+        """The two experts on the residuals of the forecast, ``(n, 2)``."""
+        n, steps, channels = x.shape
+        past = np.concatenate([x[:, i : i + steps - ORDER] for i in range(ORDER)], axis=2)
+        residuals = past @ self._forecast
+        residuals += self._intercept
+        residuals -= x[:, ORDER:]
+        np.abs(residuals, out=residuals)
+        residuals /= self._usual_residual
+        by_channel = residuals.sum(1)
+        by_channel.sort(1)
+        top = min(TOP_CHANNELS, channels)
+        scores = np.empty((n, 2))
+        scores[:, 0] = by_channel[:, channels - top :].sum(1) / (top * (steps - ORDER))
+        scores[:, 1] = residuals.sum(2).max(1) / channels
+        return scores

@@ -98,11 +98,15 @@ class ShrunkCovariance:
         shrinkage, variance = ledoit_wolf(x - x.mean(0))
         return cls(len(x), Directions.of(x), shrinkage, shrinkage * variance + FLOOR / x.shape[1])
 
+    @property
+    def variances(self) -> Tensor:
+        """Variances ``(r,)`` in the principal directions."""
+        return (1 - self.shrinkage) * self.support.variances + self.residual_variance
+
     def distance(self, x: Tensor) -> Tensor:
         """Mahalanobis distances ``(m,)`` of vectors ``(m, features)`` to the mean."""
-        variances = (1 - self.shrinkage) * self.support.variances + self.residual_variance
         residual = self.support.residual(x) / self.residual_variance
-        return ((self._coordinates(x).square() / variances).sum(1) + residual).sqrt()
+        return ((self._coordinates(x).square() / self.variances).sum(1) + residual).sqrt()
 
     def leave_one_out(self, x: Tensor) -> Tensor:
         """Distance ``(n,)`` of each of the n samples to the mean of the others, under the covariance of the others
