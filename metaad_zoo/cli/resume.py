@@ -16,16 +16,17 @@ from metaad_zoo.experiment.training_config import difference, read_config
 from metaad_zoo.learners import Learner
 
 
-def find_checkpoint(wanted: str | None, folder: Path) -> Path | None:
+def find_checkpoint(wanted: str | None, folder: Path, run: str | None = None) -> Path | None:
     """The checkpoint file that ``--ckpt_path`` means.
 
     Args:
-        wanted: a file; ``"last"`` or ``"best"`` of the newest run in ``folder``; or None. If ``"last"`` is missing or
-            damaged, the newest whole checkpoint of the run takes its place, and a note says so.
+        wanted: a file; ``"last"`` or ``"best"`` of a run in ``folder``; or None. If ``"last"`` is missing or damaged,
+            the newest whole checkpoint of the run takes its place, and a note says so.
         folder: ``<runs>/<name>``.
+        run: folder of the run in ``folder``; None: the newest.
 
     Raises:
-        ValueError: there is no such file.
+        ValueError: there is no such file, or no checkpoint of the run is whole.
     """
     if wanted is None:
         return None
@@ -33,13 +34,19 @@ def find_checkpoint(wanted: str | None, folder: Path) -> Path | None:
         if not Path(wanted).is_file():
             raise ValueError(f"--ckpt_path {wanted}: there is no such file; give a .ckpt, or last or best")
         return Path(wanted)
-    configs = folder.glob("*/config.yaml")  # trainings; a test has none of its own
+    configs = folder.glob(f"{run or '*'}/config.yaml")  # trainings; a test has none of its own
     runs = [path.parent for path in sorted(configs, key=lambda path: (path.stat().st_mtime_ns, path))]
     if not runs:
         raise ValueError(f"--ckpt_path {wanted}: there is no run in {folder} yet; start one without --ckpt_path")
     file = runs[-1] / "checkpoints" / f"{wanted}.ckpt"
-    if wanted == "last" and (whole := _newest_whole(file)) is not None:
-        return whole
+    if wanted == "last":
+        whole, reason = _newest_whole(file)
+        if whole is not None:
+            return whole
+        if file.is_file():
+            raise ValueError(
+                f"{reason}; the run has no other whole checkpoint: remove {runs[-1]} and start without --ckpt_path"
+            )
     if not file.is_file():
         raise ValueError(
             f"--ckpt_path {wanted}: the newest run {runs[-1]} has no {file.name} yet; start a new run without "
@@ -48,8 +55,9 @@ def find_checkpoint(wanted: str | None, folder: Path) -> Path | None:
     return file
 
 
-def _newest_whole(last: Path) -> Path | None:
-    """The file, or if it is missing or damaged the newest whole checkpoint beside it; None if there is none."""
+def _newest_whole(last: Path) -> tuple[Path | None, str]:
+    """The file, or if it is missing or damaged the newest whole checkpoint beside it, None if there is none; and why it
+    is not the file itself."""
     files = sorted(last.parent.glob("*.ckpt"), key=lambda path: -path.stat().st_mtime_ns)
     others = [path for path in files if path != last and ".part." not in path.name]
     reason = f"{last} does not exist"
@@ -63,8 +71,8 @@ def _newest_whole(last: Path) -> Path | None:
             continue
         if path != last:
             note(f"{reason}; {path.name} is taken, the newest whole checkpoint of the run")
-        return path
-    return None
+        return path, reason
+    return None, reason
 
 
 def read_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:

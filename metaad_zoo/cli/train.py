@@ -111,7 +111,9 @@ class TrainingCLI(LightningCLI):
         parser.link_arguments("data", shapes, compute_fn=self._input_shapes, apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
-        self.resume_from = find_checkpoint(self.config["ckpt_path"], Path(self.config["runs"]) / self.config["name"])
+        self.resume_from = find_checkpoint(
+            self.config["ckpt_path"], Path(self.config["runs"]) / self.config["name"], self.folder
+        )
         changed = _take_parents_shape(self.config)
         if changed:
             print(changed)

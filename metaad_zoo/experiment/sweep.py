@@ -71,9 +71,9 @@ class Training:
         return "/".join(self.folder.parts[-2:])
 
     @property
-    def last_checkpoint(self) -> Path:
-        """Where an interrupted training continues."""
-        return self.folder / "checkpoints" / "last.ckpt"
+    def has_checkpoint(self) -> bool:
+        """Whether it has written a checkpoint, from which an interrupted training continues."""
+        return any(".part." not in path.name for path in (self.folder / "checkpoints").glob("*.ckpt"))
 
     def state(self) -> State:
         """Whether it is finished, interrupted or new.
@@ -92,7 +92,7 @@ class Training:
                 )
         if (self.folder / "results.json").is_file():
             return "finished"
-        return "interrupted" if self.last_checkpoint.is_file() else "new"
+        return "interrupted" if self.has_checkpoint else "new"
 
 
 def settings_of(grid: Mapping[str, Sequence[str]]) -> list[Setting]:
@@ -211,7 +211,7 @@ class _Processes:
             return 1
         line = [*self.command, *training.arguments]
         if state == "interrupted":
-            line.append(f"--ckpt_path={training.last_checkpoint}")
+            line.append("--ckpt_path=last")
         elif training.folder.exists():  # stopped before its first checkpoint
             shutil.rmtree(training.folder)
         tell(f"{training.name}: {'goes on from its last checkpoint' if state == 'interrupted' else 'starts'}")

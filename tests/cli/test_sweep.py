@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from metaad_zoo.cli import main
@@ -109,12 +110,13 @@ def test_a_finished_training_is_not_repeated_and_an_interrupted_one_goes_on(tmp_
         (training.folder / "checkpoints").mkdir(parents=True)
         (training.folder / "config.yaml").write_text("seed_everything: 0")
     (finished.folder / "results.json").touch()
-    interrupted.last_checkpoint.touch()
+    (interrupted.folder / "checkpoints" / "best.ckpt").touch()
+    (begun.folder / "checkpoints" / "last.123.part.ckpt").touch()
     (begun.folder / "metrics.csv").touch()
     lines = []
     train_all([finished, interrupted, begun], COMMAND, 1, lines.append)
     assert not (finished.folder / "called.txt").exists()
-    assert f"--ckpt_path={interrupted.last_checkpoint}" in (interrupted.folder / "called.txt").read_text()
+    assert "--ckpt_path=last" in (interrupted.folder / "called.txt").read_text()
     assert "--ckpt_path" not in (begun.folder / "called.txt").read_text()
     assert not (begun.folder / "metrics.csv").exists(), "it starts anew"
     assert lines[0].startswith("1 of 3 trainings are finished")
@@ -173,12 +175,16 @@ def test_the_newest_run_is_the_one_that_started_last(tmp_path):
     """Runs are named by their time, those of --seeds by their seed."""
     for at, name in enumerate(["2026-01-02_00-00-00", "seed1", "seed0", "2026-01-03_00-00-00"]):
         (tmp_path / name / "checkpoints").mkdir(parents=True)
-        (tmp_path / name / "checkpoints" / "last.ckpt").touch()
+        torch.save({"state_dict": {}}, tmp_path / name / "checkpoints" / "last.ckpt")
         (tmp_path / name / "config.yaml").touch()
         os.utime(tmp_path / name / "config.yaml", (at, at))
     assert find_checkpoint("last", tmp_path) == tmp_path / "2026-01-03_00-00-00" / "checkpoints" / "last.ckpt"
     os.utime(tmp_path / "seed0" / "config.yaml", (9, 9))
     assert find_checkpoint("last", tmp_path) == tmp_path / "seed0" / "checkpoints" / "last.ckpt"
+    assert find_checkpoint("last", tmp_path, "seed1") == tmp_path / "seed1" / "checkpoints" / "last.ckpt"
+    (tmp_path / "seed1" / "checkpoints" / "last.ckpt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"last\.ckpt can't be read.* no other whole checkpoint: remove .*seed1"):
+        find_checkpoint("last", tmp_path, "seed1")
 
 
 @pytest.fixture(scope="module")
@@ -243,18 +249,22 @@ def test_settings_of_a_grid_are_methods_beside_those_that_they_share(tmp_path):
 
 
 def test_the_same_command_goes_on_where_it_stopped(sweep, tmp_path):
-    """One training lacks its test: it alone is resumed, and ends in the same figures."""
+    """One training lacks its test, and its last checkpoint is damaged: it alone is resumed, from the newest whole one,
+    and ends in the same figures."""
     folder, line, _ = sweep
     copy = tmp_path / "runs"
     shutil.copytree(folder, copy)
     stopped = copy / "quickstart,lr=0.01" / "seed1" / "results.json"
     expected = json.loads(stopped.read_text())
     stopped.unlink()
+    last = stopped.parent / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:20000])
     again = [str(copy) if word == str(folder) else word for word in line]
     done = subprocess.run(again, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 of 2 trainings are finished" in done.stderr
     assert "quickstart,lr=0.01/seed1: goes on from its last checkpoint" in done.stderr
+    assert "best.ckpt is taken, the newest whole checkpoint of the run" in " ".join(done.stderr.split())
     means = [results["methods"]["protonet"]["mean"] for results in (json.loads(stopped.read_text()), expected)]
     assert means[0] == pytest.approx(means[1])
 
