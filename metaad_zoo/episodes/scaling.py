@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,6 +64,8 @@ class SupportScaling:
         if support.ndim < axis + 2:
             raise ValueError(f"expected samples of columns to scale by, saw {tuple(support.shape)}")
         flat = support.flatten(axis, -2)  # (..., samples, columns)
+        unit = _unit(flat, axis)
+        flat = flat / unit
         present = ~flat.isnan()
         count = present.sum(axis, keepdim=True)
         mean = flat.nansum(axis, keepdim=True) / count  # NaN where all values are missing
@@ -72,6 +75,7 @@ class SupportScaling:
             quartiles = flat.nanquantile(flat.new_tensor([0.25, 0.5, 0.75]), dim=axis, keepdim=True)
             centre, distance = quartiles[1], (quartiles[2] - quartiles[0]) / QUARTILES_OF_NORMAL
             spread = torch.where(distance > 0, distance, spread)
+        centre, spread = centre * unit, spread * unit
         # A spread below the rounding error of the values counts as 0.
         rounding = ROUNDING * torch.finfo(flat.dtype).eps * centre.abs()
         varies = spread > rounding
@@ -88,3 +92,16 @@ class SupportScaling:
         scaled = (difference / self.spread).clamp(-limit, limit)
         side = torch.where(difference.abs() > self.rounding, difference.sign(), difference * 0)
         return torch.where(self.varies, scaled, side)
+
+
+def _unit(x: Tensor, axis: int) -> Tensor:
+    """Power of two near the largest magnitude of each column, where squares would overflow or vanish; else 1.
+
+    Statistics in this unit are exact where it is 1, and finite where values are as large as floats can be.
+    """
+    largest = x.abs().nan_to_num(0.0).amax(axis, keepdim=True)
+    finfo = torch.finfo(x.dtype)
+    is_safe = (largest == 0) | ((largest > finfo.tiny**0.25) & (largest < finfo.max**0.25))
+    exponent = torch.frexp(largest).exponent.to(x.dtype)
+    unit = torch.exp2(exponent.clamp(math.log2(finfo.tiny), math.log2(finfo.max) - 1))
+    return torch.where(is_safe, torch.ones_like(unit), unit)

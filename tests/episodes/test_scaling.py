@@ -57,6 +57,19 @@ def test_a_column_of_zeros_is_scaled_by_a_spread_above_zero(kind):
     assert 0 < above == -below <= LIMIT
 
 
+@pytest.mark.parametrize("kind", ["standard", "robust"])
+@pytest.mark.parametrize(
+    ("unit", "dtype"),
+    [(1e30, torch.float32), (4e37, torch.float32), (1e-30, torch.float32), (1e200, torch.float64)],
+)
+def test_scaled_values_do_not_depend_on_the_unit_even_where_squares_would_overflow(unit, dtype, kind):
+    g = torch.Generator().manual_seed(0)
+    support, query = (torch.randn(n, 3, generator=g, dtype=torch.float64).clamp(-4, 4) for n in (9, 5))
+    expected = SupportScaling.fit(support, kind).apply(query)
+    scaled = SupportScaling.fit((support * unit).to(dtype), kind).apply((query * unit).to(dtype))
+    torch.testing.assert_close(scaled.double(), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_none_leaves_all_as_it_is():
     x = torch.tensor([[100.0, torch.nan]])
     torch.testing.assert_close(SupportScaling.fit(x, "none").apply(x), x, equal_nan=True)
