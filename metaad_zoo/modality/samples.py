@@ -15,6 +15,7 @@ from torch.nn import functional
 from metaad_zoo.backbones import ANY
 from metaad_zoo.data.chunks import Chunk
 from metaad_zoo.data.read.account import Account
+from metaad_zoo.data.read.arrays import array_of, require_values
 from metaad_zoo.data.read.manifest import ManifestOptions, ManifestReader
 from metaad_zoo.data.read.memory import refuse_large
 from metaad_zoo.data.read.roles import USUAL_OPTIONS, ColumnOptions, Schema
@@ -184,6 +185,8 @@ def _read_modality(
     options: ColumnOptions,
     reading_options: Mapping[str, Any],
 ) -> None:
+    if isinstance(data, Tensor):
+        require_values(data)
     keeps = reading_options.get("aspect") == "keep" and get_modality(name).reads_arrays
     whole = isinstance(data, Tensor) and data.is_floating_point() and data.ndim == len(shape) + 1
     if whole and not (keeps and not fits(data.shape[1:], shape)):
@@ -238,10 +241,11 @@ def check_values(samples: Mapping[str, Tensor], several: bool) -> None:
     """
     for name, x in samples.items():
         modality = get_modality(name)
-        missing_may_be = several or modality.missing
-        bad = (x.isinf() if missing_may_be else ~x.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        wrong = x.isinf() if modality.missing else ~x.isfinite()
+        absent = ~present(x) if several else x.new_zeros(len(x), dtype=torch.bool)  # samples that lack the modality
+        bad = (wrong.flatten(1).any(1) & ~absent).nonzero().flatten().tolist()
         if bad:
-            what = "infinity" if missing_may_be else "NaN or infinity"
+            what = "infinity" if modality.missing else "NaN or infinity"
             raise ValueError(f"{name!r} holds {what} in sample {bad[:10]}: remove or mend these samples")
         if modality.value_range is not None:
             low, high = modality.value_range
@@ -440,7 +444,7 @@ def as_labels(labels: Any, n: int) -> Tensor:
         ValueError: there are not n of them, one is none of these, all are anomalous, or they are scikit-learn's 1 and
             -1.
     """
-    array = np.array(labels.detach().cpu().numpy() if isinstance(labels, Tensor) else labels)
+    array = array_of(labels)
     kinds = {NORMAL, ANOMALOUS, UNLABELLED}
     if array.shape != (n,) or array.dtype.kind not in "biuf" or not set(array.tolist()) <= kinds:
         raise ValueError(

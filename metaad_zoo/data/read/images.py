@@ -16,6 +16,7 @@ from torch import Tensor
 from metaad_zoo.data.chunks import Chunk
 from metaad_zoo.data.image_arrays import ImageArrays
 from metaad_zoo.data.read.account import Account
+from metaad_zoo.data.read.arrays import array_of
 from metaad_zoo.data.read.image_archive import ImageArchive
 from metaad_zoo.data.read.image_folders import ImageSelection, select_classes, select_for_scoring, select_support
 from metaad_zoo.data.read.listing import common_folder, list_files
@@ -326,9 +327,7 @@ def _in_floats(images: Tensor) -> Tensor:
 
 def _as_array(data: Any) -> np.ndarray:
     try:
-        if isinstance(data, Tensor):
-            return (data.float() if data.dtype == torch.bfloat16 else data).detach().cpu().numpy()
-        array = np.asarray(data)
+        array = array_of(data)
     except (TypeError, ValueError) as error:
         seen = f"{type(data).__name__} ({error})"
         raise ValueError(f"expected images as an array, a tensor, files or a folder, saw {seen}") from error

@@ -14,6 +14,7 @@ from torch import Tensor
 from metaad_zoo.backbones import ANY
 from metaad_zoo.data.chunks import Chunk
 from metaad_zoo.data.read.account import Account
+from metaad_zoo.data.read.arrays import array_of
 from metaad_zoo.data.read.roles import USUAL_OPTIONS, ColumnOptions, Schema
 from metaad_zoo.data.read.series import Piece, SeriesReader, series_files, windows_of
 from metaad_zoo.data.read.table import TableReader, table_files
@@ -261,13 +262,11 @@ def numbers_of(data: Any) -> np.ndarray:
     Raises:
         ValueError: these are no numbers.
     """
-    if isinstance(data, Tensor):
-        data = data.detach().cpu().numpy()
     try:
-        x = np.asarray(data)
+        x = array_of(data)
         kind = np.float32 if x.dtype in (np.float16, np.float32, np.bool_, np.uint8, np.int8) else np.float64
         # A copy: a tensor must not share memory that the caller may change, nor read-only memory.
-        return np.array(data, dtype=kind)
+        return np.array(x, dtype=kind)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"expected numbers, saw {type(data).__name__} that can't be read as such ({error}): leave out columns of "
