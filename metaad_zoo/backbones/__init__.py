@@ -21,7 +21,7 @@ from metaad_zoo.backbones.layers import (
     episodic_batch_norm,
     statistics_from_first,
 )
-from metaad_zoo.backbones.missing import ANY, split_missing
+from metaad_zoo.backbones.missing import ANY, centre_missing, split_missing
 from metaad_zoo.backbones.registry import (
     MULTIMODAL,
     Backbone,
@@ -56,6 +56,7 @@ __all__ = [
     "at_inner_step",
     "backbone_class",
     "carry_task_axis",
+    "centre_missing",
     "create_backbone",
     "current_task_axis",
     "differentiable_recurrence",

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metaad_zoo.backbones.missing import centre_missing
 from metaad_zoo.backbones.registry import register_backbone
-from metaad_zoo.backbones.tabular import RowBackbone, centre_missing, check_rows, require_width
+from metaad_zoo.backbones.tabular import RowBackbone, check_rows, require_width
 from metaad_zoo.backbones.task_axis import current_task_axis
 from metaad_zoo.backbones.transformer import TransformerBlock
 

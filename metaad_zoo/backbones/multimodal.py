@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metaad_zoo.backbones.missing import centre_missing
 from metaad_zoo.backbones.registry import MULTIMODAL, Backbone, backbone_class, create_backbone, modality_of
 from metaad_zoo.registry import unknown_name
 
@@ -123,7 +124,8 @@ class Fusion(Backbone):
             x = samples[name]
             mask = ~x.isnan().unsqueeze(-1).flatten(1).all(1)
             x = torch.where(mask.view(-1, *(1,) * (x.ndim - 1)), x, 0)
-            alone.append(self.encoders[name](x))
+            encoder = self.encoders[name]
+            alone.append(centre_missing(encoder(x)) if encoder.gives_missing else encoder(x))
             projected.append(torch.where(mask.unsqueeze(-1), torch.tanh(self.projections[name](alone[-1])), 0))
             masks.append(mask)
         present = torch.stack(masks, 1)

@@ -28,6 +28,8 @@ class RawColumns(RowBackbone):
         tensor([[1., 2., nan]])
     """
 
+    gives_missing = True
+
     def __init__(self, in_features: int = ANY) -> None:
         super().__init__()
         if in_features != ANY:

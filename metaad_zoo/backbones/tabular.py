@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from metaad_zoo.backbones.missing import ANY
+from metaad_zoo.backbones.missing import ANY, centre_missing
 from metaad_zoo.backbones.registry import Backbone, register_backbone
 from metaad_zoo.registry import unknown_name
 
@@ -56,11 +56,6 @@ def check_rows(x: Tensor, features: int) -> None:
             f"expected table rows of shape (n, {features}), saw {tuple(x.shape)}: let the backbone's in_features "
             "agree with the number of columns"
         )
-
-
-def centre_missing(x: Tensor) -> Tensor:
-    """Replace missing values by 0, which is the centre of the support set for scaled rows."""
-    return x.masked_fill(x.isnan(), 0.0)  # half the operations of split_missing
 
 
 class RowBackbone(Backbone):

@@ -39,6 +39,8 @@ class WindowStatistics(ReadsSequences):
         tensor([2.5000, 4.0000])
     """
 
+    gives_missing = True
+
     def __init__(self, in_channels: int = ANY) -> None:
         super().__init__(in_channels)
         self.embedding_dim = ANY if in_channels == ANY else FEATURES * in_channels

@@ -62,7 +62,7 @@ class EmbeddingLearner(Learner):
     """
 
     reads_missing: ClassVar[bool] = False
-    """Whether the head reads embeddings with NaN; otherwise :class:`SupportColumns` fill them."""
+    """Whether the head reads embeddings with NaN; otherwise the network or :class:`SupportColumns` fill them."""
     reads_parts: ClassVar[bool] = False
     """Whether the head compares the blocks of an embedding (``Backbone.n_parts``) on their own."""
 
@@ -92,7 +92,14 @@ class EmbeddingLearner(Learner):
             "scaling": dict(scaling or {}),
             "tasks_at_once": tasks_at_once,
         }
-        self.network = EmbeddingNetwork(backbone, backbone_options or {}, input_shapes, batch_norm, scaling=scaling)
+        self.network = EmbeddingNetwork(
+            backbone,
+            backbone_options or {},
+            input_shapes,
+            batch_norm,
+            scaling=scaling,
+            fill_missing=not self.reads_missing,
+        )
         if not self.reads_parts:
             require_one_part(self.network.backbone)
         self._tasks_are_independent = False  # not verified yet

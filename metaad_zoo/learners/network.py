@@ -22,6 +22,7 @@ from metaad_zoo.backbones import (
     EpisodicBatchNorm,
     TaskAxis,
     carry_task_axis,
+    centre_missing,
     create_backbone,
     current_task_axis,
     differentiable_recurrence,
@@ -51,6 +52,7 @@ class EmbeddingNetwork(nn.Module):
         batch_norm: source of the statistics of batch normalisation.
         steps: number of inner steps, for ``batch_norm="per_step"``.
         scaling: scaling by the support set, by modality; default: :attr:`metaad_zoo.modality.Modality.scaling`.
+        fill_missing: whether missing values of embeddings of a fixed width count as 0, the centre of scaled samples.
 
     Raises:
         ValueError: the backbone is unknown, rejects an option, or reads a modality that the data lack; or a scaling is
@@ -65,6 +67,7 @@ class EmbeddingNetwork(nn.Module):
         batch_norm: BatchNormPolicy,
         steps: int = 0,
         scaling: Mapping[str, Scaling] | None = None,
+        fill_missing: bool = True,
     ) -> None:
         super().__init__()
         self.modality = modality_of(backbone)
@@ -82,6 +85,7 @@ class EmbeddingNetwork(nn.Module):
         if encoders:
             options["encoders"] = encoders | options.get("encoders", {})
         self.backbone = create_backbone(backbone, **options)
+        self._fills_missing = fill_missing and self.backbone.gives_missing and self.backbone.embedding_dim != ANY
         episodic_batch_norm(self.backbone, batch_norm, steps)
         carry_task_axis(self)
 
@@ -120,6 +124,8 @@ class EmbeddingNetwork(nn.Module):
             samples[name] = x if axis is None else axis.fold(x)
         with statistics_from_first(rows):
             embeddings: Tensor = self.backbone(samples if self.modality == MULTIMODAL else samples[self.modalities[0]])
+        if self._fills_missing:
+            embeddings = centre_missing(embeddings)
         if axis is not None:
             embeddings = axis.split(embeddings)
         if query is None:

@@ -149,6 +149,20 @@ def test_adapting_works_in_inference_mode_and_leaves_the_learner_alone(name):
     assert all(torch.equal(x, before[key]) for key, x in learner.state_dict().items())
 
 
+@pytest.mark.parametrize(("backbone", "shape"), [("raw_columns", [5]), ("window_statistics", [7, 2])])
+@pytest.mark.parametrize("name", ["maml", "protonet", "pairwise", "in_context"])
+def test_a_column_that_a_sample_lacks_gives_finite_scores(name, backbone, shape):
+    modality = "tabular" if len(shape) == 1 else "sequence"
+    torch.manual_seed(0)
+    learner = learner_class(name)(backbone=backbone, input_shapes={modality: shape}).eval()
+    support, query = torch.randn(4, *shape), torch.randn(3, *shape)
+    scores = learner.adapt({modality: support}, torch.zeros(4)).score({modality: query})
+    support[0, ..., 0] = query[0, ..., 1] = torch.nan
+    with_gaps = learner.adapt({modality: support}, torch.zeros(4)).score({modality: query})
+    assert with_gaps.isfinite().all()
+    assert not torch.equal(with_gaps, scores)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
