@@ -182,6 +182,13 @@ def test_what_the_caller_does_to_the_array_later_does_not_matter(detector, pictu
         support *= 10
 
 
+def test_a_support_that_does_not_vary_is_noted():
+    rows = np.random.default_rng(0).normal(size=(4, 3))
+    for support, labels in ((rows[:1], None), (rows[[0, 0, 0]], None), (rows, [0, 1, 1, 1])):
+        assert "its table rows do not vary" in str(list(mz.load_detector("knn").fit(support, labels).account))
+    assert not list(mz.load_detector("knn").fit(rows).account)
+
+
 def test_a_failed_fit_leaves_the_detector_as_it_was(folder, pictures):
     detector = mz.load_detector(folder).fit(pictures[:5])
     before = detector.score(pictures)

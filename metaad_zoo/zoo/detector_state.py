@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from metaad_zoo.data.read.account import Account
-from metaad_zoo.episodes import Adapted
+from metaad_zoo.episodes import ANOMALOUS, Adapted, present
 from metaad_zoo.evaluation.decisions import SupportDecisions
+from metaad_zoo.modality import get_modality
 from metaad_zoo.zoo.checkpoint import CONTAMINATION, SUPPORT_LABELS, Checkpoint
 from metaad_zoo.zoo.detector_tensors import PLACES, ROI, calibration_by_shots
 
@@ -35,7 +36,17 @@ class DetectorState:
         return DetectorState(self.checkpoint, learner.adapt(*task), decisions)
 
     def note_method(self, account: Account) -> None:
-        """Add what the adapted method says about its support set to an account."""
+        """Add what the adapted method says about its support set to an account, and which samples do not vary."""
+        usable = self.checkpoint.tensors[SUPPORT_LABELS] != ANOMALOUS
+        for name, x in self.support().items():
+            modality, normal = get_modality(name), x[usable & present(x)]
+            if len(normal) and not bool(modality.feature_scaling(normal).varies.any()):
+                account.add(
+                    "guessed",
+                    "the support set",
+                    f"its {modality.title} do not vary, so units can't be taken from them: methods that scale by the "
+                    "support see whether a value differs, not by how much; give normal samples that vary",
+                )
         for sentence in getattr(self.adapted, "notes", ()):
             account.add("changed", "the support set", sentence)
 
