@@ -1,0 +1,52 @@
+"""`benchmarks/awkward_supports.py`: what it counts as a failure, and a slice of it."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+import pytest
+
+from metaad_zoo.detector import Detector
+from tests.conftest import REPOSITORY
+
+SLICE = {
+    "tabular": ["protonet/raw_columns", "maml/columns", "baseline/mahalanobis"],
+    "sequence": ["in_context/window_statistics", "baseline/series_experts"],
+    "image": ["protonet/conv4"],
+    "multimodal": ["protonet/fusion_gated"],
+}
+SLOW = ("thousands of samples", "thousands of unlabelled samples")
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    return importlib.import_module("awkward_supports")
+
+
+@pytest.mark.parametrize("form", SLICE)
+def test_every_kind_of_support_gives_finite_scores_or_a_named_error(benchmark, form):
+    kinds = [kind for kind in benchmark.KINDS if kind not in SLOW]
+    rows = list(benchmark.outcomes({form: SLICE[form]}, kinds))
+    assert len(rows) == len(kinds) * len(SLICE[form])
+    assert not [row for row in rows if not benchmark.accepted(row)]
+    assert {row.outcome for row in rows} >= {"scores", "error"}
+
+
+@pytest.mark.parametrize(
+    ("change", "outcome"),
+    [
+        (lambda scores: scores * np.nan, "scores that are not finite"),
+        (lambda scores: scores * 0, "equal scores"),
+        (lambda scores: np.linalg.inv(np.zeros((2, 2))), "an error of linalg/_linalg.py"),
+        (lambda scores: np.sqrt(np.full(9, -1.0)), "a warning"),
+    ],
+)
+def test_a_detector_that_breaks_is_a_failure(benchmark, monkeypatch, change, outcome):
+    score = Detector.score
+    monkeypatch.setattr(Detector, "score", lambda self, samples: change(score(self, samples)))
+    (row,) = benchmark.outcomes({"tabular": ["baseline/knn"]}, ["float64"])
+    assert row.outcome == outcome
+    assert not benchmark.accepted(row)
+    assert benchmark.summary([row])["float64"]["failed"] == 1
