@@ -40,6 +40,8 @@ CASES: dict[str, tuple[str, str, dict[str, Any], tuple[int, ...]]] = {
     "GRU-64, 64 steps": ("sequence", "gru", {"width": 64}, (64, 4)),
     "transformer 2x64, 64 steps": ("sequence", "transformer", {"width": 64, "layers": 2}, (64, 4)),
 }
+COMPILED = ("MLP 3x128, 32 columns",)
+"""Cases whose outer step is also compiled (inner_loop.compile); sequences branch on missing values."""
 SUPPORT, QUERY, STEPS, LR = 10, 20, 5, 0.01
 Run = Callable[[], object]
 
@@ -130,6 +132,9 @@ def contestants(case: str, tasks: int, order: int, device: str) -> dict[str, Run
     batch = make_batch(case, tasks, device)
     ours = {engine: make_learner(case, device, engine=engine, order=order) for engine in ("higher", "vectorized")}
     runs: dict[str, Run] = {name: (lambda x=learner: outer_step(x, batch)) for name, learner in ours.items()}  # type: ignore[misc]
+    if case in COMPILED:
+        compiled = make_learner(case, device, engine="vectorized", order=order, compile=True)
+        runs["compiled"] = lambda: outer_step(compiled, batch)
     if importlib.util.find_spec("learn2learn"):
         runs["learn2learn"] = learn2learn_step(make_learner(case, device), batch, order)
     if importlib.util.find_spec("torchopt") and order == 2:

@@ -6,8 +6,9 @@ once (see :mod:`metaad_zoo.inner_loop.vectorized_engine`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextvars import copy_context
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
 
 import torch
 from torch import Tensor, nn
@@ -122,6 +123,20 @@ def _in_this_context(take: Step) -> Step:
     return run
 
 
+_deferred: ContextVar[list[Tensor] | None] = ContextVar("deferred_losses", default=None)
+
+
+@contextmanager
+def deferred_checks() -> Iterator[list[Tensor]]:
+    """Context in which :func:`require_finite` adds the losses to a list instead of reading them, for tracing."""
+    tables: list[Tensor] = []
+    token = _deferred.set(tables)
+    try:
+        yield tables
+    finally:
+        _deferred.reset(token)
+
+
 def require_finite(losses: list[Tensor]) -> None:
     """Check that the inner loop has not diverged; all losses at once, because each check waits for the GPU.
 
@@ -134,6 +149,18 @@ def require_finite(losses: list[Tensor]) -> None:
     if not losses:
         return
     table = torch.stack(losses).flatten(1) if losses[0].ndim else torch.stack(losses).unsqueeze(1)
+    if (tables := _deferred.get()) is not None:
+        tables.append(table)
+        return
+    require_finite_table(table)
+
+
+def require_finite_table(table: Tensor) -> None:
+    """Check support losses ``(steps, tasks)``.
+
+    Raises:
+        DivergenceError: a loss is not finite.
+    """
     diverged = ~torch.isfinite(table)
     if not diverged.any():
         return

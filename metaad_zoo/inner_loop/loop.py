@@ -74,6 +74,9 @@ class InnerLoopConfig:
             faster there).
         checkpoint_steps: whether the backward pass recomputes each inner step instead of storing it: less memory, more
             time. For ``engine="vectorized"`` at order 2.
+        compile: whether the outer step is traced and compiled, once for each shape of a batch (``metaad_zoo.inner_loop
+            .compiled``): faster for networks of many small operations. For ``engine="vectorized"`` at order 1 or 2 and
+            networks without dropout and without branches on values; it needs a C++ compiler.
         precision: type of the inner loop and of the query pass if the trainer's precision is ``bf16-mixed`` or
             ``16-mixed``: ``"full"``: the parameters' type; ``"mixed"``: the trainer's; ``"auto"``: ``"full"`` for
             networks with batch normalisation, whose meta-gradient is inaccurate in half precision, else ``"mixed"``.
@@ -96,6 +99,7 @@ class InnerLoopConfig:
     engine: EngineName = "higher"
     tasks_at_once: int | None = None
     checkpoint_steps: bool = False
+    compile: bool = False
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
@@ -149,6 +153,14 @@ class InnerLoopConfig:
                 self.checkpoint_steps and (self.engine != "vectorized" or self.order != 2),
                 "inner_loop.checkpoint_steps is for engine='vectorized' and order=2 (with tasks_at_once=1 it stores "
                 "one step of one task)",
+            ),
+            (
+                self.compile and (self.engine != "vectorized" or self.order == "implicit" or self.checkpoint_steps),
+                "inner_loop.compile is for engine='vectorized' and order 1 or 2, without checkpoint_steps",
+            ),
+            (
+                self.compile and self.batch_norm in ("running", "per_step"),
+                f"inner_loop.compile can't collect the statistics of batch_norm={self.batch_norm!r}: take 'support'",
             ),
         ]
 

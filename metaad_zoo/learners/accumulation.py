@@ -35,16 +35,34 @@ def mean_part_by_part(
     parts = batch.parts(tasks_at_once)
     if len(parts) == 1 or not torch.is_grad_enabled():
         return torch.cat([task_losses(part) for part in parts]).mean()
-    value = torch.zeros((), device=parameters[0].device)
-    sums: list[Tensor | None] = [None] * len(parameters)
-    for part in parts:
+
+    def differentiate(part: EpisodeBatch) -> tuple[Tensor, Sequence[Tensor | None]]:
         loss = task_losses(part).sum() / len(batch)
         with explain_missing_derivative():
             gradients = torch.autograd.grad(loss * scale, parameters, allow_unused=True)
-        value = value + loss.detach()
-        sums = [_plus(total, new) for total, new in zip(sums, gradients, strict=True)]
+        return loss.detach(), gradients
+
+    value, sums = sum_of_parts(parts, differentiate)
     gradient_of = {p: g / scale for p, g in zip(parameters, sums, strict=True) if g is not None}
     return loss_with_gradient(value, list(gradient_of), list(gradient_of.values()))
+
+
+def sum_of_parts(
+    parts: Sequence[EpisodeBatch], differentiate: Callable[[EpisodeBatch], tuple[Tensor, Sequence[Tensor | None]]]
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Sums of the losses and of the gradients of a batch's parts.
+
+    Args:
+        parts: at least one part.
+        differentiate: function from a part to its loss ``()`` and its gradients, None for an unused parameter.
+    """
+    value, first = differentiate(parts[0])
+    sums = list(first)
+    for part in parts[1:]:
+        loss, gradients = differentiate(part)
+        value = value + loss
+        sums = [_plus(total, new) for total, new in zip(sums, gradients, strict=True)]
+    return value, sums
 
 
 def _plus(total: Tensor | None, new: Tensor | None) -> Tensor | None:

@@ -90,7 +90,8 @@ class DeepSAD(GradientLearner):
     def _start(self, support: Samples, support_labels: Tensor, axis: TaskAxis | None) -> dict[str, Tensor]:
         embeddings = self._initial_embeddings(support)
         mask = (support_labels != ANOMALOUS).unsqueeze(-1).to(embeddings.dtype)
-        return {"head.centre": masked_mean(embeddings, mask) + self.network.get_parameter("head.centre")}
+        centre: Tensor = self.network.head.centre  # type: ignore[assignment]
+        return {"head.centre": masked_mean(embeddings, mask) + centre}
 
 
 def sad_loss(distances: Tensor, labels: Tensor, eta: float) -> Tensor:

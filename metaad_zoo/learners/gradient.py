@@ -25,9 +25,11 @@ from metaad_zoo.backbones import (
 )
 from metaad_zoo.episodes import EpisodeBatch, Samples, Scaling, SupportScaling
 from metaad_zoo.inner_loop import DivergenceError, InnerLoop, InnerLoopConfig, Order, Visit, adapt_parameters
+from metaad_zoo.inner_loop.compiled import CompiledSteps
 from metaad_zoo.inner_loop.precision import inner_precision
-from metaad_zoo.learners.accumulation import mean_part_by_part
+from metaad_zoo.learners.accumulation import loss_with_gradient, mean_part_by_part, sum_of_parts
 from metaad_zoo.learners.base import Learner, OptimizerCallable, Schedule, without_folders
+from metaad_zoo.learners.compiled_step import CompiledOuterStep
 from metaad_zoo.learners.network import (
     AdaptedNetwork,
     AdaptedScorer,
@@ -129,6 +131,8 @@ class GradientLearner(Learner):
             raise ValueError("multi_step_epochs, first_order_epochs and diagnose_every must be 0 or more")
         if inner_loop.order == "implicit" and (multi_step_epochs or first_order_epochs):
             raise ValueError("order='implicit' uses only the last step: set multi_step_epochs=0, first_order_epochs=0")
+        if inner_loop.compile and multi_step_epochs:
+            raise ValueError("inner_loop.compile needs one loss for all epochs: set multi_step_epochs=0")
         self.multi_step_epochs, self.first_order_epochs = multi_step_epochs, first_order_epochs
         self.diagnose_every = diagnose_every
         self.network = self.network_type(
@@ -136,6 +140,7 @@ class GradientLearner(Learner):
         )
         self.inner_loop = InnerLoop(inner_loop, self.network)
         self._tasks_are_independent = False  # not verified yet
+        self.compiled = CompiledOuterStep(CompiledSteps())
         if inner_loop.engine == "vectorized":
             require_task_axis(self.network, self.inner_loop.names)
 
@@ -171,9 +176,21 @@ class GradientLearner(Learner):
     def outer_loss(self, batch: EpisodeBatch) -> Tensor:
         parameters = [p for group in self.outer_parameters() for p in group["params"]]
         self.forget_observed()
+        if self.inner_loop.config.compile and torch.is_grad_enabled():
+            return self._compiled_outer_loss(batch, parameters)
         loss = mean_part_by_part(batch, self.tasks_at_once(len(batch)), self.task_losses, parameters, self.loss_scale())
         self.keep_observed()
         return loss
+
+    def _compiled_outer_loss(self, batch: EpisodeBatch, parameters: list[Tensor]) -> Tensor:
+        """Mean loss of the batch's tasks, with its gradient from a compiled step."""
+        self._require_independent_tasks(batch)
+        order = 1 if self.epoch < self.first_order_epochs else 2
+        total, gradients = sum_of_parts(
+            batch.parts(self.tasks_at_once(len(batch))),
+            lambda part: self.compiled.differentiate(self, self.task_losses, part, parameters, order),
+        )
+        return loss_with_gradient(total / len(batch), parameters, [g / len(batch) for g in gradients if g is not None])
 
     def keep_observed(self) -> None:
         """Update the batch-norm averages of each inner step by the statistics of this training step."""
@@ -205,13 +222,18 @@ class GradientLearner(Learner):
         batch = self.network.scaled(batch, next(self.parameters()).dtype)
         if self.inner_loop.config.engine == "higher":
             return [run(s, s_labels, q, q_labels, [task], None) for s, s_labels, q, q_labels, task in batch]
+        self._require_independent_tasks(batch)
         axis = TaskAxis(len(batch), prefers_sample_major(self.network))
+        with task_axis(axis):
+            return [run(batch.support, batch.support_labels, batch.query, batch.query_labels, batch.tasks, axis)]
+
+    def _require_independent_tasks(self, batch: EpisodeBatch) -> None:
+        """Verify with the first batch that a task axis does not mix tasks."""
         if not self._tasks_are_independent:
+            axis = TaskAxis(len(batch), prefers_sample_major(self.network))
             with inner_precision("full", self.device):
                 require_independent_tasks(self.network, batch.support, axis, self.inner_loop.names)
             self._tasks_are_independent = True
-        with task_axis(axis):
-            return [run(batch.support, batch.support_labels, batch.query, batch.query_labels, batch.tasks, axis)]
 
     def _query_loss(
         self,
