@@ -5,8 +5,8 @@ installed into it with its test extra, and pytest runs there:
 
 - oldest: the oldest Python that pyproject.toml allows, newest versions of all packages;
 - newest: the newest Python that torch has wheels for, newest versions of all packages;
-- lowest: the oldest Python, and of each direct dependency the lowest version that pyproject.toml allows. Warnings are no
-  errors in this one, because old versions call functions that newer versions of their own dependencies have renamed.
+- lowest: the oldest Python, and of each direct dependency the lowest version that pyproject.toml allows. Warnings are
+  no errors in this one, because old versions call functions that newer versions of their own dependencies have renamed.
 
 uv finds a Python by its number, or gets it; `--python` names another one. Each environment takes about 7 GB and is
 deleted afterwards. `--tests tests/episodes` runs a part. benchmarks/results/python_versions.json is the result; the

@@ -197,7 +197,7 @@ class Clients:
         self.lock, self.done = threading.Lock(), threading.Event()
         self.threads = [threading.Thread(target=self.ask_on, args=(i,), daemon=True) for i in range(CLIENTS)]
 
-    def wait_until_ready(self, seconds: float = 300) -> None:
+    def wait_until_ready(self, seconds: float = 1200) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             try:

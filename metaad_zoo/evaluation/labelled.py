@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.integrate import trapezoid
 
 from metaad_zoo.evaluation.titles import TITLES
 
@@ -85,7 +86,7 @@ def _figures(
     both = hits + alarms
     precision = np.divide(hits, both, out=np.ones_like(both), where=both > 0)
     figures = {
-        "auroc": float(np.trapezoid(np.append(0, recall), np.append(0, false_alarms))),
+        "auroc": float(trapezoid(np.append(0, recall), np.append(0, false_alarms))),
         "ap": float(np.sum(np.diff(recall, prepend=0) * precision)),
     }
     if decided is None:

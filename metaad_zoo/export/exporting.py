@@ -90,7 +90,7 @@ def export_detector(
 def _program(graph: DetectorGraph, support: Mapping[str, Tensor]) -> ExportedProgram:
     # Three rows: sizes of 0 and 1 would be taken for constants.
     rows = tuple(x[torch.arange(3) % len(x)].contiguous() for x in support.values())
-    batch = torch.export.Dim("batch")
+    batch = torch.export.Dim("batch", max=2**31 - 1)  # torch 2.6 refuses graphs that slice an axis without a bound
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, on its own names

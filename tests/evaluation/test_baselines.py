@@ -399,5 +399,5 @@ class TestPyOD:
     def test_names_and_options_are_checked(self):
         with pytest.raises(ValueError, match="did you mean 'IForest'"):
             create_baseline("pyod/Iforest")
-        with pytest.raises(ValueError, match="did you mean 'n_neighbors'"):
-            create_baseline("pyod/KNN", n_neighbours=3)
+        with pytest.raises(ValueError, match="did you mean 'n_estimators'"):
+            create_baseline("pyod/IForest", n_estimator=3)

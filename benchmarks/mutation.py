@@ -1,0 +1,422 @@
+"""Mutation testing of four rooms: `pip install coverage && python benchmarks/mutation.py [--mutants 300] [--jobs 2]`.
+
+First all tests of TESTS run once under coverage, which says by line which tests execute it, and how long each takes.
+Then a random sample of mutants, the same for the same code and seed, is drawn from episodes/, inner_loop/, evaluation/
+and data/read/. A mutant is one change of one expression or statement: a comparison, an operator, a condition, a number,
+a default, a call that is left out, or what a function returns. It is run against the tests that execute its line,
+quickest first, and is killed if one fails or the processor time runs out. Where no test executes the line it survives.
+Texts, types, messages of errors and lines that run at import alone are not changed.
+
+Each mutant runs in a fork of a process that has imported the libraries, so that it costs seconds. Mutants of what tests
+only reach through other processes survive; the rate is thus a lower bound. benchmarks/results/mutation.json lists the
+survivors; a `reason` written there by hand is carried over to the next run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import copy
+import importlib
+import importlib.machinery
+import json
+import math
+import os
+import random
+import re
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+ROOMS = ("episodes", "inner_loop", "evaluation", "data/read")
+TESTS = ("tests/episodes", "tests/inner_loop", "tests/evaluation", "tests/data")
+LIBRARIES = (
+    "numpy torch torch.func higher scipy.stats scipy.special sklearn.neighbors sklearn.ensemble sklearn.covariance "
+    "sklearn.datasets lightning.pytorch torchmetrics torchvision timm PIL.Image pyarrow.parquet pyarrow.csv pandas "
+    "matplotlib.pyplot jinja2 yaml rich pooch requests hypothesis pytest"
+)
+COMPARISONS = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+}
+OPERATORS = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Mult,
+    ast.Pow: ast.Mult,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+    ast.MatMult: ast.Mult,
+}
+TIMINGS = """
+import os, resource
+import pytest
+used = {}
+def cpu():
+    return sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+class Timings:
+    def pytest_runtest_setup(self, item):
+        self.started = cpu()
+    def pytest_runtest_teardown(self, item):
+        name = item.nodeid.partition("[")[0]
+        used[name] = used.get(name, 0.0) + cpu() - self.started
+def pytest_configure(config):
+    config.pluginmanager.register(Timings())
+def pytest_sessionfinish(session):
+    import json
+    json.dump(used, open(os.environ["MUTATION_TIMINGS"], "w"))
+"""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of a file.
+
+    Args:
+        path: file in the repository.
+        line: line of the changed node.
+        statement: first line of its statement.
+        number: how many changes of the file are before this one.
+        before: source of the node.
+        after: source of the changed node.
+        scope: dotted name of the class and function around it.
+    """
+
+    path: str
+    line: int
+    statement: int
+    number: int
+    before: str
+    after: str
+    scope: str
+
+    @property
+    def key(self) -> str:
+        """What stays the same while other lines of the file change."""
+        return f"{self.path}: {self.scope}: {self.before} -> {self.after}"
+
+
+def changes(node: ast.AST) -> Iterator[Callable[[], ast.AST]]:
+    """Functions that make the changes of a node; each returns a new node."""
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in COMPARISONS:
+        yield lambda: _with(node, ops=[COMPARISONS[type(node.ops[0])](), *node.ops[1:]])
+    elif isinstance(node, ast.BinOp | ast.AugAssign) and type(node.op) in OPERATORS and not _joins_text(node):
+        yield lambda: _with(node, op=OPERATORS[type(node.op)]())
+    elif isinstance(node, ast.BoolOp):
+        yield lambda: _with(node, op=ast.Or() if isinstance(node.op, ast.And) else ast.And())
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub | ast.Invert):
+        yield lambda: node.operand
+    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        yield lambda: ast.Constant(not node.value)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        yield lambda: ast.Constant(node.value + 1)
+    elif isinstance(node, ast.If | ast.While | ast.IfExp):
+        yield lambda: _with(node, test=ast.UnaryOp(ast.Not(), node.test))
+    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        yield ast.Pass
+    elif isinstance(node, ast.Return) and node.value is not None and not _is_none(node.value):
+        yield lambda: ast.Return(ast.Constant(None))
+    elif isinstance(node, ast.Break):
+        yield ast.Continue
+
+
+def _with(node: ast.AST, **fields: Any) -> ast.AST:
+    changed = copy.copy(node)
+    for name, value in fields.items():
+        setattr(changed, name, value)
+    return changed
+
+
+def _is_none(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is None
+
+
+def _joins_text(node: ast.BinOp | ast.AugAssign) -> bool:
+    sides = [node.left, node.right] if isinstance(node, ast.BinOp) else [node.value]
+    return any(
+        isinstance(n, ast.JoinedStr) or (isinstance(n, ast.Constant) and isinstance(n.value, str)) for n in sides
+    )
+
+
+class _Changer(ast.NodeVisitor):
+    """Walks over the functions of a file and numbers its changes; makes one of them if asked to."""
+
+    def __init__(self, path: str, wanted: int | None = None) -> None:
+        self.path, self.wanted = path, wanted
+        self.scope: list[str] = []
+        self.in_function = self.statement = 0
+        self.mutants: list[Mutant] = []
+
+    def visit_Module(self, node: ast.Module) -> None:
+        node.body = [self._changed(statement) for statement in node.body]
+
+    def visit_scope(self, node: Any) -> None:
+        is_function = not isinstance(node, ast.ClassDef)
+        self.scope.append(node.name)
+        self.in_function += is_function
+        node.body = [self._changed(statement) for statement in node.body]
+        if is_function:
+            node.args.defaults = [self._changed(default) for default in node.args.defaults]
+            node.args.kw_defaults = [d and self._changed(d) for d in node.args.kw_defaults]
+        self.in_function -= is_function
+        self.scope.pop()
+
+    def _changed(self, node: Any) -> Any:
+        """The node itself, or the wanted change of it; visits what is in it first."""
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            self.visit_scope(node)
+            return node
+        if isinstance(node, ast.Raise | ast.Assert | ast.Import | ast.ImportFrom | ast.JoinedStr):
+            return node
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("cast", "warnings.warn", "note"):
+            return node
+        outer, self.statement = self.statement, node.lineno if isinstance(node, ast.stmt) else self.statement
+        for name, value in ast.iter_fields(node):
+            if name in ("annotation", "ctx", "decorator_list", "returns"):
+                continue
+            if isinstance(value, list):
+                setattr(node, name, [self._changed(x) if isinstance(x, ast.AST) else x for x in value])
+            elif isinstance(value, ast.AST):
+                setattr(node, name, self._changed(value))
+        statement, self.statement = self.statement, outer
+        if not self.in_function:
+            return node
+        for change in changes(node):
+            number = len(self.mutants)
+            after = ast.fix_missing_locations(ast.copy_location(change(), node))
+            before_text, after_text = (_first_line(ast.unparse(x)) for x in (node, after))
+            place = ".".join(self.scope)
+            self.mutants.append(Mutant(self.path, node.lineno, statement, number, before_text, after_text, place))
+            if number == self.wanted:
+                return after
+        return node
+
+
+def _first_line(text: str) -> str:
+    return text.splitlines()[0][:160]
+
+
+def mutants_of(path: str) -> list[Mutant]:
+    """All mutants of a file."""
+    changer = _Changer(path)
+    changer.visit(ast.parse((REPOSITORY / path).read_text(encoding="utf-8")))
+    return changer.mutants
+
+
+def mutated(path: str, number: int) -> ast.Module:
+    """Syntax tree of a file with one change."""
+    tree = ast.parse((REPOSITORY / path).read_text(encoding="utf-8"))
+    _Changer(path, number).visit(tree)
+    return ast.fix_missing_locations(tree)
+
+
+def test_map(folder: Path) -> tuple[dict[str, dict[int, list[str]]], dict[str, float]]:
+    """Run the tests once under coverage.
+
+    Returns:
+        by file and line the tests that execute it, and by test the processor time in seconds.
+    """
+    (folder / "mutation_timings.py").write_text(TIMINGS)
+    config = folder / "coverage.ini"
+    sources = ",".join(str(REPOSITORY / "metaad_zoo" / room) for room in ROOMS)
+    config.write_text(f"[run]\ndynamic_context = test_function\nsource = {sources}\ndata_file = {folder / 'data'}\n")
+    environment = {**surroundings(), "MUTATION_TIMINGS": str(folder / "timings.json")}
+    environment["PYTHONPATH"] += os.pathsep + str(folder)
+    line = [sys.executable, "-m", "coverage", "run", f"--rcfile={config}", "-m", "pytest", *TESTS, "-q"]
+    line += ["-p", "mutation_timings", "-p", "no:cacheprovider", "--no-header"]
+    done = subprocess.run(line, cwd=REPOSITORY, env=environment, check=False)
+    if done.returncode:
+        raise SystemExit("error: the tests fail without any mutant; mend them first")
+    line = [sys.executable, "-m", "coverage", "json", f"--rcfile={config}", "--show-contexts", "-q"]
+    subprocess.run([*line, "-o", str(folder / "lines.json")], cwd=REPOSITORY, check=True)
+    timings: dict[str, float] = json.loads((folder / "timings.json").read_text())
+    by_context = {context(name): name for name in timings}
+    report = json.loads((folder / "lines.json").read_text())["files"]
+    lines = {
+        path: {
+            int(line): sorted({by_context[c] for c in contexts if c in by_context}, key=timings.__getitem__)
+            for line, contexts in file["contexts"].items()
+        }
+        for path, file in report.items()
+    }
+    return lines, timings
+
+
+def context(node_id: str) -> str:
+    """The name that coverage gives to a test: its module, class and function, with dots."""
+    path, *names = node_id.split("::")
+    return ".".join([path.removesuffix(".py").replace("/", "."), *names])
+
+
+def surroundings() -> dict[str, str]:
+    """Environment of the tests: one thread, and this repository's package."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "METAAD_REPO": str(REPOSITORY)}
+
+
+def chosen_tests(mutant: Mutant, lines: Any, timings: dict[str, float], seconds: float) -> list[str]:
+    """Tests that execute the line of a mutant, quickest first, of so much processor time together."""
+    used, tests = 0.0, []
+    by_line = lines.get(mutant.path, {})
+    for name in by_line.get(mutant.line) or by_line.get(mutant.statement, []):
+        used += timings[name]
+        if tests and used > seconds:
+            break
+        tests.append(name)
+    return tests
+
+
+def run_mutant(mutant: Mutant, tests: list[str], seconds: float) -> None:
+    """In a fork: import the changed file in place of its own, run the tests, and exit with pytest's status."""
+    import pytest
+
+    os.setpgid(0, 0)
+    soft = math.ceil(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]) + seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, soft + 2))
+    place = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(place, stream)
+    code = compile(mutated(mutant.path, mutant.number), str(REPOSITORY / mutant.path), "exec")
+    own = importlib.machinery.SourceFileLoader.get_code
+
+    def get_code(loader: Any, fullname: str) -> Any:
+        is_changed = Path(loader.get_filename(fullname)) == REPOSITORY / mutant.path
+        return code if is_changed else own(loader, fullname)
+
+    importlib.machinery.SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
+    with contextlib.suppress(BaseException):
+        os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=no", *tests])))
+    os._exit(1)
+
+
+def outcome(status: int) -> str:
+    """Word for how the process of a mutant ended."""
+    if os.WIFSIGNALED(status):
+        return "out of time" if os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL) else "killed"
+    return {0: "survived", 5: "not run"}.get(os.WEXITSTATUS(status), "killed")
+
+
+def run_all(work: list[tuple[Mutant, list[str], float]], jobs: int) -> dict[Mutant, str]:
+    """Run mutants, so many at a time; by mutant the outcome."""
+    running: dict[int, tuple[Mutant, float]] = {}
+    outcomes: dict[Mutant, str] = {}
+    waiting = list(work)
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            mutant, tests, seconds = waiting.pop()
+            pid = os.fork()
+            if not pid:
+                run_mutant(mutant, tests, seconds)
+            running[pid] = mutant, time.monotonic() + 40 * seconds  # a test that sleeps for ever uses no processor
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid:
+            mutant, _ = running.pop(pid)
+            outcomes[mutant] = outcome(status)
+            print(f"{len(outcomes)}/{len(work)} {outcomes[mutant]}: {mutant.key}", flush=True)
+            continue
+        for late in [pid for pid, (_, end) in running.items() if time.monotonic() > end]:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(late, signal.SIGKILL)
+        time.sleep(0.05)
+    return outcomes
+
+
+def interval(killed: int, n: int) -> list[float]:
+    """Wilson's 95 % interval of a rate."""
+    z, rate = 1.96, killed / n
+    middle = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    return [round(middle - half, 4), round(middle + half, 4)]
+
+
+def sample(n: int, seed: int, pattern: str) -> tuple[list[Mutant], int]:
+    """Random mutants of the rooms, and how many there are in all."""
+    files = sorted(path for room in ROOMS for path in (REPOSITORY / "metaad_zoo" / room).rglob("*.py"))
+    names = [path.relative_to(REPOSITORY).as_posix() for path in files]
+    mutants = [mutant for name in names if re.search(pattern, name) for mutant in mutants_of(name)]
+    random.Random(seed).shuffle(mutants)
+    return mutants[:n], len(mutants)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mutants", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2, help="mutants at a time")
+    parser.add_argument("--seconds", type=float, default=20, help="processor time of the tests of one mutant")
+    parser.add_argument("--only", default="", help="regular expression of files")
+    parser.add_argument("--map", type=Path, help="file of the tests by line: read if it exists, else written")
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks/results/mutation.json")
+    options = parser.parse_args()
+    if options.map and options.map.exists():
+        lines, timings = json.loads(options.map.read_text())
+        lines = {path: {int(line): tests for line, tests in file.items()} for path, file in lines.items()}
+    else:
+        with tempfile.TemporaryDirectory() as place:
+            lines, timings = test_map(Path(place))
+        if options.map:
+            options.map.write_text(json.dumps([lines, timings]))
+    mutants, total = sample(options.mutants, options.seed, options.only)
+    os.environ.update(surroundings())
+    os.chdir(REPOSITORY)
+    sys.path.insert(0, str(REPOSITORY))
+    for name in LIBRARIES.split():
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    work, outcomes = [], dict[Mutant, str]()
+    for mutant in reversed(mutants):
+        tests = chosen_tests(mutant, lines, timings, options.seconds)
+        if tests:
+            work.append((mutant, tests, 15 + 3 * sum(timings[name] for name in tests)))
+        else:
+            outcomes[mutant] = "no test"
+    outcomes |= run_all(work, options.jobs)
+    reasons = {}
+    if options.out.is_file():
+        reasons = {x["mutant"]: x.get("reason", "") for x in json.loads(options.out.read_text())["survivors"]}
+    counts = {word: list(outcomes.values()).count(word) for word in sorted(set(outcomes.values()))}
+    killed = counts.get("killed", 0) + counts.get("out of time", 0)
+    result = {
+        "protocol": {
+            "rooms": ROOMS,
+            "tests": TESTS,
+            "seed": options.seed,
+            "mutants": len(mutants),
+            "mutants_in_all": total,
+            "seconds_of_tests": options.seconds,
+        },
+        "counts": counts,
+        "killed": round(killed / len(mutants), 4),
+        "ci95": interval(killed, len(mutants)),
+        "survivors": [
+            {"mutant": m.key, "line": m.line, "outcome": outcomes[m], "reason": reasons.get(m.key, "")}
+            for m in sorted(outcomes, key=lambda m: (m.path, m.line))
+            if outcomes[m] not in ("killed", "out of time")
+        ],
+    }
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps({name: result[name] for name in ("counts", "killed", "ci95")}))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
