@@ -16,7 +16,7 @@ from metaad_zoo.evaluation.baselines import FlagEverything, NearestNeighbour
 from metaad_zoo.evaluation.calibration import can_hold, normal_scores, p_values, threshold
 from metaad_zoo.evaluation.decisions import AcrossTasks, Always
 from metaad_zoo.evaluation.plots import episode_figure, learning_curve
-from metaad_zoo.evaluation.protocol import across_tasks, evaluate, interval, summarise
+from metaad_zoo.evaluation.protocol import across_tasks, evaluate, interval, signed_rank_p, summarise
 from metaad_zoo.evaluation.report import results_table, write_json
 from metaad_zoo.evaluation.scores import ScoreFile, figures_from_scores
 
@@ -141,6 +141,23 @@ def test_results_can_be_taken_again_from_their_parts(results, digits):
     assert method["auroc_behind_first"]["ci95"] == [0.0, 0.0]
     differences = [a["auroc"] - b["auroc"] for a, b in zip(method["tasks"], everything["tasks"], strict=True)]
     assert everything["auroc_behind_first"]["wilcoxon_p"] == stats.wilcoxon(differences).pvalue
+
+
+@pytest.mark.parametrize(
+    "differences",
+    [
+        [0.1, -0.1],
+        [0.0, 0.2, 0.2, -0.1, 0.0],
+        [0.3, 0.3, 0.3, 0.3],
+        [-0.3, 0.1, 0.2, 0.2, -0.5, 0.4, 0.0],
+        [0.1, 0.2, -0.4],
+        [*([0.1, -0.2] * 6), 0.3, 0.3],
+        [0.1, math.nan, 0.1],
+    ],
+)
+def test_the_signed_rank_test_is_that_of_scipy(differences):
+    expected = stats.wilcoxon(differences).pvalue
+    np.testing.assert_equal(signed_rank_p(np.array(differences)), expected)
 
 
 def test_all_figures_can_be_computed_again_from_the_scores(results, tmp_path):
