@@ -7,6 +7,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from metaad_zoo.atomic_write import replacing
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.evaluation.plots import episode_figure
 from metaad_zoo.learners import Learner
@@ -39,5 +40,6 @@ class FirstPicture(pl.Callback):
         scores = pl_module.adapt(support, episode.support_labels.to(pl_module.device)).score(query).cpu()
         self._path.parent.mkdir(parents=True, exist_ok=True)
         flagged = scores > scores.median()  # thresholds come after the training
-        episode_figure(episode, scores, None, flagged).savefig(self._path, dpi=120)
+        with replacing(self._path) as beside:
+            episode_figure(episode, scores, None, flagged).savefig(beside, dpi=120)
         print(f"\nA validation episode after {trainer.global_step} outer steps: {self._path}", flush=True)

@@ -18,12 +18,13 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from torch import Tensor
 
 from metaad_zoo import data as data_room
+from metaad_zoo.atomic_write import write_whole
 from metaad_zoo.cli.first_picture import FirstPicture
 from metaad_zoo.cli.loggers import given_loggers, log_hyperparameters, log_test_figures
 from metaad_zoo.cli.resume import find_checkpoint, read_checkpoint, refuse_other_config, splits_of_checkpoint
@@ -42,7 +43,7 @@ from metaad_zoo.experiment.conclude import (
     save_model,
     write_predictions,
 )
-from metaad_zoo.experiment.whole_checkpoints import WholeCheckpointIO
+from metaad_zoo.experiment.whole_checkpoints import TERMINATED, LastCheckpoint, WholeCheckpointIO
 from metaad_zoo.learners import Learner
 from metaad_zoo.learners.training import trainable
 from metaad_zoo.modality import get_modality
@@ -183,7 +184,7 @@ class TrainingCLI(LightningCLI):
         return [
             *callbacks,
             ModelCheckpoint(**place, filename="best", monitor="val/auroc", mode="max", save_top_k=1),
-            _Last(**place, filename="last", every_n_train_steps=50, save_top_k=1),
+            LastCheckpoint(**place, filename="last", every_n_train_steps=50, save_top_k=1),
             FirstPicture(self.run_dir),
             *([] if settings["logger"] is False else [LearningRateMonitor("step")]),
         ]
@@ -196,14 +197,6 @@ class _Bar(TQDMProgressBar):
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)  # the run's folder, which is printed at the end
         return metrics
-
-
-class _Last(ModelCheckpoint):
-    """The newest state, for resuming: every so many steps and at the end."""
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        super().on_train_end(trainer, pl_module)
-        trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt", weights_only=False)  # all of the state
 
 
 def _keep_earlier_metrics(run_dir: Path) -> None:
@@ -281,6 +274,11 @@ def run(argv: Sequence[str] | None = None, program: str = PROGRAM) -> TrainingCL
         verb, args = arrange(rest)
         cli = TrainingCLI(args, verb, program, folder)
         _run_verb(cli)
+    except SIGTERMException as stop:
+        if stop.code == 0:  # one of several processes; the first one tells
+            raise
+        note("stopped by SIGTERM; --ckpt_path last goes on from the last whole checkpoint, if there is one yet")
+        raise SystemExit(TERMINATED) from stop
     except (ValueError, ChildProcessError, FloatingPointError, MisconfigurationException) as error:
         raise SystemExit(f"error: {own_error(error) or error}") from error
     except OSError as error:
@@ -368,7 +366,7 @@ def _trained_or_read(cli: TrainingCLI, trains: bool) -> tuple[dict[str, Any], st
         if not cli.config["trainer"]["fast_dev_run"]:
             _save_config(cli)
         start, before = _start(cli) if learner.may_stay else ({}, None)
-        cli.trainer.fit(trainable(learner), datamodule=cli.datamodule, ckpt_path=cli.resume_from, weights_only=True)
+        _fit(cli)
         best = cli.run_dir / "checkpoints" / "best.ckpt"
         weights = BEST if best.is_file() else "last step"
         checkpoint = read_checkpoint(best, learner) if best.is_file() else {}
@@ -378,6 +376,21 @@ def _trained_or_read(cli: TrainingCLI, trains: bool) -> tuple[dict[str, Any], st
             weights = f"as before training: validation AUROC {before:.4f}, at most {after:.4f} in training"
             note(f"the weights stay {weights}")
     return checkpoint, weights
+
+
+def _fit(cli: TrainingCLI) -> None:
+    """Train.
+
+    Raises:
+        FloatingPointError: the training diverged; names the checkpoint of good weights, if there is one yet.
+    """
+    try:
+        cli.trainer.fit(trainable(cli.model), datamodule=cli.datamodule, ckpt_path=cli.resume_from, weights_only=True)
+    except FloatingPointError as error:
+        last = cli.run_dir / "checkpoints" / "last.ckpt"
+        if not last.is_file():
+            raise
+        raise FloatingPointError(f"{error}; {last} has the last good weights that were saved") from error
 
 
 def _start(cli: TrainingCLI) -> tuple[dict[str, Tensor], float | None]:
@@ -448,7 +461,7 @@ def _save_config(cli: TrainingCLI) -> None:
     """Write the resolved config into the run's folder, and send it to every logger as hyper-parameters."""
     if cli.trainer.is_global_zero:
         cli.run_dir.mkdir(parents=True, exist_ok=True)
-        cli.parser.save(cli.config, cli.run_dir / "config.yaml", skip_none=False, overwrite=True)
+        write_whole(cli.run_dir / "config.yaml", cli.parser.dump(cli.config, skip_none=False))
     log_hyperparameters(cli.trainer.loggers, _resolved(cli))
 
 

@@ -1,15 +1,24 @@
-"""Checkpoints of a training that stay whole: written beside, synced and renamed, and read with a fallback."""
+"""Checkpoints of a training that stay whole: written beside, synced and renamed, and at SIGTERM."""
 
 from __future__ import annotations
 
 import io
+import signal
+import threading
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from metaad_zoo.atomic_write import replacing
+
+TERMINATED = 128 + signal.SIGTERM
+"""Exit code of a training that was stopped by SIGTERM, as a shell has it."""
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -44,3 +53,59 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 f"the checkpoint {path} can't be written ({error.strerror}); --ckpt_path last resumes from the last "
                 "whole one",
             ) from error
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """The newest state, for resuming: every so many steps, at the end, and at the step in which SIGTERM arrives.
+
+    Lightning's own answer to SIGTERM writes no checkpoint and exits with code 0. With several processes its handler
+    calls a collective at whatever moment the signal arrives, at which another process may wait in another one. Here
+    the handler only takes note, and the processes agree with the reduction that a training step has anyway.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._requested = False
+
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._catch_sigterm(pl_module)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._catch_sigterm(pl_module)
+
+    def _catch_sigterm(self, module: Any) -> None:
+        """Replace Lightning's handler, which Lightning removes after the training together with this one."""
+
+        def request(signum: int, frame: FrameType | None) -> None:
+            self._requested = module.stop_requested = True
+
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, request)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        stops = self._requested if trainer.world_size == 1 else pl_module.stop_agreed
+        batches = batch_idx + 1
+        steps = batches % trainer.accumulate_grad_batches == 0 or batches == trainer.num_training_batches
+        if stops and steps:  # gradients that wait for further batches are in no checkpoint
+            self._save(trainer)
+            self._stop(trainer)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        if self._requested and trainer.world_size == 1:
+            self._stop(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        self._save(trainer)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._requested:  # after the last step
+            self._stop(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt", weights_only=False)  # all of the state
+
+    def _stop(self, trainer: pl.Trainer) -> None:
+        raise SIGTERMException(TERMINATED if trainer.is_global_zero else 0)

@@ -55,7 +55,7 @@ def adapt_parameters(
         All parameters by name, the adapted ones replaced, for :func:`torch.func.functional_call`.
 
     Raises:
-        DivergenceError: the support loss is not finite.
+        DivergenceError: a support loss or the adapted weights are not finite.
 
     Example:
         >>> import torch

@@ -6,13 +6,14 @@ once (see :mod:`metaad_zoo.inner_loop.vectorized_engine`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.linalg import vector_norm
 from torch.utils.checkpoint import checkpoint
 
 from metaad_zoo.inner_loop.loop import DivergenceError, InnerLoop, StepContext, SupportLoss, Visit
@@ -50,7 +51,7 @@ def descend(
         All parameters by name, the adapted ones replaced.
 
     Raises:
-        DivergenceError: the support loss is not finite.
+        DivergenceError: a support loss or the adapted weights are not finite.
     """
     parameters, state = dict(start), RuleState()
     losses: list[Tensor] = []
@@ -64,7 +65,7 @@ def descend(
         losses.append(loss)
         if visit is not None:
             visit(step, before, loss)
-    require_finite(losses)
+    require_finite(losses, [parameters[name] for name in loop.names])
     if visit is not None:
         visit(loop.config.steps, parameters, None)
     return parameters
@@ -123,12 +124,12 @@ def _in_this_context(take: Step) -> Step:
     return run
 
 
-_deferred: ContextVar[list[Tensor] | None] = ContextVar("deferred_losses", default=None)
+_deferred: ContextVar[list[Tensor] | None] = ContextVar("deferred_checks", default=None)
 
 
 @contextmanager
 def deferred_checks() -> Iterator[list[Tensor]]:
-    """Context in which :func:`require_finite` adds the losses to a list instead of reading them, for tracing."""
+    """Context in which :func:`require_finite` adds its figures to a list instead of reading them, for tracing."""
     tables: list[Tensor] = []
     token = _deferred.set(tables)
     try:
@@ -137,18 +138,21 @@ def deferred_checks() -> Iterator[list[Tensor]]:
         _deferred.reset(token)
 
 
-def require_finite(losses: list[Tensor]) -> None:
-    """Check that the inner loop has not diverged; all losses at once, because each check waits for the GPU.
+def require_finite(losses: list[Tensor], adapted: Sequence[Tensor]) -> None:
+    """Check that the inner loop has not diverged; everything at once, because each check waits for the GPU.
 
     Args:
         losses: support loss of each step, ``()`` or ``(tasks,)``.
+        adapted: adapted parameters after the last step, with a task axis if the losses have one.
 
     Raises:
-        DivergenceError: a loss is not finite.
+        DivergenceError: a loss is not finite, or the norm of the adapted parameters.
     """
     if not losses:
         return
-    table = torch.stack(losses).flatten(1) if losses[0].ndim else torch.stack(losses).unsqueeze(1)
+    by_step = torch.stack([loss.view(-1) for loss in losses])
+    norms = torch.stack([vector_norm(p.detach().reshape(by_step.shape[1], -1), dim=1) for p in adapted])
+    table = torch.cat([by_step, vector_norm(norms, dim=0, keepdim=True).to(by_step)])
     if (tables := _deferred.get()) is not None:
         tables.append(table)
         return
@@ -156,14 +160,14 @@ def require_finite(losses: list[Tensor]) -> None:
 
 
 def require_finite_table(table: Tensor) -> None:
-    """Check support losses ``(steps, tasks)``.
+    """Check support losses and, in the last row, norms of the adapted parameters: ``(steps + 1, tasks)``.
 
     Raises:
-        DivergenceError: a loss is not finite.
+        DivergenceError: a figure is not finite.
     """
     diverged = ~torch.isfinite(table)
     if not diverged.any():
         return
     step = int(diverged.any(1).nonzero()[0])
     tasks = diverged[step].nonzero().flatten().tolist()
-    raise DivergenceError(step, float(table[step, tasks[0]]), tasks)
+    raise DivergenceError(step, tasks, float(table[step, tasks[0]]) if step < len(table) - 1 else None)

@@ -51,8 +51,8 @@ def adapt_through_higher(
                 override={"lr": list(loop.rates_at(step).values())},
                 grad_callback=lambda all_grads, scale=scale: [None if g is None else g / scale for g in all_grads],
             )
-        require_finite(losses)
         adapted = dict(zip(initial, patched.parameters(), strict=True))
+        require_finite(losses, [adapted[name] for name in loop.names])
     if visit is not None:
         visit(loop.config.steps, adapted, None)
     return adapted

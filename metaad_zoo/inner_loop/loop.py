@@ -29,18 +29,27 @@ Visit = Callable[[int, Mapping[str, Tensor], Tensor | None], None]
 
 
 class DivergenceError(FloatingPointError):
-    """The support loss is not finite.
+    """A support loss or the adapted weights are not finite.
+
+    Args:
+        step: first inner step with such a loss, counted from 0; the number of steps if only the weights after it are.
+        tasks: positions of the diverged tasks in the batch.
+        loss: the loss; None if all losses are finite.
 
     Attributes:
-        step: first inner step with such a loss, counted from 0.
-        tasks: positions of the diverged tasks in the batch.
+        step: see above.
+        tasks: see above.
     """
 
-    def __init__(self, step: int, loss: float, tasks: list[int]) -> None:
-        super().__init__(
-            f"the support loss is {loss} at inner step {step}: the inner loop diverged or the support holds NaN; lower "
-            "inner_loop.lr or inner_loop.steps"
-        )
+    def __init__(self, step: int, tasks: list[int], loss: float | None) -> None:
+        if loss is None:
+            what = f"the adapted weights are not finite after inner step {step - 1}, though the support losses are"
+        else:
+            what = f"the support loss is {loss} at inner step {step}"
+        cause = "the inner loop diverged: lower inner_loop.lr or inner_loop.steps"
+        if step == 0:
+            cause = "before any step, so the support or the weights hold NaN, infinity or too large values"
+        super().__init__(f"{what}: {cause}")
         self.step, self.tasks = step, tasks
 
 

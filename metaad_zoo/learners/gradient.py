@@ -276,7 +276,7 @@ class GradientLearner(Learner):
             support_labels: ``(n,)`` of 0 normal, 1 anomalous, -1 unlabelled (treated as normal).
 
         Raises:
-            FloatingPointError: the support loss is not finite.
+            FloatingPointError: a support loss or the adapted weights are not finite.
         """
         # Lightning validates in inference mode, whose tensors have no gradient.
         # Adaptation and scoring run in full precision even after mixed training, because rounded logits cause ties.

@@ -9,10 +9,12 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from metaad_zoo.episodes import EpisodeBatch
 from metaad_zoo.evaluation.metrics import auroc
 from metaad_zoo.learners.base import Learner, explain_missing_derivative
+from metaad_zoo.learners.divergence import REMEDY, explain_divergence, require_finite_weights
 from metaad_zoo.learners.gradient import GradientLearner, look_inside, meta_gradient_norms
 
 
@@ -47,12 +49,19 @@ def _unpickled(learner: type[Learner]) -> Learner:
 
 
 class _Training(Learner, pl.LightningModule):
-    """Hooks of Lightning."""
+    """Hooks of Lightning.
+
+    Attributes:
+        stop_requested: whether this process is to end the training at the next step.
+        stop_agreed: whether any process is, as all of them know since the present step; of several processes.
+    """
 
     learner_class: type[Learner]
+    stop_requested = stop_agreed = False
     _last_batch_end = 0.0
     _planned_steps = 0
     _rng_state: Tensor | None = None
+    _unchecked: list[tuple[EpisodeBatch, Tensor]]
 
     def __reduce__(self) -> Any:
         return _unpickled, (self.learner_class,), self.__dict__
@@ -90,22 +99,49 @@ class _Training(Learner, pl.LightningModule):
         self._last_batch_end = time.perf_counter()
 
     def training_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
-        loss = self.outer_loss(batch)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the outer loss is {loss.item()} at step {self.global_step} on {', '.join(batch.tasks)}: lower the "
-                "outer learning rate or inner_loop.lr, or set trainer.gradient_clip_val"
-            )
+        loss, diverged = None, None
+        try:
+            loss = self.outer_loss(batch)
+        except FloatingPointError:
+            diverged = explain_divergence(self, [batch], self.global_step)
+        share = self._share(len(batch), diverged)
+        assert loss is not None
+        self._unchecked.append((batch, loss.detach()))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
-        return loss * self._share(len(batch)) * self._group_share(batch_idx)
+        return loss * share * self._group_share(batch_idx)
 
-    def _share(self, tasks: int) -> float:
-        """Weight of this process, so that DDP's mean over processes becomes a mean over all tasks."""
-        if self.trainer.world_size == 1:
-            return 1.0
-        count = torch.tensor(float(tasks), device=self.device)
-        all_tasks = self.trainer.strategy.reduce(count, reduce_op="sum")
-        return tasks * self.trainer.world_size / float(all_tasks)
+    def _share(self, tasks: int, diverged: FloatingPointError | None) -> float:
+        """Weight of this process, so that DDP's mean over processes becomes a mean over all tasks.
+
+        Raises:
+            FloatingPointError: a process diverged; all processes end together, instead of waiting for it.
+        """
+        all_tasks, share = float(tasks), 1.0
+        if self.trainer.world_size > 1:
+            sums = torch.tensor([tasks, self.stop_requested, diverged is not None], dtype=torch.float32)
+            all_tasks, stops, errors = self.trainer.strategy.reduce(sums.to(self.device), reduce_op="sum").tolist()
+            self.stop_agreed, share = stops > 0, tasks * self.trainer.world_size / all_tasks
+            if errors and diverged is None:
+                diverged = FloatingPointError(f"at outer step {self.global_step}, another process diverged, see there")
+        if diverged is not None:
+            raise diverged
+        return share
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Check losses and gradients before they change the weights; together, because each check waits for the GPU.
+
+        Raises:
+            FloatingPointError: one is not finite. Under a gradient scaler, which lowers its scale and skips such steps,
+                that holds for gradients at a scale of 1 and less.
+        """
+        batches, losses = zip(*self._unchecked, strict=True)
+        self._unchecked.clear()
+        figures = [loss.float() for loss in losses]
+        if self.loss_scale() <= 1:
+            figures.append(get_total_norm([p.grad for p in self.parameters() if p.grad is not None]).float())
+        if not torch.isfinite(torch.stack(figures)).all():
+            with torch.enable_grad(), self.trainer.precision_plugin.train_step_context():
+                raise explain_divergence(self, batches, self.global_step)
 
     def _group_share(self, batch_idx: int) -> float:
         """Correction for the last group of an epoch, which may have fewer than ``accumulate_grad_batches`` batches."""
@@ -129,15 +165,22 @@ class _Training(Learner, pl.LightningModule):
         self._log_auroc("test/auroc", batch)
 
     def predict_step(self, batch: EpisodeBatch, batch_idx: int) -> list[dict[str, Any]]:
-        """Task, query labels and scores of each episode."""
-        return [
-            {
-                "task": task,
-                "labels": labels.cpu(),
-                "scores": self.adapt(support, support_labels).score(query).cpu(),
-            }
-            for support, support_labels, query, labels, task in batch
-        ]
+        """Task, query labels and scores of each episode.
+
+        Raises:
+            FloatingPointError: a task's adaptation diverges, or a score is NaN.
+        """
+        rows = []
+        for support, support_labels, query, labels, task in batch:
+            at = f"{task}, after {self.global_step} outer steps"
+            try:
+                scores = self.adapt(support, support_labels).score(query).cpu()
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{at}: {error}") from error
+            if scores.isnan().any():
+                raise FloatingPointError(f"{at}: {int(scores.isnan().sum())} of {len(scores)} scores are NaN: {REMEDY}")
+            rows.append({"task": task, "labels": labels.cpu(), "scores": scores})
+        return rows
 
     def _log_auroc(self, name: str, batch: EpisodeBatch) -> None:
         values = [auroc(row["scores"], row["labels"]) for row in self.predict_step(batch, 0)]
@@ -145,6 +188,7 @@ class _Training(Learner, pl.LightningModule):
         self.log(name, mean, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(batch), sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        require_finite_weights(self, self.global_step)
         # Dropout uses the global generator, so exact resumption needs its state.
         checkpoint["rng_state"] = torch.get_rng_state()
 
@@ -152,6 +196,7 @@ class _Training(Learner, pl.LightningModule):
         self._rng_state = checkpoint.get("rng_state")
 
     def on_train_start(self) -> None:
+        self._unchecked = []  # batches of the present outer step, and their losses
         for scheduler in self.trainer.lr_scheduler_configs:
             saved = getattr(scheduler.scheduler, "T_max", self._planned_steps)
             if saved != self._planned_steps:

@@ -1,7 +1,8 @@
-"""Checkpoints stay whole: a kill while one is written, a full disk, and a temporary folder on another file system."""
+"""Checkpoints stay whole: a kill in their writing, SIGTERM, a full disk, a temporary folder on another file system."""
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import signal
@@ -10,10 +11,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 import torch
 
-from metaad_zoo.experiment.whole_checkpoints import WholeCheckpointIO
+from metaad_zoo.experiment.whole_checkpoints import LastCheckpoint, WholeCheckpointIO
+from metaad_zoo.learners.training import trainable
+from tests.conftest import small_learner
+from tests.learners.test_training import QUIET
 
 KILLED = """
 import os, signal, sys
@@ -70,6 +75,47 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_says_which_file(tmp_path,
     assert caught.value.errno == errno.ENOSPC
     assert not torch.load(path, weights_only=True)["state_dict"]["w"].any()
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+class Terminate(pl.Callback):
+    """SIGTERM to this process at the first batch or validation after so many outer steps."""
+
+    def __init__(self, hook: str, step: int):
+        setattr(self, hook, lambda trainer, *_: trainer.global_step == step and os.kill(os.getpid(), signal.SIGTERM))
+
+
+def trained(folder, data, *, stop=None, resume=None, **length):
+    torch.manual_seed(3)
+    learner = small_learner(steps=1)
+    learner.diagnose_every = 0
+    last = LastCheckpoint(dirpath=folder, filename="last", every_n_train_steps=3, enable_version_counter=False)
+    callbacks = [last, *([Terminate(*stop)] if stop else [])]
+    trainer = pl.Trainer(**QUIET, callbacks=callbacks, plugins=[WholeCheckpointIO()], **length)
+    trainer.fit(trainable(learner), datamodule=copy.deepcopy(data), ckpt_path=resume, weights_only=True)
+    return learner.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("hook", "step", "saved"),
+    [
+        ("on_train_batch_start", 1, 2),
+        ("on_validation_batch_start", 4, 3),
+        ("on_train_end", 4, 4),
+    ],
+)
+def test_sigterm_leaves_a_checkpoint_that_resumes_to_the_same_end(hook, step, saved, tmp_path, digits):
+    """Epochs of four batches in groups of three: the second step of an epoch has one batch."""
+    length = {"max_epochs": 2, "accumulate_grad_batches": 3}
+    straight = trained(tmp_path / "a", digits, **length)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        trained(tmp_path / "b", digits, stop=(hook, step), **length)
+    assert stopped.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+    last = str(tmp_path / "b" / "last.ckpt")
+    assert torch.load(last, weights_only=True)["global_step"] == saved
+    resumed = trained(tmp_path / "b", digits, resume=last, **length)
+    assert all(torch.equal(x, straight[name]) for name, x in resumed.items())
 
 
 def test_a_detector_on_a_full_disk_names_the_file_and_leaves_no_part(tmp_path, monkeypatch, capsys):
