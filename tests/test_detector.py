@@ -187,6 +187,10 @@ def test_a_support_that_does_not_vary_is_noted():
     for support, labels in ((rows[:1], None), (rows[[0, 0, 0]], None), (rows, [0, 1, 1, 1])):
         assert "its table rows do not vary" in str(list(mz.load_detector("knn").fit(support, labels).account))
     assert not list(mz.load_detector("knn").fit(rows).account)
+    windows = np.random.default_rng(0).normal(size=(4, 6, 2))
+    detector = mz.load_detector("knn", modality="sequence", input_shapes={"sequence": (6, 2)})
+    assert "its sequences do not vary, they are all the same" in str(list(detector.fit(windows[[1, 1, 1]]).account))
+    assert not list(detector.fit(windows[:1]).account)
 
 
 def test_a_failed_fit_leaves_the_detector_as_it_was(folder, pictures):

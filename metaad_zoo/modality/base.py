@@ -149,11 +149,13 @@ class Modality(SampleForm):
         """Samples ``(n, ...)`` out of an array or a tensor; by default as they are, float32.
 
         Raises:
-            ValueError: it can't be brought to ``shape``.
+            ValueError: it holds no numbers, or can't be brought to ``shape``.
         """
         import torch
 
-        return self.fit(torch.as_tensor(data).detach().float(), shape)
+        from metaad_zoo.data.read.rows import numbers_of
+
+        return self.fit(torch.as_tensor(numbers_of(data)).float(), shape)
 
     def own_options(self, shapes: Shapes) -> dict[str, Any]:
         return {"modality": self.name, **self.data_options(shapes[self.name])}

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from metaad_zoo.data.read.account import Account
-from metaad_zoo.episodes import ANOMALOUS, Adapted, present
+from metaad_zoo.episodes import ANOMALOUS, Adapted, count, present
 from metaad_zoo.evaluation.decisions import SupportDecisions
 from metaad_zoo.modality import get_modality
 from metaad_zoo.zoo.checkpoint import CONTAMINATION, SUPPORT_LABELS, Checkpoint
 from metaad_zoo.zoo.detector_tensors import PLACES, ROI, calibration_by_shots
+
+FEW = 8
+"""Number of support samples whose scores are compared after a fit."""
 
 
 @dataclass(frozen=True)
@@ -36,21 +40,37 @@ class DetectorState:
         return DetectorState(self.checkpoint, learner.adapt(*task), decisions)
 
     def note_method(self, account: Account) -> None:
-        """Add what the adapted method says about its support set to an account, and which samples do not vary."""
+        """Add what the adapted method says about its support set to an account, and what does not vary in it."""
         usable = self.checkpoint.tensors[SUPPORT_LABELS] != ANOMALOUS
-        for name, x in self.support().items():
-            modality, normal = get_modality(name), x[usable & present(x)]
-            if len(normal) and not bool(modality.feature_scaling(normal).varies.any()):
-                account.add(
-                    "guessed",
-                    "the support set",
-                    f"its {modality.title} do not vary, so units can't be taken from them: methods that scale by the "
-                    "support see whether a value differs, not by how much; give normal samples that vary",
-                )
+        samples = {name: x[usable & present(x)] for name, x in self.support().items()}
+        reasons = {get_modality(name).title: _does_not_vary(name, x) for name, x in samples.items() if len(x)}
+        if not any(reasons.values()) and self._gives_equal_scores():
+            reasons["scores"] = "the adapted network is constant: take a lower inner_loop.lr, or give other samples"
+        for title, reason in reasons.items():
+            if reason:
+                account.add("guessed", "the support set", f"its {title} do not vary, {reason}")
         for sentence in getattr(self.adapted, "notes", ()):
             account.add("changed", "the support set", sentence)
+
+    def _gives_equal_scores(self) -> bool:
+        """Whether a meta-trained method scores the first samples of the support alike."""
+        assert self.adapted is not None
+        first = {name: x[:FEW] for name, x in self.support().items()}
+        return self.checkpoint.learner.trains and count(first) > 1 and len(self.adapted.score(first).unique()) == 1
 
     def support(self) -> dict[str, Tensor]:
         """The raw support samples by modality."""
         shapes = self.checkpoint.learner.arguments()["input_shapes"]
         return {name: self.checkpoint.tensors[f"support/{name}"] for name in shapes}
+
+
+def _does_not_vary(name: str, normal: Tensor) -> str | None:
+    """In what the normal samples ``(n, ...)`` of a modality do not vary, and what follows; None if they vary."""
+    if not bool(get_modality(name).feature_scaling(normal).varies.any()):
+        return (
+            "so units can't be taken from them: methods that scale by the support see whether a value differs, not by "
+            "how much; give normal samples that vary"
+        )
+    if len(normal) > 1 and torch.equal(normal.nan_to_num(), normal[:1].nan_to_num().expand_as(normal)):
+        return "they are all the same: methods that learn how samples differ see nothing; give ones that differ"
+    return None

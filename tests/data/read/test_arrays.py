@@ -10,7 +10,7 @@ import torch
 from metaad_zoo.data.read.arrays import array_of
 from metaad_zoo.modality.samples import as_labels, as_samples
 
-TABLE, IMAGE = {"tabular": (2,)}, {"image": (1, 2, 2)}
+TABLE, IMAGE, AUDIO = {"tabular": (2,)}, {"image": (1, 2, 2)}, {"audio": (1, 2, 2)}
 REFUSED = {
     "meta": (torch.ones(3, 2, device="meta"), "meta device"),
     "sparse": (torch.eye(2).to_sparse(), r"layout torch.sparse_coo: call .to_dense\(\)"),
@@ -24,7 +24,7 @@ REFUSED = {
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_holds_no_real_numbers_is_refused_for_tables_images_and_labels(kind):
     data, message = REFUSED[kind]
-    for shapes in (TABLE, IMAGE):
+    for shapes in (TABLE, IMAGE, AUDIO):
         with pytest.raises(ValueError, match=message):
             as_samples(data, shapes)
     with pytest.raises(ValueError, match=message):
