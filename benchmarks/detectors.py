@@ -13,8 +13,16 @@ import numpy as np
 import torch
 
 from metaad_zoo.detector import Detector
+from metaad_zoo.episodes import EpisodeBatch
 from metaad_zoo.evaluation.baselines import list_baselines, modalities_of
-from metaad_zoo.learners import ClassicalLearner, Learner, classical_class, learner_class, list_learners
+from metaad_zoo.learners import (
+    ClassicalLearner,
+    GradientLearner,
+    Learner,
+    classical_class,
+    learner_class,
+    list_learners,
+)
 from metaad_zoo.learners.registry import BASELINE_PREFIX
 from metaad_zoo.modality import get_modality
 from metaad_zoo.zoo import Checkpoint
@@ -80,7 +88,19 @@ def _learner(name: str, form: str) -> Learner | None:
     with torch.no_grad():
         for p in built.parameters():
             p += 0.05 * torch.randn_like(p)
+    if isinstance(built, GradientLearner) and built.inner_loop.config.batch_norm == "per_step":
+        for _ in range(20):  # averages of the statistics of each step
+            built.outer_loss(_batch(form))
     return built
+
+
+def _batch(form: str) -> EpisodeBatch:
+    """Two episodes of the form."""
+    support, query = (
+        {m: torch.as_tensor(x).unflatten(0, (2, -1)) for m, x in samples(form, 12, i).items()} for i in (3, 4)
+    )
+    labels = torch.zeros(2, 6, dtype=torch.long)
+    return EpisodeBatch(support, labels, query, labels, ["first", "second"])
 
 
 def samples(form: str, n: int, seed: int = 0, shift: float = 0.0) -> dict[str, np.ndarray]:
