@@ -1,0 +1,45 @@
+"""`benchmarks/concurrency.py`: a slice of it, and that it sees a score that changes while others fit."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+import pytest
+
+from metaad_zoo.detector import Detector
+from tests.conftest import REPOSITORY
+
+SLICE = {"tabular": ["in_context/raw_columns", "baseline/knn"], "sequence": ["maml/gru", "baseline/series_experts"]}
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    return importlib.import_module("concurrency")
+
+
+def test_threads_score_as_one_alone_while_others_fit(benchmark):
+    rows = list(benchmark.rows_of(SLICE, None))
+    assert [row["detector"] for row in rows] == [name for names in SLICE.values() for name in names]
+    for row in rows:
+        assert not benchmark.missed(row), row
+        assert row["scores"]["8 threads"] == benchmark.THREADS * benchmark.REPEATS * benchmark.QUERY
+        assert row["fits"]["8 threads"] > 0
+
+
+def test_forked_processes_score_as_one_alone(benchmark):
+    model, supports, query = benchmark.opened("protonet/conv4", "image")
+    alone = model.fit(supports[0]).score(query)
+    results = benchmark.by_forks(model, supports, query)
+    assert len(results) == benchmark.PROCESSES
+    for scores, fits in results:
+        np.testing.assert_allclose(scores, np.broadcast_to(alone, scores.shape), rtol=1e-6)
+        assert fits > 0
+
+
+def test_a_detector_that_is_refitted_by_others_is_seen(benchmark, monkeypatch):
+    monkeypatch.setattr(benchmark.copy, "deepcopy", lambda model: model)  # all fit the detector that scores
+    (row,) = benchmark.rows_of({"tabular": ["baseline/knn"]}, None)
+    assert benchmark.missed(row)
+    assert isinstance(benchmark.opened("baseline/knn", "tabular")[0], Detector)
