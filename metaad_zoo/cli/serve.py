@@ -26,6 +26,18 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--max-bytes", type=int, default=16_000_000, help="maximum size of a request in bytes (default: 16000000)"
     )
+    command.add_argument(
+        "--max-pixels",
+        type=int,
+        default=50_000_000,
+        help="maximum number of pixels of all image files in a request (default: 50000000)",
+    )
+    command.add_argument(
+        "--max-seconds",
+        type=float,
+        default=30.0,
+        help="maximum time in seconds for a request to arrive, and again until its scoring begins (default: 30)",
+    )
 
 
 def run(options: argparse.Namespace) -> None:

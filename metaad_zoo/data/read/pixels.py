@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 Aspect = Literal["squash", "pad", "keep"]
@@ -44,6 +45,10 @@ _LUMINANCE = (19595, 38470, 7471)
 """Weights of red, green and blue over 65536, those of Pillow (ITU-R 601-2)."""
 
 
+class TooManyPixelsError(ValueError):
+    """An image is larger than its limit."""
+
+
 @cache
 def _formats() -> list[str]:
     Image.init()
@@ -72,7 +77,28 @@ def decode(path: Path, channels: int | None = None) -> tuple[Tensor, list[str]]:
     Raises:
         ValueError: the file is no image or is damaged, or its values have no known range; the message names it.
     """
-    image, notes = _load(path)
+    return _pixels_of(path, *_load(path), channels)
+
+
+def decode_upload(content: bytes, name: str, channels: int, max_pixels: int) -> Tensor:
+    """A PNG or JPEG file in memory as uint8 ``(C, H, W)``, in the same way as :func:`decode`.
+
+    Args:
+        content: content of the file.
+        name: name of the image, for errors.
+        channels: 1 or 3.
+        max_pixels: maximum number of pixels, which the head of the file tells before they are decoded.
+
+    Raises:
+        TooManyPixelsError: it has more.
+        ValueError: the file is neither, or damaged.
+    """
+    image, notes = _load(Path(name), content, max_pixels)
+    return _pixels_of(Path(name), image, notes, channels)[0]
+
+
+def _pixels_of(path: Path, image: Image.Image, notes: list[str], channels: int | None) -> tuple[Tensor, list[str]]:
+    """The pixels of an image that is loaded, and what was converted."""
     if image.mode.startswith(("I", "F")):
         image, note = _from_deep_grey(path, image)
         notes += note
@@ -99,10 +125,18 @@ def decode_mask(path: Path) -> Tensor:
     return torch.from_numpy(values.reshape(*values.shape[:2], -1).any(2))
 
 
-def _load(path: Path) -> tuple[Image.Image, list[str]]:
+def _load(path: Path, content: bytes | None = None, max_pixels: int | None = None) -> tuple[Image.Image, list[str]]:
     notes = []
+    formats = _formats() if content is None else ["PNG", "JPEG"]
     try:
-        with path.open("rb") as file, Image.open(file, formats=_formats()) as image:
+        with (
+            path.open("rb") if content is None else BytesIO(content) as file,
+            Image.open(file, formats=formats) as image,
+        ):
+            if max_pixels is not None and image.width * image.height > max_pixels:
+                raise TooManyPixelsError(
+                    f"{path} has {image.width} x {image.height} pixels; at most {max_pixels} are left for it"
+                )
             if any(raw in str(image.tile) for raw in ("RGB;16", "RGBA;16", "LA;16")):
                 notes.append("cut from 16 to 8 bits a channel")
             if image.getexif().get(0x0112, 1) != 1:
@@ -113,6 +147,11 @@ def _load(path: Path) -> tuple[Image.Image, list[str]]:
             source = image.format
             image.load()
             turned = ImageOps.exif_transpose(image)
+    except TooManyPixelsError:
+        raise
+    except UnidentifiedImageError as error:
+        what = ", ".join(formats)
+        raise ValueError(f"{path} can't be read as an image: it is none of {what}; replace or remove it") from error
     except Exception as error:  # a damaged file makes decoders raise whatever they stumble over
         raise ValueError(
             f"{path} can't be read as an image ({type(error).__name__}: {error}): replace or remove it"

@@ -1,24 +1,23 @@
-"""A small scoring server around an adapted detector, on LitServe (extra ``serve``)."""
+"""Requests of the scoring server: read, scored in batches, and answered."""
 
 # No postponed annotations here: LitServe reads those of decode_request and encode_response.
-import os
-import signal
-import socket
-from collections.abc import Callable, Mapping, Sequence
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import litserve as ls
 import numpy as np
 import torch
-from fastapi import Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import Response
 from fastapi.responses import JSONResponse
 
+from metaad_zoo.data.read.pixels import TooManyPixelsError, decode_upload, resize
 from metaad_zoo.detector import Detector, load_detector
 from metaad_zoo.evaluation.decisions import Calibrate
+from metaad_zoo.modality.image import ImageModality
 from metaad_zoo.modality.samples import joined
 
 Judged = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -39,6 +38,8 @@ class ServerSettings:
         alpha: false-alarm rate of the decisions; None as for :meth:`metaad_zoo.Detector.predict`.
         max_samples: maximum number of samples in one request.
         max_bytes: maximum size of one request, in bytes.
+        max_pixels: maximum number of pixels of all image files of one request together.
+        max_seconds: maximum time in seconds for a request to arrive, and again until its scoring begins.
         max_batch: maximum number of requests that are scored together, at least 2.
         batch_timeout: maximum time to wait for a full batch, in seconds.
         calibrate: calibration scores, ``"across"``, ``"within"`` or None; see :meth:`metaad_zoo.Detector.predict`.
@@ -50,17 +51,29 @@ class ServerSettings:
     alpha: float | None = None
     max_samples: int = 1024
     max_bytes: int = 16_000_000
+    max_pixels: int = 50_000_000
+    max_seconds: float = 30.0
     max_batch: int = 16
     batch_timeout: float = 0.005
     calibrate: Calibrate | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_samples", "max_bytes", "max_pixels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} (--{name.replace('_', '-')}) is {getattr(self, name)}; expected 1 or more")
+        if not self.batch_timeout < self.max_seconds < float("inf"):
+            raise ValueError(
+                f"max_seconds (--max-seconds) is {self.max_seconds}; expected more than {self.batch_timeout} seconds"
+            )
 
 
 class ScoringAPI(ls.LitAPI):
     """``POST /predict`` with ``{"samples": [...]}`` gives ``{"score": [...], "p_value": [...], "anomaly": [...]}``.
 
     Samples are nested lists in the shape that the model reads, ``null`` where a value is missing; for several
-    modalities a dict of these. A request that can't be used gets status 422 and a message; the rest of its batch is
-    scored.
+    modalities a dict of these. A model of images also takes ``{"images": [...]}``, PNG and JPEG files in base64, into
+    which :mod:`metaad_zoo.serve.http` turns uploaded files. A request that can't be used gets status 422 and a message;
+    the rest of its batch is scored.
 
     Args:
         settings: settings of the server.
@@ -80,9 +93,11 @@ class ScoringAPI(ls.LitAPI):
     def decode_request(self, request: dict[str, Any]) -> Asked:
         """Samples of one request, checked, or an error message."""
         try:
-            return readable(request, self.detector, self.settings.max_samples)
-        except ValueError as error:
-            return str(error)  # not raised: LitServe would answer the whole batch with it
+            return readable(request, self.detector, self.settings)
+        except (ValueError, RuntimeError, MemoryError) as error:
+            return (
+                str(error) or "there is no memory for the request"
+            )  # not raised: LitServe would answer the whole batch with it
 
     def batch(self, inputs: Sequence[Asked]) -> tuple[dict[str, np.ndarray], list[int | str]]:
         """Samples of all requests, and the size or error of each; shorter series are padded with NaN."""
@@ -120,12 +135,16 @@ class ScoringAPI(ls.LitAPI):
         return JSONResponse({name: [None if y != y else y for y in x] for name, x in content.items()})
 
 
-def readable(request: Mapping[str, Any], detector: Detector, max_samples: int) -> dict[str, np.ndarray]:
+def readable(request: Mapping[str, Any], detector: Detector, settings: ServerSettings) -> dict[str, np.ndarray]:
     """The samples of a request by modality, float32.
 
     Raises:
         ValueError: the request is malformed, too large, or its samples can't be read.
     """
+    if set(request) == {"images"}:
+        arrays = {ImageModality.name: image_samples(request["images"], detector, settings)}
+        detector.check(arrays)
+        return arrays
     if set(request) != {"samples"}:
         saw = ", ".join(sorted(map(repr, request)))[:200] or "nothing"
         raise ValueError(
@@ -154,62 +173,49 @@ def readable(request: Mapping[str, Any], detector: Detector, max_samples: int) -
             raise ValueError(f"{name}: expected a list of samples, each of shape {tuple(shapes[name])}, saw one")
         if arrays[name].ndim != len(shapes[name]) + 1 or not len(arrays[name]):
             raise ValueError(f"{name}: expected samples of shape {tuple(shapes[name])}, saw {arrays[name].shape}")
-        if len(arrays[name]) > max_samples:
-            raise ValueError(f"saw {len(arrays[name])} samples; at most {max_samples} a request: send several")
+        _refuse_many(len(arrays[name]), settings)
     detector.check(arrays)
     return arrays
 
 
-def _no_request(request: Request, error: Exception) -> JSONResponse:
-    """Response to a body that is not a JSON object; FastAPI's default repeats the body, and fails if it is not text."""
-    sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    saw = "a body that is no JSON object" if sent.endswith("json") else sent[:100] or "no Content-Type"
-    return JSONResponse({"detail": f'expected {{"samples": [[...], ...]}} as application/json, saw {saw}'}, 422)
+def image_samples(files: Any, detector: Detector, settings: ServerSettings) -> np.ndarray:
+    """Images ``(n, C, H, W)`` float32 in [0, 1] of PNG and JPEG files, as the detector reads them from a folder.
+
+    Args:
+        files: list of the files' contents in base64.
+        detector: detector that is to score them.
+        settings: settings of the server.
+
+    Raises:
+        ValueError: the detector reads no images alone, a file is no image, or there are too many files or pixels.
+    """
+    if set(detector.input_shapes) != {ImageModality.name}:
+        raise ValueError(f"image files are for models of images, and this one reads {sorted(detector.input_shapes)}")
+    if not isinstance(files, list) or not files or not all(isinstance(file, str) for file in files):
+        raise ValueError('expected {"images": [...]}, a list of PNG or JPEG files in base64')
+    _refuse_many(len(files), settings)
+    channels, height, width = detector.input_shapes[ImageModality.name]
+    images, pixels = [], 0
+    for i, file in enumerate(files, 1):
+        try:
+            content = base64.b64decode(file, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise ValueError(f"image {i} is no base64") from error
+        try:
+            image = decode_upload(content, f"image {i}", channels, settings.max_pixels - pixels)
+        except TooManyPixelsError as error:
+            raise ValueError(
+                f"{error}, of {settings.max_pixels} a request (--max-pixels): send smaller images"
+            ) from error
+        pixels += image.shape[1] * image.shape[2]
+        images.append(resize(image[None], height, width, detector.image_options["aspect"]))
+    return (torch.cat(images).float() / 255).numpy()
+
+
+def _refuse_many(n: int, settings: ServerSettings) -> None:
+    if n > settings.max_samples:
+        raise ValueError(f"saw {n} samples; at most {settings.max_samples} a request: send several")
 
 
 def _stacked(parts: Sequence[np.ndarray]) -> np.ndarray:
     return joined([torch.from_numpy(x) for x in parts]).numpy()
-
-
-def _require_free(host: str, port: int) -> None:
-    try:
-        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-    except (OSError, OverflowError) as error:
-        raise ValueError(f"can't listen on {host}, port {port} ({error}): take another --host or --port") from error
-
-
-def _stop(parent: int) -> Callable[[int, FrameType | None], None]:
-    """Handler of SIGTERM, by which a supervisor stops a server. The server raises KeyboardInterrupt, upon which
-    LitServe ends its workers. Workers inherit the handler and exit, because Python may ignore an interrupt there."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if os.getpid() == parent:
-            raise KeyboardInterrupt
-        signal.signal(number, signal.SIG_DFL)
-        signal.raise_signal(number)
-
-    return stop
-
-
-def serve(settings: ServerSettings) -> None:
-    """Serve requests until stopped; ``GET /health`` reports whether the model is loaded.
-
-    Raises:
-        ValueError: the folder holds no adapted detector, its calibration can't hold ``alpha``, or the port is not
-            available.
-        RuntimeError: its checkpoint holds no calibration scores.
-    """
-    detector = load_detector(settings.folder)
-    if not detector.is_fitted:
-        raise ValueError(f"{settings.folder} is not adapted: `metaad adapt {settings.folder} --support PATH --out DIR`")
-    detector.way_to_decide(settings.alpha, settings.calibrate)
-    _require_free(settings.host, settings.port)
-    signal.signal(signal.SIGTERM, _stop(os.getpid()))
-    server = ls.LitServer(ScoringAPI(settings), accelerator="auto", max_payload_size=settings.max_bytes)
-    for kind in (RequestValidationError, 400):  # 400: FastAPI could not read the body at all
-        server.app.add_exception_handler(kind, _no_request)
-    server.uvicorn_graceful_timeout = 5
-    server.run(host=settings.host, port=settings.port, generate_client_file=False, log_level="warning")
