@@ -27,7 +27,7 @@ from metaad_zoo.learners import Learner
 from metaad_zoo.plugins import require_plugins
 from metaad_zoo.zoo.kept_apart import is_apart, pretrained_record
 from metaad_zoo.zoo.manifest import CONFIG, FORMAT, MANIFEST, WEIGHTS, read_manifest, verified_weights, verify
-from metaad_zoo.zoo.reading import TEXT_LIMIT, CheckpointError, parse_json, parse_yaml, read_bytes
+from metaad_zoo.zoo.reading import YAML_LIMIT, CheckpointError, parse_json, parse_yaml, read_bytes
 from metaad_zoo.zoo.rebuild import build_learner, plugins_of
 
 SUPPORT_LABELS = "support_labels"
@@ -200,6 +200,6 @@ def _read_config(folder: Path, manifest: Mapping[str, Any]) -> str | None:
         if path.exists():
             raise CheckpointError(f"{path} is not named by {MANIFEST}, so its content can't be verified: remove it")
         return None
-    content = verify(read_bytes(path, TEXT_LIMIT), expected, str(path))
+    content = verify(read_bytes(path, YAML_LIMIT), expected, str(path))
     parse_yaml(content, str(path))
     return content.decode("utf-8")

@@ -11,7 +11,7 @@ from typing import Any
 
 from metaad_zoo.zoo.manifest import CONFIG, MANIFEST, WEIGHTS, read_manifest
 from metaad_zoo.zoo.published import FILES, PAPERS
-from metaad_zoo.zoo.reading import TEXT_LIMIT, WEIGHTS_LIMIT, CheckpointError
+from metaad_zoo.zoo.reading import TEXT_LIMIT, WEIGHTS_LIMIT, YAML_LIMIT, CheckpointError
 from metaad_zoo.zoo.remote import CACHE_VARIABLE, cache_folder
 from metaad_zoo.zoo.transfer import in_time
 
@@ -63,7 +63,7 @@ def _fetch(address: str, papers: bool) -> Path:
         expected = read_manifest(folder)["sha256"]
         get(WEIGHTS, WEIGHTS_LIMIT)
         if CONFIG in expected:
-            get(CONFIG, TEXT_LIMIT)
+            get(CONFIG, YAML_LIMIT)
         for name in PAPERS if papers else ():
             with suppress(hub.errors.EntryNotFoundError):
                 get(name, TEXT_LIMIT)

@@ -10,7 +10,7 @@ from typing import Any
 
 from metaad_zoo.modality import form_of
 from metaad_zoo.zoo.manifest import CONFIG, MANIFEST, WEIGHTS, read_manifest
-from metaad_zoo.zoo.reading import TEXT_LIMIT, CheckpointError, parse_json, parse_yaml, read_bytes
+from metaad_zoo.zoo.reading import TEXT_LIMIT, YAML_LIMIT, CheckpointError, parse_json, parse_yaml, read_bytes
 from metaad_zoo.zoo.terms import Terms, terms_of
 
 METRICS, CARD, NOTES, INDEX = "metrics.json", "README.md", "notes.md", "index.json"
@@ -135,7 +135,7 @@ def read_published(folder: Path) -> Published:
     published = Published(
         folder.name,
         read_manifest(folder),
-        parse_yaml(read_bytes(config, TEXT_LIMIT), str(config)),
+        parse_yaml(read_bytes(config, YAML_LIMIT), str(config)),
         parse_json(read_bytes(metrics, TEXT_LIMIT), str(metrics)),
         read_bytes(notes, TEXT_LIMIT).decode("utf-8", "replace") if notes.exists() else "",
     )

@@ -15,7 +15,9 @@ from typing import Any, BinaryIO
 import yaml
 
 TEXT_LIMIT = 16 * 2**20
-"""Largest size of a manifest, config or index, in bytes; real ones have less than a tenth of it."""
+"""Largest size of a manifest, index, card or file of figures, in bytes; real ones have less than a tenth of it."""
+YAML_LIMIT = 2**18
+"""Largest size of a config, in bytes; real ones have a hundredth of it. YAML can take seconds a MiB."""
 WEIGHTS_LIMIT = 4 * 2**30
 """Largest size of a file of weights, in bytes."""
 VALUES_LIMIT = 2_000_000
@@ -24,6 +26,9 @@ DEPTH_LIMIT = 64
 """Largest depth of nested JSON or YAML."""
 CHUNK = 2**20
 """Bytes that are held in memory at once of what need not be there whole."""
+
+_YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The one in C takes a tenth of the time; it is missing where PyYAML was built without libyaml."""
 
 
 class CheckpointError(ValueError):
@@ -118,13 +123,15 @@ def parse_json(content: bytes, where: str) -> Any:
 
 
 def parse_yaml(content: bytes, where: str) -> Any:
-    """Plain YAML: no tags that name Python objects.
+    """Plain YAML of at most ``YAML_LIMIT`` bytes: no tags that name Python objects.
 
     Raises:
-        CheckpointError: it is not.
+        CheckpointError: it is not, or is larger.
     """
+    if len(content) > YAML_LIMIT:
+        raise CheckpointError(f"{where} has {len(content):,} bytes, expected at most {YAML_LIMIT:,}: not read")
     try:
-        value = yaml.safe_load(content.decode("utf-8"))
+        value = yaml.load(content.decode("utf-8"), _YAML_LOADER)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{where} is no plain YAML ({reason}); fetch the checkpoint again") from error

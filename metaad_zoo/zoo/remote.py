@@ -16,7 +16,15 @@ from metaad_zoo.registry import unknown_name
 from metaad_zoo.zoo.index import parse_index
 from metaad_zoo.zoo.manifest import CONFIG, MANIFEST, WEIGHTS, check_manifest, verify
 from metaad_zoo.zoo.published import PAPERS
-from metaad_zoo.zoo.reading import TEXT_LIMIT, WEIGHTS_LIMIT, CheckpointError, file_sha256, parse_json, read_bytes
+from metaad_zoo.zoo.reading import (
+    TEXT_LIMIT,
+    WEIGHTS_LIMIT,
+    YAML_LIMIT,
+    CheckpointError,
+    file_sha256,
+    parse_json,
+    read_bytes,
+)
 from metaad_zoo.zoo.transfer import Transfer
 
 CACHE_VARIABLE = "METAAD_CACHE"
@@ -74,7 +82,7 @@ def _complete(transfer: Transfer, base: str, manifest: bytes) -> Path:
     folder = cache_folder() / hashlib.sha256(manifest).hexdigest()
     fields = check_manifest(parse_json(manifest, base + MANIFEST), base + MANIFEST)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, limit in ((WEIGHTS, WEIGHTS_LIMIT), (CONFIG, TEXT_LIMIT)):
+    for name, limit in ((WEIGHTS, WEIGHTS_LIMIT), (CONFIG, YAML_LIMIT)):
         expected = fields["sha256"].get(name)
         if expected is None and name == CONFIG:
             continue

@@ -17,7 +17,7 @@ import pytest
 import metaad_zoo as mz
 from metaad_zoo.cli import main
 from metaad_zoo.zoo import transfer
-from metaad_zoo.zoo.reading import TEXT_LIMIT
+from metaad_zoo.zoo.reading import TEXT_LIMIT, parse_yaml
 from metaad_zoo.zoo.transfer import Reach, Transfer
 from tests.zoo.conftest import NAME
 from tests.zoo.forge import FORGED
@@ -240,6 +240,15 @@ def test_nothing_leads_further_inside_than_the_address_itself(zoo, monkeypatch):
 )
 def test_reach(address, reach):
     assert transfer.reach_of(address) == reach
+
+
+def test_yaml_that_is_slow_to_read_is_refused_by_its_size():
+    content = b"{" + b"? ," * 29_999 + b" }"
+    begin = time.process_time()
+    assert parse_yaml(content, "config.yaml") == {None: None}
+    assert time.process_time() - begin < 20, "the loader in Python takes some seconds"
+    with pytest.raises(mz.CheckpointError, match=r"config\.yaml has 540,000 bytes, expected at most 262,144: not read"):
+        parse_yaml(content * 6, "config.yaml")
 
 
 @pytest.mark.parametrize("address", ["http://example.com/x", "ftp://example.com/x", "data://x", "https:///x", "x://"])
