@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -14,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from metaad_zoo.cli import main
 from metaad_zoo.detector import Detector, load_detector
@@ -22,7 +25,10 @@ from metaad_zoo.zoo import Checkpoint
 from tests.tiny import tiny_batch, tiny_learner
 
 pytest.importorskip("litserve")
+import uvicorn
+
 from metaad_zoo.serve import ScoringAPI, ServerSettings
+from metaad_zoo.serve.http import BoundedRequests, RefusedError, as_json, form_files, timed_protocol
 
 
 def ask(address: str, body: bytes, timeout: float = 30, content: str = "application/json") -> tuple[int, str]:
@@ -183,13 +189,9 @@ def test_what_is_no_request_is_answered_plainly(address, body, answer):
     assert ask(address, b'{"samples": [[1, 2, 3]]}')[0] == 200, "and the server goes on"
 
 
-UPLOAD = b'--x\r\nContent-Disposition: form-data; name="f"; filename="a.png"\r\n\r\n\x89PNG\xff\r\n--x--\r\n'
-
-
 @pytest.mark.parametrize(
     ("body", "content", "saw"),
     [
-        (UPLOAD, "multipart/form-data; boundary=x", "multipart/form-data"),
         (b'{"samples": [[1, 2, 3]]}', "text/plain", "text/plain"),
         (b"samples=1", "application/x-www-form-urlencoded", "application/x-www-form-urlencoded"),
         (b"no json", "application/json", "a body that is no JSON object"),
@@ -198,7 +200,7 @@ UPLOAD = b'--x\r\nContent-Disposition: form-data; name="f"; filename="a.png"\r\n
         (b"[[1, 2, 3]]", "application/json", "a body that is no JSON object"),
         (b"", "application/json", "a body that is no JSON object"),
     ],
-    ids=["upload", "text", "form", "words", "bytes", "deep", "list", "empty"],
+    ids=["text", "form", "words", "bytes", "deep", "list", "empty"],
 )
 def test_a_body_of_another_kind_is_answered_by_one_sentence(address, log, body, content, saw):
     status, text = ask(address, body, content=content)
@@ -242,3 +244,168 @@ def test_what_a_detector_was_fitted_with_is_printed(tmp_path, monkeypatch, capsy
     api.setup("cpu")
     (scores, _, _), _ = api.predict(({"tabular": rows[:5]}, [5]))
     np.testing.assert_allclose(scores, 0, atol=1e-6)
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def jpeg(pixels):
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # to be turned
+    Image.fromarray(pixels).save(file, "JPEG", exif=exif)
+    return file.getvalue()
+
+
+def in_form(files, name='; filename="a.png"', end=b"--x--\r\n"):
+    head = f'--x\r\nContent-Disposition: form-data; name="f"{name}\r\n\r\n'.encode()
+    return b"".join(head + file + b"\r\n" for file in files) + end
+
+
+FORM = "multipart/form-data; boundary=x"
+PIXELS = np.random.default_rng(3).integers(0, 255, (3, 20, 30, 3), np.uint8)
+
+
+class Api:
+    """The API behind the limits of requests, as LitServe has it, without processes."""
+
+    def __init__(self, folder, **limits):
+        self.settings = ServerSettings(folder, **limits)
+        self.api = ScoringAPI(self.settings)
+        self.api.setup("cpu")
+
+    def ask(self, body, content):
+        scope = {"headers": [(b"content-type", content.encode()), (b"content-length", b"%d" % len(body))]}
+        try:
+            scope, body = as_json(scope, body, self.settings.max_samples)
+        except RefusedError as error:
+            return error.status, {"detail": str(error)}
+        headers = dict(scope["headers"])
+        assert headers == {b"content-type": b"application/json", b"content-length": b"%d" % len(body)}
+        (answer,) = self.api.unbatch(self.api.predict(self.api.batch([self.api.decode_request(json.loads(body))])))
+        response = self.api.encode_response(answer)
+        return response.status_code, json.loads(response.body)
+
+
+@pytest.fixture(scope="module")
+def images_folder(tmp_path_factory):
+    torch.manual_seed(0)
+    shapes = {"image": (3, 16, 16)}
+    learner = PrototypicalNetwork(backbone="conv4", backbone_options={"width": 4}, input_shapes=shapes).eval()
+    detector = Detector(Checkpoint(learner, [], {"calibration": torch.linspace(-2, 2, 99)}, aspect="pad"))
+    detector.fit(PIXELS).save(tmp_path_factory.mktemp("images") / "detector")
+    return next(tmp_path_factory.getbasetemp().glob("images*/detector"))
+
+
+@pytest.mark.parametrize(
+    ("content", "bodies"),
+    [
+        ("image/png", [png(x) for x in PIXELS]),
+        ("image/jpeg; q=1", [jpeg(x) for x in PIXELS]),
+        (FORM, [in_form([png(x) for x in PIXELS]), in_form([jpeg(PIXELS[0]), png(PIXELS[1][..., 0])])]),
+    ],
+    ids=["png", "jpeg", "form"],
+)
+def test_uploaded_images_get_the_scores_of_files(content, bodies, images_folder, tmp_path):
+    api = Api(images_folder)
+    for body in bodies:
+        files = form_files(body, "x", 9) if content == FORM else [body]
+        paths = [tmp_path / f"{i}.png" for i in range(len(files))]
+        for path, file in zip(paths, files, strict=True):
+            path.write_bytes(file)
+        status, answer = api.ask(body, content)
+        assert status == 200
+        scores, p, _ = load_detector(images_folder).judge(paths)
+        np.testing.assert_allclose(answer["score"], scores, atol=1e-6)
+        np.testing.assert_allclose(answer["p_value"], p, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("body", "content", "saw"),
+    [
+        (b"hello", "image/png", "image 1 can't be read as an image: it is none of PNG, JPEG"),
+        (png(PIXELS[0])[:200], "image/png", "image 1 can't be read as an image"),
+        (png(np.zeros((40, 30, 3), np.uint8)), "image/png", "image 1 has 30 x 40 pixels; at most 1000 are left for it"),
+        (in_form([png(PIXELS[0])] * 2), FORM, "image 2 has 30 x 20 pixels; at most 400 are left for it, of 1000 a"),
+        (in_form([png(PIXELS[0])] * 5), FORM, "saw more than 4 files; at most 4 samples a request"),
+        (in_form([b"1"], name=""), FORM, "saw a field without a file name"),
+        (in_form([b"1"], end=b""), FORM, "saw a damaged form or none"),
+        (b"--x--", FORM, "saw a damaged form or none"),
+        (in_form([b"1"]), "multipart/form-data", "with a boundary, saw none"),
+        (b'{"images": []}', "application/json", "a list of PNG or JPEG files in base64"),
+        (b'{"images": [1]}', "application/json", "a list of PNG or JPEG files in base64"),
+        (b'{"images": ["\\u00fc"]}', "application/json", "image 1 is no base64"),
+    ],
+)
+def test_what_is_no_image_is_answered_plainly(body, content, saw, images_folder):
+    status, answer = Api(images_folder, max_pixels=1000, max_samples=4).ask(body, content)
+    assert status == 422
+    assert saw in answer["detail"]
+    assert "0x" not in answer["detail"]
+
+
+def test_images_for_a_model_of_tables(folder):
+    status, answer = Api(folder).ask(png(PIXELS[0]), "image/png")
+    assert (status, answer["detail"]) == (422, "image files are for models of images, and this one reads ['tabular']")
+
+
+@pytest.fixture
+def bounded(caplog):
+    """A server of uvicorn with these limits, which answers with the size of the body."""
+
+    async def app(scope, receive, send):
+        body = (await receive())["body"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": str(len(body)).encode()})
+
+    settings = {"http": timed_protocol(0.4), "lifespan": "off", "log_config": None, "port": 0}
+    server = uvicorn.Server(uvicorn.Config(BoundedRequests(app, 1000, 0.4, 9), **settings))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield listener.getsockname()[1]
+        server.should_exit = True
+        thread.join()
+
+
+HEAD = b"POST /a%0Ab HTTP/1.1\r\nHost: a\r\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "drips", "answer"),
+    [
+        (HEAD + b"Content-Length: 3\r\n\r\nabc", False, b"200 OK"),
+        (HEAD + b"Content-Length: 2000\r\n\r\n" + bytes(2000), False, b"413"),
+        (HEAD + b"Content-Length: 5000\r\n\r\n" + bytes(2000), True, b"413"),
+        (HEAD + b"Content-Length: 500\r\n\r\n", True, b"the request was not complete after 0.4 seconds"),
+        (HEAD + b"A: ", True, b"the head of the request was not complete after 0.4 seconds"),
+        (b"", False, b"the head of the request was not complete after 0.4 seconds"),
+    ],
+    ids=["good", "large", "large and slow", "slow body", "slow head", "silent"],
+)
+def test_a_request_is_bounded_in_bytes_and_seconds(start, drips, answer, bounded, caplog):
+    begin, text = time.monotonic(), b""
+    with socket.create_connection(("127.0.0.1", bounded), timeout=0.05) as connection:
+        connection.sendall(start)
+        while answer not in text and time.monotonic() - begin < 20:
+            try:
+                text += connection.recv(9999)
+            except TimeoutError:
+                if drips:
+                    connection.sendall(b"x")
+    assert answer in text
+    if b"200" not in answer:
+        assert any(answer.decode() in line or " 413 after" in line for line in caplog.messages)
+    assert all(line.isprintable() for line in caplog.messages)
+
+
+def test_limits_that_are_none(folder):
+    for limits in ({"max_pixels": 0}, {"max_bytes": -1}, {"max_seconds": 0}, {"max_seconds": float("nan")}):
+        (name,) = limits
+        with pytest.raises(ValueError, match=rf"{name} \(--{name.replace('_', '-')}\) is .*; expected"):
+            ServerSettings(folder, **limits)
