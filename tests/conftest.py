@@ -40,6 +40,11 @@ def _seed():
 @pytest.fixture
 def digits() -> ImageEpisodes:
     """A DataModule of small episodes over scikit-learn's digits."""
+    return digit_episodes()
+
+
+def digit_episodes() -> ImageEpisodes:
+    """What the fixture `digits` holds, for fixtures of a wider scope."""
     return ImageEpisodes(
         splits=SPLITS,
         image_size=16,

@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from functools import cache
 
 import numpy as np
 import pytest
@@ -31,10 +32,16 @@ QUICK = ("conv4", "gru:any", "columns", "fusion_gated")
 LATER = [x for x in (*GRADIENT_LEARNERS, *EMBEDDING_LEARNERS) if x not in ("maml", "in_context", "weighted_experts")]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def _onnx():
+    """ONNX's packages; torch.onnx reads its 1,500 translations once, and not anew for every export (a second)."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name, reason="needs the extra export")
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
+        yield
 
 
 def patch_memory(name="patch_memory"):

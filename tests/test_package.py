@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from functools import cache
 from importlib.metadata import packages_distributions, version
 
 import pytest
@@ -124,7 +125,7 @@ def test_every_import_is_declared():
             name.partition(".")[0]
             for path in MODULES.values()
             for name in [module for module, _ in imports(path)]
-            if not _only_for_types(path, name)
+            if name not in _only_for_types(path)
         }
         - {"metaad_zoo"}
         - sys.stdlib_module_names
@@ -136,10 +137,12 @@ def test_every_import_is_declared():
     assert not undeclared
 
 
-def _only_for_types(path, module: str) -> bool:
-    """Whether a file imports a module for type checkers alone."""
+@cache
+def _only_for_types(path) -> set[str]:
+    """Modules from which a file imports for type checkers alone."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     inside = {ast.unparse(node) for block in blocks for node in ast.walk(block) if isinstance(node, ast.ImportFrom)}
-    whole = [ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module == module]
-    return bool(whole) and set(whole) <= inside
+    whole = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    at_run_time = {node.module for node in whole if ast.unparse(node) not in inside}
+    return {node.module for node in whole if node.module} - at_run_time

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 import torch
@@ -57,14 +58,20 @@ def test_the_default_keeps_the_direction_of_float32(backbone, engine, half):
 
 def agreement_with_float32(backbone: str, engine: str, half: torch.dtype) -> float:
     """Cosine between the meta-gradient under autocast to ``half`` and that in float32 by the reference engine."""
-    batch = tiny_batch(backbone)
-    expected = torch.cat([g.flatten() for g in meta_gradient(tiny_learner("maml", backbone, steps=5), batch)])
+    batch, expected = tiny_batch(backbone), gradient_in_float32(backbone)
     learner = tiny_learner("maml", backbone, steps=5, engine=engine)
     learner.loss_scale = lambda: 1024.0  # as the trainer's scaler does under 16-mixed
     with torch.autocast("cpu", half):
         loss = learner.outer_loss(batch)
     gradient = torch.autograd.grad(loss * 1024, list(learner.parameters()), materialize_grads=True)
     return float(cosine_similarity(torch.cat([g.flatten() for g in gradient]), expected, dim=0))
+
+
+@cache
+def gradient_in_float32(backbone: str) -> torch.Tensor:
+    """Meta-gradient of all parameters by the reference engine, in one vector."""
+    gradient = meta_gradient(tiny_learner("maml", backbone, steps=5), tiny_batch(backbone))
+    return torch.cat([g.flatten() for g in gradient])
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 
 import lightning.pytorch as pl
 import pytest
@@ -16,7 +17,7 @@ from metaad_zoo.episodes import EpisodeBatch
 from metaad_zoo.inner_loop import InnerLoopConfig, adapt_parameters
 from metaad_zoo.learners import GradientLearner, Learner, from_scratch, learner_class, list_learners, untrained
 from metaad_zoo.learners.training import trainable
-from tests.conftest import small_learner
+from tests.conftest import digit_episodes, small_learner
 
 QUIET = {
     "accelerator": "cpu",
@@ -145,6 +146,17 @@ def train(folder, data, *, stop=None, resume=None, **length):
     return learner, trainer
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Trains without a stop, once for each length."""
+
+    @cache
+    def train_once(length):
+        return train(tmp_path_factory.mktemp("straight"), digit_episodes(), **dict(length))
+
+    return train_once
+
+
 @pytest.mark.parametrize("stop", [1, 3, 4, 6])
 @pytest.mark.parametrize(
     "length",
@@ -156,16 +168,16 @@ def train(folder, data, *, stop=None, resume=None, **length):
     ],
     ids=str,
 )
-def test_a_resumed_run_equals_a_straight_one_bit_for_bit(tmp_path, digits, stop, length):
+def test_a_resumed_run_equals_a_straight_one_bit_for_bit(tmp_path, digits, straight, stop, length):
     """Epochs have four batches: the stops lie inside an epoch, at its end, and in later ones."""
-    straight, expected = train(tmp_path / "a", digits, **length)
+    learner, expected = straight(tuple(length.items()))
     with pytest.raises(KilledError):
         train(tmp_path / "b", copy.deepcopy(digits), stop=stop, **length)
     last = str(tmp_path / "b" / "last.ckpt")
     assert torch.load(last, weights_only=True)["global_step"] == stop
     resumed, trainer = train(tmp_path / "b", copy.deepcopy(digits), resume=last, **length)
     assert trainer.global_step == expected.global_step
-    for (name, a), b in zip(straight.state_dict().items(), resumed.state_dict().values(), strict=True):
+    for (name, a), b in zip(learner.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
 
 

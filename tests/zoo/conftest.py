@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from metaad_zoo.cli.train import run as train_by_command_line
 from metaad_zoo.zoo import publish
-from tests.cli.short import CONFIGS, command
+from tests.cli.short import CONFIGS
 
 NAME = "sequence-gru-maml-generated"
 NOTES = "Trained for a test, in seconds: not for use.\n"
@@ -17,9 +17,7 @@ NOTES = "Trained for a test, in seconds: not for use.\n"
 
 def train(config: Path, runs: Path, *overrides: str) -> Path:
     """Train by a config and return the run's folder."""
-    arguments, environment = command("--config", config, "--runs", runs, *overrides)
-    done = subprocess.run(arguments, env=environment, cwd=runs, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    train_by_command_line(["--config", str(config), "--runs", str(runs), *overrides])
     return next(path.parent for path in runs.glob("*/*/results.json"))
 
 
