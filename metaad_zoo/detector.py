@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -34,11 +36,16 @@ from metaad_zoo.zoo.support_facts import DescribesSupport
 from metaad_zoo.zoo.support_update import FurtherSupport, SupportChange
 from metaad_zoo.zoo.unlabelled import note_taken_as_normal
 
+if hasattr(os, "register_at_fork"):
+    # OpenMP's threads do not survive a fork: with several, the first large operation in the child would wait for ever.
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
+
 
 class Detector(DescribesSupport, StreamsSeries, ExplainsScores, SelectsAnomalies):
     """A meta-trained model that a few samples of a new domain turn into an anomaly detector.
 
     Any number of threads may use one detector, also while another one fits it: they see the old fit or the new one.
+    So may processes, forked ones with one thread of torch each.
 
     Args:
         checkpoint: model with its metadata, as :func:`load_detector` reads it.

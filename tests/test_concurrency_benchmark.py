@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
+import os
 
 import numpy as np
 import pytest
+import torch
 
+import metaad_zoo as mz
 from metaad_zoo.detector import Detector
 from tests.conftest import REPOSITORY
 
@@ -36,6 +40,26 @@ def test_forked_processes_score_as_one_alone(benchmark):
     for scores, fits in results:
         np.testing.assert_allclose(scores, np.broadcast_to(alone, scores.shape), rtol=1e-6)
         assert fits > 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_scores_after_its_parent_has_used_several_threads():
+    detector = mz.load_detector("image-conv4-protonet-omniglot")
+    images = np.random.default_rng(0).random((64, 28, 28), dtype=np.float32)
+    torch.set_num_threads(2)
+    try:
+        expected = detector.fit(images[:5]).score(images)
+        context = multiprocessing.get_context("fork")
+        results = context.SimpleQueue()
+        child = context.Process(target=lambda: results.put(detector.score(images)))
+        child.start()
+        child.join(60)
+        stuck = child.is_alive()
+        child.kill()
+        assert not stuck, "it waits for threads that only its parent has"
+        np.testing.assert_allclose(results.get(), expected, rtol=1e-5)
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_a_detector_that_is_refitted_by_others_is_seen(benchmark, monkeypatch):
