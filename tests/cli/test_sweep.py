@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
@@ -28,7 +30,6 @@ from tests.conftest import REPOSITORY
 
 TINY = [*SHORT, "--trainer.max_epochs=1", "--data.calibration_shots=[2]"]
 GRID = ["--seeds", "0", "1", "--grid", "model.optimizer.lr=0.01", "--jobs", "2"]
-MODULE = [sys.executable, "-m", "metaad_zoo.cli"]
 
 
 @pytest.mark.parametrize(
@@ -189,21 +190,21 @@ def test_the_newest_run_is_the_one_that_started_last(tmp_path):
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    """Two finished trainings, the command line, and what was printed."""
+    """Two finished trainings (each a process), the command line, and what was printed."""
     folder = tmp_path_factory.mktemp("sweep")
-    line = [*MODULE, "train", "quickstart", "learners/protonet", *GRID, *TINY, "--runs", str(folder)]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder, line, done
+    line = ["train", "quickstart", "learners/protonet", *GRID, *TINY, "--runs", str(folder)]
+    with redirect_stdout(io.StringIO()) as printed:
+        assert main(line) == 0
+    return folder, line, printed.getvalue()
 
 
 def test_a_sweep_writes_one_table(sweep):
-    folder, _, done = sweep
+    folder, _, printed = sweep
     results = json.loads((folder / "quickstart" / "sweep,lr" / "results.json").read_text())
     assert list(results["methods"])[:2] == ["lr=0.01", "same network, untrained"]
     assert results["protocol"]["seeds"] == [0, 1]
     assert results["protocol"]["grid"] == {"model.optimizer.lr": ["0.01"]}
-    assert "intervals over tasks and 2 trainings" in done.stdout
+    assert "intervals over tasks and 2 trainings" in printed
     runs = [folder / "quickstart,lr=0.01" / f"seed{seed}" for seed in (0, 1)]
     figures = [json.loads((run / "results.json").read_text())["methods"]["protonet"]["tasks"] for run in runs]
     values = np.array([[task["auroc"] for task in tasks] for tasks in figures])
@@ -248,7 +249,7 @@ def test_settings_of_a_grid_are_methods_beside_those_that_they_share(tmp_path):
     assert behind["ci95"] == interval_over_trainings(differences), "paired by seed"
 
 
-def test_the_same_command_goes_on_where_it_stopped(sweep, tmp_path):
+def test_the_same_command_goes_on_where_it_stopped(sweep, tmp_path, capfd):
     """One training lacks its test, and its last checkpoint is damaged: it alone is resumed, from the newest whole one,
     and ends in the same figures."""
     folder, line, _ = sweep
@@ -260,11 +261,11 @@ def test_the_same_command_goes_on_where_it_stopped(sweep, tmp_path):
     last = stopped.parent / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:20000])
     again = [str(copy) if word == str(folder) else word for word in line]
-    done = subprocess.run(again, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 of 2 trainings are finished" in done.stderr
-    assert "quickstart,lr=0.01/seed1: goes on from its last checkpoint" in done.stderr
-    assert "best.ckpt is taken, the newest whole checkpoint of the run" in " ".join(done.stderr.split())
+    assert main(again) == 0
+    notes = capfd.readouterr().err
+    assert "1 of 2 trainings are finished" in notes
+    assert "quickstart,lr=0.01/seed1: goes on from its last checkpoint" in notes
+    assert "best.ckpt is taken, the newest whole checkpoint of the run" in " ".join(notes.split())
     means = [results["methods"]["protonet"]["mean"] for results in (json.loads(stopped.read_text()), expected)]
     assert means[0] == pytest.approx(means[1])
 
