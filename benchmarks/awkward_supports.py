@@ -577,13 +577,48 @@ def summary(rows: list[Outcome]) -> dict[str, dict[str, Any]]:
     return by_kind
 
 
+def joined(earlier: list[dict[str, Any]]) -> dict[str, Any]:
+    """Earlier results as one, with what failed in them tried again: its new outcomes replace the old ones."""
+    kinds: dict[str, dict[str, Any]] = {name: collections.Counter() for result in earlier for name in result["kinds"]}
+    failures = [row for result in earlier for row in result["failures"]]
+    for name, row in kinds.items():
+        parts = [result["kinds"][name] for result in earlier if name in result["kinds"]]
+        for part in parts:
+            row.update({key: value for key, value in part.items() if key not in ("errors", "slowest_seconds")})
+        row["slowest_seconds"] = max(part["slowest_seconds"] for part in parts)
+        row["errors"] = list(dict.fromkeys(error for part in parts for error in part["errors"]))
+        row["failed"] = 0
+    still: list[dict[str, Any]] = []
+    for row in track(failures, "failures again"):
+        (now,) = outcomes({row["form"]: [row["detector"]]}, [row["kind"]])
+        counts = kinds[row["kind"]]
+        counts[row["outcome"]] -= 1
+        counts[now.outcome] += 1
+        counts["failed"] += not accepted(now)
+        still += [] if accepted(now) else [asdict(now)]
+    return {
+        "detectors": {form: n for result in earlier for form, n in result["detectors"].items()},
+        "tried": sum(result["tried"] for result in earlier),
+        "tried_again": len(failures),
+        "failed": len(still),
+        "kinds": {name: {key: value for key, value in row.items() if value != 0} for name, row in kinds.items()},
+        "failures": still,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--forms", nargs="*", default=list(SHAPES))
     parser.add_argument("--detectors", nargs="*", help="only these, such as maml/conv4")
     parser.add_argument("--kinds", nargs="*", default=list(KINDS))
+    parser.add_argument("--again", nargs="*", type=Path, help="earlier results to join, whose failures are tried again")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if options.again:
+        content = joined([json.loads(path.read_text(encoding="utf-8")) for path in options.again])
+        print(f"{content['tried']} supports, {content['tried_again']} again, {content['failed']} failures")
+        options.json.write_text(json.dumps(content | {"environment": environment("cpu")}, indent=1) + "\n")
+        return
     chosen = {
         form: [n for n in names(form) if not options.detectors or n in options.detectors] for form in options.forms
     }

@@ -176,6 +176,7 @@ def measure(name: str, n: int = QUERY, formats: Sequence[Format] = get_args(Form
                 differences[f"export {file_format}"] = float(np.abs(result - reference).max()) / scale
     return {
         "detector": name,
+        "samples": n,
         "scale": scale,
         "standard_deviation": float(expected.std()),
         "differences": differences,
@@ -205,19 +206,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("detectors", nargs="*", help="names of detectors; none: all")
     parser.add_argument("--query", type=int, default=QUERY, help="samples that are scored")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="rows of detectors that are not measured now stay in the file")
     options = parser.parse_args()
     rows = []
     for name in options.detectors or detectors():
         rows.append(measure(name, options.query))
         print(f"{name}: largest {max(rows[-1]['differences'].values()):.1e}, above what is expected {missed(rows[-1])}")
+    if options.json and options.json.exists():
+        measured = [row["detector"] for row in rows]
+        earlier = json.loads(options.json.read_text(encoding="utf-8"))["detectors"]
+        rows = [row for row in earlier if row["detector"] not in measured] + rows
     Console(width=220).print(result_table(rows))
     if options.json:
         content = {
             "expected": EXPECTED,
             "expected_of_exported": EXPORTED,
             "scale": "largest absolute score of the query",
-            "samples": options.query,
             "shots": SHOTS,
             "detectors": rows,
             "missed": {row["detector"]: missed(row) for row in rows if missed(row)},

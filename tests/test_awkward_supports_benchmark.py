@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -50,3 +51,15 @@ def test_a_detector_that_breaks_is_a_failure(benchmark, monkeypatch, change, out
     assert row.outcome == outcome
     assert not benchmark.accepted(row)
     assert benchmark.summary([row])["float64"]["failed"] == 1
+
+
+def test_what_failed_is_tried_again_and_counted_anew(benchmark):
+    kinds = ["float64", "one infinity"]
+    rows = list(benchmark.outcomes({"tabular": ["baseline/knn"]}, kinds))
+    before = [replace(rows[0], outcome="equal scores"), rows[1]]
+    result = {"detectors": {"tabular": 1}, "tried": 2, "kinds": benchmark.summary(before), "failures": []}
+    result["failures"] = [asdict(before[0])]
+    joined = benchmark.joined([result, result])
+    assert (joined["tried"], joined["tried_again"], joined["failed"]) == (4, 2, 0)
+    counts = {name: {k: v for k, v in row.items() if isinstance(v, int)} for name, row in joined["kinds"].items()}
+    assert counts == {"float64": {"tried": 2, "scores": 2}, "one infinity": {"tried": 2, "error": 2}}
