@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tokenize
 import zipfile
@@ -14,6 +15,8 @@ import numpy as np
 
 from metaad_zoo.data.read.memory import TooLargeError, refuse_large
 
+MOST_COMPRESSION = 100
+"""Arrays beyond the limit of memory are unpacked to the disk, unless they take this many times their packed size."""
 SAMPLE_ARRAYS = ("X", "x")
 """Names under which an archive may hold its samples."""
 
@@ -34,11 +37,15 @@ _DAMAGE = (
 """What numpy and zipfile raise for damaged, encrypted or forged archives."""
 
 
+class NoRoomError(ValueError):
+    """The disk has no room for what is unpacked."""
+
+
 @contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
     try:
         yield
-    except TooLargeError:
+    except (TooLargeError, NoRoomError):
         raise
     except _DAMAGE as error:
         if not path.exists():
@@ -58,12 +65,33 @@ def read_archive(path: Path, names: Sequence[str] | None = None) -> dict[str, np
             (:func:`metaad_zoo.data.read.memory.memory_limit`), or an array holds Python objects; the file is named.
     """
     with _damage_named(path), path.open("rb") as file:
-        with zipfile.ZipFile(file) as members:  # which never gives more bytes than it says
-            wanted = [member for member in members.infolist() if names is None or _array_name(member) in names]
-        refuse_large(str(path), sum(member.file_size for member in wanted))
+        with zipfile.ZipFile(file) as archive_file:  # which never gives more bytes than it says
+            wanted = [member for member in archive_file.infolist() if names is None or _array_name(member) in names]
+            refuse_large(str(path), sum(member.file_size for member in wanted))
+            _check_headers(archive_file, wanted)
         file.seek(0)
         with np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files if names is None or name in names}
+
+
+def _check_headers(archive: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo]) -> None:
+    """Compare the shapes that arrays say they have with their bytes, before anything is read.
+
+    Raises:
+        ValueError: they do not agree, or the format is unknown.
+    """
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    for member in members:
+        if not member.filename.endswith(".npy"):
+            continue
+        with archive.open(member) as file:
+            version = np.lib.format.read_magic(file)
+            if version not in readers:
+                raise ValueError(f"{member.filename} has version {version} of the format: expected an array of numbers")
+            shape, _, dtype = readers[version](file)
+            size = member.file_size - file.tell()
+        if not dtype.hasobject and math.prod(shape) * dtype.itemsize != size:
+            raise ValueError(f"{member.filename} says that it has shape {shape} of {dtype}, but it has {size:,} bytes")
 
 
 def _array_name(member: zipfile.ZipInfo) -> str:
@@ -83,15 +111,32 @@ def map_archive(path: Path, names: Sequence[str], scratch: Path) -> dict[str, np
     """
     arrays = {}
     with _damage_named(path), path.open("rb") as file, zipfile.ZipFile(file) as archive:
-        members = archive.namelist()
+        members = {
+            _array_name(m): m for m in archive.infolist() if _array_name(m) in names and m.filename.endswith(".npy")
+        }
+        _check_headers(archive, list(members.values()))
+        _refuse_unpacking(path, list(members.values()), scratch)
         for name in names:
-            if f"{name}.npy" in members:
+            if name in members:
                 unpacked = scratch / f"unpacked-{name}.npy"
                 if not unpacked.is_file():
                     with archive.open(f"{name}.npy") as packed, unpacked.open("wb") as out:
                         shutil.copyfileobj(packed, out, 1 << 20)
                 arrays[name] = np.load(unpacked, mmap_mode="r", allow_pickle=False)
     return arrays
+
+
+def _refuse_unpacking(path: Path, members: Sequence[zipfile.ZipInfo], scratch: Path) -> None:
+    """Refuse to unpack arrays that fill the disk, or that are so much larger than the file that they hold nothing."""
+    size = sum(member.file_size for member in members)
+    if size > MOST_COMPRESSION * sum(member.compress_size for member in members):
+        refuse_large(str(path), size)
+    free = shutil.disk_usage(scratch).free
+    if size > free:
+        raise NoRoomError(
+            f"{path} unpacks to {size >> 20:,} MiB, but {scratch.parent} has {free >> 20:,} MiB left: set TMPDIR to a "
+            "larger disk"
+        )
 
 
 def sample_array(path: Path, arrays: dict[str, np.ndarray]) -> np.ndarray:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import time
+import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +13,7 @@ import pytest
 from pyarrow import parquet
 
 from metaad_zoo.cli import main
+from metaad_zoo.data.read.archive import map_archive, read_archive
 from metaad_zoo.data.read.memory import LIMIT_VARIABLE, memory_limit
 
 ROWS, COLUMNS = 40_000, 5
@@ -55,13 +59,45 @@ def test_a_support_larger_than_the_limit_is_refused(name, tmp_path, monkeypatch,
 
 
 def test_the_arrays_that_are_read_count(tmp_path, monkeypatch):
-    from metaad_zoo.data.read.archive import read_archive
-
     np.savez_compressed(tmp_path / "x.npz", x=np.zeros(1 << 18), y=np.zeros(3))
     monkeypatch.setenv(LIMIT_VARIABLE, "1")
     with pytest.raises(ValueError, match=r"x\.npz takes 2 MiB of memory or more"):
         read_archive(tmp_path / "x.npz")
     assert list(read_archive(tmp_path / "x.npz", ["y"])) == ["y"]
+
+
+def forged(path, shape, content):
+    """An archive whose array says that it has another shape than it holds."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("X.npy", header.getvalue() + content)
+
+
+@pytest.mark.parametrize("shape", [(10**13, 6), (2, 3), (5, 3)])
+@pytest.mark.parametrize("reads", ["whole", "mapped"])
+def test_a_shape_that_is_not_the_arrays_own_is_refused_before_it_is_read(shape, reads, tmp_path, monkeypatch):
+    forged(tmp_path / "x.npz", shape, bytes(8 * 12))
+    monkeypatch.setattr("metaad_zoo.data.read.archive.shutil.copyfileobj", None)
+    with pytest.raises(
+        ValueError, match=r"x\.npz can't be read .*X\.npy says that it has shape .*, but it has 96 bytes"
+    ):
+        read_archive(tmp_path / "x.npz") if reads == "whole" else map_archive(tmp_path / "x.npz", ["X"], tmp_path)
+
+
+def test_a_bomb_is_not_unpacked_and_large_arrays_are(tmp_path, monkeypatch):
+    monkeypatch.setenv(LIMIT_VARIABLE, "1")
+    np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros((2 << 20, 1), np.uint8))
+    noise = np.random.default_rng(0).integers(0, 2, (2 << 20, 1), np.uint8)
+    np.savez_compressed(tmp_path / "large.npz", x=noise)
+    (tmp_path / "scratch").mkdir()
+    np.testing.assert_array_equal(map_archive(tmp_path / "large.npz", ["x"], tmp_path / "scratch")["x"], noise)
+    monkeypatch.setattr("metaad_zoo.data.read.archive.shutil.copyfileobj", None)
+    with pytest.raises(ValueError, match=r"bomb\.npz takes 2 MiB of memory or more"):
+        map_archive(tmp_path / "bomb.npz", ["x"], tmp_path)
+    monkeypatch.setattr("metaad_zoo.data.read.archive.shutil.disk_usage", lambda _: SimpleNamespace(free=1 << 20))
+    with pytest.raises(ValueError, match=r"large\.npz unpacks to 2 MiB, but .* has 1 MiB left: set TMPDIR"):
+        map_archive(tmp_path / "large.npz", ["x"], tmp_path)
 
 
 @pytest.mark.parametrize("text", ["0", "1.5", "much"])
