@@ -19,6 +19,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 IMAGE_TYPES = ("image/png", "image/jpeg")
 """Content types of images that are taken as files."""
 FORM = "multipart/form-data"
+LINGER = 0.5
+"""Seconds between an answer and the end of a connection whose client still sends: to end it at once resets it, and the
+answer may be lost."""
 
 log = logging.getLogger("metaad_zoo.serve")
 
@@ -75,7 +78,9 @@ class BoundedRequests:
             headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
             headers.append((b"connection", b"close"))  # else a body that drips on would hold the connection
             await answer({"type": "http.response.start", "status": error.status, "headers": headers})
-            await answer({"type": "http.response.body", "body": content})
+            await answer({"type": "http.response.body", "body": content, "more_body": True})
+            await asyncio.sleep(LINGER)
+            await answer({"type": "http.response.body", "body": b"", "more_body": False})
             return
         await self.app(scope, _replay(body, receive), answer)
 
@@ -244,12 +249,15 @@ def timed_protocol(seconds: float) -> type[H11Protocol]:
 
     class TimedProtocol(H11Protocol):
         head_timer: asyncio.TimerHandle | None = None
+        refused = False
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self.head_timer = self.loop.call_later(seconds, self.refuse_late_head)
 
         def data_received(self, data: bytes) -> None:
+            if self.refused:
+                return
             if self.head_timer is None and self.conn.their_state is h11.IDLE:
                 self.head_timer = self.loop.call_later(seconds, self.refuse_late_head)
             super().data_received(data)
@@ -280,7 +288,8 @@ def timed_protocol(seconds: float) -> type[H11Protocol]:
             )
             for part in parts:
                 self.transport.write(self.conn.send(part) or b"")
-            self.transport.close()
+            self.refused = True
+            self.loop.call_later(LINGER, self.transport.close)
             log.warning("408 to %s: %s", self.client[0] if self.client else "a client", message)
 
     return TimedProtocol

@@ -136,7 +136,7 @@ class ScoringAPI(ls.LitAPI):
 
 
 def readable(request: Mapping[str, Any], detector: Detector, settings: ServerSettings) -> dict[str, np.ndarray]:
-    """The samples of a request by modality, float32.
+    """The samples of a request by modality, float64, or float32 of image files.
 
     Raises:
         ValueError: the request is malformed, too large, or its samples can't be read.
@@ -163,8 +163,7 @@ def readable(request: Mapping[str, Any], detector: Detector, settings: ServerSet
     arrays = {}
     for name, values in by_name.items():
         try:
-            with np.errstate(over="ignore"):  # what becomes infinite is refused below
-                arrays[name] = np.array(values, dtype=np.float32)
+            arrays[name] = np.array(values, dtype=np.float64)  # as in files, where 1e39 is large and not infinite
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"{name}: expected nested lists of numbers, all of one shape, with null for none"
