@@ -24,14 +24,13 @@ import json
 import math
 import os
 import random
-import re
 import resource
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +87,8 @@ def pytest_configure(config):
 def pytest_sessionfinish(session):
     import json
     passed = {name: seconds for name, seconds in used.items() if name not in failed}
-    json.dump({"seconds": passed, "failed": sorted(failed)}, open(os.environ["MUTATION_TIMINGS"], "w"))
+    with open(os.environ["MUTATION_TIMINGS"], "w") as file:
+        json.dump({"seconds": passed, "failed": sorted(failed)}, file)
 """
 
 
@@ -234,7 +234,9 @@ def mutated(path: str, number: int) -> ast.Module:
     return ast.fix_missing_locations(tree)
 
 
-def test_map(folder: Path) -> tuple[dict[str, dict[int, list[str]]], dict[str, float]]:
+def test_map(
+    folder: Path, rooms: Sequence[str], tests: Sequence[str]
+) -> tuple[dict[str, dict[int, list[str]]], dict[str, float]]:
     """Run the tests once under coverage.
 
     Returns:
@@ -242,11 +244,11 @@ def test_map(folder: Path) -> tuple[dict[str, dict[int, list[str]]], dict[str, f
     """
     (folder / "mutation_timings.py").write_text(TIMINGS)
     config = folder / "coverage.ini"
-    sources = ",".join(str(REPOSITORY / "metaad_zoo" / room) for room in ROOMS)
+    sources = ",".join(str(REPOSITORY / "metaad_zoo" / room) for room in rooms)
     config.write_text(f"[run]\ndynamic_context = test_function\nsource = {sources}\ndata_file = {folder / 'data'}\n")
     environment = {**surroundings(), "MUTATION_TIMINGS": str(folder / "timings.json")}
     environment["PYTHONPATH"] += os.pathsep + str(folder)
-    line = [sys.executable, "-m", "coverage", "run", f"--rcfile={config}", "-m", "pytest", *TESTS, "-q"]
+    line = [sys.executable, "-m", "coverage", "run", f"--rcfile={config}", "-m", "pytest", *tests, "-q"]
     line += ["-p", "mutation_timings", "-p", "no:cacheprovider", "--no-header"]
     done = subprocess.run(line, cwd=REPOSITORY, env=environment, check=False)
     if done.returncode > 1:
@@ -322,14 +324,20 @@ def outcome(status: int) -> str:
     return {0: "survived", 5: "not run"}.get(os.WEXITSTATUS(status), "killed")
 
 
-def run_all(work: list[tuple[Mutant, list[str], float]], jobs: int) -> dict[Mutant, str]:
-    """Run mutants, so many at a time; by mutant the outcome."""
+def run_all(work: list[tuple[Mutant, list[str], float]], jobs: int, minutes: float) -> dict[Mutant, str]:
+    """Run mutants, so many at a time, and start none after some minutes; by mutant the outcome."""
+    end_of_all = time.monotonic() + 60 * minutes
     running: dict[int, tuple[Mutant, float]] = {}
     outcomes: dict[Mutant, str] = {}
     waiting = list(work)
     while waiting or running:
+        if time.monotonic() > end_of_all:
+            waiting.clear()
         while waiting and len(running) < jobs:
             mutant, tests, seconds = waiting.pop()
+            if not tests:
+                outcomes[mutant] = "no test"
+                continue
             pid = os.fork()
             if not pid:
                 run_mutant(mutant, tests, seconds)
@@ -355,11 +363,11 @@ def interval(killed: int, n: int) -> list[float]:
     return [round(middle - half, 4), round(middle + half, 4)]
 
 
-def sample(n: int, seed: int, pattern: str) -> tuple[list[Mutant], int]:
+def sample(n: int, seed: int, rooms: Sequence[str]) -> tuple[list[Mutant], int]:
     """Random mutants of the rooms, and how many there are in all."""
-    files = sorted(path for room in ROOMS for path in (REPOSITORY / "metaad_zoo" / room).rglob("*.py"))
+    files = sorted(path for room in rooms for path in (REPOSITORY / "metaad_zoo" / room).rglob("*.py"))
     names = [path.relative_to(REPOSITORY).as_posix() for path in files]
-    mutants = [mutant for name in names if re.search(pattern, name) for mutant in mutants_of(name)]
+    mutants = [mutant for name in names for mutant in mutants_of(name)]
     random.Random(seed).shuffle(mutants)
     return mutants[:n], len(mutants)
 
@@ -370,7 +378,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="mutants at a time")
     parser.add_argument("--seconds", type=float, default=20, help="processor time of the tests of one mutant")
-    parser.add_argument("--only", default="", help="regular expression of files")
+    parser.add_argument("--rooms", nargs="+", default=list(ROOMS), help="folders of metaad_zoo that are changed")
+    parser.add_argument("--tests", nargs="+", default=list(TESTS), help="files and folders of tests")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="start no mutant after so many minutes")
     parser.add_argument("--map", type=Path, help="file of the tests by line: read if it exists, else written")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks/results/mutation.json")
     options = parser.parse_args()
@@ -379,24 +389,21 @@ def main() -> int:
         lines = {path: {int(line): tests for line, tests in file.items()} for path, file in lines.items()}
     else:
         with tempfile.TemporaryDirectory() as place:
-            lines, timings = test_map(Path(place))
+            lines, timings = test_map(Path(place), options.rooms, options.tests)
         if options.map:
             options.map.write_text(json.dumps([lines, timings]))
-    mutants, total = sample(options.mutants, options.seed, options.only)
+    mutants, total = sample(options.mutants, options.seed, options.rooms)
     os.environ.update(surroundings())
     os.chdir(REPOSITORY)
     sys.path.insert(0, str(REPOSITORY))
     for name in LIBRARIES.split():
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    work, outcomes = [], dict[Mutant, str]()
+    work = []
     for mutant in reversed(mutants):
         tests = chosen_tests(mutant, lines, timings, options.seconds)
-        if tests:
-            work.append((mutant, tests, 15 + 3 * sum(timings[name] for name in tests)))
-        else:
-            outcomes[mutant] = "no test"
-    outcomes |= run_all(work, options.jobs)
+        work.append((mutant, tests, 15 + 3 * sum(timings[name] for name in tests)))
+    outcomes = run_all(work, options.jobs, options.minutes)
     reasons = {}
     if options.out.is_file():
         reasons = {x["mutant"]: x.get("reason", "") for x in json.loads(options.out.read_text())["survivors"]}
@@ -404,16 +411,16 @@ def main() -> int:
     killed = counts.get("killed", 0) + counts.get("out of time", 0)
     result = {
         "protocol": {
-            "rooms": ROOMS,
-            "tests": TESTS,
+            "rooms": options.rooms,
+            "tests": options.tests,
             "seed": options.seed,
-            "mutants": len(mutants),
+            "mutants": len(outcomes),
             "mutants_in_all": total,
             "seconds_of_tests": options.seconds,
         },
         "counts": counts,
-        "killed": round(killed / len(mutants), 4),
-        "ci95": interval(killed, len(mutants)),
+        "killed": round(killed / len(outcomes), 4),
+        "ci95": interval(killed, len(outcomes)),
         "survivors": [
             {"mutant": m.key, "line": m.line, "outcome": outcomes[m], "reason": reasons.get(m.key, "")}
             for m in sorted(outcomes, key=lambda m: (m.path, m.line))
