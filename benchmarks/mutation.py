@@ -286,7 +286,12 @@ def chosen_tests(mutant: Mutant, lines: Any, timings: dict[str, float], seconds:
     """Tests that execute the line of a mutant, quickest first, of so much processor time together."""
     used, tests = 0.0, []
     by_line = lines.get(mutant.path, {})
-    for name in by_line.get(mutant.line) or by_line.get(mutant.statement, []):
+    covering = by_line.get(mutant.line) or by_line.get(mutant.statement, [])
+    if (
+        not covering and mutant.statement in by_line
+    ):  # a fixture executes it: tests that execute other lines of the file
+        covering = sorted({name for names in by_line.values() for name in names}, key=timings.__getitem__)
+    for name in covering:
         used += timings[name]
         if tests and used > seconds:
             break
@@ -304,7 +309,8 @@ def run_mutant(mutant: Mutant, tests: list[str], seconds: float) -> None:
     place = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(place, stream)
-    code = compile(mutated(mutant.path, mutant.number), str(REPOSITORY / mutant.path), "exec")
+    tree = mutated(mutant.path, mutant.number)
+    code = compile(tree, str(REPOSITORY / mutant.path), "exec")
     own = importlib.machinery.SourceFileLoader.get_code
 
     def get_code(loader: Any, fullname: str) -> Any:
@@ -312,8 +318,10 @@ def run_mutant(mutant: Mutant, tests: list[str], seconds: float) -> None:
         return code if is_changed else own(loader, fullname)
 
     importlib.machinery.SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=no"]
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # plug-ins are imported already
     with contextlib.suppress(BaseException):
-        os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=no", *tests])))
+        os._exit(int(pytest.main([*options, *tests])))
     os._exit(1)
 
 
@@ -353,6 +361,19 @@ def run_all(work: list[tuple[Mutant, list[str], float]], jobs: int, minutes: flo
                 os.killpg(late, signal.SIGKILL)
         time.sleep(0.05)
     return outcomes
+
+
+def require_control(timings: dict[str, float]) -> None:
+    """Require that tests pass in a fork where nothing is changed; else every mutant would be killed.
+
+    Raises:
+        SystemExit: they fail.
+    """
+    path = f"metaad_zoo/{ROOMS[0]}/__init__.py"
+    unchanged = Mutant(path, 1, 1, -1, "nothing", "nothing", "control")
+    tests = sorted(timings, key=timings.__getitem__)[:20]
+    if run_all([(unchanged, tests, 120.0)], 1, math.inf) != {unchanged: "survived"}:
+        raise SystemExit(f"error: tests fail in a fork without any change: {', '.join(tests)}")
 
 
 def interval(killed: int, n: int) -> list[float]:
@@ -403,6 +424,7 @@ def main() -> int:
     for mutant in reversed(mutants):
         tests = chosen_tests(mutant, lines, timings, options.seconds)
         work.append((mutant, tests, 15 + 3 * sum(timings[name] for name in tests)))
+    require_control(timings)
     outcomes = run_all(work, options.jobs, options.minutes)
     reasons = {}
     if options.out.is_file():

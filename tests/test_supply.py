@@ -50,6 +50,8 @@ ALLOWED = {
 
 def dangerous(tree: ast.Module) -> Iterator[str]:
     """Calls and imports of a file that run text, a shell, another program or a pickle."""
+    assignments = [node for node in tree.body if isinstance(node, ast.Assign)]
+    assigned = {ast.unparse(node.targets[0]): ast.unparse(node.value) for node in assignments}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
@@ -62,10 +64,10 @@ def dangerous(tree: ast.Module) -> Iterator[str]:
                 yield name
             if name == "torch.load" and literal.get("weights_only") is not True:
                 yield "torch.load without weights_only=True"
-            if name in ("yaml.load", "yaml.load_all") and "Safe" not in "".join(map(ast.unparse, node.args[1:])) + (
-                ast.unparse(given["Loader"]) if "Loader" in given else ""
-            ):
-                yield f"{name} without a safe loader"
+            if name in ("yaml.load", "yaml.load_all"):
+                loaders = [ast.unparse(x) for x in [*node.args[1:], *(k.value for k in node.keywords)]]
+                if not any("Safe" in assigned.get(loader, loader) for loader in loaders):
+                    yield f"{name} without a safe loader"
             if name.startswith("yaml.") and ("unsafe_" in name or "full_" in name):
                 yield name
             for argument in ("shell", "allow_pickle"):
@@ -91,6 +93,7 @@ def dangerous(tree: ast.Module) -> Iterator[str]:
         "np.load(path, allow_pickle=True)",
         "yaml.load(text)",
         "yaml.load(text, Loader=yaml.Loader)",
+        "LOADER = yaml.Loader\nyaml.load(text, LOADER)",
         "yaml.unsafe_load(text)",
     ],
 )
@@ -106,6 +109,7 @@ def test_dangerous_code_is_seen(code):
         "torch.load(path, weights_only=True)",
         "np.load(path, allow_pickle=False)",
         "yaml.load(text, Loader=yaml.CSafeLoader)",
+        "LOADER = yaml.CSafeLoader\nyaml.load(text, LOADER)",
         "yaml.safe_load(text)",
         "import pickletools",
     ],
