@@ -20,7 +20,7 @@ from metaad_zoo.evaluation.html_report import write_report
 from metaad_zoo.evaluation.plots import episode_figure
 from metaad_zoo.evaluation.protocol import interval, summarise
 from metaad_zoo.evaluation.scores import figures_from_scores
-from metaad_zoo.experiment import evaluate
+from metaad_zoo.experiment import curves, evaluate
 from metaad_zoo.experiment.curves import auroc_by_task
 from metaad_zoo.experiment.methods import data_of_config, describe_methods, guessed_modality
 from metaad_zoo.inner_loop import InnerLoopConfig
@@ -28,6 +28,11 @@ from metaad_zoo.learners import GradientLearner
 from metaad_zoo.zoo import Checkpoint, load_checkpoint, save_checkpoint
 from tests.cli.test_configs import write_rows
 from tests.conftest import SPLITS, small_learner
+
+
+@pytest.fixture(autouse=True)
+def _short_curves(monkeypatch):
+    monkeypatch.setattr(curves, "CURVE_EPISODES", 24)
 
 
 @pytest.fixture
@@ -131,7 +136,7 @@ def test_auroc_against_inner_steps(place, capsys):
     assert list(curve["methods"]) == [model], "nearest neighbours take no steps"
     assert curve["trained_with"] == {model: 2}
     data = data_of_config(place / "data.yaml")
-    expected = auroc_by_task(load_checkpoint(place / "model").learner, list(data.episodes("test", 200))).mean()
+    expected = auroc_by_task(load_checkpoint(place / "model").learner, list(data.episodes("test", 24))).mean()
     line = curve["methods"][model]
     assert line["mean"][1] == pytest.approx(expected), "the number it was trained with changes nothing"
     assert len({*line["mean"]}) == 3

@@ -98,8 +98,10 @@ def _tasks_of_rank(rank, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_two_processes_share_out_what_one_would_take(tmp_path):
-    mp.spawn(_tasks_of_rank, args=(str(tmp_path),), nprocs=2)
+    """Forked, because a new process imports for seconds."""
+    mp.start_processes(_tasks_of_rank, args=(str(tmp_path),), nprocs=2, start_method="fork")
     ranks = [torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(2)]
     for b, (_, union) in enumerate(contents(EpisodeLoader(sampler(), 12, 6, advance=True))):
         assert torch.equal(union[0::2], ranks[0][b])
