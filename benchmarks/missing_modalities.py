@@ -4,7 +4,8 @@ FUSION and each SINGLE are published names or folders of models (RUN/model); the
 modality (`--data.modalities`). All score the same episodes of the fusion's test tasks or of its validation tasks, which
 chose the epoch of each model. A modality is hidden in the query, in the support, in both, or in every other sample of
 both. METAAD_DATA names the folder of the data.
-benchmarks/results/missing_modalities_omniglot.json and _digits.json are its results (--json).
+benchmarks/results/missing_modalities_omniglot.json and _digits.json are its results (--json), and _within.json those of
+`--calibrate within --shots 10 --sides query --episodes 66` on the omniglot fusion.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from rich.table import Table
 
 from metaad_zoo.data.modality_dropout import without
 from metaad_zoo.episodes import Episode, Samples
-from metaad_zoo.evaluation.calibration import threshold
+from metaad_zoo.evaluation.calibration import ROUNDING
+from metaad_zoo.evaluation.decisions import Calibrate, SupportDecisions
 from metaad_zoo.evaluation.metrics import all_metrics
 from metaad_zoo.evaluation.protocol import environment, paired_difference, summarise
 from metaad_zoo.experiment.methods import data_of_config
 from metaad_zoo.zoo import Checkpoint, find_published, load_checkpoint
-from metaad_zoo.zoo.detector_tensors import calibration_by_shots
+from metaad_zoo.zoo.detector_tensors import calibration_by_shots, shown_calibration
 
 ALPHA = 0.1
 
@@ -40,9 +42,11 @@ class Condition(NamedTuple):
     side: str
 
 
-def conditions(modalities: Sequence[str]) -> list[Condition]:
+SIDES = ("query", "support", "both", "every other sample")
+
+
+def conditions(modalities: Sequence[str], sides: Sequence[str]) -> list[Condition]:
     """Nothing missing, then each modality on each side."""
-    sides = ("query", "support", "both", "every other sample")
     return [Condition("", ""), *(Condition(m, side) for m in modalities for side in sides)]
 
 
@@ -59,15 +63,23 @@ def hidden(samples: Samples, condition: Condition, side: str) -> dict[str, torch
     return dict(samples)
 
 
-def figures(checkpoint: Checkpoint, episode: Episode, condition: Condition) -> dict[str, float]:
+def figures(
+    checkpoint: Checkpoint, episode: Episode, condition: Condition, calibrate: Calibrate = "across"
+) -> dict[str, float]:
     """AUROC and realised false alarms of one episode."""
     names = checkpoint.learner.arguments()["input_shapes"]
     support, query = ({m: x[m] for m in names} for x in (episode.support, episode.query))
-    adapted = checkpoint.learner.adapt(hidden(support, condition, "support"), episode.support_labels)
-    scores = adapted.score(hidden(query, condition, "query")).double()
-    by_shots = calibration_by_shots(checkpoint.tensors)
-    shots = max(n for n in by_shots if n <= len(episode.support_labels))
-    return all_metrics(scores, episode.query_labels, scores > threshold(by_shots[shots], ALPHA))
+    reduced, query = hidden(support, condition, "support"), hidden(query, condition, "query")
+    scores = checkpoint.learner.adapt(reduced, episode.support_labels).score(query).double()
+    decisions = SupportDecisions(
+        checkpoint.learner,
+        reduced,
+        episode.support_labels,
+        calibration_by_shots(checkpoint.tensors),
+        across_shown=shown_calibration(checkpoint.tensors),
+    )
+    p = decisions.p_values(scores, calibrate, None, decisions.compared_in(query))
+    return all_metrics(scores, episode.query_labels, p <= ALPHA + ROUNDING)
 
 
 Figures = dict[str, list[dict[str, float]]]
@@ -75,17 +87,21 @@ Figures = dict[str, list[dict[str, float]]]
 
 
 def measure(
-    fusion: Checkpoint, singles: Mapping[str, Checkpoint], episodes: Sequence[Episode]
+    fusion: Checkpoint,
+    singles: Mapping[str, Checkpoint],
+    episodes: Sequence[Episode],
+    sides: Sequence[str] = SIDES,
+    calibrate: Calibrate = "across",
 ) -> tuple[dict[Condition, Figures], dict[str, Figures]]:
     """Figures of the fusion by condition, and of each single by its modality."""
-    chosen = conditions(sorted(fusion.learner.arguments()["input_shapes"]))
+    chosen = conditions(sorted(fusion.learner.arguments()["input_shapes"]), sides)
     by_condition: dict[Condition, Figures] = {condition: defaultdict(list) for condition in chosen}
     alone: dict[str, Figures] = {m: defaultdict(list) for m in singles}
     for episode in episodes:
         for name, single in singles.items():
             alone[name][episode.task].append(figures(single, episode, chosen[0]))
         for condition, by_task in by_condition.items():
-            by_task[episode.task].append(figures(fusion, episode, condition))
+            by_task[episode.task].append(figures(fusion, episode, condition, calibrate))
     return by_condition, alone
 
 
@@ -128,12 +144,18 @@ def main() -> None:
     parser.add_argument("singles", nargs="*", metavar="MODALITY=SINGLE")
     parser.add_argument("--episodes", type=int, default=220, help="episodes of each split")
     parser.add_argument("--splits", nargs="+", choices=("test", "val"), default=["test"])
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
+    parser.add_argument("--calibrate", choices=("across", "within"), default="across")
+    parser.add_argument("--shots", type=int, help="support samples, if not those of the training's test")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     fusion, folder = opened(options.fusion)
     data = data_of_config(folder / "config.yaml", {options.fusion: fusion})
     singles = {m: opened(path)[0] for m, _, path in (text.partition("=") for text in options.singles)}
-    parts = {x: measure(fusion, singles, list(data.episodes(x, options.episodes))) for x in options.splits}
+    if options.shots:
+        data.test_episode = data.test_episode.with_shots(options.shots)
+    how = options.sides, options.calibrate
+    parts = {x: measure(fusion, singles, list(data.episodes(x, options.episodes)), *how) for x in options.splits}
     rows = {split: judged(*part) for split, part in parts.items()}
     if len(parts) > 1:
         rows["all"] = together(list(parts.values()))
@@ -147,6 +169,7 @@ def main() -> None:
         Console(width=150).print(table)
     if options.json:
         protocol = {"data": data.description(), "episodes": options.episodes, "alpha": ALPHA, "fusion": folder.name}
+        protocol["calibrate"] = options.calibrate
         protocol["singles"] = {m: single.learner.arguments() for m, single in singles.items()}
         content = {"protocol": protocol, "rows": rows, "environment": environment("cpu")}
         options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -357,7 +357,8 @@ class Detector(DescribesSupport, StreamsSeries, ExplainsScores, SelectsAnomalies
                 sizes of the support; ``"within"``: leave-one-out scores of the support, with p-values of at least
                 ``1 / (K + 1)``; ``"contamination"``: leave-one-out scores of the support without the top
                 ``contamination`` share, which also score support samples among ``samples``. None: ``"across"`` if the
-                checkpoint is calibrated, else ``"within"``.
+                checkpoint is calibrated, else ``"within"``. A sample that lacks one of several modalities is compared
+                with normal samples that are scored without it too.
             contamination: expected share of anomalies in the support, for ``calibrate="contamination"``, which is then
                 the default.
 
@@ -368,8 +369,9 @@ class Detector(DescribesSupport, StreamsSeries, ExplainsScores, SelectsAnomalies
         fit = self._as_fitted()
         decisions = fit._decisions()
         decisions.compared_with(calibrate, contamination)
-        scores = fit.score(samples, contamination is not None)
-        return decisions.p_values(torch.as_tensor(scores), calibrate, contamination).numpy()
+        readable = fit._readable(samples)
+        scores = torch.as_tensor(fit.score(readable, contamination is not None))
+        return decisions.p_values(scores, calibrate, contamination, decisions.compared_in(readable)).numpy()
 
     def predict(
         self,
@@ -403,8 +405,9 @@ class Detector(DescribesSupport, StreamsSeries, ExplainsScores, SelectsAnomalies
         """Scores, p-values and decisions in one pass; arguments and errors as for :meth:`predict`."""
         fit = self._as_fitted()
         fit._decisions().rate_to_hold(alpha, calibrate, contamination)
-        scores = fit.score(samples, contamination is not None)
-        return scores, *fit.decide(scores, alpha, calibrate, contamination)
+        readable = fit._readable(samples)
+        scores = fit.score(readable, contamination is not None)
+        return scores, *fit.decide(scores, alpha, calibrate, contamination, readable)
 
     def decide(
         self,
@@ -412,11 +415,17 @@ class Detector(DescribesSupport, StreamsSeries, ExplainsScores, SelectsAnomalies
         alpha: float | None = None,
         calibrate: Calibrate | None = None,
         contamination: float | None = None,
+        samples: dict[str, Tensor] | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """p-values and decisions of scores ``(n,)`` of :meth:`score`; the rest as for :meth:`predict`."""
+        """p-values and decisions of scores ``(n,)`` of :meth:`score`; the rest as for :meth:`predict`.
+
+        ``samples`` are those of the scores, by modality: one that lacks a modality is compared with normal samples that
+        are scored without it too. None: all have all modalities.
+        """
         decisions = self._decisions()
         rate = decisions.rate_to_hold(alpha, calibrate, contamination)
-        p = decisions.p_values(torch.as_tensor(scores), calibrate, contamination).numpy()
+        compared_in = None if samples is None else decisions.compared_in(samples)
+        p = decisions.p_values(torch.as_tensor(scores), calibrate, contamination, compared_in).numpy()
         return p, (p <= rate + ROUNDING).astype(np.int64)
 
     def way_to_decide(
@@ -428,9 +437,17 @@ class Detector(DescribesSupport, StreamsSeries, ExplainsScores, SelectsAnomalies
         """
         return self._decisions().way_to_decide(alpha, calibrate, contamination)
 
-    def normal_scores(self, calibrate: Calibrate | None = None, contamination: float | None = None) -> Tensor:
-        """Calibration scores ``(m,)``, ascending, of :meth:`p_value`; arguments and errors as there."""
-        return self._decisions().compared_with(calibrate, contamination)
+    def normal_scores(
+        self,
+        calibrate: Calibrate | None = None,
+        contamination: float | None = None,
+        shown: tuple[str, ...] | None = None,
+    ) -> Tensor:
+        """Calibration scores ``(m,)``, ascending, of :meth:`p_value`; arguments and errors as there.
+
+        ``shown`` are the modalities by which samples are compared (:meth:`compared_in`), sorted; None: all.
+        """
+        return self._decisions().compared_with(calibrate, contamination, shown)
 
     def threshold(self, alpha: float = USUAL_ALPHA, calibrate: Calibrate | None = None) -> float:
         """Score above which :meth:`predict` flags a sample.
@@ -441,6 +458,16 @@ class Detector(DescribesSupport, StreamsSeries, ExplainsScores, SelectsAnomalies
         """
         rate = self._decisions().rate_to_hold(alpha, calibrate, None)
         return threshold(self.normal_scores(calibrate), rate)
+
+    def with_point_stride(self, stride: int) -> Detector:
+        """This fit, with decisions on points (``calibrate="points"``) for scores by windows ``stride`` steps apart.
+
+        Without it they are for windows a quarter of a window apart. A mean over fewer windows varies more, so that the
+        threshold of another stride would not hold its false-alarm rate.
+        """
+        fit = self._as_fitted()
+        fit._state = replace(fit._state, decisions=fit._decisions().at_stride(stride))
+        return fit
 
     def explainer(self) -> Explainer:
         """The attributions behind :meth:`explain`; raises RuntimeError if the detector is not fitted."""

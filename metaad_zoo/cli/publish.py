@@ -31,10 +31,19 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="with --refresh: add statistics of the training tasks to these checkpoints, so that the models warn about "
         "supports unlike these tasks; needs the training data",
     )
+    command.add_argument(
+        "--modality-calibration",
+        nargs="+",
+        metavar="NAME",
+        default=[],
+        help="with --refresh: add calibration scores of samples that lack some of several modalities to these "
+        "checkpoints; needs the validation data",
+    )
     json_argument(command)
 
 
 def run(options: argparse.Namespace) -> None:
+    from metaad_zoo.experiment.shown_calibration import add_shown_calibration
     from metaad_zoo.experiment.training_tasks import add_training_tasks
     from metaad_zoo.zoo import publish, refresh
     from metaad_zoo.zoo.published import CARD
@@ -45,12 +54,16 @@ def run(options: argparse.Namespace) -> None:
         for name in options.training_tasks:
             if not add_training_tasks(options.to / name):
                 note(f"{name} was trained without tasks that have statistics: nothing is added")
+        for name in options.modality_calibration:
+            if not add_shown_calibration(options.to / name):
+                note(f"{name} reads one modality: nothing is added")
         changed = refresh(options.to)
         sentence = f"{len(changed)} files changed" + "".join(f"\n{path}" for path in changed)
         tell(options.json, {"changed": [str(path) for path in changed]}, sentence)
         return
-    if options.training_tasks:
-        raise ValueError("--training-tasks needs --refresh")
+    if options.training_tasks or options.modality_calibration:
+        option = "--training-tasks" if options.training_tasks else "--modality-calibration"
+        raise ValueError(f"{option} needs --refresh")
     if options.folder is None or options.name is None:
         raise ValueError("expected metaad publish RUN --name NAME, or metaad publish --refresh")
     notes = options.notes.read_text(encoding="utf-8") if options.notes else None

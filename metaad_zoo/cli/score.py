@@ -28,8 +28,8 @@ from metaad_zoo.cli.terminal import DAMAGED, OK, bars, note, note_account, tell
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
-    from metaad_zoo.data.chunks import Chunk
     from metaad_zoo.data.windows import Pooling
     from metaad_zoo.detector import Detector
     from metaad_zoo.experiment.series_report import SeriesReport
@@ -42,7 +42,8 @@ HELP = "score any number of samples with a detector, in constant memory"
 class Rows:
     """Some scored samples, with the columns that the data carry and the share of all samples that is scored with them;
     ``values``, ``times`` and ``after_gap`` are those of steps or windows of series, as in
-    :meth:`metaad_zoo.experiment.series_report.SeriesReport.decide`."""
+    :meth:`metaad_zoo.experiment.series_report.SeriesReport.decide`; ``several`` are the samples with a score, if
+    they are of several modalities."""
 
     names: list[str]
     scores: np.ndarray
@@ -52,10 +53,13 @@ class Rows:
     values: np.ndarray | None
     times: np.ndarray | None = None
     after_gap: np.ndarray | None = None
+    several: dict[str, Tensor] | None = None
 
 
 Scores = Callable[[Any], "np.ndarray"]
 """Scores of samples."""
+Way = tuple[Any, Any, Any]
+"""False-alarm rate, way to calibrate and contamination that decide."""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -92,7 +96,6 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from metaad_zoo.evaluation.blocks import calibration_stride
     from metaad_zoo.evaluation.labelled import in_words
     from metaad_zoo.experiment.score_file import ScoreCsv
     from metaad_zoo.modality.streams import SampleStream
@@ -104,6 +107,14 @@ def run(options: argparse.Namespace) -> int:
     detector = adapted_detector(options.folder)
     if options.points and not detector.reads_windows:
         raise ValueError(f"--points is for models of series; this one reads {sorted(detector.input_shapes)}")
+    if options.points and options.fdr is not None:
+        raise ValueError(
+            "--fdr selects among samples, and neighbouring points share windows, so that one incident would count as "
+            "many: leave out --points to select among windows, or take --alpha, which merges points into events"
+        )
+    stride = 1 if options.stride is None else options.stride
+    if options.points and not options.causal:
+        detector = detector.with_point_stride(stride)
     # Refuses what can't be decided before any work.
     way = decision_way(options, detector, options.points and not options.causal)
     calibrate = way[1]
@@ -115,15 +126,9 @@ def run(options: argparse.Namespace) -> int:
         detector.score_windows if options.points else detector.score_known, leave_one_out=calibrate == "contamination"
     )
     if options.points:
-        stride = 1 if options.stride is None else options.stride
-        if calibrate == "points" and stride > (calibrated := calibration_stride(detector.window)):
-            note(
-                f"the threshold comes from windows every {calibrated} steps: --stride {stride} averages over fewer "
-                "windows and gives more false alarms"
-            )
         rows = _points(score_them, stream, detector.window, stride, "last" if options.causal else "mean")
     else:
-        rows = _scored(detector, score_them, stream)
+        rows = _scored(detector, score_them, stream, way)
     with ExitStack() as stack:
         report = _report(options, detector, way, stream)
         written = stack.enter_context(ScoreCsv(out, options.fdr))
@@ -147,7 +152,7 @@ def run(options: argparse.Namespace) -> int:
     if unknown:
         why = "can't be read" if stream.account.damaged else "have no value at all"
         if options.points:
-            why = "are in no window with a score"
+            why = "have no value at all or are in no window with a score"
         if options.causal:
             why = f"have no value or are among the first {detector.window - 1} of a series or after a gap"
         note(f"{unknown} of {n} {what} have no score, because they {why}: their cells are left empty")
@@ -186,9 +191,7 @@ def _written(options: argparse.Namespace, is_series: bool) -> list[Path]:
     return [options.out, *events, *([options.out.with_suffix(".png")] if options.plot else [])]
 
 
-def _report(
-    options: argparse.Namespace, detector: Detector, way: tuple[Any, Any, Any], stream: SampleStream
-) -> SeriesReport | None:
+def _report(options: argparse.Namespace, detector: Detector, way: Way, stream: SampleStream) -> SeriesReport | None:
     """Events of series; None for other samples, and where all samples are selected together by ``--fdr``."""
     adaptive = follows(options, detector)
     if options.plot and (options.fdr is not None or not detector.reads_windows):
@@ -207,37 +210,45 @@ def _report(
     return SeriesReport(detector, decisions, _events(options.out), picture, options.points, stream.schemas, note)
 
 
-def _decided(
-    detector: Detector, way: tuple[Any, Any, Any], report: SeriesReport | None, rows: Rows
-) -> tuple[np.ndarray, np.ndarray]:
+def _decided(detector: Detector, way: Way, report: SeriesReport | None, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     """p-values and decisions of the samples that have a score."""
     if report is None or rows.values is None:
-        return detector.decide(rows.scores[rows.scores == rows.scores], *way)  # without NaN
+        return detector.decide(rows.scores[rows.scores == rows.scores], *way, rows.several)  # without NaN
     return report.decide(rows.names, rows.scores, rows.values, rows.times, rows.labels, rows.after_gap)
 
 
-def _scored(detector: Detector, score_them: Scores, stream: SampleStream) -> Iterator[Rows]:
-    for chunk in stream:
-        values = next(iter(chunk.samples.values())).numpy() if detector.reads_windows else None
-        _note_missing(detector, stream, chunk)
-        scores = score_them(chunk.samples)
-        series = (values, chunk.times, chunk.after_gap)
-        yield Rows(chunk.names, scores, chunk.labels, chunk.carried, chunk.done, *series)
-
-
-def _note_missing(detector: Detector, stream: SampleStream, chunk: Chunk) -> None:
-    """Add to the account which samples are compared without which of several modalities."""
+def _scored(detector: Detector, score_them: Scores, stream: SampleStream, way: Way) -> Iterator[Rows]:
     from metaad_zoo.modality.samples import have_values
 
-    valued = have_values(chunk.samples)
-    if len(chunk.samples) < 2 or not bool(valued.any()):
-        return
-    names = [name for name, is_valued in zip(chunk.names, valued.tolist(), strict=True) if is_valued]
-    compared = detector.compared_in({m: x[valued] for m, x in chunk.samples.items()})
-    for name, modalities in zip(names, compared, strict=True):
-        if lost := " and ".join(m for m in chunk.samples if m not in modalities):
-            why = f"scored without {lost}, which they or the support lack; decisions are calibrated with all modalities"
-            stream.account.add("changed", "the samples", why, [name])
+    for chunk in stream:
+        values = next(iter(chunk.samples.values())).numpy() if detector.reads_windows else None
+        several = None
+        if len(chunk.samples) > 1:
+            valued = have_values(chunk.samples)
+            several = {m: x[valued] for m, x in chunk.samples.items()}
+            names = [name for name, is_valued in zip(chunk.names, valued.tolist(), strict=True) if is_valued]
+            _note_missing(detector, stream, several, names, way)
+        scores = score_them(chunk.samples)
+        series = (values, chunk.times, chunk.after_gap)
+        yield Rows(chunk.names, scores, chunk.labels, chunk.carried, chunk.done, *series, several)
+
+
+def _note_missing(
+    detector: Detector, stream: SampleStream, samples: dict[str, Tensor], names: list[str], way: Way
+) -> None:
+    """Add to the account which samples are compared without which of several modalities, and what decides on them."""
+    from metaad_zoo.evaluation.calibration import can_hold
+
+    alpha, calibrate, contamination = way
+    for name, modalities in zip(names, detector.compared_in(samples) if names else (), strict=True):
+        lost = " and ".join(m for m in samples if m not in modalities)
+        if not lost:
+            continue
+        why = f"scored without {lost}, which they or the support lack, and compared with normal samples so scored"
+        n = len(detector.normal_scores(calibrate, contamination, tuple(sorted(modalities))))
+        if alpha is not None and not can_hold(alpha, n):
+            why += f": {n} of them can't promise {alpha} false alarms, so none is called anomalous"
+        stream.account.add("changed", "the samples", why, [name])
 
 
 def _points(score_them: Scores, stream: SampleStream, window: int, stride: int, how: Pooling) -> Iterator[Rows]:

@@ -9,25 +9,32 @@ rate of alpha then holds on average over tasks that are exchangeable with these;
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor
 
-from metaad_zoo.episodes import NORMAL, Episode, Method
+from metaad_zoo.episodes import NORMAL, Episode, Method, only, present
 
 
-def normal_scores(method: Method, episodes: Iterable[Episode]) -> Tensor:
+def normal_scores(method: Method, episodes: Iterable[Episode], shown: Collection[str] | None = None) -> Tensor:
     """Scores of all normal queries of some episodes, ``(n,)``, float64, ascending.
 
     Args:
         method: adapts to each episode's support.
         episodes: episodes of tasks that are not tested.
+        shown: modalities by which queries are scored, as if they lacked all others: those that have each of these.
+            None: all queries as they are.
     """
     parts = []
     for episode in episodes:
-        scores = method.adapt(episode.support, episode.support_labels).score(episode.query)
-        parts.append(scores[episode.query_labels == NORMAL].double().cpu())
+        query, normal = episode.query, episode.query_labels == NORMAL
+        if shown is not None:
+            usable = torch.stack([normal, *(present(query[name]) for name in shown)]).all(0)
+            query, normal = only({name: x[usable] for name, x in query.items()}, shown), normal[usable]
+        if bool(normal.any()):
+            scores = method.adapt(episode.support, episode.support_labels).score(query)
+            parts.append(scores[normal].double().cpu())
     return torch.cat(parts).sort().values
 
 

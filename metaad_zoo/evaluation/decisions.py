@@ -7,8 +7,8 @@ Guarantees and their limits:
   generated ones); or for supports of another size than the scores come from, because scores depend on it. With few
   validation tasks it is imprecise: the number of tasks counts, not the number of scores.
 - :class:`WithinTask` holds it approximately in the task itself, and never below ``1 / (K + 1)``. Windows of a series
-  are left out in blocks (:mod:`metaad_zoo.evaluation.blocks`), and points compare with points; ``K`` is then
-  the number of windows that are scored for them, a quarter of a window apart, which overlap.
+  are left out in blocks (:mod:`metaad_zoo.evaluation.blocks`), and points compare with points by windows as far apart;
+  ``K`` is then the number of windows that are scored for them, a quarter of a window apart or more, which overlap.
 - :class:`ExpectedContamination` has no guarantee: its p-value is a rank among the support's leave-one-out scores.
 
 All assume that normal samples are exchangeable. Later windows of a series drift away from the support, so that the rate
@@ -17,16 +17,18 @@ is off once the series has changed; :class:`metaad_zoo.evaluation.adaptive.Adapt
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import RLock
-from typing import Literal, Protocol
+from types import MappingProxyType
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from metaad_zoo.episodes import NORMAL, Adapted, Method, Samples, stand_for_normal
+from metaad_zoo.episodes import ANOMALOUS, NORMAL, Adapted, Method, Samples, present, stand_for_normal
 from metaad_zoo.evaluation import blocks
 from metaad_zoo.evaluation.calibration import ROUNDING, can_hold, p_values
 from metaad_zoo.evaluation.leave_one_out import SupportTooSmallError, leave_one_out_scores, own_scores, sample_keys
@@ -170,6 +172,9 @@ class SupportDecisions:
     The calibration scores of a way are computed at its first use, by one thread, and cached: leave-one-out adapts once
     a sample, and ten times to large supports (:mod:`metaad_zoo.evaluation.leave_one_out`).
 
+    A sample that lacks some of several modalities is compared with normal samples that are scored without them too:
+    those of the validation tasks, or where there are none, the support's own by leave-one-out.
+
     Args:
         method: the method, before adaptation.
         support: the support set.
@@ -177,6 +182,7 @@ class SupportDecisions:
         across: ascending scores of normal samples in the validation tasks, by the size of the support set.
         places: ``(K, 2)``, where the support's windows lie in their series (:mod:`metaad_zoo.evaluation.blocks`); None
             for samples of other kinds.
+        across_shown: as ``across``, of samples reduced to some of several modalities, by the sorted names of these.
     """
 
     def __init__(
@@ -186,12 +192,24 @@ class SupportDecisions:
         labels: Tensor,
         across: Mapping[int, Tensor],
         places: Tensor | None = None,
+        across_shown: Mapping[tuple[str, ...], Mapping[int, Tensor]] = MappingProxyType({}),
     ) -> None:
         self._method, self._support, self._labels = method, support, labels
-        self._across, self._places = across, places
-        self._by_way: dict[tuple[str, float | None], Tensor] = {}
+        self._across, self._places, self._across_shown = across, places, across_shown
+        self._point_stride: int | None = None
+        usual = labels != ANOMALOUS
+        names = [name for name, x in sorted(support.items()) if bool((present(x) & usual.to(x.device)).any())]
+        self._modalities = tuple(names)
+        self._by_way: dict[tuple[Any, ...], Tensor] = {}
         self._own_scores: tuple[list[bytes], Tensor] | None = None
         self._computing = RLock()
+
+    def at_stride(self, stride: int) -> SupportDecisions:
+        """The same, with the same cache, for scores of points by windows ``stride`` steps apart: a mean over fewer
+        windows varies more."""
+        decisions = copy.copy(self)
+        decisions._point_stride = stride
+        return decisions
 
     def _leave_out(self) -> tuple[list[bytes], Tensor]:
         with self._computing:
@@ -231,8 +249,24 @@ class SupportDecisions:
             alpha = max(USUAL_ALPHA, 1 / (n + 1))
         return self.rate_to_hold(alpha, calibrate, contamination), way
 
-    def compared_with(self, calibrate: Calibrate | None, contamination: float | None) -> Tensor:
+    def compared_in(self, samples: Samples) -> list[tuple[str, ...]] | None:
+        """Sorted names of the modalities that each sample shares with the support; None if all share all of its."""
+        masks = [present(samples[name]).tolist() for name in self._modalities]
+        if len(masks) < 2 or all(map(all, masks)):
+            return None
+        rows = zip(*masks, strict=True)
+        return [tuple(name for name, has in zip(self._modalities, row, strict=True) if has) for row in rows]
+
+    def compared_with(
+        self, calibrate: Calibrate | None, contamination: float | None, shown: tuple[str, ...] | None = None
+    ) -> Tensor:
         """The ascending scores that stand for normal samples; ``calibrate`` as for :meth:`way`.
+
+        Args:
+            calibrate: as for :meth:`way`.
+            contamination: expected share of anomalies in the support.
+            shown: modalities by which a sample is scored, see :meth:`compared_in`; None: all that the support has.
+                There may be no scores where few support samples have these.
 
         Raises:
             ValueError: ``calibrate`` is unknown or inconsistent with ``contamination``, or the support set is too
@@ -247,27 +281,53 @@ class SupportDecisions:
                 f"calibrate={calibrate!r} with contamination={contamination}: give the share of anomalies that you "
                 "expect in the support set together with calibrate='contamination', and with that alone"
             )
-        if calibrate == "across":
+        shown = shown or self._modalities
+        if len(shown) == len(self._support):
+            shown = None
+        if calibrate == "across" and shown is None:
             return scores_for_shots(self._across, shots_of(self._labels))
-        way = (calibrate, contamination)
+        way = (calibrate, contamination, shown, self._point_stride if calibrate == "points" else None)
         with self._computing:
             if way not in self._by_way:
-                if contamination is None:
+                if shown is not None:
+                    self._by_way[way] = self._shown_alone(calibrate, contamination, shown)
+                elif contamination is None:
                     self._by_way[way] = self._within(calibrate == "points")
                 else:
                     self._by_way[way] = ExpectedContamination(self._method, contamination).normal(self._leave_out()[1])
             return self._by_way[way]
 
+    def _shown_alone(self, calibrate: Calibrate, contamination: float | None, shown: tuple[str, ...]) -> Tensor:
+        """Scores of normal samples by some of their modalities."""
+        if calibrate == "across":
+            some = torch.stack([present(self._support[name]).to(self._labels.device) for name in shown]).any(0)
+            n = shots_of(self._labels[some])
+            by_shots = self._across_shown.get(shown, {})
+            if fitting := [size for size in by_shots if size <= n]:
+                return by_shots[max(fitting)]
+        try:
+            if contamination is None:
+                return leave_one_out_scores(self._method, self._support, self._labels, shown)
+            scores = own_scores(self._method, self._support, self._labels, shown)[1]
+        except SupportTooSmallError:
+            return torch.zeros(0, dtype=torch.float64)
+        return ExpectedContamination(self._method, contamination).normal(scores)
+
     @property
     def _places_of_blocks(self) -> Tensor | None:
-        """Places of the support's windows, if there are enough of them to leave out blocks."""
-        return self._places if int((self._labels == NORMAL).sum()) >= blocks.LEAST else None
+        """Places of the support's windows, if enough of them have one to leave out blocks, and not fewer than have
+        none: these are not known to be neighbours."""
+        if self._places is None:
+            return None
+        normal = self._labels == NORMAL
+        placed = int((normal & (self._places[:, 0] >= 0)).sum())
+        return self._places if placed >= blocks.LEAST and 2 * placed >= int(normal.sum()) else None
 
     @property
     def _point_steps(self) -> tuple[int, int]:
         """Steps of a window, and from one window to the next for the scores of points."""
         length = next(iter(self._support.values())).shape[1]
-        return length, blocks.calibration_stride(length)
+        return length, self._point_stride or blocks.calibration_stride(length)
 
     def _samples(self, calibrate: Calibrate | None, contamination: float | None) -> int:
         """Number of samples that bound the rate: calibration scores, or of points the windows scored for them."""
@@ -275,7 +335,10 @@ class SupportDecisions:
         places = self._places_of_blocks
         if self.way(calibrate, contamination) != "points" or places is None:
             return n
-        return min(n, blocks.scored_windows(self._labels, places, *self._point_steps))
+        length, stride = self._point_steps
+        return min(
+            n, blocks.scored_windows(self._labels, places, length, max(stride, blocks.calibration_stride(length)))
+        )
 
     def _within(self, points: bool) -> Tensor:
         """Leave-one-out scores of the normal support samples, by blocks of a series; the error names the other way
@@ -290,9 +353,22 @@ class SupportDecisions:
                 raise SupportTooSmallError(f"{error}, or take calibrate='across' (--calibrate across)") from error
             raise
 
-    def p_values(self, scores: Tensor, calibrate: Calibrate | None, contamination: float | None) -> Tensor:
-        """p-values ``(n,)``, float64; errors as in :meth:`compared_with`."""
-        return p_values(scores, self.compared_with(calibrate, contamination))
+    def p_values(
+        self,
+        scores: Tensor,
+        calibrate: Calibrate | None,
+        contamination: float | None,
+        compared_in: Sequence[tuple[str, ...]] | None = None,
+    ) -> Tensor:
+        """p-values ``(n,)``, float64, of samples with all modalities or those of :meth:`compared_in`; errors as in
+        :meth:`compared_with`."""
+        if compared_in is None:
+            return p_values(scores, self.compared_with(calibrate, contamination))
+        p = torch.empty(len(scores), dtype=torch.float64)
+        for shown in dict.fromkeys(compared_in):
+            rows = torch.tensor([names == shown for names in compared_in])
+            p[rows] = p_values(scores[rows], self.compared_with(calibrate, contamination, shown))
+        return p
 
     def rate_to_hold(self, alpha: float | None, calibrate: Calibrate | None, contamination: float | None) -> float:
         """The false-alarm rate to decide by: ``alpha``, by default 0.1, or ``1 / (n + 1)`` with contamination.

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metaad_zoo.episodes import ANOMALOUS, NORMAL, Method, Samples, count
+from metaad_zoo.episodes import ANOMALOUS, NORMAL, Method, Samples, count, only, present
 
 __all__ = ["SupportTooSmallError", "leave_one_out_scores", "own_scores", "sample_keys"]
 
@@ -38,35 +38,48 @@ class SupportTooSmallError(ValueError):
     """A support set has too few samples for leave-one-out."""
 
 
-def leave_one_out_scores(method: Method, support: Samples, support_labels: Tensor) -> Tensor:
+def leave_one_out_scores(
+    method: Method, support: Samples, support_labels: Tensor, shown: Collection[str] | None = None
+) -> Tensor:
     """Score of each normal support sample by the method adapted to all others, ``(K,)`` float64, ascending.
 
     Up to a hundred normal samples are left out one by one, more samples in ten parts.
+
+    Args:
+        method: the method, before adaptation.
+        support: the support set.
+        support_labels: ``(n,)`` of 0, 1 and -1.
+        shown: modalities by which samples are scored, as if they lacked all others: those of the normal samples that
+            have each of these. None: every normal sample by all that it has.
 
     Raises:
         SupportTooSmallError: there are fewer than two normal support samples, or fewer than three that are not known
             anomalies.
     """
-    normal = (support_labels == NORMAL).nonzero().flatten()
+    normal = ((support_labels == NORMAL) & _having(support, shown, support_labels)).nonzero().flatten()
     if len(normal) < 2:
-        raise SupportTooSmallError(f"leave-one-out needs two normal support samples, saw {len(normal)}: give more")
+        of = "" if shown is None else f" with {' and '.join(shown)}"
+        raise SupportTooSmallError(f"leave-one-out needs two normal support samples{of}, saw {len(normal)}: give more")
     _require_least(support_labels)
     parts = len(normal) if len(normal) <= EXACT else PARTS
-    return _leave_out(method, support, support_labels, normal, parts).sort().values
+    return _leave_out(method, support, support_labels, normal, parts, shown).sort().values
 
 
-def own_scores(method: Method, support: Samples, support_labels: Tensor) -> tuple[list[bytes], Tensor]:
+def own_scores(
+    method: Method, support: Samples, support_labels: Tensor, shown: Collection[str] | None = None
+) -> tuple[list[bytes], Tensor]:
     """Keys (:func:`sample_keys`) and leave-one-out scores ``(m,)`` float64 of the support samples that are not known
     anomalies.
 
     Up to ten samples are left out one by one, more samples in ten parts. Equal samples share the mean of their scores.
+    ``shown`` as for :func:`leave_one_out_scores`.
 
     Raises:
         SupportTooSmallError: there are fewer than three such samples.
     """
     _require_least(support_labels)
-    usable = (support_labels != ANOMALOUS).nonzero().flatten()
-    scores = _leave_out(method, support, support_labels, usable, min(PARTS, len(usable)))
+    usable = ((support_labels != ANOMALOUS) & _having(support, shown, support_labels)).nonzero().flatten()
+    scores = _leave_out(method, support, support_labels, usable, min(PARTS, len(usable)), shown)
     keys = sample_keys(part_of(support, usable))
     by_key: dict[bytes, list[float]] = {}
     for key, score in zip(keys, scores.tolist(), strict=True):
@@ -95,15 +108,26 @@ def sample_keys(samples: Samples) -> list[bytes]:
     return [row.tobytes() for row in np.concatenate(rows, axis=1)]
 
 
-def _leave_out(method: Method, support: Samples, labels: Tensor, rows: Tensor, parts: int) -> Tensor:
-    """Scores ``(len(rows),)`` float64 of the samples at ``rows``, left out in ``parts`` parts."""
+def _having(support: Samples, shown: Collection[str] | None, labels: Tensor) -> Tensor:
+    """Which samples ``(n,)`` have each of some modalities; all where ``shown`` is None."""
+    mask = torch.ones_like(labels, dtype=torch.bool)
+    for name in shown or ():
+        mask &= present(support[name]).to(mask.device)
+    return mask
+
+
+def _leave_out(
+    method: Method, support: Samples, labels: Tensor, rows: Tensor, parts: int, shown: Collection[str] | None
+) -> Tensor:
+    """Scores ``(len(rows),)`` float64 of the samples at ``rows`` by the modalities ``shown``, in ``parts`` parts."""
+    seen = support if shown is None else only(support, shown)
     scores = torch.empty(len(rows), dtype=torch.float64)
     for part in _with_progress(parts):
         left_out = rows[part::parts]
         mask = torch.ones(count(support), dtype=torch.bool)
         mask[left_out] = False
         adapted = method.adapt(part_of(support, mask), labels[mask.to(labels.device)])
-        chunks = [adapted.score(part_of(support, rows_at_once)) for rows_at_once in left_out.split(AT_ONCE)]
+        chunks = [adapted.score(part_of(seen, rows_at_once)) for rows_at_once in left_out.split(AT_ONCE)]
         scores[part::parts] = torch.cat(chunks).double().cpu()
     return scores
 

@@ -22,6 +22,7 @@ from metaad_zoo.evaluation.report import write_json
 from metaad_zoo.evaluation.scores import ScoreFile, record_all
 from metaad_zoo.experiment.leakage import make_up, refuse_transductive
 from metaad_zoo.experiment.progress import Progress, silent
+from metaad_zoo.experiment.shown_calibration import shown_calibration_scores
 from metaad_zoo.experiment.training_tasks import training_tasks
 from metaad_zoo.learners import (
     EmbeddingLearner,
@@ -32,7 +33,13 @@ from metaad_zoo.learners import (
     untrained,
 )
 from metaad_zoo.modality import form_of
-from metaad_zoo.zoo import Checkpoint, calibration_tensors, save_checkpoint, training_tasks_tensors
+from metaad_zoo.zoo import (
+    Checkpoint,
+    calibration_tensors,
+    save_checkpoint,
+    shown_calibration_tensors,
+    training_tasks_tensors,
+)
 
 CONTROL, CONTROLS_BY = "same network", 300
 """Name prefix of the control methods, and maximum number of episodes that they are calibrated by."""
@@ -223,7 +230,9 @@ def save_model(
         by_shots[n] = normal_scores(learner, data.calibration(shots=n))
         tick()
     splits = data.split_record.as_dict()
-    tensors = calibration_tensors(by_shots) | training_tasks_tensors(training_tasks(learner, data))
+    tensors = calibration_tensors(by_shots)
+    tensors |= shown_calibration_tensors(shown_calibration_scores(learner, data, sizes))
+    tensors |= training_tasks_tensors(training_tasks(learner, data))
     save_checkpoint(end.run_dir / "model", Checkpoint(learner, end.seen, tensors, text, splits, data.aspect))
     return by_shots
 

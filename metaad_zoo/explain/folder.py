@@ -209,7 +209,8 @@ def _judged(
         if decide is not None:
             p, decisions = decide(chunk, scores)
         elif choice.decided:
-            p, decisions = detector.decide(scores[valued], *way)
+            several = {m: x[valued] for m, x in chunk.samples.items()} if len(chunk.samples) > 1 else None
+            p, decisions = detector.decide(scores[valued], *way, several)
         if choice.fdr is not None and p is not None:
             p_values.append(p)
             decisions = None

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
         check_detector_tensors,
         schema_tensors,
         schemas_of,
+        shown_calibration,
+        shown_calibration_tensors,
         training_tasks_of,
         training_tasks_tensors,
     )
@@ -63,6 +65,8 @@ __all__ = [
     "save_checkpoint",
     "schema_tensors",
     "schemas_of",
+    "shown_calibration",
+    "shown_calibration_tensors",
     "training_tasks_of",
     "training_tasks_tensors",
 ]
@@ -76,6 +80,8 @@ _NAMES_BY_MODULE = {
         "check_detector_tensors",
         "schema_tensors",
         "schemas_of",
+        "shown_calibration",
+        "shown_calibration_tensors",
         "training_tasks_of",
         "training_tasks_tensors",
     ),

@@ -12,7 +12,7 @@ from metaad_zoo.episodes import ANOMALOUS, Adapted, count, present
 from metaad_zoo.evaluation.decisions import SupportDecisions
 from metaad_zoo.modality import get_modality
 from metaad_zoo.zoo.checkpoint import CONTAMINATION, SUPPORT_LABELS, Checkpoint
-from metaad_zoo.zoo.detector_tensors import PLACES, ROI, calibration_by_shots
+from metaad_zoo.zoo.detector_tensors import PLACES, ROI, calibration_by_shots, shown_calibration
 
 FEW = 8
 """Number of support samples whose scores are compared after a fit."""
@@ -36,7 +36,8 @@ class DetectorState:
         task = self.support(), tensors[SUPPORT_LABELS]
         is_calibrated = learner.is_calibrated_for(task[1])
         across = calibration_by_shots(tensors) if is_calibrated else {}
-        decisions = SupportDecisions(learner, *task, across, tensors.get(PLACES))
+        shown = shown_calibration(tensors) if is_calibrated else {}
+        decisions = SupportDecisions(learner, *task, across, tensors.get(PLACES), across_shown=shown)
         return DetectorState(self.checkpoint, learner.adapt(*task), decisions)
 
     def note_method(self, account: Account) -> None:

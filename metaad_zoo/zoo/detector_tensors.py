@@ -24,6 +24,8 @@ from metaad_zoo.zoo.checkpoint import CONTAMINATION, SUPPORT_LABELS, Checkpoint
 from metaad_zoo.zoo.reading import CheckpointError, parse_json
 
 CALIBRATION, LABELS, COLUMNS, SUPPORT = "calibration", SUPPORT_LABELS, "support_columns", "support/"
+SHOWN = "calibration_shown/"
+"""Calibration scores of samples reduced to some modalities, whose names, joined by ``+``, and size follow."""
 RATIO = "support_ratio"
 """Median width by height of a support set's images, before they were brought to a model's size."""
 ROI = "support_roi"
@@ -43,6 +45,26 @@ def calibration_tensors(by_shots: Mapping[int, Tensor]) -> dict[str, Tensor]:
         ['calibration/5', 'calibration/10']
     """
     return {f"{CALIBRATION}/{n}": scores for n, scores in by_shots.items()}
+
+
+def shown_calibration_tensors(by_shown: Mapping[tuple[str, ...], Mapping[int, Tensor]]) -> dict[str, Tensor]:
+    """As :func:`calibration_tensors`, of samples reduced to some modalities, by the sorted names of these.
+
+    Example:
+        >>> list(shown_calibration_tensors({("image", "tabular"): {5: torch.zeros(3)}}))
+        ['calibration_shown/image+tabular/5']
+    """
+    return {f"{SHOWN}{'+'.join(names)}/{n}": x for names, by_shots in by_shown.items() for n, x in by_shots.items()}
+
+
+def shown_calibration(tensors: Mapping[str, Tensor]) -> dict[tuple[str, ...], dict[int, Tensor]]:
+    """Inverse of :func:`shown_calibration_tensors`.
+
+    Raises:
+        ValueError: a name ends in no size.
+    """
+    sets = dict.fromkeys(name.removeprefix(SHOWN).rpartition("/")[0] for name in tensors if name.startswith(SHOWN))
+    return {tuple(text.split("+")): dict(sorted(_by_shots(tensors, f"{SHOWN}{text}").items())) for text in sets}
 
 
 def calibration_by_shots(tensors: Mapping[str, Tensor]) -> dict[int, Tensor]:
@@ -101,7 +123,8 @@ def check_detector_tensors(folder: Path, checkpoint: Checkpoint) -> None:
     tensors = checkpoint.tensors
     shapes: Mapping[str, Sequence[int]] = checkpoint.learner.arguments()["input_shapes"]
     support = {f"{SUPPORT}{name}" for name in shapes}
-    scores = {name: x for name, x in tensors.items() if name == CALIBRATION or name.startswith(f"{CALIBRATION}/")}
+    prefixes = (f"{CALIBRATION}/", SHOWN)
+    scores = {name: x for name, x in tensors.items() if name == CALIBRATION or name.startswith(prefixes)}
     distances = {name: x for name, x in tensors.items() if name.startswith(f"{DISTANCES}/")}
     unknown = sorted(
         tensors.keys()
@@ -114,6 +137,9 @@ def check_detector_tensors(folder: Path, checkpoint: Checkpoint) -> None:
         raise CheckpointError(f"{folder} holds {named}, which no detector keeps: it is damaged or was changed")
     try:
         calibration_by_shots(scores)
+        for names in shown_calibration(scores):
+            if not set(names) < set(shapes) or list(names) != sorted(set(names)):
+                raise ValueError(f"{'+'.join(names)!r} names no part of the modalities {sorted(shapes)}")
     except ValueError as error:
         raise CheckpointError(f"{folder} holds calibration scores of no known kind: {error}; damaged") from error
     if not all(x.ndim == 1 and x.dtype in KINDS and _ascending(x) for x in scores.values()):

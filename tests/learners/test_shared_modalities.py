@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from metaad_zoo.backbones import MULTIMODAL, create_backbone, list_backbones
-from metaad_zoo.detector import Detector
+from metaad_zoo.detector import Detector, load_detector
+from metaad_zoo.episodes import Episode
+from metaad_zoo.evaluation.calibration import normal_scores
 from metaad_zoo.evaluation.explanation import Explainer
 from metaad_zoo.learners import PrototypicalNetwork, learner_class
 from metaad_zoo.learners.controls import from_scratch, untrained
 from metaad_zoo.learners.other_head import with_head
 from metaad_zoo.learners.shared_modalities import SharedModalities, only
-from metaad_zoo.zoo import Checkpoint
+from metaad_zoo.zoo import Checkpoint, CheckpointError, save_checkpoint
 from tests.tiny import (
     EMBEDDING_LEARNERS,
     ENCODERS,
@@ -216,3 +219,74 @@ def test_a_detector_says_what_its_support_lacks():
     attribution = detector.explain(query)
     assert not attribution["sequence"].any(), "not read"
     assert attribution["image"].any()
+
+
+def leave_one_out_by_hand(learner, support, labels, shown):
+    """Scores of the normal samples that have all of ``shown``, reduced to them, by the learner without the sample."""
+    rows = [i for i in range(len(labels)) if labels[i] == 0 and not any(support[m][i].isnan().all() for m in shown)]
+    scores = []
+    for i in rows:
+        rest = [k for k in range(len(labels)) if k != i]
+        one = only({m: x[i : i + 1] for m, x in support.items()}, shown)
+        scores.append(learner.adapt({m: x[rest] for m, x in support.items()}, labels[rest]).score(one).item())
+    return np.array(scores)
+
+
+@pytest.mark.parametrize("calibrate", ["across", "within"])
+def test_a_sample_that_lacks_a_modality_is_compared_with_normal_samples_scored_without_it_too(calibrate):
+    learner, (support, labels, query) = parts_learner(), complete("fusion_gated", 6)
+    support, query = (x | {"image": x["image"].sigmoid()} for x in (support, query))
+    labels[-1] = 1
+    support["sequence"][0] = torch.nan
+    tensors = {"calibration/2": torch.linspace(-3, 3, 99), "calibration_shown/image+tabular/2": torch.arange(3.0)}
+    detector = Detector(Checkpoint(learner, [], tensors)).fit(support, labels)
+    mixed = {m: x.clone() for m, x in query.items()}
+    mixed["sequence"][1] = mixed["image"][2] = mixed["sequence"][3] = mixed["tabular"][3] = torch.nan
+    expected = detector.p_value(query, calibrate)
+    scores = detector.score(mixed)
+    by_hand = {s: leave_one_out_by_hand(learner, support, labels, s) for s in [("image",), ("sequence", "tabular")]}
+    by_hand["image", "tabular"] = (
+        np.arange(3.0)
+        if calibrate == "across"
+        else leave_one_out_by_hand(learner, support, labels, ("image", "tabular"))
+    )
+    assert [len(x) for x in by_hand.values()] == [5, 4, 3 if calibrate == "across" else 5]
+    for row, shown in ((1, ("image", "tabular")), (2, ("sequence", "tabular")), (3, ("image",))):
+        expected[row] = (1 + (by_hand[shown] >= scores[row] - 1e-5).sum()) / (len(by_hand[shown]) + 1)
+    np.testing.assert_allclose(detector.p_value(mixed, calibrate), expected)
+    judged = detector.judge(mixed, 0.3, calibrate)
+    np.testing.assert_allclose(judged[1], expected)
+    np.testing.assert_array_equal(judged[2], expected <= 0.3)
+    # A modality that the whole support lacks counts as missing in every sample.
+    detector.fit(only(support, ["image", "tabular"]), labels)
+    alone = detector.p_value(query, calibrate)
+    np.testing.assert_allclose(alone, detector.p_value(only(query, ["image", "tabular"]), calibrate))
+    np.testing.assert_allclose(
+        np.sort(detector.normal_scores(calibrate)), np.sort(by_hand["image", "tabular"]), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_without_normal_samples_of_its_modalities_a_sample_is_never_anomalous():
+    learner, (support, labels, query) = parts_learner(), complete("fusion_gated")
+    support, query = (x | {"image": x["image"].sigmoid()} for x in (support, query))
+    support["sequence"][1:] = torch.nan
+    detector = Detector(Checkpoint(learner, [], {"calibration": torch.linspace(-3, 3, 99)})).fit(support, labels)
+    assert (detector.p_value(only(query, ["sequence"])) == 1).all()
+
+
+@pytest.mark.parametrize("part", ["image+sequence+tabular", "tabular+image", "sound", "image+image", ""])
+def test_calibration_scores_of_other_modalities_are_refused(part, tmp_path):
+    tensors = {"calibration": torch.arange(9.0), f"calibration_shown/{part}/5": torch.arange(9.0)}
+    save_checkpoint(tmp_path, Checkpoint(parts_learner(), [], tensors))
+    with pytest.raises(CheckpointError, match="names no part of the modalities"):
+        load_detector(tmp_path)
+
+
+def test_normal_scores_of_other_tasks_are_taken_by_some_modalities():
+    learner, (support, labels, query) = parts_learner(), complete("fusion_gated")
+    query["image"][0] = torch.nan
+    episode = Episode(support, labels, query, torch.tensor([0, 0, 0, 1, 0, 1]), [], [], "task")
+    scores = normal_scores(learner, [episode], ["image"])
+    rows = [1, 2, 4]
+    expected = learner.adapt(support, labels).score(only({m: x[rows] for m, x in query.items()}, ["image"]))
+    torch.testing.assert_close(scores, expected.double().sort().values)
