@@ -15,8 +15,9 @@ from metaad_zoo.registry import unknown_name
 class PointStream:
     """Scores of the points of one series without a gap, block by block.
 
-    They are the same, to the last bit, as :func:`metaad_zoo.data.windows.score_series` gives of the whole. Held in
-    memory are the steps and the scores of the windows that points without a score yet may need.
+    They are the same, to the last bit, as :func:`metaad_zoo.data.windows.score_series` gives of the whole, except that
+    steps without any value have no score, although windows of their neighbours cover them. Held in memory are the steps
+    and the scores of the windows that points without a score yet may need.
 
     Args:
         scorer: maps ``{"sequence": (n, window, C)}`` to ``(n,)`` scores.
@@ -107,6 +108,8 @@ class PointStream:
         if until <= self.scored:
             return np.zeros(0)
         ready = self._causal(until) if self._how == "last" else self._covered(until)
+        assert self._rows is not None
+        ready[np.isnan(self._rows[self.scored - self._base : until - self._base]).all(1)] = np.nan
         self.scored = until
         return ready
 

@@ -43,17 +43,18 @@ def block_scores(method: Method, support: Samples, labels: Tensor, places: Tenso
         method: the method, before adaptation.
         support: windows ``(K, window, C)`` under one modality name, in the order of time.
         labels: ``(K,)`` of 0, 1 and -1.
-        places: ``(K, 2)`` int64: number of each window's series, and position of its first step in it.
+        places: ``(K, 2)`` int64: number of each window's series, and position of its first step in it. Windows without
+            a place, -1, are adapted to and not scored.
         stride: steps from one window to the next for the scores of points; None: scores of the windows themselves.
 
     Returns:
-        ``(m,)`` float64, ascending: a score for each normal window, or each of its points. A point's score is the mean
-        over the windows that cover it, as in :func:`metaad_zoo.data.windows.score_series`.
+        ``(m,)`` float64, ascending: a score for each normal window that has a place, or each of its points. A point's
+        score is the mean over the windows that cover it, as in :func:`metaad_zoo.data.windows.score_series`.
 
     Raises:
-        SupportTooSmallError: there are fewer than five normal windows.
+        SupportTooSmallError: there are fewer than five normal windows that have a place.
     """
-    normal = (labels == NORMAL).nonzero().flatten().cpu().numpy()
+    normal = _placed(labels, places)
     if len(normal) < LEAST:
         raise SupportTooSmallError(
             f"{len(normal)} normal windows of a series are too few to leave out blocks with their neighbours: give a "
@@ -91,9 +92,15 @@ def scored_windows(labels: Tensor, places: Tensor, length: int, stride: int) -> 
         length: steps of a window.
         stride: as for :func:`block_scores`.
     """
-    normal = (labels == NORMAL).nonzero().flatten().cpu().numpy()
+    normal = _placed(labels, places)
     runs = [run for block in _blocks(normal) for run in _adjoining(block, places, length)]
     return sum((len(run) - 1) * length // stride + 1 for run in runs)
+
+
+def _placed(labels: Tensor, places: Tensor) -> np.ndarray:
+    """Positions of the normal windows that have a place in a series."""
+    rows: np.ndarray = ((labels == NORMAL) & (places[:, 0] >= 0).to(labels.device)).nonzero().flatten().cpu().numpy()
+    return rows
 
 
 def _blocks(normal: np.ndarray) -> list[np.ndarray]:

@@ -215,6 +215,10 @@ class StreamsSeries(ScoresWindows):
         """The detector as it is fitted now."""
 
     @abstractmethod
+    def with_point_stride(self, stride: int) -> StreamsSeries:
+        """This fit, with decisions on points for scores by windows ``stride`` steps apart."""
+
+    @abstractmethod
     def _fitted(self) -> Adapted:
         """The adapted method; RuntimeError before the detector is fitted."""
 
@@ -264,7 +268,7 @@ class StreamsSeries(ScoresWindows):
         """
         fit = self._as_fitted()
         name, window = fit._windowed, fit.window
-        decisions = fit._live_decisions(alpha, calibrate, adaptive, how) if decide else None
+        decisions = fit.with_point_stride(stride)._live_decisions(alpha, calibrate, adaptive, how) if decide else None
         channels = fit._fitted_support()[name].shape[2]
         return LiveSeries(fit._live_scorer(name), window, channels, stride, how, decisions, fit.schemas.get(name))
 

@@ -60,8 +60,8 @@ class ScoresWindows(ABC):
             causal: take no later step into account.
 
         Returns:
-            Scores; NaN where no window that covers the point has a value, and in causal mode at the first
-            ``window - 1`` points and behind gaps.
+            Scores; NaN where the point has no value or no window that covers it has a score, and in causal mode at the
+            first ``window - 1`` points and behind gaps.
 
         Raises:
             RuntimeError: the detector is not fitted.
@@ -74,7 +74,9 @@ class ScoresWindows(ABC):
         fit = self._as_fitted()  # while another thread fits, the window and the scores stay those of one fit
         window = fit.window
         values, breaks = series_of(series, fit.schemas.get(fit._windowed))
-        return score_series(fit.score_windows, values, window, stride, how, breaks)
+        scores = score_series(fit.score_windows, values, window, stride, how, breaks)
+        scores[np.isnan(values).all(1)] = np.nan
+        return scores
 
     def score_windows(self, windows: Mapping[str, Tensor], leave_one_out: bool = False) -> np.ndarray:
         """As :meth:`score_known`, for windows ``(n, window, C)`` of a series under any modality name."""

@@ -103,11 +103,11 @@ def test_a_dead_sensor_gets_no_score(gap, tmp_path, monkeypatch):
     data.write_text("\n".join([*lines[:101], *[",,"] * gap, *lines[101 + gap :]]))
     assert main(["score", mine, "--data", str(data), "--out", str(out), "--points"]) == 0
     rows, scores = written(out), load_detector(mine).score_series(data)
-    # A point has a score where one of the windows of eight steps over it reaches beyond the gap.
-    assert np.flatnonzero(np.isnan(scores)).tolist() == list(range(107, 93 + gap))
+    # Windows that reach beyond the gap have a score, the steps in it have none.
+    assert np.flatnonzero(np.isnan(scores)).tolist() == list(range(100, 100 + gap))
     streamed = np.array([float(r["score"] or "nan") for r in rows])
     np.testing.assert_allclose(streamed, scores, rtol=1e-5, atol=1e-6)
-    assert {r["anomaly"] for r in rows[107 : 93 + gap]} == {""}
+    assert {r["anomaly"] for r in rows[100 : 100 + gap]} == {""}
     assert main(["score", mine, "--data", str(data), "--out", str(out)]) == 0
     empty = [i for i, r in enumerate(written(out)) if not r["score"]]
     assert empty == list(range(13, (100 + gap) // 8))

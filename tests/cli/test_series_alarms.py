@@ -219,10 +219,12 @@ def test_points_follow_the_series_and_become_events(pump, tmp_path, capsys):
     assert sum(row["anomaly"] == "1" for row in rows) == figures["anomalous"] == sum(int(e["flagged"]) for e in events)
 
 
-def test_a_stride_longer_than_that_of_the_calibration_is_noted(pump, tmp_path, capsys):
-    for stride, is_noted in (("8", False), ("16", True)):
-        notes = scored(pump, tmp_path, capsys, "later.csv", "--points", "--stride", stride)[1]
-        assert ("the threshold comes from windows every 8 steps" in notes) == is_noted
+@pytest.mark.parametrize("stride", ["4", "32"])
+def test_a_fixed_threshold_holds_its_rate_at_any_stride(stride, pump, tmp_path, capsys):
+    options = ["--points", "--no-adaptive", "--alpha", "0.1", "--stride", stride]
+    figures, _, _ = scored(pump, tmp_path, capsys, "later.csv", *options)
+    assert figures["calibrate"] == "points"
+    assert 0.025 < figures["events"]["flagged_normal_share"] < 0.2
 
 
 def test_a_shifted_series_is_warned_of_unless_the_threshold_follows(pump, tmp_path, capsys):
@@ -288,6 +290,8 @@ def test_options_that_do_not_fit_are_refused(pump, tmp_path, capsys):
     command = ["score", str(pump / "mine"), "--data", str(pump / "later.csv"), "--out", str(tmp_path / "s.csv")]
     assert main([*command, "--plot", "--fdr", "0.1"]) == 1
     assert "--plot draws series with a threshold" in capsys.readouterr().err
+    assert main([*command, "--points", "--fdr", "0.1"]) == 1
+    assert "neighbouring points share windows" in " ".join(capsys.readouterr().err.split())
     assert main([*command, "--adaptive", "--fdr", "0.1"]) == 1
     assert "leave out --fdr" in capsys.readouterr().err
     assert main([*command, "--fdr", "0.1"]) == 0

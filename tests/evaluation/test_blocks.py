@@ -111,6 +111,33 @@ def test_windows_without_a_place_are_no_history():
     assert SupportDecisions(Nearest(), support, labels, {5: torch.zeros(100)}, places).way(None, None) == "across"
 
 
+@pytest.mark.parametrize("placed", [12, 11])
+def test_windows_without_a_place_are_adapted_to_and_not_scored(placed):
+    """Of windows that have mostly no place, none is known to be a neighbour: each is left out alone."""
+    support, labels, places = history(24)
+    places[placed:] = -1
+    x, expected = support["sequence"].flatten(1), []
+    for block in np.array_split(np.arange(12), BLOCKS):
+        others = [i for i in range(24) if i < block[0] - 1 or i > block[-1] + 1]
+        expected += [min(float((x[i] - x[j]).norm()) for j in others) for i in block]
+    scores = SupportDecisions(Nearest(), support, labels, {}, places).compared_with("within", None)
+    by_hand = torch.tensor(expected, dtype=torch.float64).sort().values
+    assert torch.allclose(scores, by_hand if placed == 12 else leave_one_out_scores(Nearest(), support, labels))
+
+
+@pytest.mark.parametrize("stride", [1, WINDOW])
+def test_points_compare_with_points_of_the_same_stride(stride):
+    support, labels, places = history(20)
+    decisions = SupportDecisions(Nearest(), support, labels, {}, places)
+    scores = decisions.at_stride(stride).compared_with("points", None)
+    assert torch.equal(scores, block_scores(Nearest(), support, labels, places, stride=stride))
+    assert not torch.equal(scores, decisions.compared_with("points", None))
+    assert decisions.at_stride(stride).compared_with("within", None) is decisions.compared_with("within", None)
+    bound = 50 if stride == 1 else 20  # finer windows overlap more and are no further evidence
+    with pytest.raises(ValueError, match=f"{bound} windows behind the calibration points"):
+        decisions.at_stride(stride).rate_to_hold(0.001, "points", None)
+
+
 @pytest.mark.parametrize(("n", "expected"), [(5, 5), (20, 50), (68, 242)])
 def test_as_many_windows_as_are_scored_for_the_points_bound_the_rate(n, expected, monkeypatch):
     support, labels, places = history(n)

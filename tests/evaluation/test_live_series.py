@@ -108,6 +108,22 @@ def test_rows_come_in_any_form(detector):
         np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.parametrize(("how", "causal"), [("mean", False), ("last", True)])
+@pytest.mark.parametrize("stride", [1, 3])
+def test_rows_without_any_value_have_no_score(how, causal, stride, detector):
+    series = waves(150)
+    complete = detector.score_series(series, stride, causal=causal)
+    empty = np.r_[60:64, 149]
+    series[empty] = np.nan
+    scores = detector.score_series(series, stride, causal=causal)
+    assert np.isnan(scores[empty]).all()
+    np.testing.assert_array_equal(np.isnan(np.delete(scores, empty)), np.isnan(np.delete(complete, empty)))
+    live = detector.stream(stride, how, alpha=0.05, adaptive=False)
+    points = [*(live.push(row) for row in series), live.finish()]
+    np.testing.assert_allclose(np.concatenate([x.scores for x in points]), scores, rtol=1e-5, atol=1e-6)
+    assert not np.concatenate([x.anomalous for x in points])[empty].any()
+
+
 def test_no_window_reaches_across_a_gap(detector):
     series = waves(200)
     live = detector.stream(how="mean", decide=False)
