@@ -163,6 +163,7 @@ def test_own_files_are_evaluated_without_a_config(tmp_path, capsys):
         rows = np.column_stack([rng.normal(size=(60, 3)), np.arange(60) % 3 == 0])
         write_rows(tmp_path / "tables" / f"{name}.csv", rows, ["x", "y", "z", "anomaly"])
     arguments = [str(tmp_path / "model"), "iforest", "--data", str(tmp_path / "tables"), "--episodes", "5"]
+    arguments += ["--shots", "4", "--alpha", "0.3"]
     assert run(tmp_path, *arguments) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert {t["task"] for t in results["methods"]["iforest"]["tasks"]} == {*"abcde"}

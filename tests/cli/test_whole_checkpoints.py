@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import errno
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -15,36 +14,37 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
+from metaad_zoo import atomic_write
 from metaad_zoo.experiment.whole_checkpoints import LastCheckpoint, WholeCheckpointIO
 from metaad_zoo.learners.training import trainable
 from tests.conftest import small_learner
 from tests.learners.test_training import QUIET
-
-KILLED = """
-import os, signal, sys
-import torch
-from metaad_zoo.experiment.whole_checkpoints import WholeCheckpointIO
-import metaad_zoo.atomic_write as atomic_write
-
-def stop(*args):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-{moment} = stop
-WholeCheckpointIO().save_checkpoint({{"state_dict": {{"w": torch.ones(300_000)}}}}, sys.argv[1])
-"""
 
 
 def written(path: Path, value: float) -> None:
     WholeCheckpointIO().save_checkpoint({"state_dict": {"w": torch.full((300_000,), value)}}, path)
 
 
+def write_until(moment: str, path: Path) -> None:
+    """Write a checkpoint, and be killed where a function of ``atomic_write`` is called."""
+
+    def stop(*args):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    owner, _, name = moment.rpartition(".")
+    setattr({"atomic_write": atomic_write, "atomic_write.os": atomic_write.os}[owner], name, stop)
+    written(path, 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 @pytest.mark.parametrize("moment", ["atomic_write._sync", "atomic_write.os.replace", "atomic_write.os.fsync"])
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_earlier_one(moment, tmp_path):
     path = tmp_path / "last.ckpt"
     written(path, 0)
-    code = KILLED.format(moment=moment)
-    done = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
-    assert done.returncode == -signal.SIGKILL
+    process = multiprocessing.get_context("fork").Process(target=write_until, args=(moment, path))
+    process.start()
+    process.join(timeout=60)
+    assert process.exitcode == -signal.SIGKILL
     assert not torch.load(path, weights_only=True)["state_dict"]["w"].any()
     assert len(list(tmp_path.iterdir())) == 2, "the killed process leaves a part beside it"
     written(path, 2)
