@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
@@ -93,14 +94,18 @@ def serve(settings: ServerSettings) -> None:
         server.app.add_exception_handler(kind, no_request)
     server.app.add_exception_handler(504, _busy(settings.max_seconds))
     server.uvicorn_graceful_timeout = 5
-    server.run(
-        host=settings.host,
-        port=settings.port,
-        generate_client_file=False,
-        log_level="warning",
-        log_config=_LOG,
-        http=timed_protocol(settings.max_seconds),
-    )
+    try:
+        server.run(
+            host=settings.host,
+            port=settings.port,
+            generate_client_file=False,
+            log_level="warning",
+            log_config=_LOG,
+            http=timed_protocol(settings.max_seconds),
+        )
+    except KeyboardInterrupt:  # while workers start; once they run, LitServe ends them
+        for process in multiprocessing.active_children():
+            process.terminate()
 
 
 _LOG = {
