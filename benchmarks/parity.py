@@ -25,6 +25,7 @@ from rich.table import Table
 from sklearn.datasets import load_digits, load_wine
 
 import metaad_zoo as mz
+from metaad_zoo.data.read.images import as_images
 from metaad_zoo.detector import Detector
 from metaad_zoo.episodes import EpisodeBatch, Samples, count
 from metaad_zoo.evaluation.protocol import environment
@@ -56,12 +57,12 @@ def samples(shapes: Mapping[str, Sequence[int]], n: int, seed: int) -> dict[str,
         seed: random seed of their choice.
     """
     rng = np.random.default_rng(seed)
-    raw: dict[str, np.ndarray] = {}
+    raw: dict[str, Any] = {}
     for name, shape in shapes.items():
         if get_modality(name).value_range is not None:
             digits = load_digits().images[rng.permutation(1797)[:n]] / 16
             noise = rng.normal(0, 0.03, digits.shape)
-            raw[name] = np.clip(digits + noise, 0, 1).astype(np.float32)
+            raw[name] = as_images(np.clip(digits + noise, 0, 1), shape)
         elif len(shape) == 1:
             wines = load_wine().data
             raw[name] = wines[rng.integers(len(wines), size=n)] * rng.normal(1, 0.01, (n, wines.shape[1]))
@@ -208,26 +209,31 @@ def main() -> None:
     parser.add_argument("--query", type=int, default=QUERY, help="samples that are scored")
     parser.add_argument("--json", type=Path, help="rows of detectors that are not measured now stay in the file")
     options = parser.parse_args()
-    rows = []
-    for name in options.detectors or detectors():
-        rows.append(measure(name, options.query))
-        print(f"{name}: largest {max(rows[-1]['differences'].values()):.1e}, above what is expected {missed(rows[-1])}")
+    rows: list[dict[str, Any]] = []
     if options.json and options.json.exists():
-        measured = [row["detector"] for row in rows]
-        earlier = json.loads(options.json.read_text(encoding="utf-8"))["detectors"]
-        rows = [row for row in earlier if row["detector"] not in measured] + rows
+        rows = json.loads(options.json.read_text(encoding="utf-8"))["detectors"]
+    for name in options.detectors or detectors():
+        row = measure(name, options.query)
+        rows = [earlier for earlier in rows if earlier["detector"] != name] + [row]
+        print(
+            f"{name}: largest {max(row['differences'].values()):.1e}, above what is expected {missed(row)}", flush=True
+        )
+        if options.json:
+            write(rows, options.json)
     Console(width=220).print(result_table(rows))
-    if options.json:
-        content = {
-            "expected": EXPECTED,
-            "expected_of_exported": EXPORTED,
-            "scale": "largest absolute score of the query",
-            "shots": SHOTS,
-            "detectors": rows,
-            "missed": {row["detector"]: missed(row) for row in rows if missed(row)},
-            "environment": environment("cpu"),
-        }
-        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def write(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    content = {
+        "expected": EXPECTED,
+        "expected_of_exported": EXPORTED,
+        "scale": "largest absolute score of the query",
+        "shots": SHOTS,
+        "detectors": rows,
+        "missed": {row["detector"]: missed(row) for row in rows if missed(row)},
+        "environment": environment("cpu"),
+    }
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
