@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -14,6 +16,7 @@ from metaad_zoo.cli.parsing import nearest_keys
 from metaad_zoo.cli.train_arguments import VERBS
 from metaad_zoo.data import EpisodeDataModule
 from metaad_zoo.learners import Learner
+from metaad_zoo.zoo.reading import YAML_LIMIT, parse_yaml, read_bytes
 
 KINDS = {
     "int": "a whole number",
@@ -30,7 +33,29 @@ class HintingParser(LightningArgumentParser):
     """A parser whose errors about an unknown key name the nearest known ones; a key is never completed by a guess."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._configs: list[str] = []
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        self._configs.clear()
+        return super().parse_args(*args, **kwargs)
+
+    def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As jsonargparse's, for configs that are plain YAML of a usual size; others are refused by name."""
+        config = parse_yaml(read_bytes(Path(cfg_path), YAML_LIMIT), str(cfg_path), "mend the config")
+        for key in ("data", "model", "trainer"):
+            value = config.get(key) if isinstance(config, dict) else None
+            if isinstance(value, str) and os.path.exists(value):
+                raise ValueError(
+                    f"{cfg_path}: {key} is {value!r}, a file: expected its settings; name several configs by --config"
+                )
+        self._configs.append(str(cfg_path))
+        return super().parse_path(cfg_path, *args, **kwargs)
+
+    def add_class_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
+        """As jsonargparse's, but a config can't have other files read and shown in errors as parts of itself."""
+        names: list[str] = super().add_class_arguments(*args, **{**kwargs, "sub_configs": False})
+        return names
 
     def add_lightning_class_args(self, lightning_class: Any, nested_key: str, *args: Any, **kwargs: Any) -> list[str]:
         """As Lightning's, and for learners, which become LightningModules when they are trained."""
@@ -52,6 +77,8 @@ class HintingParser(LightningArgumentParser):
             message += f"\nDid you mean {' or '.join(dict.fromkeys(near))}?"
         elif not _unknown_keys(message):
             message = wrong_value(message) or message
+        if self._configs and not any(config in message for config in self._configs):
+            message += f"\nConfigs: {', '.join(self._configs)}"
         self.exit(2, f"error: {message}\nFor all options: {self.prog} --help\n")
         raise AssertionError("exit does not return")
 
