@@ -6,13 +6,16 @@ import math
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 from torch import Tensor
+
+from metaad_zoo.data.read.memory import TooLargeError, refuse_large
 
 Aspect = Literal["squash", "pad", "keep"]
 """How images are brought to a size of another aspect ratio: ``squash`` stretches them, ``pad`` keeps their ratio and
@@ -99,6 +102,15 @@ def decode_upload(content: bytes, name: str, channels: int, max_pixels: int) -> 
 
 def _pixels_of(path: Path, image: Image.Image, notes: list[str], channels: int | None) -> tuple[Tensor, list[str]]:
     """The pixels of an image that is loaded, and what was converted."""
+    try:
+        return _converted(path, image, notes, channels)
+    except Exception as error:  # such as a palette without the colour of a pixel
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
+        raise ValueError(f"{path} can't be read as an image ({type(error).__name__}: {error})") from error
+
+
+def _converted(path: Path, image: Image.Image, notes: list[str], channels: int | None) -> tuple[Tensor, list[str]]:
     if image.mode.startswith(("I", "F")):
         image, note = _from_deep_grey(path, image)
         notes += note
@@ -129,14 +141,13 @@ def _load(path: Path, content: bytes | None = None, max_pixels: int | None = Non
     notes = []
     formats = _formats() if content is None else ["PNG", "JPEG"]
     try:
-        with (
-            path.open("rb") if content is None else BytesIO(content) as file,
-            Image.open(file, formats=formats) as image,
-        ):
+        with path.open("rb") if content is None else BytesIO(content) as file, _opened(file, formats) as image:
             if max_pixels is not None and image.width * image.height > max_pixels:
                 raise TooManyPixelsError(
                     f"{path} has {image.width} x {image.height} pixels; at most {max_pixels} are left for it"
                 )
+            # Decoded pixels and converted ones are in memory together.
+            refuse_large(str(path), 2 * image.width * image.height * (1 if image.mode in ("1", "L") else 4))
             if any(raw in str(image.tile) for raw in ("RGB;16", "RGBA;16", "LA;16")):
                 notes.append("cut from 16 to 8 bits a channel")
             if image.getexif().get(0x0112, 1) != 1:
@@ -147,7 +158,7 @@ def _load(path: Path, content: bytes | None = None, max_pixels: int | None = Non
             source = image.format
             image.load()
             turned = ImageOps.exif_transpose(image)
-    except TooManyPixelsError:
+    except (TooManyPixelsError, TooLargeError):
         raise
     except UnidentifiedImageError as error:
         what = ", ".join(formats)
@@ -158,6 +169,16 @@ def _load(path: Path, content: bytes | None = None, max_pixels: int | None = Non
         ) from error
     turned.format = source
     return turned, notes
+
+
+def _opened(file: BinaryIO, formats: list[str]) -> ImageFile:
+    """An image of one of these formats, its head read; of a PNG all checksums are compared, as Pillow skips most."""
+    image = Image.open(file, formats=formats)
+    if image.format != "PNG":
+        return image
+    image.verify()
+    file.seek(0)
+    return Image.open(file, formats=["PNG"])
 
 
 def _from_deep_grey(path: Path, image: Image.Image) -> tuple[Image.Image, list[str]]:
