@@ -8,7 +8,7 @@ import struct
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -16,11 +16,16 @@ import torch
 from metaad_zoo.data.chunks import Chunk
 from metaad_zoo.data.log_mel import QUIET, log_mel
 from metaad_zoo.data.read.listing import common_folder, list_files
+from metaad_zoo.data.read.memory import refuse_large
 from metaad_zoo.data.read.rows import SampleSource
 
 ENDINGS = (".wav", ".wave")
 RATE = 16_000
 """Samples a second to which recordings are brought."""
+RATES = (100, 768_000)
+"""Lowest and highest number of samples a second of a recording."""
+LOUDEST = 2.0**31
+"""Largest absolute value of a recording in floats: that of integers of 32 bits which were not scaled."""
 FILES_AT_ONCE = 256
 STEP = 160
 """Samples from one spectrum to the next, 10 ms; those that share a column of an image are averaged."""
@@ -105,21 +110,53 @@ def read_wav(path: Path) -> tuple[np.ndarray, int, int]:
     try:
         with path.open("rb") as file:
             (declared,) = struct.unpack("<4xI", file.read(8))
-            if declared + 8 > path.stat().st_size + 1 and declared != 2**32 - 1:  # which stands for an unknown length
+            is_stream = declared == 2**32 - 1  # which stands for an unknown length
+            if declared + 8 > path.stat().st_size + 1 and not is_stream:
                 raise ValueError(f"it is cut off at {path.stat().st_size} of {declared + 8} bytes")
+            _check_header(file, is_stream)
             file.seek(0)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", wavfile.WavFileWarning)  # blocks that hold no sound, such as a title
                 rate, x = wavfile.read(file)
-    except (OSError, ValueError, EOFError, TypeError, IndexError, ZeroDivisionError, struct.error) as error:
-        raise ValueError(f"{path} can't be read as a WAV file ({error}): convert it, or remove it") from error
-    if x.size == 0 or rate <= 0 or x.dtype.kind not in "iuf" or not np.isfinite(x).all():
+    except Exception as error:  # a damaged file makes scipy raise whatever it stumbles over
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} can't be read as a WAV file ({reason}): convert it, or remove it") from error
+    if x.size == 0 or x.dtype.kind not in "iuf" or not np.isfinite(x).all():
         raise ValueError(f"{path} holds no sound ({x.dtype} of shape {x.shape}, {rate} samples a second): remove it")
+    if not RATES[0] <= rate <= RATES[1]:
+        raise ValueError(f"{path} says {rate} samples a second: expected from {RATES[0]} to {RATES[1]:,}; resample it")
+    refuse_large(str(path), 8 * max(len(x) * RATE // rate, 20 * rate // math.gcd(rate, RATE)))  # see resampled()
+    if x.dtype.kind == "f" and np.abs(x).max() > LOUDEST:
+        raise ValueError(
+            f"{path} holds floats up to {np.abs(x).max():.3g}: expected a sound from -1 to 1; scale it, or remove it"
+        )
     if x.dtype == np.uint8:
         sound = (x.astype(np.float64) - 128) / 128
     else:  # 24 bits come as the upper ones of 32
         sound = x.astype(np.float64) / (1 if x.dtype.kind == "f" else -float(np.iinfo(x.dtype).min))
     return sound.reshape(len(x), -1).mean(1), int(rate), 1 if x.ndim == 1 else x.shape[1]
+
+
+def _check_header(file: BinaryIO, is_stream: bool) -> None:
+    """Refuse a header whose widths disagree, and samples that are cut off: scipy reads what it finds of them.
+
+    Args:
+        file: WAV file.
+        is_stream: whether the header was written before the length was known.
+    """
+    end = file.seek(0, 2)
+    file.seek(12)
+    kind = b""
+    while kind != b"data" and len(head := file.read(8)) == 8:
+        kind, size = struct.unpack("<4sI", head)
+        start = file.tell()
+        if kind == b"fmt ":
+            channels, width, bits = struct.unpack("<2xH8xHH", file.read(16))
+            if width != channels * ((bits + 7) // 8):
+                raise ValueError(f"it has {channels} channels of {bits} bits, but {width} bytes a sample of all")
+        if kind == b"data" and start + size > end and not is_stream:
+            raise ValueError(f"it holds {end - start} of {size} bytes of sound")
+        file.seek(start + size + size % 2)
 
 
 def resampled(sound: np.ndarray, rate: int) -> np.ndarray:
