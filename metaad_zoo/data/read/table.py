@@ -293,9 +293,10 @@ class TableReader:
         if name in self._unread:
             return np.full(len(column), np.nan), "number"
         if pa.types.is_dictionary(column.type):
+            self._refuse_long(name, column.dictionary, len(column))
             column = column.cast(column.type.value_type)
         if name in self.as_text:
-            return texts_of(column), "text"
+            return self._texts(name, column), "text"
         if pa.types.is_temporal(column.type) and not pa.types.is_duration(column.type):
             return seconds_of(column), "time"
         if is_number_type(column.type):
@@ -307,14 +308,24 @@ class TableReader:
                 f"{self.path}, column {name!r}: expected numbers or text, saw values of type {column.type}"
             )
         if kind == "text":
-            return texts_of(column), kind
+            return self._texts(name, column), kind
         if kind != "time" and self._decimal is None:  # the fast way, for columns of nothing but numbers
             try:
                 numbers = pc.utf8_trim_whitespace(column.cast(pa.string())).cast(pa.float64())
                 return self._finite(name, np.asarray(numbers.to_numpy(zero_copy_only=False), np.float64))
             except pa.ArrowInvalid:
                 pass
-        return self._parse_text(name, texts_of(column), row, kind)
+        return self._parse_text(name, self._texts(name, column), row, kind)
+
+    def _texts(self, name: str, column: pa.Array) -> np.ndarray:
+        self._refuse_long(name, column, len(column))
+        return texts_of(column)
+
+    def _refuse_long(self, name: str, texts: pa.Array, rows: int) -> None:
+        """Refuse texts that take too much memory: each takes as much as the longest one."""
+        if pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type):
+            longest = pc.max(pc.binary_length(texts)).as_py() or 0
+            refuse_large(f"{self.path}, column {name!r} with a text of {longest:,} bytes,", 4 * longest * rows)
 
     def _finite(self, name: str, values: np.ndarray) -> tuple[np.ndarray, str]:
         infinite = np.isinf(values)

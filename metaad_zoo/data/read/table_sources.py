@@ -160,6 +160,8 @@ class CsvSource(TableSource):
             head = self._file.read_at(0, HEAD_BYTES)
             line = head.partition(b"\n")[0]
             refuse_wide(path, max(line.count(delimiter.encode()) for delimiter in DELIMITERS) + 1)
+            if len(line) == HEAD_BYTES and b"\r" not in line:
+                raise ValueError(f"{path}: the first line is longer than {HEAD_BYTES:,} bytes: expected a header")
             self.dialect: Dialect = read_dialect(path, head)
         except ValueError:
             self._file.close()
@@ -208,13 +210,19 @@ class _Parquet(TableSource):
     def batches(self) -> Iterator[tuple[pa.RecordBatch, float]]:
         try:
             # Without a buffer of its own, or over several row groups in one go, pyarrow keeps what it has read.
-            with parquet.ParquetFile(View(self._file), pre_buffer=False, buffer_size=1 << 20) as file:
+            reading = {"pre_buffer": False, "buffer_size": 1 << 20, "page_checksum_verification": True}
+            with parquet.ParquetFile(View(self._file), **reading) as file:
+                metadata, schema = file.metadata, file.schema_arrow
+            # A text that stands in many rows is held once, as in the file.
+            texts = [column.name for column in schema if column.type in (pa.string(), pa.large_string())]
+            with parquet.ParquetFile(View(self._file), metadata=metadata, read_dictionary=texts, **reading) as file:
                 total, done = max(1, file.metadata.num_rows), 0
                 for group in range(file.num_row_groups):
                     for batch in file.iter_batches(batch_size=ROWS, row_groups=[group], use_threads=False):
+                        batch.validate(full=True)  # text that is no UTF-8, places outside of a buffer
                         done += batch.num_rows
                         yield batch, done / total
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeError, OverflowError) as error:
             raise ValueError(f"{self.path} can't be read as Parquet ({type(error).__name__}: {error})") from error
 
     def close(self) -> None:
@@ -293,10 +301,10 @@ class _Archive(TableSource):
         try:
             arrays = map_archive(path, (*SAMPLE_ARRAYS, "y"), Path(self._scratch.name))
             self._x, self._y = _two_axes(path, sample_array(path, arrays), series), arrays.get("y")
-            if self._y is not None and (self._y.shape != self._x.shape[:1] or not np.isin(self._y, (0, 1)).all()):
+            if self._y is not None and not _are_labels(self._y, len(self._x)):
                 raise ValueError(
                     f"{path}: expected 'y' as {len(self._x)} labels 0 (normal) and 1 (anomalous), saw {self._y.dtype} "
-                    f"of shape {self._y.shape} with values {np.unique(self._y)[:9]}"
+                    f"of shape {self._y.shape} with values {self._y.ravel()[:9]}"
                 )
         except BaseException:
             self._scratch.cleanup()
@@ -308,6 +316,10 @@ class _Archive(TableSource):
 
     def close(self) -> None:
         self._scratch.cleanup()
+
+
+def _are_labels(y: np.ndarray, n: int) -> bool:
+    return y.shape == (n,) and y.dtype.kind in "biuf" and bool(np.isin(y, (0, 1)).all())
 
 
 def _two_axes(path: Path, x: np.ndarray, series: bool) -> np.ndarray:
