@@ -32,6 +32,7 @@ from metaad_zoo.modality.unlabelled import read_unlabelled
 from metaad_zoo.zoo import Checkpoint, checkpoint_files, files_in_a_folder, open_checkpoint, save_checkpoint
 from metaad_zoo.zoo.detector_state import DetectorState
 from metaad_zoo.zoo.detector_tensors import RATIO, support_tensors
+from metaad_zoo.zoo.reading import CheckpointError
 from metaad_zoo.zoo.support_facts import DescribesSupport
 from metaad_zoo.zoo.support_update import FurtherSupport, SupportChange
 from metaad_zoo.zoo.unlabelled import note_taken_as_normal
@@ -517,5 +518,8 @@ def load_detector(name: str | Path, **options: Any) -> Detector:
     """
     detector = Detector(open_checkpoint(name, **options))
     if "support_labels" in detector._checkpoint.tensors:
-        detector._state = detector._state.adapt()
+        try:
+            detector._state = detector._state.adapt()
+        except (FloatingPointError, RuntimeError, ValueError) as error:  # it could when it was saved
+            raise CheckpointError(f"{name} can't adapt to the support set that it holds ({error}): damaged") from error
     return detector

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,33 @@ def read_samples(
     Raises:
         ValueError: the form, shape, range or a value can't be used (infinite; missing, in images); files are named.
     """
+    with naming(data):
+        return _read_samples(data, input_shapes, options, schemas, reading_options)
+
+
+@contextmanager
+def naming(data: Any) -> Iterator[None]:
+    """Give errors that name no file the name of the files that are read, where ``data`` are files."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(data, TableSource):
+            data = data.path
+        sources = [data] if isinstance(data, (str, Path)) else list(data) if is_paths(data) else []
+        paths = [str(Path(source).expanduser()) for source in sources]
+        if not paths or any(path in str(error) for path in paths):
+            raise
+        others = f" and {len(paths) - 1} more files" if len(paths) > 1 else ""
+        raise ValueError(f"{paths[0]}{others}: {error}") from error
+
+
+def _read_samples(
+    data: Any,
+    input_shapes: Mapping[str, Sequence[int]],
+    options: ColumnOptions,
+    schemas: Mapping[str, Schema] | None,
+    reading_options: Mapping[str, Any],
+) -> Reading:
     reading = Reading({}, schemas=dict(schemas or {}))
     if not isinstance(data, Mapping):
         if len(input_shapes) > 1 and not (is_paths(data) or isinstance(data, TableSource)):
@@ -277,7 +305,8 @@ def read_support(
     # A copy: what is done to the caller's array later must not reach the detector.
     reading.samples = {name: x.clone() for name, x in reading.samples.items()}
     _leave_out_empty_windows(reading)
-    _refuse_empty(reading.samples)
+    with naming(support):
+        _refuse_empty(reading.samples)
     if options.columns is not None and not reading.schemas:
         _name_columns(reading, options.columns)
     return reading
@@ -334,14 +363,15 @@ def read_query(
     reading = read_samples(samples, input_shapes, options, schemas, **reading_options)
     if joins:
         _leave_out_empty_windows(reading)
-    _refuse_empty(reading.samples)
-    for name, x in reading.samples.items():
-        if x.shape[-1] != support[name].shape[-1]:
-            raise ValueError(
-                f"{name!r} has {x.shape[-1]} columns or channels, but the support set had {support[name].shape[-1]}"
-            )
-        if x.ndim == 3:
-            reading.samples[name] = as_long(x, support[name].shape[1])
+    with naming(samples):
+        _refuse_empty(reading.samples)
+        for name, x in reading.samples.items():
+            if x.shape[-1] != support[name].shape[-1]:
+                raise ValueError(
+                    f"{name!r} has {x.shape[-1]} columns or channels, but the support set had {support[name].shape[-1]}"
+                )
+            if x.ndim == 3:
+                reading.samples[name] = as_long(x, support[name].shape[1])
     return reading
 
 

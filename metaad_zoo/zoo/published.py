@@ -144,6 +144,6 @@ def read_published(folder: Path) -> Published:
         if not isinstance(first["mean"]["auroc"], float):
             raise TypeError("the first method's AUROC is no number")
         published.terms  # noqa: B018 - refuses data that names no terms
-    except (KeyError, TypeError, AttributeError, StopIteration) as error:
+    except (KeyError, TypeError, AttributeError, StopIteration, ValueError) as error:
         raise CheckpointError(f"{folder} is damaged: {METRICS} or {CONFIG} lack figures or data ({error})") from error
     return published

@@ -24,6 +24,8 @@ VALUES_LIMIT = 2_000_000
 """Largest number of values in a JSON or YAML file."""
 DEPTH_LIMIT = 64
 """Largest depth of nested JSON or YAML."""
+FETCH = "fetch the checkpoint again"
+"""What mends a damaged checkpoint."""
 CHUNK = 2**20
 """Bytes that are held in memory at once of what need not be there whole."""
 
@@ -42,9 +44,9 @@ def read_bytes(path: Path, limit: int) -> bytes:
         CheckpointError: the file can't be read, is not regular or is larger.
     """
     with _regular_file(path, limit) as file:
-        content = file.read(limit + 1)
-        if len(content) > limit:  # it has grown since
-            raise CheckpointError(f"{path} has more than {limit:,} bytes: not read")
+        content = file.read(os.fstat(file.fileno()).st_size + 1)  # the limit would be asked of the memory at once
+        if len(content) > limit:
+            raise CheckpointError(f"{path} has grown while it was read: not read")
         return content
 
 
@@ -118,12 +120,17 @@ def parse_json(content: bytes, where: str) -> Any:
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deep" if isinstance(error, RecursionError) else error
         raise CheckpointError(f"{where} is damaged: {reason}; fetch the checkpoint again") from error
-    _check_inside(value, where, 0, {})
+    _check_inside(value, where, FETCH, 0, {})
     return value
 
 
-def parse_yaml(content: bytes, where: str) -> Any:
+def parse_yaml(content: bytes, where: str, mend: str = FETCH) -> Any:
     """Plain YAML of at most ``YAML_LIMIT`` bytes: no tags that name Python objects.
+
+    Args:
+        content: content of the file.
+        where: its name, for errors.
+        mend: what to do about errors.
 
     Raises:
         CheckpointError: it is not, or is larger.
@@ -134,8 +141,8 @@ def parse_yaml(content: bytes, where: str) -> Any:
         value = yaml.load(content.decode("utf-8"), _YAML_LOADER)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"{where} is no plain YAML ({reason}); fetch the checkpoint again") from error
-    _check_inside(value, where, 0, {})
+        raise CheckpointError(f"{where} is no plain YAML ({reason}); {mend}") from error
+    _check_inside(value, where, mend, 0, {})
     return value
 
 
@@ -151,21 +158,21 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"it holds {name}, which is no JSON")
 
 
-def _check_inside(value: Any, where: str, depth: int, sizes: dict[int, int]) -> int:
+def _check_inside(value: Any, where: str, mend: str, depth: int, sizes: dict[int, int]) -> int:
     """Number of values, with each use of a YAML alias counted.
 
     Raises:
         CheckpointError: there are too many, they are nested too deep (or in themselves), or one is infinite.
     """
     if isinstance(value, float) and math.isinf(value):
-        raise CheckpointError(f"{where} is damaged: it holds an infinite number; fetch the checkpoint again")
+        raise CheckpointError(f"{where} is damaged: it holds an infinite number; {mend}")
     if not isinstance(value, (dict, list)):
         return 1
     if id(value) not in sizes:
         if depth > DEPTH_LIMIT:
-            raise CheckpointError(f"{where} is damaged: it is nested too deep; fetch the checkpoint again")
+            raise CheckpointError(f"{where} is damaged: it is nested too deep; {mend}")
         inside = value.values() if isinstance(value, dict) else value
-        sizes[id(value)] = 1 + sum(_check_inside(inner, where, depth + 1, sizes) for inner in inside)
+        sizes[id(value)] = 1 + sum(_check_inside(inner, where, mend, depth + 1, sizes) for inner in inside)
         if sizes[id(value)] > VALUES_LIMIT:
-            raise CheckpointError(f"{where} is damaged: it holds more than {VALUES_LIMIT:,} values")
+            raise CheckpointError(f"{where} is damaged: it holds more than {VALUES_LIMIT:,} values; {mend}")
     return sizes[id(value)]

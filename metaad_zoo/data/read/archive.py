@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -71,7 +72,20 @@ def read_archive(path: Path, names: Sequence[str] | None = None) -> dict[str, np
             _check_headers(archive_file, wanted)
         file.seek(0)
         with np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files if names is None or name in names}
+            arrays = {name: archive[name] for name in archive.files if names is None or name in names}
+        if strange := [name for name, x in arrays.items() if not isinstance(x, np.ndarray)]:
+            raise ValueError(f"{strange[:10]} are no arrays")
+        _check_texts(arrays)
+        return arrays
+
+
+def _check_texts(arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuse texts with characters that Unicode does not have, which NumPy reads and Python can't hold."""
+    for name, x in arrays.items():
+        if x.dtype.kind == "U":
+            codes = np.frombuffer(x.tobytes(), np.dtype(np.uint32).newbyteorder(x.dtype.byteorder))
+            if codes.max(initial=0) > sys.maxunicode:
+                raise ValueError(f"{name!r} holds a text that is no Unicode")
 
 
 def _check_headers(archive: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo]) -> None:
@@ -123,6 +137,7 @@ def map_archive(path: Path, names: Sequence[str], scratch: Path) -> dict[str, np
                     with archive.open(f"{name}.npy") as packed, unpacked.open("wb") as out:
                         shutil.copyfileobj(packed, out, 1 << 20)
                 arrays[name] = np.load(unpacked, mmap_mode="r", allow_pickle=False)
+        _check_texts(arrays)
     return arrays
 
 

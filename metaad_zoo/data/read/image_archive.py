@@ -77,14 +77,15 @@ class ImageArchive:
             raise ValueError(f"{path}: expected 't' as {n} integers, saw {labels.dtype} of shape {labels.shape}")
         if n and labels.min() < 0:
             raise ValueError(f"{path}: classes must be numbered from 0, saw {labels.min()}")
-        names = [str(name) for name in self._arrays.get("names", np.arange(labels.max(initial=-1) + 1))]
-        if n and labels.max() >= len(names):
+        names = self._arrays.get("names")
+        if names is not None and (names.ndim != 1 or (n and labels.max() >= len(names))):
             raise ValueError(
-                f"{path}: labels run from {labels.min()} to {labels.max()} but there are {len(names)} names"
+                f"{path}: labels run from {labels.min()} to {labels.max()}, but 'names' has shape {names.shape}"
             )
         if domains is not None and not np.isin(y, (0, 1)).all():
             raise ValueError(
                 f"{path}: with 't' (domains), 'y' must be 0 (normal) or 1 (anomalous), saw {np.unique(y)[:9]}"
             )
         present, labels = np.unique(labels, return_inverse=True)  # names may list classes of which there is no sample
-        return [names[i] for i in present], labels, None if domains is None else np.asarray(y == 1)
+        present_names = [str(i if names is None else names[i]) for i in present.tolist()]
+        return present_names, labels, None if domains is None else np.asarray(y == 1)

@@ -172,8 +172,10 @@ class ManifestReader:
         if column not in rows.special:
             return None
         cells = rows.special[column].tolist()
+        if null := [i for i, cell in enumerate(cells) if "\0" in cell]:
+            raise ValueError(f"{self._cell(rows, null[0], column)}: no path has a null character: mend the cell")
         numbers = [i for i, cell in enumerate(cells) if cell.replace(".", "", 1).lstrip("-").isdigit()]
-        if numbers and not any((self.path.parent / cells[i]).is_file() for i in numbers):
+        if numbers and not any(os.path.isfile(self.path.parent / cells[i]) for i in numbers):
             raise ValueError(
                 f"{self._cell(rows, numbers[0], column)}: expected the path of a file, saw the number "
                 f"{cells[numbers[0]]}: name the file with its ending, or rename the column if it is a feature"

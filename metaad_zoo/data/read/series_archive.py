@@ -64,8 +64,10 @@ def _sequences(path: Path, arrays: Mapping[str, np.ndarray]) -> SequenceArrays:
     x, y = arrays["x"], arrays.get("y")
     if y is None or not np.issubdtype(y.dtype, np.integer) or x.dtype.kind not in "biuf":
         raise ValueError("'x' of shape (n, T, C), numbers, needs 'y', the class of each, as integers")
+    names = arrays.get("names")
+    if y.size and (y.min() < 0 or (names is not None and (names.ndim != 1 or y.max() >= len(names)))):
+        seen = "" if names is None else f", 'names' has shape {names.shape}"
+        raise ValueError(f"'y' runs from {y.min()} to {y.max()}{seen}: expected classes from 0, each with a name")
     present, labels = np.unique(y, return_inverse=True)
-    names = [str(n) for n in arrays.get("names", np.arange(y.max(initial=-1) + 1))]
-    if y.min(initial=0) < 0 or y.max(initial=0) >= len(names):
-        raise ValueError(f"'y' runs from {y.min()} to {y.max()} but there are {len(names)} names")
-    return SequenceArrays(path.stem, list(x.astype(np.float32)), labels, [names[i] for i in present])
+    present_names = [str(i if names is None else names[i]) for i in present.tolist()]
+    return SequenceArrays(path.stem, list(x.astype(np.float32)), labels, present_names)
