@@ -33,7 +33,7 @@ SECONDS = np.arange(0, 3600, 5.0)
         (500 + 400.0 * (np.arange(720) % 30 == 0), True),
         (500 + 10 * SECONDS / 3600, True),
         (500 + 20 * SECONDS / 3600, False),
-        (500 - 20 * SECONDS / 3600, False),
+        (500 - 20 * SECONDS / 3600, True),
         (500 + 11.0 * ((SECONDS > 1800) & (SECONDS < 2400)), False),
     ],
     ids=["constant", "warm-up", "peaks", "little growth", "growth", "decline", "plateau"],

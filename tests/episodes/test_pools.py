@@ -217,3 +217,26 @@ def test_splits_that_share_a_class_are_refused():
     with pytest.raises(ValueError, match=r"train and test splits share \['numbers/c2'\]"):
         require_disjoint(train=train, test=test)
     require_disjoint(train=ClassTaskPool(source, ["c0", "c1"]), test=test)
+
+
+def test_synthetic_anomalies_are_drawn_and_asked_for_where_real_ones_are_too_few():
+    spec = EpisodeSpec(support_normal=5, query_normal=5, query_anomalous=4)
+    few, enough = (Domain("d", Numbers([30]), np.arange(12), np.arange(12, 12 + n)) for n in (3, 8))
+
+    def corrupt(samples, rest, rng):
+        return {name: x + 100 for name, x in samples.items()}
+
+    pool = DomainTaskPool([enough], corrupt)
+    pool.check(spec)
+    episode = pool.draw(0, spec, np.random.default_rng(0))
+    anomalies = episode.query["tabular"][episode.query_labels == ANOMALOUS]
+    assert ((anomalies >= 12) & (anomalies < 20)).all()
+    for refused in (DomainTaskPool([enough], corrupt, share=0.5), DomainTaskPool([few], corrupt)):
+        with pytest.raises(ValueError, match="d has 12 normal samples but an episode draws 14"):
+            refused.check(spec)
+    smaller = replace(spec, query_normal=3)
+    pool = DomainTaskPool([few], corrupt)
+    pool.check(smaller)
+    episode = pool.draw(0, smaller, np.random.default_rng(0))
+    anomalies = episode.query["tabular"][episode.query_labels == ANOMALOUS]
+    assert ((anomalies >= 100) & (anomalies < 112)).all()
