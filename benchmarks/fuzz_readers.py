@@ -348,9 +348,10 @@ def main() -> None:
     if options.case:
         show(options.case[0], int(options.case[1]), options)
         return
+    import timm  # noqa: F401 - once for all processes, as imports open files of the system
     import torch
 
-    import metaad_zoo.cli.train  # noqa: F401 - once for all processes
+    import metaad_zoo.cli.train  # noqa: F401
     from metaad_zoo.evaluation.protocol import environment
 
     torch.set_num_threads(1)
