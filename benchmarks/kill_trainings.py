@@ -23,6 +23,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -64,7 +65,8 @@ UNTRAINED = ("patch_memory",)
 MOMENTS = ("step", "opened", "half", "renaming")
 """Where a signal arrives: at a random moment near a random step; or when a checkpoint's file is opened, half written,
 or about to be renamed."""
-PATIENCE = 240.0
+WAITING = b"w"
+PATIENCE = 600.0
 """Seconds after which a process counts as hanging."""
 
 
@@ -135,11 +137,12 @@ class Beacons:
         self.reports, self.orders, self.moment, self.count = reports, orders, moment, count
 
     def report(self, moment: str) -> None:
-        """Send the first letter of the moment."""
+        """Send the first letter of the moment, and :data:`WAITING` before a wait."""
         os.write(self.reports, moment[0].encode())
-        if moment == self.moment != "step":
+        if moment == self.moment or (moment, self.moment) == ("step", "halt"):
             self.count -= 1
-            if self.count == 0:
+            if self.count == 0 and self.moment != "step":
+                os.write(self.reports, WAITING)
                 os.read(self.orders, 1)
 
     def install(self) -> None:
@@ -190,6 +193,11 @@ class Process:
             else:
                 time.sleep(0.02)
         return self.code
+
+    def release(self) -> None:
+        """Let the process go on, if it still runs."""
+        with suppress(BrokenPipeError):
+            os.write(self.orders, b"g")
 
     def send(self, number: int) -> None:
         """Send a signal, if the process still runs."""
@@ -268,20 +276,19 @@ def finish(processes: Sequence[Process], trial: Trial | None = None) -> list[int
 
 def stop(processes: Sequence[Process], number: int, moment: str, count: int, rng: random.Random) -> dict[str, Any]:
     """Wait for the moment's ``count``-th occurrence, send the signal to one process or all, and tell what happened."""
-    first, steps, occurrences = processes[0], 0, 0
+    first, steps = processes[0], 0
     since, pace = time.monotonic(), 0.0
-    while report := os.read(first.reports, 1):
+    while (report := os.read(first.reports, 1)) and report != WAITING:
         if report == b"s":
             steps, pace, since = steps + 1, time.monotonic() - since, time.monotonic()
-        occurrences += report == moment[0].encode()
-        if occurrences == count:
+        if moment == "step" and steps == count:
             break
     if moment == "step" and steps > 1:
         time.sleep(rng.uniform(0, 2) * min(pace, 1.0))
     targets = rng.choice([processes[:1], processes[-1:], processes])
     for process in targets:
         process.send(number)
-    os.write(first.orders, b"g")
+    first.release()
     whom = "all" if len(targets) == len(processes) else f"rank {processes.index(targets[0])}"
     return {"moment": moment, "step": steps, "to": whom}
 
@@ -349,7 +356,7 @@ def stop_and_resume(case: Case, number: int, runs: Path, expected: dict[str, Any
         text = (runs / "log.txt").read_text(errors="replace")
         trial.faults.append(f"the resumed training ended with {codes}: {text[-600:]}")
     else:
-        trial.differences = list(differences(expected, end_of(run)))
+        trial.differences = list(differences(expected, end_of(run)))[:10]
     return trial
 
 
@@ -388,6 +395,16 @@ def summary(trials: Sequence[Trial]) -> dict[str, Any]:
     return figures
 
 
+def often() -> None:
+    """Write checkpoints every :data:`EVERY` steps."""
+    original = LastCheckpoint.__init__
+
+    def initialise(self: LastCheckpoint, **settings: Any) -> None:
+        original(self, **{**settings, "every_n_train_steps": EVERY})
+
+    LastCheckpoint.__init__ = initialise  # type: ignore[method-assign]
+
+
 def warm_up() -> None:
     """Do in the server what every training would do again: imports, and the types of the command line."""
     with TemporaryDirectory() as folder:
@@ -402,11 +419,13 @@ def main() -> None:
     parser.add_argument("--temporary", type=Path, required=True, help="temporary folder, on another file system")
     parser.add_argument("--trials", type=int, default=2, help="trials for each case and signal")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--only", nargs="+", help="names of learners")
+    parser.add_argument("--only", nargs="*", help="names of learners; none: only --joined")
     parser.add_argument("--two", nargs="+", default=["maml", "reptile", "protonet", "imaml"], help="in two processes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where to write the results")
+    parser.add_argument("--joined", type=Path, nargs="+", default=[], help="results to add, such as of other learners")
     args = parser.parse_args()
+    earlier = [json.loads(path.read_text()) for path in args.joined]
     for folder in (args.runs, args.temporary):
         folder.mkdir(parents=True, exist_ok=True)
     os.environ["TMPDIR"] = str(args.temporary)
@@ -415,18 +434,13 @@ def main() -> None:
     todo = [
         c for c in todo if (not args.only or c.learner in args.only) and (c.processes == 1 or c.learner in args.two)
     ]
-    original = LastCheckpoint.__init__
-
-    def often(self: LastCheckpoint, **settings: Any) -> None:
-        original(self, **{**settings, "every_n_train_steps": EVERY})
-
-    LastCheckpoint.__init__ = often  # type: ignore[method-assign]
+    often()
     warm_up()
     other = args.runs.stat().st_dev != args.temporary.stat().st_dev
-    trials: list[Trial] = []
-    for trial in measure(todo, args.runs, args.trials, args.seed):
-        trials.append(trial)
-        print(json.dumps(asdict(trial)), flush=True)
+    other = other and all(results["temporary_folder_on_another_file_system"] for results in earlier)
+    trials = [Trial(**trial) for results in earlier for trial in results["trials"]]
+
+    def write() -> None:
         results = {
             "temporary_folder_on_another_file_system": other,
             "summary": summary(trials),
@@ -435,6 +449,12 @@ def main() -> None:
         }
         if args.json:
             write_whole(args.json, json.dumps(results, indent=1) + "\n")
+
+    write()
+    for trial in measure(todo, args.runs, args.trials, args.seed):
+        trials.append(trial)
+        print(json.dumps(asdict(trial)), flush=True)
+        write()
     shutil.rmtree(args.runs)
     print(json.dumps(summary(trials), indent=2))
 

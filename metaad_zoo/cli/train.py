@@ -27,6 +27,7 @@ from metaad_zoo import data as data_room
 from metaad_zoo.atomic_write import write_whole
 from metaad_zoo.cli.first_picture import FirstPicture
 from metaad_zoo.cli.loggers import given_loggers, log_hyperparameters, log_test_figures
+from metaad_zoo.cli.lost import lost_process
 from metaad_zoo.cli.resume import find_checkpoint, read_checkpoint, refuse_other_config, splits_of_checkpoint
 from metaad_zoo.cli.sweep import run_sweep, take_sweep
 from metaad_zoo.cli.terminal import NARROW, error_in_words, note, note_account, progress_bars, wide_console
@@ -283,6 +284,10 @@ def run(argv: Sequence[str] | None = None, program: str = PROGRAM) -> TrainingCL
         raise SystemExit(f"error: {own_error(error) or error}") from error
     except OSError as error:
         raise SystemExit(f"error: {error_in_words(error)}") from error
+    except RuntimeError as error:
+        if (cause := lost_process(error)) is None:
+            raise
+        raise SystemExit(f"error: {cause}") from error
     return cli
 
 
@@ -369,6 +374,9 @@ def _trained_or_read(cli: TrainingCLI, trains: bool) -> tuple[dict[str, Any], st
         _fit(cli)
         best = cli.run_dir / "checkpoints" / "best.ckpt"
         weights = BEST if best.is_file() else "last step"
+        if not best.is_file() and _best_validation(cli, saved=True) is not None:
+            weights = f"last step, because {best} was removed during the training"
+            note(f"the weights are those of the {weights}")
         checkpoint = read_checkpoint(best, learner) if best.is_file() else {}
         after = _best_validation(cli)
         if before is not None and after is not None and after < before:
@@ -401,12 +409,12 @@ def _start(cli: TrainingCLI) -> tuple[dict[str, Tensor], float | None]:
     return state, figures[0].get("val/auroc") if figures else None
 
 
-def _best_validation(cli: TrainingCLI) -> float | None:
-    """Validation AUROC of the best weights, or of the last ones if only those are kept; None without validation."""
+def _best_validation(cli: TrainingCLI, saved: bool = False) -> float | None:
+    """Validation AUROC of the best weights, or, unless ``saved``, of the last ones; None without validation."""
     for callback in cli.trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, ModelCheckpoint) and callback.monitor == "val/auroc":
             return None if callback.best_model_score is None else float(callback.best_model_score)
-    last = cli.trainer.callback_metrics.get("val/auroc")
+    last = None if saved else cli.trainer.callback_metrics.get("val/auroc")
     return None if last is None else float(last)
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 from metaad_zoo.experiment.training_config import difference, read_config
@@ -180,7 +184,7 @@ def train_all(
         tell(f"{len(finished)} of {len(trainings)} trainings are finished: {', '.join(t.name for t in finished)}")
     waiting = [training for training in trainings if states[training.folder] != "finished"]
     processes = _Processes(command, min(jobs, max(len(waiting), 1)))
-    with ThreadPoolExecutor(processes.jobs) as pool:
+    with ThreadPoolExecutor(processes.jobs) as pool, _sigterm_as_exit():
         try:
             codes = list(pool.map(lambda t: processes.run(t, states[t.folder], tell), waiting))
         except BaseException:
@@ -195,6 +199,23 @@ def train_all(
             f"{len(failed)} of {len(trainings)} trainings failed ({', '.join(t.name for t in failed)}): {where}; the "
             "same command goes on where they stopped"
         )
+
+
+@contextmanager
+def _sigterm_as_exit() -> Iterator[None]:
+    """Context in which SIGTERM ends this process by an exception, as Ctrl-C does, so that no training stays alone."""
+
+    def leave(signum: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Processes:

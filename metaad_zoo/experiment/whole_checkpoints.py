@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import signal
 import threading
 from pathlib import Path
@@ -56,7 +57,10 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """The newest state, for resuming: every so many steps, at the end, and at the step in which SIGTERM arrives.
+    """The newest state, for resuming: every so many steps, after each validation and epoch, and at SIGTERM.
+
+    Between a validation and the batch before it nothing is written, since Lightning resumes such a state after the
+    validation that it has not seen.
 
     Lightning's own answer to SIGTERM writes no checkpoint and exits with code 0. With several processes its handler
     calls a collective at whatever moment the signal arrives, at which another process may wait in another one. Here
@@ -65,7 +69,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self._requested = False
+        self._requested = self._epoch_ends = False
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._catch_sigterm(pl_module)
@@ -84,13 +88,25 @@ class LastCheckpoint(ModelCheckpoint):
             signal.signal(signal.SIGTERM, request)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        stops = self._requested if trainer.world_size == 1 else pl_module.stop_agreed
         batches = batch_idx + 1
-        steps = batches % trainer.accumulate_grad_batches == 0 or batches == trainer.num_training_batches
-        if stops and steps:  # gradients that wait for further batches are in no checkpoint
+        ends = batches == trainer.num_training_batches
+        validates = ends or batches % (trainer.val_check_batch or math.inf) == 0
+        self._epoch_ends = ends
+        steps = ends or batches % trainer.accumulate_grad_batches == 0  # waiting gradients are in no checkpoint
+        if not validates:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self._requested if trainer.world_size == 1 else pl_module.stop_agreed:
+            if steps and not validates:
+                self._save(trainer)
+            if steps or validates:
+                self._stop(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking and not self._epoch_ends:
             self._save(trainer)
-            self._stop(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._save(trainer)  # after the best checkpoint, whose figure it holds
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         if self._requested and trainer.world_size == 1:
@@ -105,6 +121,7 @@ class LastCheckpoint(ModelCheckpoint):
             self._stop(trainer)
 
     def _save(self, trainer: pl.Trainer) -> None:
+        self._last_global_step_saved = trainer.global_step
         trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt", weights_only=False)  # all of the state
 
     def _stop(self, trainer: pl.Trainer) -> None:

@@ -8,8 +8,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import redirect_stdout
 
@@ -128,6 +130,26 @@ def test_a_failed_training_does_not_stop_the_others(tmp_path):
     with pytest.raises(ChildProcessError, match=r"1 of 2 trainings failed \(.*/a\).*same command goes on"):
         train_all(trainings, COMMAND, 1)
     assert (tmp_path / "b" / "results.json").is_file()
+
+
+def test_sigterm_stops_the_running_training_too(tmp_path):
+    training = stand_in(tmp_path / "a")
+    write = "pathlib.Path(sys.argv[1][5:] + '.pid').write_text(str(os.getpid()))"
+    waits = f"import os, pathlib, sys, time; {write}; time.sleep(60)"
+
+    def terminate():
+        while not (pid := tmp_path / "a.pid").is_file() or not pid.read_text():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=terminate).start()
+    lines = []
+    with pytest.raises(SystemExit) as stopped:
+        train_all([training], [sys.executable, "-c", waits], 1, lines.append)
+    assert stopped.value.code == 143
+    assert lines[-1].startswith("stopped: the same command goes on")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "a.pid").read_text()), 0)
 
 
 def test_a_folder_with_other_settings_is_refused_before_any_training(tmp_path):

@@ -84,29 +84,42 @@ class Terminate(pl.Callback):
         setattr(self, hook, lambda trainer, *_: trainer.global_step == step and os.kill(os.getpid(), signal.SIGTERM))
 
 
+class Validations(pl.Callback):
+    """Steps after which a validation has been finished."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_validation_end(self, trainer, learner):
+        if not trainer.sanity_checking:
+            self.steps.append(trainer.global_step)
+
+
 def trained(folder, data, *, stop=None, resume=None, **length):
     torch.manual_seed(3)
-    learner = small_learner(steps=1)
+    learner, validations = small_learner(steps=1), Validations()
     learner.diagnose_every = 0
-    last = LastCheckpoint(dirpath=folder, filename="last", every_n_train_steps=3, enable_version_counter=False)
-    callbacks = [last, *([Terminate(*stop)] if stop else [])]
+    last = LastCheckpoint(dirpath=folder, filename="last", every_n_train_steps=1, enable_version_counter=False)
+    callbacks = [validations, last, *([Terminate(*stop)] if stop else [])]
     trainer = pl.Trainer(**QUIET, callbacks=callbacks, plugins=[WholeCheckpointIO()], **length)
     trainer.fit(trainable(learner), datamodule=copy.deepcopy(data), ckpt_path=resume, weights_only=True)
-    return learner.state_dict()
+    return learner.state_dict(), validations.steps
 
 
 @pytest.mark.parametrize(
-    ("hook", "step", "saved"),
+    ("hook", "step", "saved", "validated"),
     [
-        ("on_train_batch_start", 1, 2),
-        ("on_validation_batch_start", 4, 3),
-        ("on_train_end", 4, 4),
+        ("on_train_batch_start", 0, 1, [2, 4]),
+        ("on_train_batch_start", 1, 1, [2, 4]),
+        ("on_validation_batch_start", 2, 1, [2, 4]),
+        ("on_validation_end", 2, 3, [4]),
+        ("on_train_end", 4, 4, []),
     ],
 )
-def test_sigterm_leaves_a_checkpoint_that_resumes_to_the_same_end(hook, step, saved, tmp_path, digits):
-    """Epochs of four batches in groups of three: the second step of an epoch has one batch."""
+def test_sigterm_leaves_a_checkpoint_that_resumes_to_the_same_end(hook, step, saved, validated, tmp_path, digits):
+    """Two epochs of four batches in groups of three; a step before a validation is not saved without it."""
     length = {"max_epochs": 2, "accumulate_grad_batches": 3}
-    straight = trained(tmp_path / "a", digits, **length)
+    straight, _ = trained(tmp_path / "a", digits, **length)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as stopped:
         trained(tmp_path / "b", digits, stop=(hook, step), **length)
@@ -114,7 +127,19 @@ def test_sigterm_leaves_a_checkpoint_that_resumes_to_the_same_end(hook, step, sa
     assert signal.getsignal(signal.SIGTERM) == before
     last = str(tmp_path / "b" / "last.ckpt")
     assert torch.load(last, weights_only=True)["global_step"] == saved
-    resumed = trained(tmp_path / "b", digits, resume=last, **length)
+    resumed, validations = trained(tmp_path / "b", digits, resume=last, **length)
+    assert validations == validated
+    assert all(torch.equal(x, straight[name]) for name, x in resumed.items())
+
+
+@pytest.mark.parametrize("length", [{"check_val_every_n_epoch": 2}, {"val_check_interval": 2}], ids=str)
+def test_checkpoints_after_epochs_without_and_with_several_validations_resume_to_the_same_end(length, tmp_path, digits):
+    length = {"max_epochs": 2, **length}
+    straight, validations = trained(tmp_path / "a", digits, **length)
+    with pytest.raises(SystemExit):
+        trained(tmp_path / "b", digits, stop=("on_train_batch_start", 4), **length)
+    resumed, rest = trained(tmp_path / "b", digits, resume=str(tmp_path / "b" / "last.ckpt"), **length)
+    assert rest == [step for step in validations if step > 4]
     assert all(torch.equal(x, straight[name]) for name, x in resumed.items())
 
 

@@ -170,6 +170,25 @@ def test_changed_vanished_and_renamed_classes_are_told(kind):
     assert {gone, renamed} <= {*again.seen}
 
 
+def test_data_that_change_within_an_epoch_are_refused_and_between_two_epochs_they_join(tmp_path):
+    write_images(tmp_path / "own", EIGHT)
+    first = images(tmp_path / "own", tasks_per_batch=1)
+    loader = first.train_dataloader()
+    next(iter(loader))
+    within = first.state_dict()
+    loader.batch = len(loader)
+    between = first.state_dict()
+    write_images(tmp_path / "own", ["a"])
+    for state in (within, between):
+        again = go_on(images(tmp_path / "own", tasks_per_batch=1), state)
+        again.load_state_dict(state)
+        if state is within:
+            with pytest.raises(ValueError, match=r"the data changed within an epoch.*new since the checkpoint: own/a"):
+                again.train_dataloader()
+        else:
+            assert len(again.train_dataloader()) == len(loader)
+
+
 def test_swapped_folders_are_refused(tmp_path):
     """The samples that were trained on are now called by the name of a test class."""
     write_images(tmp_path / "own", EIGHT)

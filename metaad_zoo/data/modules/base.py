@@ -296,6 +296,11 @@ class EpisodeDataModule(pl.LightningDataModule):
         if isinstance(limit, int):  # a shorter epoch ends there for the stream too, or a resumed run would go astray
             self._train_loader.n_batches = min(limit, self._train_loader.n_batches)
         if self._resume_at:
+            if 0 < self._resume_at["batch"] < self._train_loader.n_batches and self.changes:
+                raise ValueError(
+                    f"the data changed within an epoch of this training ({'; '.join(self.changes)}): restore them, or "
+                    "start a new run without --ckpt_path; new data may join between two epochs"
+                )
             self._train_loader.load_state_dict(self._resume_at)
             self._resume_at = None
         return self._train_loader
