@@ -242,7 +242,7 @@ class Detector(DescribesSupport, StreamsSeries, ExplainsScores, SelectsAnomalies
                 checkpoint = replace(earlier._checkpoint, tensors=further.joined_to(earlier._checkpoint.tensors))
                 self._state = DetectorState(checkpoint).adapt()
                 self._state.note_method(reading.account)
-            self.change = _change(earlier, self._as_fitted(), further)
+            self.change = SupportChange.between(earlier, self._as_fitted(), further)
             self.change.note(reading.account)
             self.account = reading.account
         return self
@@ -274,9 +274,8 @@ class Detector(DescribesSupport, StreamsSeries, ExplainsScores, SelectsAnomalies
         return options | {"aspect": "squash"} if self.aspect == "keep" and self.is_fitted else options
 
     def _image_options(self, ratio: float | None) -> dict[str, Any]:
-        if not any(get_modality(name).reads_arrays for name in self.usual_shapes):
-            return {}
-        return {"aspect": self.aspect, "usual_ratio": ratio}
+        reads_arrays = any(get_modality(name).reads_arrays for name in self.usual_shapes)
+        return {"aspect": self.aspect, "usual_ratio": ratio} if reads_arrays else {}
 
     def _support(self) -> dict[str, Tensor]:
         return self._state.support()
@@ -303,18 +302,16 @@ class Detector(DescribesSupport, StreamsSeries, ExplainsScores, SelectsAnomalies
         fit = self._as_fitted()
         adapted, readable = fit._fitted(), fit._readable(samples)
         size = scoring_chunk(readable)
-        chunks = [
-            adapted.score({name: x[i : i + size] for name, x in readable.items()})
-            for i in range(0, count(readable), size)
-        ]
+        starts = range(0, count(readable), size)
+        chunks = [adapted.score({name: x[i : i + size] for name, x in readable.items()}) for i in starts]
         scores = torch.cat(chunks).double().cpu()
         return np.asarray(fit._decisions().without_themselves(readable, scores) if leave_one_out else scores)
 
     def _fitted(self) -> Adapted:
         adapted = self._state.adapted
-        if adapted is None:
-            raise RuntimeError("this detector is not fitted: call detector.fit(support) with a few samples first")
-        return adapted
+        if adapted is not None:
+            return adapted
+        raise RuntimeError("this detector is not fitted: call detector.fit(support) with a few samples first")
 
     def _as_fitted(self) -> Detector:
         fit = Detector.__new__(type(self))
@@ -418,15 +415,12 @@ class Detector(DescribesSupport, StreamsSeries, ExplainsScores, SelectsAnomalies
         contamination: float | None = None,
         samples: dict[str, Tensor] | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """p-values and decisions of scores ``(n,)`` of :meth:`score`; the rest as for :meth:`predict`.
-
-        ``samples`` are those of the scores, by modality: one that lacks a modality is compared with normal samples that
-        are scored without it too. None: all have all modalities.
-        """
+        """p-values and decisions of scores ``(n,)`` of :meth:`score`; the rest as for :meth:`predict`. ``samples`` are
+        those of the scores, by modality, some of which may lack one; None: none does."""
         decisions = self._decisions()
         rate = decisions.rate_to_hold(alpha, calibrate, contamination)
-        compared_in = None if samples is None else decisions.compared_in(samples)
-        p = decisions.p_values(torch.as_tensor(scores), calibrate, contamination, compared_in).numpy()
+        shared = None if samples is None else decisions.compared_in(samples)
+        p = decisions.p_values(torch.as_tensor(scores), calibrate, contamination, shared).numpy()
         return p, (p <= rate + ROUNDING).astype(np.int64)
 
     def way_to_decide(
@@ -444,10 +438,8 @@ class Detector(DescribesSupport, StreamsSeries, ExplainsScores, SelectsAnomalies
         contamination: float | None = None,
         shown: tuple[str, ...] | None = None,
     ) -> Tensor:
-        """Calibration scores ``(m,)``, ascending, of :meth:`p_value`; arguments and errors as there.
-
-        ``shown`` are the modalities by which samples are compared (:meth:`compared_in`), sorted; None: all.
-        """
+        """Calibration scores ``(m,)``, ascending, of :meth:`p_value`; arguments and errors as there. ``shown``: sorted
+        modalities by which samples are compared (:meth:`compared_in`); None: all."""
         return self._decisions().compared_with(calibrate, contamination, shown)
 
     def threshold(self, alpha: float = USUAL_ALPHA, calibrate: Calibrate | None = None) -> float:
@@ -461,11 +453,7 @@ class Detector(DescribesSupport, StreamsSeries, ExplainsScores, SelectsAnomalies
         return threshold(self.normal_scores(calibrate), rate)
 
     def with_point_stride(self, stride: int) -> Detector:
-        """This fit, with decisions on points (``calibrate="points"``) for scores by windows ``stride`` steps apart.
-
-        Without it they are for windows a quarter of a window apart. A mean over fewer windows varies more, so that the
-        threshold of another stride would not hold its false-alarm rate.
-        """
+        """This fit, with decisions on points for scores by windows this far apart; usually it is a quarter window."""
         fit = self._as_fitted()
         fit._state = replace(fit._state, decisions=fit._decisions().at_stride(stride))
         return fit
@@ -483,19 +471,6 @@ class Detector(DescribesSupport, StreamsSeries, ExplainsScores, SelectsAnomalies
         checkpoint = self._checkpoint
         reference = next(checkpoint.learner.parameters(), torch.zeros(()))
         return _from_files, (checkpoint_files(checkpoint), reference.dtype, reference.device)
-
-
-def _change(earlier: Detector, now: Detector, further: FurtherSupport) -> SupportChange:
-    numbers = len(earlier.support_labels), count(further.samples), further.repeated
-    if not count(further.samples):
-        return SupportChange(*numbers)
-    try:
-        rate = max(earlier.way_to_decide()[0], now.way_to_decide()[0])
-        thresholds = earlier.threshold(rate), now.threshold(rate)
-        flagged = int(earlier.predict(further.normal, rate).sum())
-    except (RuntimeError, ValueError):  # too few samples to decide by: nothing changes in decisions
-        return SupportChange(*numbers)
-    return SupportChange(*numbers, rate, *thresholds, flagged)
 
 
 def _from_files(files: dict[str, bytes], dtype: torch.dtype, device: torch.device) -> Detector:

@@ -41,6 +41,20 @@ class SupportChange:
     threshold_after: float | None = None
     flagged: int | None = None
 
+    @classmethod
+    def between(cls, earlier: Any, now: Any, further: FurtherSupport) -> SupportChange:
+        """The change from one :class:`metaad_zoo.Detector` to the same with further samples in its support set."""
+        numbers = len(earlier.support_labels), count(further.samples), further.repeated
+        if not count(further.samples):
+            return cls(*numbers)
+        try:
+            rate = max(earlier.way_to_decide()[0], now.way_to_decide()[0])
+            thresholds = earlier.threshold(rate), now.threshold(rate)
+            flagged = int(earlier.predict(further.normal, rate).sum())
+        except (RuntimeError, ValueError):  # too few samples to decide by: nothing changes in decisions
+            return cls(*numbers)
+        return cls(*numbers, rate, *thresholds, flagged)
+
     def note(self, account: Account) -> None:
         """Add the change to an account."""
         if self.repeated:
