@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import os
+import subprocess
 import sys
 
 import numpy as np
@@ -50,11 +50,18 @@ def test_too_short_a_run_is_not_judged(soak):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_of_this_process(soak):
-    before = soak.tree_memory(os.getpid())
-    block = np.ones(50 * 2**17)  # 50 MiB
-    after = soak.tree_memory(os.getpid())
-    assert after["processes"] >= 1
+def test_memory_of_a_process(soak):
+    code = "print(flush=True); input(); block = bytearray(b'x' * 50 * 2**20); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        child.stdout.readline()
+        before = soak.tree_memory(child.pid)
+        child.stdin.write("\n")
+        child.stdin.flush()
+        child.stdout.readline()
+        after = soak.tree_memory(child.pid)
+        child.kill()
+    assert before["processes"] == after["processes"] == 1
     for measure in ("resident", "anonymous"):
         assert 45 < after[measure] - before[measure] < 60
-    assert block.nbytes == 50 * 2**20

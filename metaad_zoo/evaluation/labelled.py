@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.integrate import trapezoid
 
 from metaad_zoo.evaluation.titles import TITLES
 
@@ -82,11 +81,11 @@ def _figures(
 ) -> dict[str, float]:
     """Figures of weighted samples in descending order of their scores."""
     hits, alarms = (np.cumsum(weights * kind)[ends] for kind in (anomalous, ~anomalous))
-    recall, false_alarms = hits / hits[-1], alarms / alarms[-1]
+    recall, false_alarms = hits / hits[-1], np.append(0, alarms / alarms[-1])
     both = hits + alarms
     precision = np.divide(hits, both, out=np.ones_like(both), where=both > 0)
     figures = {
-        "auroc": float(trapezoid(np.append(0, recall), np.append(0, false_alarms))),
+        "auroc": float(np.sum(np.diff(false_alarms) * (recall + np.append(0, recall[:-1])) / 2)),
         "ap": float(np.sum(np.diff(recall, prepend=0) * precision)),
     }
     if decided is None:

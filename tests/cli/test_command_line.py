@@ -120,10 +120,13 @@ def test_an_unknown_key_in_a_config_gets_one_too(tmp_path, capsys):
         ("--alpha=0.0001", r"alpha \(--alpha\) is 0.0001; expected .* at least 1/41"),
         ("--trainer.limit_test_batches=2", "set data.test_episodes"),
         ("tset", "Did you mean test"),
-        ("--model.inner_loop.steps=many", "^2 error: --model.inner_loop.steps is 'many': expected a whole number\nFor"),
-        ("--model.optimizer.lr=fast", "^2 error: --model.optimizer.lr is 'fast': expected a number\nFor"),
-        ("--data.camera.noise=loud", "^2 error: --data.camera.noise is 'loud': expected a number\nFor"),
-        ("--data.image_size=big", "^2 error: --data.image_size is 'big': expected a whole number or null\nFor"),
+        (
+            "--model.inner_loop.steps=many",
+            "^2 error: --model.inner_loop.steps is 'many': expected a whole number\nConf",
+        ),
+        ("--model.optimizer.lr=fast", "^2 error: --model.optimizer.lr is 'fast': expected a number\nConf"),
+        ("--data.camera.noise=loud", "^2 error: --data.camera.noise is 'loud': expected a number\nConf"),
+        ("--data.image_size=big", "^2 error: --data.image_size is 'big': expected a whole number or null\nConf"),
     ],
 )
 def test_settings_that_cannot_work_end_in_a_plain_error_before_training(wrong, complaint, tmp_path, capsys):

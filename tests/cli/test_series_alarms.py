@@ -278,7 +278,7 @@ def test_parts_shorter_than_a_window_have_no_score(pump, tmp_path, capsys):
     notes = " ".join(notes.split())
     assert (figures["samples"], figures["without_value"]) == (220, 30)
     assert "long.csv: 10 steps have no score: they are in parts shorter than the window of 32" in notes
-    assert "30 of 220 points have no score, because they are in no window with a score" in notes
+    assert "30 of 220 points have no score, because they have no value at all or are in no window with a score" in notes
     (folder / "long.csv").unlink()
     command = ["score", str(pump / "mine"), "--data", str(folder), "--out", str(out / "s.csv"), "--points"]
     assert main(command) == 1

@@ -179,8 +179,9 @@ def test_an_option_that_is_newer_than_a_run_has_its_default_there():
 def test_a_stopped_sweep_stops_its_trainings(tmp_path):
     """SIGINT to the parent alone, as a scheduler sends it."""
     code = f"""
-import pathlib, sys
+import pathlib, signal, sys
 from metaad_zoo.experiment.sweep import Training, train_all
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background of a shell ignores it
 folders = [pathlib.Path(sys.argv[1], name) for name in "ab"]
 slow = {STAND_IN.replace("0.3", "30")!r}
 train_all([Training("", 0, f, (f"--at={{f}}",), {{}}) for f in folders], [sys.executable, "-c", slow], 1)
