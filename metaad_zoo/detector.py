@@ -453,7 +453,7 @@ class Detector(DescribesSupport, StreamsSeries, ExplainsScores, SelectsAnomalies
         return threshold(self.normal_scores(calibrate), rate)
 
     def with_point_stride(self, stride: int) -> Detector:
-        """This fit, with decisions on points for scores by windows this far apart; usually it is a quarter window."""
+        """This fit, deciding on points scored by windows ``stride`` steps apart; without it, a quarter window apart."""
         fit = self._as_fitted()
         fit._state = replace(fit._state, decisions=fit._decisions().at_stride(stride))
         return fit

@@ -28,7 +28,7 @@ class Backbone(nn.Module):
         source: origin of the pretrained weights that it started from; None: random ones.
         n_parts: number of equally long blocks of the embedding that a learner compares on their own, see
             :class:`metaad_zoo.backbones.multimodal.Fusion`; NaN for a block that a sample lacks.
-        gives_missing: whether embeddings hold NaN for what a sample lacks, at their own places.
+        gives_missing: whether embeddings hold NaN in the columns of values that a sample lacks.
         cpu_tasks: number of tasks to run at once on a CPU for the best speed, limited by its caches; None: any number.
     """
 

@@ -56,8 +56,8 @@ def find_checkpoint(wanted: str | None, folder: Path, run: str | None = None) ->
 
 
 def _newest_whole(last: Path) -> tuple[Path | None, str]:
-    """The file, or if it is missing or damaged the newest whole checkpoint beside it, None if there is none; and why it
-    is not the file itself."""
+    """``last``, or the newest whole checkpoint beside it if ``last`` is missing or damaged (None: there is none), and
+    the reason why ``last`` can't be taken."""
     files = sorted(last.parent.glob("*.ckpt"), key=lambda path: -path.stat().st_mtime_ns)
     others = [path for path in files if path != last and ".part." not in path.name]
     reason = f"{last} does not exist"

@@ -236,7 +236,7 @@ def _scored(detector: Detector, score_them: Scores, stream: SampleStream, way: W
 def _note_missing(
     detector: Detector, stream: SampleStream, samples: dict[str, Tensor], names: list[str], way: Way
 ) -> None:
-    """Add to the account which samples are compared without which of several modalities, and what decides on them."""
+    """Add to the account the samples that lack some of several modalities, and the normal samples they compare with."""
     from metaad_zoo.evaluation.calibration import can_hold
 
     alpha, calibrate, contamination = way
@@ -244,10 +244,10 @@ def _note_missing(
         lost = " and ".join(m for m in samples if m not in modalities)
         if not lost:
             continue
-        why = f"scored without {lost}, which they or the support lack, and compared with normal samples so scored"
+        why = f"scored without {lost}, which they or the support lack; so are the normal samples they are compared with"
         n = len(detector.normal_scores(calibrate, contamination, tuple(sorted(modalities))))
         if alpha is not None and not can_hold(alpha, n):
-            why += f": {n} of them can't promise {alpha} false alarms, so none is called anomalous"
+            why += f"; {n} of these can't promise {alpha} false alarms, so no such sample is called anomalous"
         stream.account.add("changed", "the samples", why, [name])
 
 

@@ -36,7 +36,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--max-seconds",
         type=float,
         default=30.0,
-        help="maximum time in seconds for a request to arrive, and again until its scoring begins (default: 30)",
+        help="maximum time in seconds for the head of a request, for its body, and until scoring begins (default: 30)",
     )
 
 

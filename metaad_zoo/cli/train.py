@@ -278,7 +278,7 @@ def run(argv: Sequence[str] | None = None, program: str = PROGRAM) -> TrainingCL
     except SIGTERMException as stop:
         if stop.code == 0:  # one of several processes; the first one tells
             raise
-        note("stopped by SIGTERM; --ckpt_path last goes on from the last whole checkpoint, if there is one yet")
+        note("stopped by SIGTERM; --ckpt_path last continues from the last whole checkpoint, if there is one")
         raise SystemExit(TERMINATED) from stop
     except (ValueError, ChildProcessError, FloatingPointError, MisconfigurationException) as error:
         raise SystemExit(f"error: {own_error(error) or error}") from error
@@ -398,7 +398,7 @@ def _fit(cli: TrainingCLI) -> None:
         last = cli.run_dir / "checkpoints" / "last.ckpt"
         if not last.is_file():
             raise
-        raise FloatingPointError(f"{error}; {last} has the last good weights that were saved") from error
+        raise FloatingPointError(f"{error}; {last} holds the last good weights that were saved") from error
 
 
 def _start(cli: TrainingCLI) -> tuple[dict[str, Tensor], float | None]:

@@ -23,8 +23,8 @@ def normal_scores(method: Method, episodes: Iterable[Episode], shown: Collection
     Args:
         method: adapts to each episode's support.
         episodes: episodes of tasks that are not tested.
-        shown: modalities by which queries are scored, as if they lacked all others: those that have each of these.
-            None: all queries as they are.
+        shown: modalities by which queries are scored, as if they lacked all others; queries that lack one of these
+            are left out. None: all queries as they are.
     """
     parts = []
     for episode in episodes:

@@ -205,8 +205,8 @@ class SupportDecisions:
         self._computing = RLock()
 
     def at_stride(self, stride: int) -> SupportDecisions:
-        """The same, with the same cache, for scores of points by windows ``stride`` steps apart: a mean over fewer
-        windows varies more."""
+        """These decisions for points that are scored by windows ``stride`` steps apart, with the same cache. A larger
+        stride means fewer windows a point, whose mean varies more."""
         decisions = copy.copy(self)
         decisions._point_stride = stride
         return decisions

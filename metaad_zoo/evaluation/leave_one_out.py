@@ -49,8 +49,8 @@ def leave_one_out_scores(
         method: the method, before adaptation.
         support: the support set.
         support_labels: ``(n,)`` of 0, 1 and -1.
-        shown: modalities by which samples are scored, as if they lacked all others: those of the normal samples that
-            have each of these. None: every normal sample by all that it has.
+        shown: modalities by which samples are scored, as if they lacked all others; samples that lack one of these
+            get no score. None: every normal sample by all that it has.
 
     Raises:
         SupportTooSmallError: there are fewer than two normal support samples, or fewer than three that are not known

@@ -203,7 +203,7 @@ def train_all(
 
 @contextmanager
 def _sigterm_as_exit() -> Iterator[None]:
-    """Context in which SIGTERM ends this process by an exception, as Ctrl-C does, so that no training stays alone."""
+    """Context in which SIGTERM ends this process by an exception, as Ctrl-C does, so that no training runs on alone."""
 
     def leave(signum: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + signum)

@@ -63,8 +63,8 @@ class LastCheckpoint(ModelCheckpoint):
     validation that it has not seen.
 
     Lightning's own answer to SIGTERM writes no checkpoint and exits with code 0. With several processes its handler
-    calls a collective at whatever moment the signal arrives, at which another process may wait in another one. Here
-    the handler only takes note, and the processes agree with the reduction that a training step has anyway.
+    starts a collective operation as soon as the signal arrives, while another process may wait in a different one. Here
+    the handler only records the signal, and the processes agree by the reduction that each training step has anyway.
     """
 
     def __init__(self, **settings: Any) -> None:

@@ -48,7 +48,7 @@ class DivergenceError(FloatingPointError):
             what = f"the support loss is {loss} at inner step {step}"
         cause = "the inner loop diverged: lower inner_loop.lr or inner_loop.steps"
         if step == 0:
-            cause = "before any step, so the support or the weights hold NaN, infinity or too large values"
+            cause = "that is before any step, so the support or the weights hold NaN, infinity or too large values"
         super().__init__(f"{what}: {cause}")
         self.step, self.tasks = step, tasks
 

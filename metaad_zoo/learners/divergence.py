@@ -23,7 +23,7 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def require_finite_weights(learner: Learner, step: int) -> None:
-    """Check weights, such as before they are written over good ones.
+    """Check weights, for instance before a checkpoint of good ones is overwritten.
 
     Raises:
         FloatingPointError: a weight or a statistic is not finite.
@@ -76,5 +76,5 @@ def _what_is_wrong(learner: Learner, task: EpisodeBatch, parameters: Mapping[str
         return None
     return (
         f"{task.tasks[0]}: the outer gradient of {name} is not finite, though the losses are: {REMEDY}; "
-        "inner_loop.order=1 goes without second derivatives"
+        "inner_loop.order=1 avoids second derivatives"
     )

@@ -52,8 +52,8 @@ class _Training(Learner, pl.LightningModule):
     """Hooks of Lightning.
 
     Attributes:
-        stop_requested: whether this process is to end the training at the next step.
-        stop_agreed: whether any process is, as all of them know since the present step; of several processes.
+        stop_requested: whether this process has been asked to end the training after the current step.
+        stop_agreed: with several processes, whether any of them has been asked to; they agree on it at each step.
     """
 
     learner_class: type[Learner]
@@ -122,7 +122,7 @@ class _Training(Learner, pl.LightningModule):
             all_tasks, stops, errors = self.trainer.strategy.reduce(sums.to(self.device), reduce_op="sum").tolist()
             self.stop_agreed, share = stops > 0, tasks * self.trainer.world_size / all_tasks
             if errors and diverged is None:
-                diverged = FloatingPointError(f"at outer step {self.global_step}, another process diverged, see there")
+                diverged = FloatingPointError(f"at outer step {self.global_step}, another process diverged: see there")
         if diverged is not None:
             raise diverged
         return share
@@ -131,8 +131,8 @@ class _Training(Learner, pl.LightningModule):
         """Check losses and gradients before they change the weights; together, because each check waits for the GPU.
 
         Raises:
-            FloatingPointError: one is not finite. Under a gradient scaler, which lowers its scale and skips such steps,
-                that holds for gradients at a scale of 1 and less.
+            FloatingPointError: one is not finite. Gradients that a scaler scales by more than 1 are not checked, as the
+                scaler skips such a step and lowers its scale.
         """
         batches, losses = zip(*self._unchecked, strict=True)
         self._unchecked.clear()

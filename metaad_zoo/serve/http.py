@@ -104,7 +104,7 @@ class BoundedRequests:
                     return True
 
         too_large = RefusedError(
-            413, f"the request has more than {self.max_bytes} bytes, the limit (--max-bytes): send several"
+            413, f"the request has more than {self.max_bytes} bytes, the limit (--max-bytes): send several requests"
         )
         try:
             whole = await asyncio.wait_for(read(), self.max_seconds)
@@ -196,7 +196,7 @@ def form_files(body: bytes, boundary: str, max_files: int) -> list[bytes]:
 
     Args:
         body: body of the request.
-        boundary: what separates its parts, from the header.
+        boundary: separator of its parts, as the header names it.
         max_files: maximum number of files.
 
     Raises:
@@ -208,7 +208,7 @@ def form_files(body: bytes, boundary: str, max_files: int) -> list[bytes]:
         [b'content']
     """
     if not boundary or len(boundary) > 70:
-        raise RefusedError(422, f"expected {FORM} with a boundary, saw none")
+        raise RefusedError(422, f"expected {FORM} with a boundary, saw none of up to 70 characters")
     separator = b"\r\n--" + boundary.encode("latin-1", "replace")
     preamble, *parts = (b"\r\n" + body).split(separator, max_files + 1)
     if len(parts) < 2 or preamble.strip() or (len(parts) <= max_files and not parts[-1].startswith(b"--")):

@@ -39,7 +39,8 @@ class ServerSettings:
         max_samples: maximum number of samples in one request.
         max_bytes: maximum size of one request, in bytes.
         max_pixels: maximum number of pixels of all image files of one request together.
-        max_seconds: maximum time in seconds for a request to arrive, and again until its scoring begins.
+        max_seconds: maximum time in seconds for the head of a request to arrive, for its body, and until its scoring
+            begins; each of the three may take so long.
         max_batch: maximum number of requests that are scored together, at least 2.
         batch_timeout: maximum time to wait for a full batch, in seconds.
         calibrate: calibration scores, ``"across"``, ``"within"`` or None; see :meth:`metaad_zoo.Detector.predict`.
@@ -213,7 +214,7 @@ def image_samples(files: Any, detector: Detector, settings: ServerSettings) -> n
 
 def _refuse_many(n: int, settings: ServerSettings) -> None:
     if n > settings.max_samples:
-        raise ValueError(f"saw {n} samples; at most {settings.max_samples} a request: send several")
+        raise ValueError(f"saw {n} samples; at most {settings.max_samples} a request: send several requests")
 
 
 def _stacked(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -27,7 +27,7 @@ DEPTH_LIMIT = 64
 FETCH = "fetch the checkpoint again"
 """What mends a damaged checkpoint."""
 CHUNK = 2**20
-"""Bytes that are held in memory at once of what need not be there whole."""
+"""Size in bytes of the chunks of a file that is not read into memory as a whole."""
 
 _YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The one in C takes a tenth of the time; it is missing where PyYAML was built without libyaml."""
@@ -46,7 +46,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
     with _regular_file(path, limit) as file:
         content = file.read(os.fstat(file.fileno()).st_size + 1)  # the limit would be asked of the memory at once
         if len(content) > limit:
-            raise CheckpointError(f"{path} has grown while it was read: not read")
+            raise CheckpointError(f"{path} grew while it was read: not accepted")
         return content
 
 
@@ -56,7 +56,7 @@ def read_chunks(path: Path, limit: int) -> Iterator[bytes]:
         while content := file.read(CHUNK):
             limit -= len(content)
             if limit < 0:
-                raise CheckpointError(f"{path} has grown while it was read: not read")
+                raise CheckpointError(f"{path} grew while it was read: not accepted")
             yield content
 
 
@@ -133,7 +133,7 @@ def parse_yaml(content: bytes, where: str, mend: str = FETCH) -> Any:
         mend: what to do about errors.
 
     Raises:
-        CheckpointError: it is not, or is larger.
+        CheckpointError: it is not plain YAML, or is larger.
     """
     if len(content) > YAML_LIMIT:
         raise CheckpointError(f"{where} has {len(content):,} bytes, expected at most {YAML_LIMIT:,}: not read")

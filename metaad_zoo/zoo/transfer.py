@@ -1,4 +1,4 @@
-"""Files over http(s): one deadline for a whole fetch, sizes bounded, redirects that lead no further inside."""
+"""Files over http(s): one deadline for a fetch, limits of size, no redirects from the internet to private networks."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class Transfer:
             sha256: expected sha256; None does not check it.
 
         Raises:
-            CheckpointError: there is no such file, it is larger or another one, the network fails, the time is over, or
+            CheckpointError: there is no such file, its size or sha256 is wrong, the network fails, the time is over, or
                 the server redirects to where it must not.
         """
         path = _local_path(url)
@@ -153,7 +153,7 @@ class Transfer:
             with self._answer(url) as answer:
                 answer.raise_for_status()
                 if answer.headers.get("content-encoding", "identity") != "identity":
-                    raise CheckpointError(f"{url} comes compressed, although it was asked for as it is: not fetched")
+                    raise CheckpointError(f"{url} comes compressed, but was requested uncompressed: not fetched")
                 for chunk in answer.raw.stream(CHUNK, decode_content=False):
                     size += len(chunk)
                     if size > limit:
@@ -190,7 +190,7 @@ class Transfer:
                 continue
 
     def watch(self, connection: socket.socket, host: str, proxied: bool) -> socket.socket:
-        """The same connection, which is cut at the deadline; refused where it leads further inside than the first.
+        """The same connection, which is cut at the deadline. Refused if it leads further inside than the first one.
 
         Raises:
             CheckpointError: it does, or the time is over.
@@ -271,8 +271,8 @@ def _check_scheme(url: str, requested: str) -> None:
     if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOCAL):
         return
     raise CheckpointError(
-        f"{url}{by_redirect} is no https:// address: what comes over others can be changed on its way, so none is "
-        "fetched but from this machine"
+        f"{url}{by_redirect} is no https:// address: content from others can be changed on its way, so they are "
+        "accepted for this machine alone"
     )
 
 

@@ -74,7 +74,7 @@ def read_archive(path: Path, names: Sequence[str] | None = None) -> dict[str, np
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files if names is None or name in names}
         if strange := [name for name, x in arrays.items() if not isinstance(x, np.ndarray)]:
-            raise ValueError(f"{strange[:10]} are no arrays")
+            raise ValueError(f"{strange[:10]} are not arrays")
         _check_texts(arrays)
         return arrays
 
@@ -85,7 +85,7 @@ def _check_texts(arrays: Mapping[str, np.ndarray]) -> None:
         if x.dtype.kind == "U":
             codes = np.frombuffer(x.tobytes(), np.dtype(np.uint32).newbyteorder(x.dtype.byteorder))
             if codes.max(initial=0) > sys.maxunicode:
-                raise ValueError(f"{name!r} holds a text that is no Unicode")
+                raise ValueError(f"{name!r} holds a text that is not valid Unicode")
 
 
 def _check_headers(archive: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo]) -> None:
@@ -101,7 +101,7 @@ def _check_headers(archive: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo])
         with archive.open(member) as file:
             version = np.lib.format.read_magic(file)
             if version not in readers:
-                raise ValueError(f"{member.filename} has version {version} of the format: expected an array of numbers")
+                raise ValueError(f"{member.filename} has npy version {version}: expected an array of numbers")
             shape, _, dtype = readers[version](file)
             size = member.file_size - file.tell()
         if not dtype.hasobject and math.prod(shape) * dtype.itemsize != size:
@@ -142,7 +142,7 @@ def map_archive(path: Path, names: Sequence[str], scratch: Path) -> dict[str, np
 
 
 def _refuse_unpacking(path: Path, members: Sequence[zipfile.ZipInfo], scratch: Path) -> None:
-    """Refuse to unpack arrays that fill the disk, or that are so much larger than the file that they hold nothing."""
+    """Refuse arrays that do not fit on the disk, and arrays above the limit of memory that are compressed too much."""
     size = sum(member.file_size for member in members)
     if size > MOST_COMPRESSION * sum(member.compress_size for member in members):
         refuse_large(str(path), size)

@@ -138,7 +138,7 @@ def read_wav(path: Path) -> tuple[np.ndarray, int, int]:
 
 
 def _check_header(file: BinaryIO, is_stream: bool) -> None:
-    """Refuse a header whose widths disagree, and samples that are cut off: scipy reads what it finds of them.
+    """Refuse a header that contradicts itself, and samples that are cut off, of which scipy reads what is there.
 
     Args:
         file: WAV file.
@@ -153,9 +153,11 @@ def _check_header(file: BinaryIO, is_stream: bool) -> None:
         if kind == b"fmt ":
             channels, width, bits = struct.unpack("<2xH8xHH", file.read(16))
             if width != channels * ((bits + 7) // 8):
-                raise ValueError(f"it has {channels} channels of {bits} bits, but {width} bytes a sample of all")
+                raise ValueError(
+                    f"its header says {channels} channels of {bits} bits, but {width} bytes for all channels together"
+                )
         if kind == b"data" and start + size > end and not is_stream:
-            raise ValueError(f"it holds {end - start} of {size} bytes of sound")
+            raise ValueError(f"it is cut off: it holds {end - start} of {size} bytes of sound")
         file.seek(start + size + size % 2)
 
 

@@ -173,7 +173,7 @@ class ManifestReader:
             return None
         cells = rows.special[column].tolist()
         if null := [i for i, cell in enumerate(cells) if "\0" in cell]:
-            raise ValueError(f"{self._cell(rows, null[0], column)}: no path has a null character: mend the cell")
+            raise ValueError(f"{self._cell(rows, null[0], column)}: a path can't hold a null character: mend the cell")
         numbers = [i for i, cell in enumerate(cells) if cell.replace(".", "", 1).lstrip("-").isdigit()]
         if numbers and not any(os.path.isfile(self.path.parent / cells[i]) for i in numbers):
             raise ValueError(
@@ -193,7 +193,7 @@ class ManifestReader:
         return files
 
     def _refuse_outside(self, rows: Rows, column: str, files: Sequence[Path | None]) -> None:
-        """A manifest may come from anybody, and must not have files read that its sender can't name otherwise."""
+        """A manifest may come from somebody else, who must not get other files of this machine read."""
         root = os.path.join(os.path.realpath(self.path.parent), "")
         outside = [i for i, f in enumerate(files) if f is not None and not os.path.realpath(f).startswith(root)]
         if outside:
@@ -201,8 +201,8 @@ class ManifestReader:
             link = f", a link to {os.path.realpath(str(file))}," if os.path.abspath(str(file)).startswith(root) else ""
             raise ValueError(
                 f"{self._cell(rows, first, column)}: {file}{link} lies outside of the manifest's folder "
-                f"({len(outside)} such rows): give paths from the manifest's folder on, and put the manifest into a "
-                "folder that holds the files themselves"
+                f"({len(outside)} such rows): give paths relative to the manifest's folder, and put the files "
+                "themselves there, not links"
             )
 
     def _images(self, files: Sequence[Path]) -> tuple[ImageArrays, tuple[int, ...]]:
