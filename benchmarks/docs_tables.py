@@ -15,8 +15,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import judging_tables  # these three beside this script
+import judging_tables  # these four beside this script
 import peers
+import reliability_tables
 from result_tables import (
     REPOSITORY,
     RESULTS,
@@ -65,6 +66,9 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "tsb-ad": lambda: tsb_ad_rows(read_json(RESULTS / "tsb_ad.json")),
     "patch series": lambda: judging_tables.patch_series(_results("patch_series")["rows"]),
     "patch series adapted": lambda: judging_tables.patch_series(_results("patch_series")["adapted"]),
+    "reliability: files and requests": reliability_tables.files_and_requests,
+    "reliability: trainings": reliability_tables.trainings,
+    "reliability: mutants": reliability_tables.mutants,
     "table speed": lambda: table_speed_rows(read_json(RESULTS / "table_speed.json")),
     "inspection speed": lambda: inspection_speed_rows(read_json(RESULTS / "inspection_speed.json")),
 }

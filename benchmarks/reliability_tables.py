@@ -1,0 +1,162 @@
+"""Rows of docs/reliability.md from result files: what was tried, how often, and what was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from result_tables import RESULTS, head, read_json
+
+Result = Mapping[str, Any]
+
+
+def files_and_requests() -> list[str]:
+    """Rows of mutated files, awkward supports, concurrency, parity and the server."""
+    rows = {
+        "fuzz_readers": _mutated_files,
+        "awkward_supports": _awkward_supports,
+        "concurrency": _concurrency,
+        "parity": _parity,
+        "server_load": _server,
+    }
+    return [*_head(), *(_row(name, cells) for name, make in rows.items() for cells in make(_result(name)))]
+
+
+def trainings() -> list[str]:
+    """Rows of killed trainings and of an hour of work."""
+    return [*_head(), _row("kill_trainings", _kills(_result("kill_trainings"))), _row("soak", _soak(_result("soak")))]
+
+
+def mutants() -> list[str]:
+    """The row of mutation testing."""
+    return [*_head("killed"), _row("mutation", _mutants(_result("mutation")))]
+
+
+def _head(outcome: str = "lost") -> list[str]:
+    return head("what", "tried", outcome, "command")
+
+
+def _result(name: str) -> Result:
+    result: Result = read_json(RESULTS / f"{name}.json")
+    return result
+
+
+def _row(name: str, cells: tuple[str, str, str]) -> str:
+    return f"| {' | '.join(cells)} | `python benchmarks/{name}.py` |"
+
+
+def _mutated_files(result: Result) -> list[tuple[str, str, str]]:
+    readers = result["readers"].values()
+    total = {key: sum(reader[key] for reader in readers) for key in ("cases", "compared")}
+    kinds = ("crash", "hang", "unnamed", "executed", "wrong", "memory")
+    lost = {key: sum(reader[key] for reader in readers) for key in kinds}
+    most = max(reader["most_mib"] for reader in readers)
+    return [
+        (
+            "Mutated files",
+            f"{total['cases']:,} files of {len(readers)} readers (images, CSV, Parquet, npz, WAV, manifests, configs, "
+            "checkpoints): bits, cuts, splices, huge numbers, forged headers",
+            f"{lost['crash']} crashes, {lost['hang']} hangs, {lost['unnamed']} errors that do not name the file, "
+            f"{lost['executed']} that run code; {lost['wrong']} of {total['compared']:,} readings differ from those "
+            f"of a reference library without a note; {lost['memory']} over the limit of memory ({most:,.0f} MiB, a "
+            "Parquet page that states a wrong size)",
+        )
+    ]
+
+
+def _awkward_supports(result: Result) -> list[tuple[str, str, str]]:
+    slowest = max(kind.get("slowest_seconds", 0) for kind in result["kinds"].values())
+    return [
+        (
+            "Awkward supports",
+            f"{len(result['kinds'])} kinds (one sample, identical, all anomalous, huge, NaN, wrong shape, ...) for "
+            f"{sum(result['detectors'].values())} detectors: {result['tried']:,} fits; {result['tried_again']} that "
+            "failed at first were tried again after their causes were fixed",
+            f"{result['failed']} without a finite score or an error of this package; the slowest took {slowest:.0f} s",
+        )
+    ]
+
+
+def _concurrency(result: Result) -> list[tuple[str, str, str]]:
+    return [
+        (
+            "Concurrency",
+            f"{len(result['detectors'])} detectors in {', '.join(result['scores'])}: "
+            f"{sum(result['scores'].values()):,} scores beside {sum(result['fits'].values()):,} fits of others",
+            f"largest difference to the detector alone {max(result['largest'].values()):.1g}",
+        )
+    ]
+
+
+def _parity(result: Result) -> list[tuple[str, str, str]]:
+    pairs = [pair for detector in result["detectors"] for pair in detector["differences"].items()]
+    exports = max(value for name, value in pairs if name.startswith("export"))
+    others = max(value for name, value in pairs if not name.startswith("export"))
+    return [
+        (
+            "Parity",
+            f"{len(result['detectors'])} published and default detectors: batches, order, save and load, threads, "
+            "engines, exports",
+            f"largest difference {others:.1e} of the largest score, of exports {exports:.1e}",
+        )
+    ]
+
+
+def _server(result: Result) -> list[tuple[str, str, str]]:
+    load, stop = result["load"], result["sigterm"]
+    bad = load["requests"] - load["good"]
+    before = stop["sent_before"]
+    return [
+        (
+            "Server under load",
+            f"{load['requests']:,} requests of {load['clients']} clients, {bad} of them malformed, oversized or slow",
+            f"{len(load['troubles'])} wrong answers; resident memory +{result['memory_mib']['growth_percent']:.1f} %",
+        ),
+        (
+            "Server stopped while busy",
+            f"SIGTERM, {sum(before.values())} requests sent before it",
+            f"{sum(before.values()) - before['right']} of them; {stop['processes_left']} processes left; most later "
+            "connections are reset",
+        ),
+    ]
+
+
+def _kills(result: Result) -> tuple[str, str, str]:
+    by_signal = result["summary"]
+    two = sum(summary["with_two_processes"] for summary in by_signal.values())
+    inside = sum(n for s in by_signal.values() for moment, n in s["moments"].items() if moment != "step")
+    return (
+        "Killed trainings",
+        ", ".join(f"{s['trainings']} trainings by {s['signals']} {name}" for name, s in by_signal.items())
+        + f"; {max(s['learners_and_engines'] for s in by_signal.values())} learners and engines, {two} trainings in "
+        f"two processes, {inside} signals while a checkpoint was written, temporary folder on another file system",
+        f"{sum(s['other_end'] for s in by_signal.values())} resumed trainings end other than undisturbed ones, bit for "
+        f"bit; {sum(s['faults'] for s in by_signal.values())} half-written files taken for whole ones or hangs",
+    )
+
+
+def _soak(result: Result) -> tuple[str, str, str]:
+    work = {name: program["work"] for name, program in result["programs"].items()}
+    rise = {m: max(p["judged"][m]["rise"] for p in result["programs"].values()) for m in ("resident", "anonymous")}
+    fall = -min(p["judged"]["resident"]["growth"] for p in result["programs"].values())
+    serving = work["serving"]
+    return (
+        "Soak",
+        f"{result['protocol']['minutes']:.0f} minutes of training ({work['training']['steps']} outer steps), scoring "
+        f"({work['scoring']['rounds']} rounds) and serving ({serving['answered']:,} requests answered, "
+        f"{serving['refused']:,} malformed ones refused), side by side",
+        f"nothing; after the first {result['protocol']['warm_up_minutes']} minutes resident memory rose by at most "
+        f"{100 * rise['resident']:.1f} %, anonymous memory by {100 * rise['anonymous']:.1f} %; resident memory fell "
+        f"by up to {100 * fall:.1f} %",
+    )
+
+
+def _mutants(result: Result) -> tuple[str, str, str]:
+    low, high = result["ci95"]
+    return (
+        "Mutation testing",
+        f"{result['protocol']['mutants']} random mutants of {', '.join(result['protocol']['rooms'])} against "
+        f"{', '.join(result['protocol']['tests'])} alone",
+        f"{100 * result['killed']:.0f} % [{100 * low:.0f}, {100 * high:.0f}]; {result['counts']['no test']} mutants "
+        "are on lines that no test there runs. The aim is 85 % of four rooms",
+    )
