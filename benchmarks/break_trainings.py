@@ -115,7 +115,7 @@ def faults(pictures: Path) -> dict[str, Fault]:
             "halt", 8, kill_loader, error="a loader process died", arguments=("--data.num_workers=1",)
         ),
         "image changed in mid-run": Fault("halt", 8, change, whole, arguments=own),
-        "image changed before the resumption": Fault("halt", 8, change, whole, changed, True, own),
+        "image changed before the resumption": Fault("halt", 5, change, whole, changed, True, own),
         "class gone in mid-run": Fault("halt", 8, go_away, whole, arguments=own),
         "class gone before the resumption": Fault("halt", 8, go_away, whole, "", True, own),
         "learning rate of 1e30": Fault(

@@ -47,6 +47,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "defaults": defaults_rows,
     "zoo": zoo_rows,
     "inner loop: speed": lambda: speed_rows(read_json(RESULTS / "inner_loop.json")),
+    "inner loop: compiled": lambda: speed_rows(read_json(RESULTS / "inner_loop_compiled.json")),
     "inner loop: memory": lambda: memory_rows(read_json(RESULTS / "inner_loop.json")),
     "peers": lambda: peers.table([read_json(RESULTS / f"peer_{name}.json") for name in peers.PEERS]),
     "unlabelled": lambda: judging_tables.unlabelled(_results("unlabelled"), "adbench"),

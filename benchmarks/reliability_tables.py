@@ -23,8 +23,9 @@ def files_and_requests() -> list[str]:
 
 
 def trainings() -> list[str]:
-    """Rows of killed trainings and of an hour of work."""
-    return [*_head(), _row("kill_trainings", _kills(_result("kill_trainings"))), _row("soak", _soak(_result("soak")))]
+    """Rows of killed and broken trainings, and of an hour of work."""
+    rows = {"kill_trainings": _kills, "break_trainings": _breaks, "soak": _soak}
+    return [*_head(), *(_row(name, make(_result(name))) for name, make in rows.items())]
 
 
 def mutants() -> list[str]:
@@ -132,6 +133,17 @@ def _kills(result: Result) -> tuple[str, str, str]:
         f"two processes, {inside} signals while a checkpoint was written, temporary folder on another file system",
         f"{sum(s['other_end'] for s in by_signal.values())} resumed trainings end other than undisturbed ones, bit for "
         f"bit; {sum(s['faults'] for s in by_signal.values())} half-written files taken for whole ones or hangs",
+    )
+
+
+def _breaks(result: Result) -> tuple[str, str, str]:
+    faults = result["faults"]
+    unlike = [name for name, fault in faults.items() if not fault["as_wanted"] or fault.get("differences")]
+    return (
+        "Broken trainings",
+        "; ".join(faults),
+        f"{len(unlike)} of {len(faults)} neither end with the weights of an undisturbed training nor with an error "
+        "that names the cause",
     )
 
 
