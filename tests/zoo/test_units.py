@@ -36,8 +36,9 @@ def test_other_units_give_the_same_scores(name, seed, powers, offset):
     detector = DETECTORS[name]
     support, query = drawn(name, seed)
     scale = 10.0 ** np.array(powers[: support.shape[-1]])
+    offsets = np.where(scale < 1, 0.0, offset)  # hundredths beside 1e9 keep too few digits of float64
     expected = detector.fit(support).score(query)
-    scores = detector.fit(support * scale + offset).score(query * scale + offset)
+    scores = detector.fit(support * scale + offsets).score(query * scale + offsets)
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
