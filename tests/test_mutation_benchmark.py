@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
-import sys
+import importlib
 
 import pytest
 
@@ -35,14 +34,10 @@ CHANGES = {
 }
 
 
-@pytest.fixture(scope="module")
-def mutation():
-    spec = importlib.util.spec_from_file_location("mutation", REPOSITORY / "benchmarks" / "mutation.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["mutation"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["mutation"]
+@pytest.fixture
+def mutation(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    return importlib.import_module("mutation")
 
 
 @pytest.fixture

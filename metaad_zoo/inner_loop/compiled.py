@@ -7,7 +7,9 @@ meta-gradient is a plain list of tensor operations, without any autograd, which 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -16,6 +18,22 @@ from torch.fx import GraphModule
 
 Step = Callable[..., tuple[Tensor, ...]]
 log = logging.getLogger(__name__)
+_eager: ContextVar[bool] = ContextVar("eager", default=False)
+
+
+@contextmanager
+def without_compilation() -> Iterator[None]:
+    """Context in which outer steps run without compilation, such as single tasks that are run only once."""
+    token = _eager.set(True)
+    try:
+        yield
+    finally:
+        _eager.reset(token)
+
+
+def compilation_is_on() -> bool:
+    """Whether the outer step may be compiled: with gradients, and outside of :func:`without_compilation`."""
+    return torch.is_grad_enabled() and not _eager.get()
 
 
 class CompiledSteps:
@@ -28,6 +46,11 @@ class CompiledSteps:
     def __init__(self, fuse: bool = True) -> None:
         self.fuse = fuse
         self._versions: dict[Hashable, Step] = {}
+
+    @property
+    def versions(self) -> int:
+        """Number of compiled versions."""
+        return len(self._versions)
 
     def __reduce__(self) -> Any:
         return CompiledSteps, (self.fuse,)
@@ -63,7 +86,7 @@ def trace_step(step: Step, inputs: Sequence[Tensor]) -> GraphModule:
     """Record a step's tensor operations for inputs of these shapes.
 
     Raises:
-        ValueError: the operations depend on values, or draw random numbers.
+        ValueError: the operations depend on values, draw random numbers, or have no second derivative.
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -73,6 +96,8 @@ def trace_step(step: Step, inputs: Sequence[Tensor]) -> GraphModule:
     try:
         graph = make_fx(on_leaves)(*(t.detach() for t in inputs))
     except RuntimeError as error:
+        if "tracing tensor" not in str(error):
+            raise
         raise ValueError(
             f"inner_loop.compile can't follow operations that depend on values ({_first_line(error)}): set "
             "inner_loop.compile=false"

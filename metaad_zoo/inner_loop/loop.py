@@ -83,9 +83,9 @@ class InnerLoopConfig:
             faster there).
         checkpoint_steps: whether the backward pass recomputes each inner step instead of storing it: less memory, more
             time. For ``engine="vectorized"`` at order 2.
-        compile: whether the outer step is traced and compiled, once for each shape of a batch (``metaad_zoo.inner_loop
-            .compiled``): faster for networks of many small operations. For ``engine="vectorized"`` at order 1 or 2 and
-            networks without dropout and without branches on values; it needs a C++ compiler.
+        compile: whether the outer step is traced and compiled, once for each shape of a batch: faster for networks of
+            many small operations. For ``engine="vectorized"`` at order 1 or 2 and networks without dropout and without
+            branches on values; it needs a C++ compiler.
         precision: type of the inner loop and of the query pass if the trainer's precision is ``bf16-mixed`` or
             ``16-mixed``: ``"full"``: the parameters' type; ``"mixed"``: the trainer's; ``"auto"``: ``"full"`` for
             networks with batch normalisation, whose meta-gradient is inaccurate in half precision, else ``"mixed"``.

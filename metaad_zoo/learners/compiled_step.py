@@ -12,6 +12,7 @@ from metaad_zoo.episodes import EpisodeBatch
 from metaad_zoo.inner_loop import DivergenceError
 from metaad_zoo.inner_loop.compiled import CompiledSteps
 from metaad_zoo.inner_loop.descent import deferred_checks, require_finite_table
+from metaad_zoo.learners.base import explain_missing_derivative
 
 TaskLosses = Callable[[EpisodeBatch], Tensor]
 
@@ -51,12 +52,14 @@ class CompiledOuterStep:
             ValueError: the step cannot be compiled.
         """
         state = {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
-        outer = [name for name, p in learner.named_parameters() if any(p is q for q in parameters)]
+        name_of = {id(p): name for name, p in learner.named_parameters()}
+        outer = [name_of[id(p)] for p in parameters]
         support, query = sorted(batch.support), sorted(batch.query)
 
         def step(*tensors: Tensor) -> tuple[Tensor, ...]:
             values = dict(zip(state, tensors, strict=False))
             at = [values[name].requires_grad_() for name in outer]
+            prefixed = {f"learner.{name}": value for name, value in values.items()}
             rest = iter(tensors[len(state) :])
             episodes = EpisodeBatch(
                 {name: next(rest) for name in support},
@@ -66,8 +69,9 @@ class CompiledOuterStep:
                 batch.tasks,
             )
             with deferred_checks() as tables:
-                total = functional_call(_Losses(learner, task_losses), _prefixed(values), (episodes,)).sum()
-            gradients = torch.autograd.grad(total, at, materialize_grads=True)
+                total = functional_call(_Losses(learner, task_losses), prefixed, (episodes,)).sum()
+            with explain_missing_derivative():
+                gradients = torch.autograd.grad(total, at, materialize_grads=True)
             return (torch.cat([t.flatten(1) for t in tables]), total.detach(), *gradients)
 
         inputs = [
@@ -84,13 +88,7 @@ class CompiledOuterStep:
             require_finite_table(table)
         except DivergenceError as error:
             raise FloatingPointError(f"{', '.join(batch.tasks[i] for i in error.tasks)}: {error}") from error
-        gradient_of = dict(zip(outer, gradients, strict=True))
-        names = {id(p): name for name, p in learner.named_parameters()}
-        return total, [gradient_of[names[id(p)]] for p in parameters]
-
-
-def _prefixed(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {f"learner.{name}": value for name, value in values.items()}
+        return total, gradients
 
 
 class _Losses(nn.Module):

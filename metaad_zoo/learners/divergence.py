@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from metaad_zoo.episodes import EpisodeBatch
+from metaad_zoo.inner_loop.compiled import without_compilation
 from metaad_zoo.learners.base import Learner
 
 REMEDY = (
@@ -62,7 +63,8 @@ def explain_divergence(learner: Learner, batches: Sequence[EpisodeBatch], step: 
 
 def _what_is_wrong(learner: Learner, task: EpisodeBatch, parameters: Mapping[str, Tensor]) -> str | None:
     try:
-        loss = learner.outer_loss(task)
+        with without_compilation():
+            loss = learner.outer_loss(task)
     except FloatingPointError as error:
         return str(error)
     if not torch.isfinite(loss):

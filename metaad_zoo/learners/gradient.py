@@ -25,7 +25,7 @@ from metaad_zoo.backbones import (
 )
 from metaad_zoo.episodes import EpisodeBatch, Samples, Scaling, SupportScaling
 from metaad_zoo.inner_loop import DivergenceError, InnerLoop, InnerLoopConfig, Order, Visit, adapt_parameters
-from metaad_zoo.inner_loop.compiled import CompiledSteps
+from metaad_zoo.inner_loop.compiled import CompiledSteps, compilation_is_on
 from metaad_zoo.inner_loop.precision import inner_precision
 from metaad_zoo.learners.accumulation import loss_with_gradient, mean_part_by_part, sum_of_parts
 from metaad_zoo.learners.base import Learner, OptimizerCallable, Schedule, without_folders
@@ -176,7 +176,7 @@ class GradientLearner(Learner):
     def outer_loss(self, batch: EpisodeBatch) -> Tensor:
         parameters = [p for group in self.outer_parameters() for p in group["params"]]
         self.forget_observed()
-        if self.inner_loop.config.compile and torch.is_grad_enabled():
+        if self.inner_loop.config.compile and compilation_is_on():
             return self._compiled_outer_loss(batch, parameters)
         loss = mean_part_by_part(batch, self.tasks_at_once(len(batch)), self.task_losses, parameters, self.loss_scale())
         self.keep_observed()

@@ -38,6 +38,8 @@ class Reptile(GradientLearner):
         super().__init__(**kwargs)
         if self.multi_step_epochs or self.first_order_epochs:
             raise ValueError("reptile has no query loss to differentiate: multi_step_epochs=0, first_order_epochs=0")
+        if self.inner_loop.config.compile:
+            raise ValueError("reptile takes no meta-gradient that could be compiled: set inner_loop.compile=false")
         if query_steps < 1:
             raise ValueError(f"query_steps is {query_steps}: normal supports alone teach nothing, expected at least 1")
         self.query_steps = query_steps

@@ -8,14 +8,15 @@ import pickle
 import pytest
 import torch
 
-from metaad_zoo.inner_loop.compiled import CompiledSteps, compile_trace, trace_step
+from metaad_zoo.inner_loop.compiled import CompiledSteps, compile_trace, trace_step, without_compilation
 from metaad_zoo.learners import GradientLearner
 from metaad_zoo.learners.compiled_step import CompiledOuterStep
 from tests.inner_loop.test_engines import LEARNERS
 from tests.tiny import meta_gradient, relative_difference, tiny_batch, tiny_learner
 
-TRACED = [(learner, order) for learner, order in LEARNERS if order != "implicit" and learner != "maml_pp"]
-"""Of MAML++ the statistics of each step are collected outside of the graph; it refuses (see the last test)."""
+REFUSING = ("maml_pp", "reptile")
+"""MAML++ collects statistics of each step outside of the graph, and Reptile takes no meta-gradient."""
+TRACED = [(learner, order) for learner, order in LEARNERS if order != "implicit" and learner not in REFUSING]
 
 
 @pytest.fixture(autouse=True)
@@ -116,3 +117,25 @@ def test_copies_start_without_compiled_versions():
 def test_settings_that_do_not_go_together_are_refused(settings):
     with pytest.raises(ValueError, match=r"inner_loop.compile"):
         tiny_learner("maml", "mlp", **{"engine": "vectorized", "compile": True, **settings})
+
+
+@pytest.mark.parametrize("learner", REFUSING)
+def test_learners_that_cannot_be_compiled_refuse(learner):
+    with pytest.raises(ValueError, match=r"inner_loop.compile"):
+        tiny_learner(learner, "mlp", engine="vectorized", compile=True)
+
+
+def test_a_traced_learner_counts_its_versions():
+    """A batch of another shape is traced anew; the explanation of a divergence traces nothing."""
+    learner = traced("maml", "mlp", steps=1)
+    learner.outer_loss(tiny_batch("mlp"))
+    with without_compilation():
+        learner.outer_loss(tiny_batch("mlp", tasks=1))
+    assert learner.compiled.steps.versions == 1
+    learner.outer_loss(tiny_batch("mlp", tasks=1))
+    assert learner.compiled.steps.versions == 2
+
+
+def test_other_errors_of_a_step_are_not_taken_for_branches():
+    with pytest.raises(RuntimeError, match="shape"):
+        trace_step(lambda v: (v.view(2, 2),), [torch.ones(3)])
