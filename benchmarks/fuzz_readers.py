@@ -39,7 +39,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fuzz_targets import TARGETS, Target, clear, differing, rng_of, write_case
+from fuzz_cases import Target, clear, differing, rng_of, write_case
+from fuzz_targets import TARGETS
 
 from metaad_zoo.data.read.memory import LIMIT_VARIABLE
 

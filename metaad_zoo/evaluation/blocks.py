@@ -20,14 +20,13 @@ BLOCKS = 10
 GAP = 1
 """Windows on either side of a block that the method is not adapted to."""
 LONG_HISTORY = 20
+"""Number of normal windows with a place from which on they, and not other tasks, decide by default."""
 LEAST = 2 * GAP + 3
 """Minimum number of windows: a block of one, its gaps, and two to adapt to."""
 
 
 def has_long_history(labels: Tensor, places: Tensor | None) -> bool:
-    """Whether at least 20 normal support windows have a place in a series; see :func:`block_scores`.
-
-    From so many on they, and not other tasks, decide by default.
+    """Whether at least :data:`LONG_HISTORY` normal support windows have a place in a series.
 
     Args:
         labels: ``(K,)`` of 0, 1 and -1.

@@ -70,7 +70,7 @@ def fetch_checkpoint(address: str, papers: bool = False) -> Path:
         else:
             manifest = transfer.read(base + MANIFEST, TEXT_LIMIT, sha256)
         if sha256:
-            verify(manifest, sha256, base + MANIFEST, "what names it")
+            verify(manifest, sha256, base + MANIFEST, "its address or index")
         folder = _complete(transfer, base, manifest)
         if papers:
             _add_papers(transfer, base, folder, listed)

@@ -130,7 +130,7 @@ class Transfer:
         for chunk in () if path else self._chunks(url, limit):
             content += chunk
         if sha256 is not None:
-            check_sha256(hashlib.sha256(content).hexdigest(), sha256, url, "what names it")
+            check_sha256(hashlib.sha256(content).hexdigest(), sha256, url, "its address or index")
         return bytes(content)
 
     def save(self, url: str, path: Path, limit: int, sha256: str) -> None:
@@ -145,7 +145,7 @@ class Transfer:
                 for chunk in read_chunks(source, limit) if source else self._chunks(url, limit):
                     digest.update(chunk)
                     file.write(chunk)
-            check_sha256(digest.hexdigest(), sha256, url, "what names it")
+            check_sha256(digest.hexdigest(), sha256, url, "its address or index")
 
     def _chunks(self, url: str, limit: int) -> Iterator[bytes]:
         size = 0
@@ -271,8 +271,8 @@ def _check_scheme(url: str, requested: str) -> None:
     if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOCAL):
         return
     raise CheckpointError(
-        f"{url}{by_redirect} is no https:// address: content from others can be changed on its way, so they are "
-        "accepted for this machine alone"
+        f"{url}{by_redirect} is no https:// address: without https, content can be changed on its way; only addresses "
+        "of this machine may do without"
     )
 
 

@@ -37,23 +37,23 @@ READERS = ("images", "csv", "parquet", "npz", "wav", "manifest", "config", "chec
 
 @pytest.fixture(scope="module")
 def targets():
-    """The benchmark's readers by name, each made once."""
+    """How the benchmark handles cases, and its readers by name, each made once."""
     sys.path.insert(0, str(REPOSITORY / "benchmarks"))
     try:
-        module = importlib.import_module("fuzz_targets")
+        cases, readers = (importlib.import_module(name) for name in ("fuzz_cases", "fuzz_targets"))
     finally:
         sys.path.pop(0)
-    return module, {name: kind() for name, kind in module.TARGETS.items()}
+    return cases, {name: kind() for name, kind in readers.TARGETS.items()}
 
 
 @pytest.mark.parametrize("number", range(CASES))
 @pytest.mark.parametrize("reader", READERS)
 def test_mutated_files_are_read_as_they_are_or_refused_by_name(reader, number, targets, tmp_path, monkeypatch):
     monkeypatch.setenv(LIMIT_VARIABLE, "32")
-    module, by_name = targets
-    target, rng = by_name[reader], module.rng_of(7, reader, number)
+    cases, by_name = targets
+    target, rng = by_name[reader], cases.rng_of(7, reader, number)
     files = target.case(rng)
-    file = module.write_case(files, tmp_path)
+    file = cases.write_case(files, tmp_path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of decoders
@@ -67,7 +67,7 @@ def test_mutated_files_are_read_as_they_are_or_refused_by_name(reader, number, t
         reference = target.reference(tmp_path, file)
     except Exception:  # another library refuses it
         return
-    assert reading.notes or not module.differing(reading, reference)
+    assert reading.notes or not cases.differing(reading, reference)
 
 
 def test_every_reader_of_the_benchmark_is_tested(targets):
@@ -244,8 +244,8 @@ def test_a_recording_that_is_no_wav_is_named(tmp_path):
 
 class TestConfigs:
     def read(self, targets, tmp_path, content):
-        module, by_name = targets
-        return by_name["config"].read(tmp_path, module.write_case({"c.yaml": content}, tmp_path), None)
+        cases, by_name = targets
+        return by_name["config"].read(tmp_path, cases.write_case({"c.yaml": content}, tmp_path), None)
 
     @pytest.mark.parametrize(
         "content",
@@ -266,7 +266,7 @@ class TestConfigs:
     @pytest.mark.parametrize("key", ["data", "model", "trainer.logger"])
     def test_other_files_are_not_read_as_parts_and_shown(self, key, targets, tmp_path):
         (tmp_path / "secret.txt").write_text("the secret: 3")
-        config = yaml.safe_load(targets[0].CONFIG)
+        config = yaml.safe_load(next(iter(targets[1]["config"].seeds[0].values())))
         section, _, name = key.partition(".")
         if name:
             config[section][name] = str(tmp_path / "secret.txt")
@@ -289,8 +289,8 @@ class TestCheckpoints:
         assert peak < 1 << 20
 
     def test_a_support_that_can_not_be_adapted_to_is_named(self, targets, tmp_path, monkeypatch):
-        module, by_name = targets
-        module.write_case(by_name["checkpoint"].seeds[1], tmp_path)
+        cases, by_name = targets
+        cases.write_case(by_name["checkpoint"].seeds[1], tmp_path)
 
         def diverge(self):
             raise FloatingPointError("the inner loop diverged")
@@ -300,7 +300,7 @@ class TestCheckpoints:
             load_detector(tmp_path)
 
     def test_a_config_that_names_no_data_is_named(self, targets, tmp_path):
-        module, by_name = targets
-        module.write_case(by_name["checkpoint"].seeds[0], tmp_path)
+        cases, by_name = targets
+        cases.write_case(by_name["checkpoint"].seeds[0], tmp_path)
         with pytest.raises(ValueError, match="lack figures or data"):
             read_published(tmp_path)

@@ -101,7 +101,7 @@ def test_a_damaged_cache_is_fetched_again(server, tmp_path):
 @pytest.mark.parametrize(
     ("fragment", "complaint"),
     [
-        ("#sha256=" + "0" * 64, "has sha256 .*, what names it says 0000"),
+        ("#sha256=" + "0" * 64, "has sha256 .*, its address or index says 0000"),
         ("#name=x", "expected #NAME, #sha256=... or #NAME&sha256=..."),
         ("#x&md5=1", "expected #NAME, #sha256=... or #NAME&sha256=..."),
     ],
@@ -197,7 +197,7 @@ def test_weights_are_written_as_they_come(tmp_path):
         assert peak < 20 * 2**20
         with pytest.raises(mz.CheckpointError, match="large gives more than 1,000,000 bytes"):
             files.save(server.url + "large", tmp_path / "other", 10**6, "0" * 64)
-        with pytest.raises(mz.CheckpointError, match=r"large has sha256 .*, what names it says 000"):
+        with pytest.raises(mz.CheckpointError, match=r"large has sha256 .*, its address or index says 000"):
             files.save(server.url + "large", tmp_path / "other", 2**30, "0" * 64)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["copy", "large"]
 
