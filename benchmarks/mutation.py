@@ -1,15 +1,18 @@
-"""Mutation testing of four rooms: `pip install coverage && python benchmarks/mutation.py [--mutants 300] [--jobs 2]`.
+"""Mutation testing of four rooms: `pip install -e '.[coverage]' && python benchmarks/mutation.py --map FOLDER`.
 
-First all tests of TESTS run once under coverage, which says by line which tests execute it, and how long each takes.
+First the whole test suite runs once under coverage, which says by line which tests execute it, and how long each takes.
+`--map FOLDER` keeps that: its `.coverage` is also the line coverage of the package (`benchmarks/line_coverage.py`), and
+`--add tests/FILE` runs only test files that are new or changed since, and adds them.
+
 Then a random sample of mutants, the same for the same code and seed, is drawn from episodes/, inner_loop/, evaluation/
 and data/read/. A mutant is one change of one expression or statement: a comparison, an operator, a condition, a number,
 a default, a call that is left out, or what a function returns. It is run against the tests that execute its line,
-quickest first, and is killed if one fails or the processor time runs out. Where no test executes the line it survives.
-Texts, types, messages of errors and lines that run at import alone are not changed.
+those of its own room first, then quickest first, and is killed if one fails or the processor time runs out. Where no
+test executes the line it survives. Texts, types, messages of errors and lines that run at import alone are not changed.
 
-Each mutant runs in a fork of a process that has imported the libraries, so that it costs seconds. Mutants of what tests
-only reach through other processes survive; the rate is thus a lower bound. benchmarks/results/mutation.json lists the
-survivors; a `reason` written there by hand is carried over to the next run.
+Each mutant runs in a fork of a process that has imported the libraries, so that it costs seconds. Python processes that
+a test starts run the changed file as well. benchmarks/results/mutation.json lists the survivors; a `reason` written
+there by hand is carried over to the next run, and one that begins with "equivalent" says that no test can notice.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import copy
 import importlib
 import importlib.machinery
 import json
+import marshal
 import math
 import os
 import random
@@ -37,7 +41,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ROOMS = ("episodes", "inner_loop", "evaluation", "data/read")
-TESTS = ("tests/episodes", "tests/inner_loop", "tests/evaluation", "tests/data")
+TESTS = ("tests", "metaad_zoo")
 LIBRARIES = (
     "numpy torch torch.func higher scipy.stats scipy.special sklearn.neighbors sklearn.ensemble sklearn.covariance "
     "sklearn.datasets lightning.pytorch torchmetrics torchvision timm PIL.Image pyarrow.parquet pyarrow.csv pandas "
@@ -68,27 +72,46 @@ OPERATORS = {
     ast.MatMult: ast.Mult,
 }
 TIMINGS = """
-import os, resource
-import pytest
+import json, os, resource
+import coverage, pytest
 used, failed = {}, set()
 def cpu():
-    return sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+def switch(name):
+    run = coverage.Coverage.current()
+    run.switch_context(name)
+    run.config.context = name  # of processes that the test starts
+    os.environ["COVERAGE_PROCESS_CONFIG"] = run.config.serialize()
 class Timings:
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item):
         self.started = cpu()
+        switch(item.nodeid)
+    @pytest.hookimpl(trylast=True)
     def pytest_runtest_teardown(self, item):
-        name = item.nodeid.partition("[")[0]
-        used[name] = used.get(name, 0.0) + cpu() - self.started
+        used[item.nodeid] = cpu() - self.started
+    def pytest_runtest_logfinish(self, nodeid):
+        if nodeid in used:
+            switch("")
     def pytest_runtest_logreport(self, report):
         if report.failed:
-            failed.add(report.nodeid.partition("[")[0])
+            failed.add(report.nodeid)
 def pytest_configure(config):
     config.pluginmanager.register(Timings())
 def pytest_sessionfinish(session):
-    import json
-    passed = {name: seconds for name, seconds in used.items() if name not in failed}
-    with open(os.environ["MUTATION_TIMINGS"], "w") as file:
-        json.dump({"seconds": passed, "failed": sorted(failed)}, file)
+    with open(f"{os.environ['MUTATION_TIMINGS']}/{os.getpid()}.json", "w") as file:
+        json.dump({"seconds": used, "failed": sorted(failed)}, file)
+"""
+CHANGED_FILE = """
+import importlib.machinery, marshal, os
+path, changed = os.environ["MUTANT"].split(os.pathsep)
+own = importlib.machinery.SourceFileLoader.get_code
+def get_code(loader, fullname):
+    if loader.get_filename(fullname) != path:
+        return own(loader, fullname)
+    with open(changed, "rb") as file:
+        return marshal.load(file)
+importlib.machinery.SourceFileLoader.get_code = get_code
 """
 
 
@@ -234,47 +257,54 @@ def mutated(path: str, number: int) -> ast.Module:
     return ast.fix_missing_locations(tree)
 
 
-def test_map(
-    folder: Path, rooms: Sequence[str], tests: Sequence[str]
-) -> tuple[dict[str, dict[int, list[str]]], dict[str, float]]:
-    """Run the tests once under coverage.
+def measure(folder: Path, tests: Sequence[str]) -> None:
+    """Run tests under coverage in two processes; what they execute and how long they take joins what is in the folder.
+
+    Args:
+        folder: gets `.coverage`, whose contexts are the names of tests, and `timings.json`, processor seconds by test.
+        tests: files and folders of tests.
+
+    Raises:
+        SystemExit: pytest could not run the tests.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    data, timings = folder / ".coverage", folder / "timings.json"
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / "mutation_timings.py").write_text(TIMINGS)
+        environment = {**surroundings(), "MUTATION_TIMINGS": place, "COVERAGE_CORE": "ctrace"}
+        environment["PYTHONPATH"] += os.pathsep + place
+        line = [sys.executable, "-m", "coverage", "run", f"--data-file={data}", "-m", "pytest", *tests, "-q"]
+        line += ["-n", "2", "--dist", "loadfile", "-p", "mutation_timings", "-p", "no:cacheprovider", "--no-header"]
+        done = subprocess.run(line, cwd=REPOSITORY, env=environment, check=False)
+        if done.returncode > 1:
+            raise SystemExit(f"error: pytest ended with {done.returncode} without any mutant")
+        parts = [json.loads(path.read_text()) for path in Path(place).glob("*.json")]
+    line = [sys.executable, "-m", "coverage", "combine", "-q", "--append", f"--data-file={data}", str(folder)]
+    subprocess.run(line, cwd=REPOSITORY, check=True)
+    seconds = json.loads(timings.read_text()) if timings.is_file() else {}
+    seconds.update({name: used for part in parts for name, used in part["seconds"].items()})
+    for name in {name for part in parts for name in part["failed"]}:
+        print(f"fails under coverage without any mutant, and is left out: {name}", flush=True)
+        seconds.pop(name, None)
+    timings.write_text(json.dumps(seconds, indent=0) + "\n")
+
+
+def test_map(folder: Path, files: Sequence[str]) -> tuple[dict[str, dict[int, list[str]]], dict[str, float]]:
+    """What `measure` wrote into a folder, of some files of the package.
 
     Returns:
         by file and line the tests that execute it, and by test the processor time in seconds.
     """
-    (folder / "mutation_timings.py").write_text(TIMINGS)
-    config = folder / "coverage.ini"
-    sources = ",".join(str(REPOSITORY / "metaad_zoo" / room) for room in rooms)
-    config.write_text(f"[run]\ndynamic_context = test_function\nsource = {sources}\ndata_file = {folder / 'data'}\n")
-    environment = {**surroundings(), "MUTATION_TIMINGS": str(folder / "timings.json")}
-    environment["PYTHONPATH"] += os.pathsep + str(folder)
-    line = [sys.executable, "-m", "coverage", "run", f"--rcfile={config}", "-m", "pytest", *tests, "-q"]
-    line += ["-p", "mutation_timings", "-p", "no:cacheprovider", "--no-header"]
-    done = subprocess.run(line, cwd=REPOSITORY, env=environment, check=False)
-    if done.returncode > 1:
-        raise SystemExit(f"error: pytest ended with {done.returncode} without any mutant")
-    line = [sys.executable, "-m", "coverage", "json", f"--rcfile={config}", "--show-contexts", "-q"]
-    subprocess.run([*line, "-o", str(folder / "lines.json")], cwd=REPOSITORY, check=True)
-    measured = json.loads((folder / "timings.json").read_text())
-    timings: dict[str, float] = measured["seconds"]
-    for name in measured["failed"]:
-        print(f"fails under coverage without any mutant, and is left out: {name}", flush=True)
-    by_context = {context(name): name for name in timings}
-    report = json.loads((folder / "lines.json").read_text())["files"]
-    lines = {
-        path: {
-            int(line): sorted({by_context[c] for c in contexts if c in by_context}, key=timings.__getitem__)
-            for line, contexts in file["contexts"].items()
-        }
-        for path, file in report.items()
-    }
+    from coverage import CoverageData
+
+    timings: dict[str, float] = json.loads((folder / "timings.json").read_text())
+    data = CoverageData(str(folder / ".coverage"))
+    data.read()
+    lines = {}
+    for path in files:
+        by_line = data.contexts_by_lineno(str(REPOSITORY / path))
+        lines[path] = {line: [name for name in names if name in timings] for line, names in by_line.items()}
     return lines, timings
-
-
-def context(node_id: str) -> str:
-    """The name that coverage gives to a test: its module, class and function, with dots."""
-    path, *names = node_id.split("::")
-    return ".".join([path.removesuffix(".py").replace("/", "."), *names])
 
 
 def surroundings() -> dict[str, str]:
@@ -283,23 +313,20 @@ def surroundings() -> dict[str, str]:
 
 
 def chosen_tests(mutant: Mutant, lines: Any, timings: dict[str, float], seconds: float) -> list[str]:
-    """Tests that execute the line of a mutant, quickest first, of so much processor time together."""
+    """Tests that execute the line of a mutant, of so much processor time together: its own room's first, then quickest."""
     used, tests = 0.0, []
     by_line = lines.get(mutant.path, {})
     covering = by_line.get(mutant.line) or by_line.get(mutant.statement, [])
-    if (
-        not covering and mutant.statement in by_line
-    ):  # a fixture executes it: tests that execute other lines of the file
-        covering = sorted({name for names in by_line.values() for name in names}, key=timings.__getitem__)
-    for name in covering:
+    room = "tests/" + mutant.path.split("/")[1] + "/"
+    for name in sorted(covering, key=lambda name: (not name.startswith(room), timings[name])):
+        if tests and used + timings[name] > seconds:
+            continue
         used += timings[name]
-        if tests and used > seconds:
-            break
         tests.append(name)
     return tests
 
 
-def run_mutant(mutant: Mutant, tests: list[str], seconds: float) -> None:
+def run_mutant(mutant: Mutant, tests: list[str], seconds: float, options: Sequence[str] = ()) -> None:
     """In a fork: import the changed file in place of its own, run the tests, and exit with pytest's status."""
     import pytest
 
@@ -309,19 +336,17 @@ def run_mutant(mutant: Mutant, tests: list[str], seconds: float) -> None:
     place = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(place, stream)
-    tree = mutated(mutant.path, mutant.number)
-    code = compile(tree, str(REPOSITORY / mutant.path), "exec")
-    own = importlib.machinery.SourceFileLoader.get_code
-
-    def get_code(loader: Any, fullname: str) -> Any:
-        is_changed = Path(loader.get_filename(fullname)) == REPOSITORY / mutant.path
-        return code if is_changed else own(loader, fullname)
-
-    importlib.machinery.SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
-    options = ["-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=no"]
-    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # plug-ins are imported already
     with contextlib.suppress(BaseException):
-        os._exit(int(pytest.main([*options, *tests])))
+        folder, path = tempfile.mkdtemp(), str(REPOSITORY / mutant.path)
+        code = compile(mutated(mutant.path, mutant.number), path, "exec")
+        Path(folder, "code").write_bytes(marshal.dumps(code))
+        Path(folder, "sitecustomize.py").write_text(CHANGED_FILE)
+        os.environ["MUTANT"] = f"{path}{os.pathsep}{folder}/code"
+        os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{os.environ['PYTHONPATH']}"
+        exec(CHANGED_FILE, {})
+        line = ["-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=no", *options]
+        line += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # plug-ins are imported already
+        os._exit(int(pytest.main([*line, *tests])))
     os._exit(1)
 
 
@@ -348,8 +373,8 @@ def run_all(work: list[tuple[Mutant, list[str], float]], jobs: int, minutes: flo
                 continue
             pid = os.fork()
             if not pid:
-                run_mutant(mutant, tests, seconds)
-            running[pid] = mutant, time.monotonic() + 40 * seconds  # a test that sleeps for ever uses no processor
+                run_mutant(mutant, tests, seconds, options)
+            running[pid] = mutant, time.monotonic() + 8 * seconds  # a test that sleeps for ever uses no processor
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid:
             mutant, _ = running.pop(pid)
