@@ -313,12 +313,12 @@ def surroundings() -> dict[str, str]:
 
 
 def chosen_tests(mutant: Mutant, lines: Any, timings: dict[str, float], seconds: float) -> list[str]:
-    """Tests that execute the line of a mutant, of so much processor time together: its own room's first, then quickest."""
+    """Tests that execute the line of a mutant, its room's first, then the quickest, of so many seconds together."""
     used, tests = 0.0, []
     by_line = lines.get(mutant.path, {})
     covering = by_line.get(mutant.line) or by_line.get(mutant.statement, [])
-    room = "tests/" + mutant.path.split("/")[1] + "/"
-    for name in sorted(covering, key=lambda name: (not name.startswith(room), timings[name])):
+    room = mutant.path.split("/")[1]
+    for name in sorted(covering, key=lambda name: (not name.startswith(f"tests/{room}/"), timings[name])):
         if tests and used + timings[name] > seconds:
             continue
         used += timings[name]
@@ -357,7 +357,9 @@ def outcome(status: int) -> str:
     return {0: "survived", 5: "not run"}.get(os.WEXITSTATUS(status), "killed")
 
 
-def run_all(work: list[tuple[Mutant, list[str], float]], jobs: int, minutes: float) -> dict[Mutant, str]:
+def run_all(
+    work: list[tuple[Mutant, list[str], float]], jobs: int, minutes: float, options: Sequence[str] = ()
+) -> dict[Mutant, str]:
     """Run mutants, so many at a time, and start none after some minutes; by mutant the outcome."""
     end_of_all = time.monotonic() + 60 * minutes
     running: dict[int, tuple[Mutant, float]] = {}
@@ -388,14 +390,18 @@ def run_all(work: list[tuple[Mutant, list[str], float]], jobs: int, minutes: flo
     return outcomes
 
 
-def require_control(timings: dict[str, float]) -> None:
-    """Require that tests pass in a fork where nothing is changed; else every mutant would be killed.
+def require_control(timings: dict[str, float], chosen: set[str]) -> None:
+    """Require that pytest finds all tests by their names, and that tests pass in a fork where nothing is changed.
 
     Raises:
-        SystemExit: they fail.
+        SystemExit: they are not found or fail; else every mutant would be killed.
     """
     path = f"metaad_zoo/{ROOMS[0]}/__init__.py"
     unchanged = Mutant(path, 1, 1, -1, "nothing", "nothing", "control")
+    if run_all([(unchanged, sorted(chosen), 300.0)], 1, math.inf, ["--collect-only"]) != {unchanged: "survived"}:
+        raise SystemExit(
+            "error: pytest does not find all tests of --map by name: remove that folder, or --add the tests"
+        )
     tests = sorted(timings, key=timings.__getitem__)[:20]
     if run_all([(unchanged, tests, 120.0)], 1, math.inf) != {unchanged: "survived"}:
         raise SystemExit(f"error: tests fail in a fork without any change: {', '.join(tests)}")
@@ -418,6 +424,31 @@ def sample(n: int, seed: int, rooms: Sequence[str]) -> tuple[list[Mutant], int]:
     return mutants[:n], len(mutants)
 
 
+def rates(outcomes: dict[Mutant, str], reasons: dict[str, str]) -> dict[str, Any]:
+    """Counts of the outcomes, the share that was killed with its interval, and the survivors with their reasons."""
+    dead = ("killed", "out of time")
+    survivors = [
+        {"mutant": m.key, "line": m.line, "outcome": outcomes[m], "reason": reasons.get(m.key, "")}
+        for m in sorted(outcomes, key=lambda m: (m.path, m.line))
+        if outcomes[m] not in dead
+    ]
+    killed = len(outcomes) - len(survivors)
+    others = len(outcomes) - sum(survivor["reason"].startswith("equivalent") for survivor in survivors)
+    by_room = {}
+    for room in ROOMS:
+        of_room = [outcome for m, outcome in outcomes.items() if m.path.startswith(f"metaad_zoo/{room}/")]
+        by_room[room] = {"mutants": len(of_room), "killed": sum(outcome in dead for outcome in of_room)}
+    return {
+        "counts": {word: list(outcomes.values()).count(word) for word in sorted(set(outcomes.values()))},
+        "by_room": by_room,
+        "killed": round(killed / len(outcomes), 4),
+        "ci95": interval(killed, len(outcomes)),
+        "killed_without_equivalent": round(killed / others, 4),
+        "ci95_without_equivalent": interval(killed, others),
+        "survivors": survivors,
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mutants", type=int, default=300)
@@ -427,55 +458,45 @@ def main() -> int:
     parser.add_argument("--rooms", nargs="+", default=list(ROOMS), help="folders of metaad_zoo that are changed")
     parser.add_argument("--tests", nargs="+", default=list(TESTS), help="files and folders of tests")
     parser.add_argument("--minutes", type=float, default=math.inf, help="start no mutant after so many minutes")
-    parser.add_argument("--map", type=Path, help="file of the tests by line: read if it exists, else written")
+    parser.add_argument("--map", type=Path, help="folder of the tests by line: read if it exists, else written")
+    parser.add_argument("--add", nargs="+", help="files of tests that join the map")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks/results/mutation.json")
     options = parser.parse_args()
-    if options.map and options.map.exists():
-        lines, timings = json.loads(options.map.read_text())
-        lines = {path: {int(line): tests for line, tests in file.items()} for path, file in lines.items()}
-    else:
-        with tempfile.TemporaryDirectory() as place:
-            lines, timings = test_map(Path(place), options.rooms, options.tests)
-        if options.map:
-            options.map.write_text(json.dumps([lines, timings]))
-    mutants, total = sample(options.mutants, options.seed, options.rooms)
-    os.environ.update(surroundings())
-    os.chdir(REPOSITORY)
-    sys.path.insert(0, str(REPOSITORY))
-    for name in LIBRARIES.split():
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
-    work = []
-    for mutant in reversed(mutants):
-        tests = chosen_tests(mutant, lines, timings, options.seconds)
-        work.append((mutant, tests, 15 + 3 * sum(timings[name] for name in tests)))
-    require_control(timings)
-    outcomes = run_all(work, options.jobs, options.minutes)
+    with tempfile.TemporaryDirectory() as place:
+        folder = options.map or Path(place) / "map"
+        if not (folder / "timings.json").is_file():
+            measure(folder.resolve(), options.tests)
+        if options.add:
+            measure(folder.resolve(), options.add)
+        mutants, total = sample(options.mutants, options.seed, options.rooms)
+        lines, timings = test_map(folder, sorted({mutant.path for mutant in mutants}))
+        os.environ.update(surroundings())
+        tempfile.tempdir = os.environ["TMPDIR"] = place  # of forks, which leave without clearing up
+        os.chdir(REPOSITORY)
+        sys.path.insert(0, str(REPOSITORY))
+        for name in LIBRARIES.split():
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+        work = []
+        for mutant in reversed(mutants):
+            tests = chosen_tests(mutant, lines, timings, options.seconds)
+            work.append((mutant, tests, 15 + 3 * sum(timings[name] for name in tests)))
+        require_control(timings, {name for _, tests, _ in work for name in tests})
+        outcomes = run_all(work, options.jobs, options.minutes)
     reasons = {}
     if options.out.is_file():
         reasons = {x["mutant"]: x.get("reason", "") for x in json.loads(options.out.read_text())["survivors"]}
-    counts = {word: list(outcomes.values()).count(word) for word in sorted(set(outcomes.values()))}
-    killed = counts.get("killed", 0) + counts.get("out of time", 0)
-    result = {
-        "protocol": {
-            "rooms": options.rooms,
-            "tests": options.tests,
-            "seed": options.seed,
-            "mutants": len(outcomes),
-            "mutants_in_all": total,
-            "seconds_of_tests": options.seconds,
-        },
-        "counts": counts,
-        "killed": round(killed / len(outcomes), 4),
-        "ci95": interval(killed, len(outcomes)),
-        "survivors": [
-            {"mutant": m.key, "line": m.line, "outcome": outcomes[m], "reason": reasons.get(m.key, "")}
-            for m in sorted(outcomes, key=lambda m: (m.path, m.line))
-            if outcomes[m] not in ("killed", "out of time")
-        ],
+    protocol = {
+        "rooms": options.rooms,
+        "tests": options.tests,
+        "seed": options.seed,
+        "mutants": len(outcomes),
+        "mutants_in_all": total,
+        "seconds_of_tests": options.seconds,
     }
+    result = {"protocol": protocol, **rates(outcomes, reasons)}
     options.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps({name: result[name] for name in ("counts", "killed", "ci95")}))
+    print(json.dumps({name: value for name, value in result.items() if name not in ("protocol", "survivors")}))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Mutants of the mutation benchmark: what is changed, what is left alone, and that one change is made at a time."""
+"""Mutants of the mutation benchmark: what is changed, one change at a time, by which tests; and its rates."""
 
 from __future__ import annotations
 
@@ -41,6 +41,12 @@ def mutation(monkeypatch):
 
 
 @pytest.fixture
+def line_coverage(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    return importlib.import_module("line_coverage")
+
+
+@pytest.fixture
 def source(mutation, tmp_path, monkeypatch):
     monkeypatch.setattr(mutation, "REPOSITORY", tmp_path)
     (tmp_path / "a.py").write_text(CODE)
@@ -64,10 +70,40 @@ def test_the_interval_is_wilsons(mutation):
     assert mutation.interval(8, 10) == [0.4902, 0.9433]
 
 
-def test_the_quickest_tests_of_a_line_are_chosen(mutation, source):
-    mutant = next(m for m in mutation.mutants_of("a.py") if m.before == "0")
-    lines = {"a.py": {mutant.line: ["quick", "slow", "slower"]}}
-    timings = {"quick": 1.0, "slow": 2.0, "slower": 9.0}
-    assert mutation.chosen_tests(mutant, lines, timings, 4) == ["quick", "slow"]
-    assert mutation.chosen_tests(mutant, lines, timings, 0.5) == ["quick"]
-    assert mutation.chosen_tests(mutant, {}, timings, 4) == []
+def test_tests_of_the_room_then_the_quickest_are_chosen(mutation):
+    mutant = mutation.Mutant("metaad_zoo/episodes/a.py", 12, 11, 0, "0", "1", "f")
+    names = ["tests/test_x.py::quick", "tests/test_x.py::slow", "tests/episodes/test_a.py::slow", "tests/x.py::slower"]
+    timings = dict(zip(names, (1.0, 3.0, 3.0, 9.0), strict=True))
+    quick, _, own, _ = names
+    assert mutation.chosen_tests(mutant, {mutant.path: {12: names}}, timings, 6) == [own, quick]
+    assert mutation.chosen_tests(mutant, {mutant.path: {11: names}}, timings, 6) == [own, quick]
+    assert mutation.chosen_tests(mutant, {mutant.path: {12: names}}, timings, 0.5) == [own]
+    assert mutation.chosen_tests(mutant, {}, timings, 6) == []
+
+
+def test_equivalent_mutants_count_as_survivors_in_one_of_two_rates(mutation):
+    mutants = [
+        mutation.Mutant(f"metaad_zoo/{room}/a.py", i, i, i, "a", "b", "f")
+        for i, room in enumerate(["episodes"] * 3 + ["data/read"] * 2)
+    ]
+    outcomes = dict(zip(mutants, ["killed", "out of time", "survived", "no test", "killed"], strict=True))
+    reasons = {mutants[2].key: "equivalent: nothing changes"}
+    result = mutation.rates(outcomes, reasons)
+    assert result["counts"] == {"killed": 2, "no test": 1, "out of time": 1, "survived": 1}
+    assert (result["killed"], result["killed_without_equivalent"]) == (0.6, 0.75)
+    assert result["by_room"]["episodes"] == {"mutants": 3, "killed": 2}
+    assert [survivor["line"] for survivor in result["survivors"]] == [3, 2]
+
+
+def test_files_of_low_coverage_are_listed_with_their_missing_lines(line_coverage):
+    def file(covered, missing):
+        n = covered + len(missing)
+        counts = {"covered_lines": covered, "num_statements": n, "percent_covered": 100 * covered / n}
+        return {"summary": counts, "missing_lines": missing}
+
+    files = {"p/a/x.py": file(6, [3, 4, 5, 9]), "p/a/y.py": file(30, []), "p/z.py": file(10, [1])}
+    totals = {"percent_covered": 90.196, "num_statements": 51, "missing_lines": 5, "excluded_lines": 0}
+    result = line_coverage.summary({"files": files, "totals": totals})
+    assert result["low_files"] == {"p/a/x.py": {"percent": 60.0, "missing": "3-5, 9"}}
+    assert result["percent_by_folder"] == {"p/a": 90.0, "p/z.py": 90.91}
+    assert result["percent"] == 90.2

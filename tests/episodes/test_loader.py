@@ -72,6 +72,21 @@ def test_a_pass_cut_short_is_not_taken_up_again():
     assert_same(contents(training), contents(second))
 
 
+def test_the_first_pass_begins_with_the_first_episode_of_epoch_0():
+    loader = EpisodeLoader(sampler(), 4, 2, advance=True)
+    assert loader.state_dict() == {"epoch": 0, "batch": 0}
+    first = EpisodeBatch.collate([sampler().episode(0, i) for i in range(2)])
+    assert_same(contents(islice(loader, 1)), contents([first]))
+
+
+def test_a_state_at_the_end_of_an_epoch_continues_with_the_next():
+    finished, resumed = (EpisodeLoader(sampler(), 4, 2, advance=True) for _ in range(2))
+    list(finished)
+    resumed.load_state_dict(finished.state_dict())
+    assert_same(contents(resumed), contents(finished))
+    assert resumed.state_dict() == {"epoch": 1, "batch": 2}
+
+
 @pytest.mark.parametrize("tasks", [4, 0])
 def test_an_epoch_too_short_for_a_batch_is_refused(tasks):
     with pytest.raises(ValueError, match=f"3 episodes an epoch do not fill one batch of {tasks} tasks"):

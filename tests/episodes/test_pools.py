@@ -133,6 +133,103 @@ def test_anomalies_stand_anywhere_in_the_unlabelled_support(corrupt, is_anomalou
     assert max(orders.values()) < 2 * 400 / len(orders)
 
 
+def test_support_comes_from_the_history_and_made_anomalies_from_the_rest():
+    spec = EpisodeSpec(support_normal=3, support_unlabelled=4, contamination=0.5, query_normal=5, query_anomalous=6)
+    domain = Domain("d", Numbers([100]), np.arange(60, 100), np.arange(0), support=np.arange(20, 40))
+    episode = domain.draw(spec, np.random.default_rng(0), marked_anomalous)
+    drawn = torch.cat([episode.support_ids, episode.query_ids])
+    is_made = torch.cat([made(episode), episode.query["tabular"][:, 0] < 0])
+    assert (len(episode.support_ids), len(episode.query_ids), len(drawn.unique())) == (7, 11, 18)
+    assert episode.query_labels.equal(is_made[7:].long())
+    assert is_made[:7].tolist().count(True) == 2
+    assert ((drawn[:7] >= 20) & (drawn[:7] < 40)).equal(~is_made[:7])
+    assert (drawn[7:] >= 60).all()
+    assert episode.contamination == 0.5
+
+
+@pytest.mark.parametrize(
+    ("history", "normal", "complaint"),
+    [
+        (4, 30, "4 normal samples that may be support but an episode draws 5"),
+        (5, 15, "d has 15 normal samples but an episode draws 16"),
+        (5, 16, None),
+    ],
+)
+def test_a_domain_needs_a_history_and_a_query_of_its_own(history, normal, complaint):
+    spec = EpisodeSpec(support_normal=5, query_normal=10, query_anomalous=6)
+    domain = Domain("d", Numbers([100]), np.arange(normal), np.arange(0), support=np.arange(50, 50 + history))
+    if complaint:
+        with pytest.raises(ValueError, match=complaint):
+            domain.check(spec, synthetic=True)
+    else:
+        domain.check(spec, synthetic=True)
+        domain.draw(spec, np.random.default_rng(0), marked_anomalous)
+
+
+def test_a_finer_task_may_need_normals_and_anomalies_from_one_class():
+    source, features = Numbers([30, 40]), np.arange(70.0)[:, None]
+    pool = NeighbourhoodTaskPool(ClassTaskPool(source, source.class_names), features, 1.0)
+    fits, too_large = (EpisodeSpec(support_normal=5, query_normal=10, query_anomalous=n) for n in (15, 16))
+    pool.check(fits)
+    pool.pool.check(too_large)
+    with pytest.raises(ValueError, match="has 30 samples but a finer task may draw normals and anomalies, together 31"):
+        pool.check(too_large)
+
+
+def test_anomalies_of_finer_tasks_are_neighbours_from_either_class():
+    source, features = Numbers([50, 50]), np.arange(100.0)[:, None]
+    pool = NeighbourhoodTaskPool(ClassTaskPool(source, source.class_names), features, 1.0)
+    spec, classes = EpisodeSpec(support_normal=2, query_normal=2, query_anomalous=5), []
+    for seed in range(60):
+        episode = pool.draw(0, spec, np.random.default_rng(seed))
+        anomalies = episode.query_ids[episode.query_labels == ANOMALOUS]
+        normals = torch.cat([episode.support_ids, episode.query_ids[episode.query_labels == NORMAL]])
+        assert source.labels[normals].tolist() == [0] * 4
+        span = np.setdiff1d(np.arange(int(anomalies.min()), int(anomalies.max()) + 1), normals)
+        assert len(span) == 5, "the nearest, apart from the normal samples"
+        classes.append(int(source.labels[anomalies[0]]))
+    assert 15 < sum(classes) < 45
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_shares_out_of_range_are_refused(share):
+    source = Numbers([30, 30])
+    with pytest.raises(ValueError, match=f"share is {share}"):
+        NeighbourhoodTaskPool(ClassTaskPool(source, source.class_names), np.zeros((60, 1)), share)
+    with pytest.raises(ValueError, match=f"synthetic anomalies is {share}"):
+        DomainTaskPool([Domain("d", source, np.arange(30), np.arange(30, 60))], marked_anomalous, share)
+
+
+@pytest.mark.parametrize("shape", [(60,), (59, 2)])
+def test_neighbourhoods_need_a_row_of_features_for_each_sample(shape):
+    source = Numbers([30, 30])
+    with pytest.raises(ValueError, match=r"expected features \(n, d\) of 60 samples"):
+        NeighbourhoodTaskPool(ClassTaskPool(source, source.class_names), np.zeros(shape), 0.5)
+
+
+def test_sizes_count_normal_and_anomalous_samples():
+    source = Numbers([3, 5])
+    classes = ClassTaskPool(source, source.class_names)
+    assert classes.sizes() == [("numbers/c0", 3, 0), ("numbers/c1", 5, 0)]
+    assert NeighbourhoodTaskPool(classes, np.zeros((8, 1)), 0.5).sizes() == classes.sizes()
+    domains = [
+        Domain("a", source, np.arange(4), np.arange(4, 6)),
+        Domain("b", source, np.arange(2), np.arange(0), np.arange(2, 5)),
+    ]
+    assert DomainTaskPool(domains).sizes() == [("a", 4, 2), ("b", 5, 0)]
+
+
+def test_small_domains_are_left_out_with_a_reason():
+    source, spec = Numbers([100]), EpisodeSpec(support_normal=3, query_normal=2, query_anomalous=2)
+    domains = [Domain(f"d{n}", source, np.arange(n), np.arange(50, 52)) for n in (4, 5, 6)]
+    pool = DomainTaskPool(domains)
+    (reason,) = pool.leave_out_small(spec)
+    assert reason.startswith("d4 has 4 normal samples but an episode draws 5")
+    assert pool.members == {"d5", "d6"}
+    with pytest.raises(ValueError, match="d4 has 4 normal samples"):
+        DomainTaskPool(domains[:1]).leave_out_small(spec)
+
+
 def test_seed_split_epoch_and_index_each_matter():
     source = Numbers([100, 100])
     pool = ClassTaskPool(source, source.class_names)

@@ -72,7 +72,9 @@ def test_scaled_values_do_not_depend_on_the_unit_even_where_squares_would_overfl
 
 def test_none_leaves_all_as_it_is():
     x = torch.tensor([[100.0, torch.nan]])
-    torch.testing.assert_close(SupportScaling.fit(x, "none").apply(x), x, equal_nan=True)
+    scaling = SupportScaling.fit(x, "none")
+    torch.testing.assert_close(scaling.apply(x), x, equal_nan=True)
+    assert (scaling.centre, scaling.spread, scaling.rounding, scaling.varies) == (0, 1, 0, True)
 
 
 def test_tables_of_different_width_are_padded_with_what_is_not_there():
