@@ -19,13 +19,25 @@ from metaad_zoo.evaluation.explanation import Explanation
 from metaad_zoo.experiment.evaluate import Calibration
 from metaad_zoo.export import EXPORTED_WAYS, Format
 
-HEAVY = ("torch", "lightning", "torchvision", "timm", "matplotlib", "scipy", "sklearn", "torchmetrics", "captum")
+HEAVY = (
+    "torch",
+    "lightning",
+    "torchvision",
+    "timm",
+    "matplotlib",
+    "scipy",
+    "sklearn",
+    "torchmetrics",
+    "captum",
+    "pandas",
+)
 LAZY = ("metaad_zoo", "metaad_zoo.data", "metaad_zoo.zoo")
 RUN = """
 import contextlib, io, json, resource, sys
 from metaad_zoo.cli import main
 with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
-    assert main({arguments}) == 0
+    for arguments in {commands}:
+        assert main(arguments) == 0
 seconds = resource.getrusage(resource.RUSAGE_SELF).ru_utime
 print(json.dumps([seconds, [name for name in {heavy} if name in sys.modules]]))
 """
@@ -49,18 +61,18 @@ def loaded_by(code: str) -> list:
     ids=" ".join,
 )
 def test_help_lists_and_cards_are_quick(arguments):
-    seconds, heavy = loaded_by(RUN.format(arguments=arguments, heavy=HEAVY))
+    seconds, heavy = loaded_by(RUN.format(commands=[arguments], heavy=HEAVY))
     assert heavy == []
     assert seconds < 0.5
 
 
-def test_adapt_and_score_do_without_lightning_and_torchvision(tmp_path):
+@pytest.mark.parametrize(("method", "rows"), [("tabular-columns-maml-generated", 12), ("series_experts", 320)])
+def test_adapt_and_score_import_nothing_heavy_but_torch(method, rows, tmp_path):
     support = tmp_path / "rows.csv"
-    support.write_text("a,b\n" + "".join(f"{i % 7 / 7},{i % 5 / 5}\n" for i in range(12)))
-    adapt = ["adapt", "tabular-columns-maml-generated", "--support", str(support), "--out", str(tmp_path / "mine")]
+    support.write_text("a,b\n" + "".join(f"{i % 7 / 7},{i % 5 / 5 if i else ''}\n" for i in range(rows)))
+    adapt = ["adapt", method, "--support", str(support), "--out", str(tmp_path / "mine")]
     score = ["score", str(tmp_path / "mine"), "--data", str(support), "--out", str(tmp_path / "scores.csv")]
-    for arguments in (adapt, score):
-        assert loaded_by(RUN.format(arguments=arguments, heavy=HEAVY))[1] == ["torch"]
+    assert loaded_by(RUN.format(commands=[adapt, score], heavy=HEAVY))[1] == ["torch"]
 
 
 def test_the_package_loads_names_when_they_are_used():

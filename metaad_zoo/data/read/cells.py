@@ -31,6 +31,27 @@ def cell_texts(values: np.ndarray) -> list[str]:
     return values.tolist() if values.dtype.kind == "U" else ["" if v != v else number_text(v) for v in values.tolist()]
 
 
+def numbers_of(column: pa.Array) -> np.ndarray:
+    """Values ``(rows,)`` of a column of float64 or int64 as float64; NaN where a value is missing.
+
+    ``to_numpy`` gives the same, but imports pandas, a sixth of the time of `metaad score` on a few rows.
+
+    Example:
+        >>> numbers_of(pa.array([1.5, None, 2.5])[1:])
+        array([nan, 2.5])
+    """
+    if column.null_count == len(column):
+        return np.full(len(column), np.nan)
+    validity, content = column.buffers()
+    rows = slice(column.offset, column.offset + len(column))
+    kind = np.int64 if pa.types.is_integer(column.type) else np.float64
+    values = np.frombuffer(content, kind, rows.stop)[rows].astype(np.float64)
+    if column.null_count:
+        is_present = np.unpackbits(np.frombuffer(validity, np.uint8), count=rows.stop, bitorder="little")[rows]
+        values[is_present == 0] = np.nan
+    return values
+
+
 def numbers_of_texts(texts: Sequence[str], decimal: str | None) -> tuple[np.ndarray, np.ndarray]:
     """Numbers ``(rows,)`` of texts, NaN where a text is none, and the positions of those texts.
 
@@ -63,10 +84,10 @@ def seconds_of(column: pa.Array) -> np.ndarray:
     """
     if pa.types.is_time(column.type):
         column = column.cast(pa.time64("us")).cast(pa.int64())
-        return np.asarray(column.to_numpy(zero_copy_only=False), np.float64) / 1e6
+        return numbers_of(column) / 1e6
     duration = pa.types.is_duration(column.type)
     whole = column.cast(pa.duration("us") if duration else pa.timestamp("us", getattr(column.type, "tz", None)), False)
-    return np.asarray(whole.cast(pa.int64()).to_numpy(zero_copy_only=False), np.float64) / 1e6
+    return numbers_of(whole.cast(pa.int64())) / 1e6
 
 
 def is_number_type(kind: pa.DataType) -> bool:

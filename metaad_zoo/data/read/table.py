@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metaad_zoo.data.read.account import Account
-from metaad_zoo.data.read.cells import cell_texts, is_number_type, numbers_of_texts, seconds_of, texts_of
+from metaad_zoo.data.read.cells import cell_texts, is_number_type, numbers_of, numbers_of_texts, seconds_of, texts_of
 from metaad_zoo.data.read.csv_dialect import decimal_separator, is_number
 from metaad_zoo.data.read.labels import is_label_name, parse_labels
 from metaad_zoo.data.read.matching import carried_columns, column_order
@@ -300,7 +300,7 @@ class TableReader:
         if pa.types.is_temporal(column.type) and not pa.types.is_duration(column.type):
             return seconds_of(column), "time"
         if is_number_type(column.type):
-            return self._finite(name, np.asarray(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)))
+            return self._finite(name, numbers_of(column.cast(pa.float64(), safe=False)))
         if pa.types.is_duration(column.type):
             return seconds_of(column), "number"
         if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
@@ -312,7 +312,7 @@ class TableReader:
         if kind != "time" and self._decimal is None:  # the fast way, for columns of nothing but numbers
             try:
                 numbers = pc.utf8_trim_whitespace(column.cast(pa.string())).cast(pa.float64())
-                return self._finite(name, np.asarray(numbers.to_numpy(zero_copy_only=False), np.float64))
+                return self._finite(name, numbers_of(numbers))
             except pa.ArrowInvalid:
                 pass
         return self._parse_text(name, self._texts(name, column), row, kind)

@@ -149,6 +149,16 @@ def pieces_of(x: Tensor, length: int) -> tuple[Tensor, Tensor]:
     return x.nan_to_num(0.0).unfold(1, length, 1), (~x.isnan()).unfold(1, length, 1)
 
 
+def ridge(x: Tensor, y: Tensor, alpha: float) -> Tensor:
+    """Coefficients ``(features, outputs)`` of the ridge regression of ``(n, outputs)`` on ``(n, features)``.
+
+    Those of scikit-learn's ``Ridge`` without an intercept, whose import takes as long as that of torch.
+    """
+    if len(x) < x.shape[1]:  # the same coefficients, of a smaller matrix
+        return x.T @ torch.linalg.solve(x @ x.T + alpha * torch.eye(len(x), dtype=x.dtype), y)
+    return torch.linalg.solve(x.T @ x + alpha * torch.eye(x.shape[1], dtype=x.dtype), x.T @ y)
+
+
 @dataclass(frozen=True)
 class Forecast:
     """A linear forecast of each step of all channels from the steps before it.
@@ -164,13 +174,11 @@ class Forecast:
     @classmethod
     def of(cls, pieces: Tensor, present: Tensor, alpha: float) -> Forecast:
         """Ridge regression with the penalty ``alpha`` on the pieces whose last step has a value in any channel."""
-        from sklearn.linear_model import Ridge  # not for those who adapt another method
-
         rows = present[..., -1].any(-1)
-        model = Ridge(alpha=alpha).fit(_past(pieces)[rows].numpy(), pieces[..., -1][rows].numpy())
-        # scikit-learn leaves out the axis of a single output in some of its versions
-        slope = torch.as_tensor(model.coef_).reshape(pieces.shape[2], -1)
-        return cls(slope, torch.as_tensor(model.intercept_).reshape(-1))
+        past, last = _past(pieces)[rows], pieces[..., -1][rows]
+        of_past, of_last = past.mean(0), last.mean(0)
+        slope = ridge(past - of_past, last - of_last, alpha).T
+        return cls(slope, of_last - slope @ of_past)
 
     def residuals(self, pieces: Tensor) -> Tensor:
         """Last step of each piece minus its forecast, ``(n, m, C)``."""
