@@ -9,13 +9,14 @@ installed into it with its test extra, and pytest runs there:
   no errors in this one, because old versions call functions that newer versions of their own dependencies have renamed.
 
 uv finds a Python by its number, or gets it; `--python` names another one. Each environment takes about 7 GB and is
-deleted afterwards. `--tests tests/episodes` runs a part. benchmarks/results/python_versions.json is the result; the
-exit status is 1 if a test failed.
+deleted afterwards, unless `--folder` names a place where it is kept and used again. `--tests tests/episodes` runs a
+part. benchmarks/results/python_versions.json is the result; the exit status is 1 if a test failed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -43,7 +44,8 @@ def build(folder: Path, python: str, resolution: str) -> dict[str, str]:
     if uv is None:
         raise SystemExit("error: uv is missing: pip install uv")
     environment = {**os.environ, "VIRTUAL_ENV": str(folder)}
-    subprocess.run([uv, "venv", "--quiet", "--python", python, str(folder)], check=True)
+    if not folder.exists():
+        subprocess.run([uv, "venv", "--quiet", "--python", python, str(folder)], check=True)
     line = [uv, "pip", "install", "--quiet", "--resolution", resolution, "--editable", f"{REPOSITORY}[test]"]
     subprocess.run(line, check=True, env=environment)
     listed = subprocess.run(
@@ -75,6 +77,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(ENVIRONMENTS)} (default: all)")
     parser.add_argument("--python", help="path or number of a Python to use instead")
     parser.add_argument("--tests", nargs="*", default=[], help="files and folders of tests (default: all)")
+    parser.add_argument("--folder", type=Path, help="keep the environments here (default: a temporary folder)")
     parser.add_argument("--jobs", type=int, default=2, help="processes that run tests")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks/results/python_versions.json")
     options = parser.parse_args()
@@ -85,8 +88,8 @@ def main() -> int:
     failed = False
     for name in options.names or ENVIRONMENTS:
         python, resolution = ENVIRONMENTS[name]
-        with tempfile.TemporaryDirectory() as place:
-            folder = Path(place) / "venv"
+        with contextlib.nullcontext(options.folder) if options.folder else tempfile.TemporaryDirectory() as place:
+            folder = Path(place).absolute() / name
             versions = build(folder, options.python or python, resolution)
             number = subprocess.run([folder / "bin" / "python", "-V"], check=True, capture_output=True, text=True)
             started = time.perf_counter()

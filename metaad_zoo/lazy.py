@@ -20,7 +20,7 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str]
         submodule = f"{package}.{name}"
         if modules.get(name, submodule) != submodule:
             return getattr(import_module(modules[name]), name)
-        if name.startswith("__") or find_spec(submodule) is None:
+        if name.startswith("__") or not name.isidentifier() or find_spec(submodule) is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return import_module(submodule)
 

@@ -40,7 +40,9 @@ def trainable(learner: Learner) -> pl.LightningModule:
 
 @cache
 def _trainable_class(learner: type[Learner]) -> type[Learner]:
-    return type(learner.__name__, (learner, _Training), {"__module__": learner.__module__, "learner_class": learner})
+    # A local class, so that command lines that name the learner without its module still mean only the learner.
+    names = {"__module__": learner.__module__, "__qualname__": f"trainable.<locals>.{learner.__name__}"}
+    return type(learner.__name__, (learner, _Training), {**names, "learner_class": learner})
 
 
 def _unpickled(learner: type[Learner]) -> Learner:

@@ -12,6 +12,8 @@ from metaad_zoo.cli import main
 from metaad_zoo.cli.train import run
 from metaad_zoo.cli.train_arguments import name_configs
 from metaad_zoo.experiment.configs import bases_of, configs_folder, describe_config, list_configs, locate_config
+from metaad_zoo.learners import PrototypicalNetwork
+from metaad_zoo.learners.training import trainable
 from tests.cli.short import CONFIGS, QUICKSTART, SHORT
 
 
@@ -71,6 +73,15 @@ def test_an_unknown_key_gets_the_nearest_one(capsys):
     message = capsys.readouterr().err
     assert "Did you mean trainer.max_epochs" in message
     assert "For all options: metaad train CONFIG --help" in message
+
+
+def test_a_learner_keeps_its_short_name_after_one_was_trained(capsys):
+    trainable(PrototypicalNetwork(backbone="mlp", input_shapes={"tabular": [3]}))
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "quickstart", "--model", "PrototypicalNetwork", "--print_config"])
+    output = capsys.readouterr()
+    assert caught.value.code == 0, output.err
+    assert yaml.safe_load(output.out)["model"]["class_path"] == "metaad_zoo.learners.PrototypicalNetwork"
 
 
 def test_help_of_a_config_lists_all_keys(capsys):
