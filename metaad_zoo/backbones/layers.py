@@ -195,3 +195,14 @@ def episodic_batch_norm(module: nn.Module, policy: BatchNormPolicy, steps: int =
         else:
             episodic_batch_norm(child, policy, steps)
     return module
+
+
+def constant_statistics(module: nn.Module) -> list[str]:
+    """Names of the stored statistics of batch normalisation that training does not change, as in the state dict.
+
+    Example:
+        >>> constant_statistics(episodic_batch_norm(nn.Sequential(nn.BatchNorm2d(2)), "support"))
+        ['0.running_mean', '0.running_var', '0.num_batches_tracked']
+    """
+    layers = ((name, x) for name, x in module.named_modules() if isinstance(x, EpisodicBatchNorm))
+    return [name for at, layer in layers if layer.policy != "per_step" for name, _ in layer.named_buffers(at)]

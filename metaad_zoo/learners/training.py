@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from metaad_zoo.backbones.layers import constant_statistics
 from metaad_zoo.episodes import EpisodeBatch
 from metaad_zoo.evaluation.metrics import auroc
 from metaad_zoo.learners.base import Learner, explain_missing_derivative
@@ -71,6 +72,11 @@ class _Training(Learner, pl.LightningModule):
     def configure_callbacks(self) -> list[pl.Callback]:
         every = self.diagnose_every if isinstance(self, GradientLearner) else None
         return [InnerLoopDiagnostics(every)] if every else []
+
+    def setup(self, stage: str) -> None:
+        """Spare DDP the broadcast of constant buffers before each outer step; it reads this attribute."""
+        constant = {"_place", "inner_loop.rates", *constant_statistics(self)}
+        self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers() if name in constant]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)

@@ -42,6 +42,7 @@ class _Keep(pl.Callback):
         self.folder = folder
 
     def on_train_start(self, trainer, learner):
+        assert not trainer.model.will_sync_module_buffers(), "statistics that training does not change stay at home"
         self.calls = 0
         trainer.model.register_comm_hook(None, self._count)
 
