@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
@@ -115,7 +116,7 @@ class InContextDetector(TableRowLearner):
         self.column_dropout, self.max_columns, self.max_rows = column_dropout, max_columns, max_rows
         heads = len(self.units)
         self.powers = nn.Parameter(torch.tensor([UNITS[name][1] for name in self.units]))
-        self.log_sharpness = nn.Parameter(torch.full((heads,), 3.0).log())
+        self.log_sharpness = nn.Parameter(torch.full((heads,), math.log(3.0)))
         self.gate = nn.Parameter(torch.zeros(heads))
         self.log_scale = nn.Parameter(torch.tensor(1.0))
         self.offset = nn.Parameter(torch.tensor([-0.5, 0.0]))  # of the logit; weight of anomalies, before softplus
