@@ -310,7 +310,7 @@ def commands(number: int) -> dict[str, list[str]]:
     for kind, (support, _) in of.items():
         lines[f"metaad adapt {kind}"] = [*metaad, "adapt", kind, "--support", support, "--out", f"{kind}{number}"]
     for kind, (_, data) in of.items():
-        lines[f"metaad score, {kind}"] = [*metaad, "score", f"{kind}{number}", "--data", data, "--out", f"{kind}.csv"]
+        lines[f"metaad score, {kind}"] = [*metaad, "score", f"{kind}{number}", "--data", data, "--out", f"scores_{kind}.csv"]
     return lines
 
 

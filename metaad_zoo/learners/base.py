@@ -95,6 +95,8 @@ class Learner(nn.Module):
     """Whether ``train.py`` keeps the weights from before the training if none of it reach their validation AUROC."""
     reads_unlabelled: ClassVar[bool] = False
     """Whether it weighs unlabelled support samples by how normal they look; False: it takes them as normal."""
+    cost: ClassVar[str] = "a network computes an embedding of each sample"
+    """What takes the time of adapting and scoring, as a clause; cards give it as the reason for a slow model."""
     parent: Parent | None = None
     """Checkpoint from which it starts, during fine-tuning."""
 

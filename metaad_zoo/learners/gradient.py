@@ -96,6 +96,7 @@ class GradientLearner(Learner):
         ValueError: a name or a setting is unknown, the backbone does not fit the data, or the engine can't run it.
     """
 
+    cost: ClassVar[str] = "a network takes gradient steps on the support and then computes each sample"
     fixed: ClassVar[Mapping[str, Any]] = {}
     """Settings of the inner loop that define the learner."""
     network_type: ClassVar[type[EpisodeNetwork]] = EpisodeNetwork

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +77,8 @@ class InContextDetector(TableRowLearner):
             distance from the centre, see :func:`metaad_zoo.learners.column_choice.pick_rows`.
         kwargs: further arguments of :class:`TableRowLearner`.
     """
+
+    cost: ClassVar[str] = "a transformer compares each sample with all support samples, column by column"
 
     def __init__(
         self,

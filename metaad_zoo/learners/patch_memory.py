@@ -81,6 +81,7 @@ class PatchMemory(Learner):
     """
 
     trains = False
+    cost = "a pretrained network computes features of each patch, which are compared with all patches of the support"
     former_arguments: ClassVar[Mapping[str, Any]] = {"grid": "finest", "subspace": 0.0}
     region: Tensor | None = None
     """Region of interest ``(H, W)``; see :meth:`within`."""

@@ -80,6 +80,7 @@ class WeightedExperts(TableRowLearner):
     """
 
     reads_unlabelled: ClassVar[bool] = True
+    cost: ClassVar[str] = f"{len(EXPERTS)} experts compare each sample with the unlabelled ones"
 
     def __init__(
         self, *, landmarks: int = 1000, width: int = 32, dropout: float = 0.2, caution: float = 1.0, **kwargs: Any

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from metaad_zoo.learners import learner_class
+from metaad_zoo.modality import get_form
 from metaad_zoo.zoo.published import Published
 
 Verdict = Literal["better", "alike", "worse", "unclear"]
 HARDEST = 3
+SLOW = 5.0
+"""Times the seconds of the best baseline without a network from which a model needs a reason."""
 
 
 def verdict(behind: Mapping[str, Any]) -> Verdict:
@@ -43,7 +47,13 @@ def limits(published: Published) -> list[str]:
         sentences.append(f"**{name} may be as good here**: {_difference(figures)}. {_advice(name)}")
     if by_verdict["unclear"]:
         sentences.append(f"There are too few test tasks to tell whether it beats {', '.join(by_verdict['unclear'])}.")
-    return [*sentences, *_of_decisions(published), *_of_tasks(published), _of_support(published)]
+    return [
+        *sentences,
+        *_of_decisions(published),
+        *_of_tasks(published),
+        _of_support(published),
+        *_of_speed(published),
+    ]
 
 
 def _advice(baseline: str) -> str:
@@ -91,3 +101,18 @@ def _of_support(published: Published) -> str:
         "smaller one. Both hold for domains like those of the test. For others, compare methods on your own samples: "
         "`metaad recommend --support PATH`."
     )
+
+
+def _of_speed(published: Published) -> list[str]:
+    """Why a model takes more than :data:`SLOW` times as long as the best baseline without a network."""
+    methods = published.metrics["methods"]
+    names = [name for name in get_form(published.modality).neighbours if name in methods]
+    if not names:
+        return []
+    beside = max(names, key=lambda name: methods[name]["mean"]["auroc"])
+    ours, theirs = (methods[name].get("seconds_per_task", 0.0) for name in (published.ours, beside))
+    if ours <= SLOW * theirs:
+        return []
+    instead = " ms instead of ".join(f"{float(f'{1000 * seconds:.2g}'):g}" for seconds in (ours, theirs))
+    cost = learner_class(published.manifest["learner"]).cost
+    return [f"Slower than {beside}: {instead} ms to adapt and to score a test episode, because {cost}."]

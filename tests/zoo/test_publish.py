@@ -118,6 +118,7 @@ def test_a_baseline_that_does_as_well_is_named(interval, said, zoo):
     for name, figures in metrics["methods"].items():
         wanted = interval if name == "1-NN on raw inputs" else [0.1, 0.2]
         figures["auroc_behind_first"] |= {"mean": 0.1, "ci95": wanted}
+        figures["seconds_per_task"] = 1.0
     path.write_text(json.dumps(metrics))
     sentences = " ".join(limits(read_published(zoo / NAME)))
     assert ("1-NN on raw inputs" in sentences) == (said is not None)
@@ -126,6 +127,20 @@ def test_a_baseline_that_does_as_well_is_named(interval, said, zoo):
     changed = {p.name for p in refresh(zoo)}
     assert "index.json" in changed
     assert refresh(zoo) == []
+
+
+@pytest.mark.parametrize(("times", "is_slow"), [(4.9, False), (5.1, True)])
+def test_a_slow_model_gives_the_reason(times, is_slow, zoo):
+    path = zoo / NAME / "metrics.json"
+    metrics = json.loads(path.read_text())
+    for name, auroc in (("1-NN on raw inputs", 0.6), ("1-NN on standardised inputs", 0.5)):
+        metrics["methods"][name]["mean"]["auroc"] = auroc
+        metrics["methods"][name]["seconds_per_task"] = 0.002 if auroc == 0.6 else 1e-6
+    metrics["methods"]["maml"]["seconds_per_task"] = 0.002 * times
+    path.write_text(json.dumps(metrics))
+    sentence = "Slower than 1-NN on raw inputs: 10 ms instead of 2 ms to adapt and to score a test episode, "
+    text = " ".join(limits(read_published(zoo / NAME)))
+    assert (f"{sentence}because a network takes gradient steps" in text) == ("Slower" in text) == is_slow
 
 
 def test_a_changed_figure_makes_card_and_index_stale(zoo):
