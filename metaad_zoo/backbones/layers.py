@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._C._functorch import is_batchedtensor
 
+from metaad_zoo.backbones.batch_normalisation import batch_normalisation
 from metaad_zoo.backbones.task_axis import TaskAxis, current_task_axis
 
 BatchNormPolicy = Literal["support", "transductive", "running", "per_step"]
@@ -96,13 +97,16 @@ class EpisodicBatchNorm(nn.Module):
         scale, shift = self._affine(x, axis)
         shape = (-1,) + (1,) * (x.ndim - 2)
         stored, rows = self._stored(axis), self._rows(x)
-        if stored is None and rows == len(x) and x[:, 0].numel() > 1 and x.dtype.itemsize > 2:
-            self._record(x, axis)
+        wide = x.dtype.itemsize > 2
+        if stored is None:
+            self._record(x[:rows], axis)
+        if stored is None and wide and rows == len(x) and axis is None and x[:, 0].numel() > 1:
             _refuse_vmap(x)
             out = F.batch_norm(x, None, None, scale.expand(x.shape[1]), shift.expand(x.shape[1]), True, 0.0, self.eps)
+        elif stored is None and wide and axis is not None:
+            _refuse_vmap(x)
+            out = batch_normalisation(x, rows, scale.expand(x.shape[1]), shift.expand(x.shape[1]), self.eps)
         else:
-            if stored is None:
-                self._record(x[:rows], axis)
             variance, mean = stored or _statistics(x[:rows])
             scale = torch.rsqrt(variance + self.eps) * scale
             out = torch.addcmul((shift - mean * scale).view(shape), x, scale.view(shape))
