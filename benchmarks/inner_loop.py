@@ -27,6 +27,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from torch.func import functional_call
 
 from metaad_zoo.episodes import EpisodeBatch
 from metaad_zoo.evaluation.protocol import environment
@@ -41,7 +42,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any], tuple[int, ...]]] = {
     "transformer 2x64, 64 steps": ("sequence", "transformer", {"width": 64, "layers": 2}, (64, 4)),
 }
 COMPILED = ("MLP 3x128, 32 columns",)
-"""Cases whose outer step is also compiled (inner_loop.compile); sequences branch on missing values."""
+"""Cases whose outer step is also compiled (inner_loop.compile): those of which that takes less than a minute."""
 SUPPORT, QUERY, STEPS, LR = 10, 20, 5, 0.01
 Run = Callable[[], object]
 
@@ -88,6 +89,26 @@ def learn2learn_step(learner: GradientLearner, batch: EpisodeBatch, order: int) 
     return run
 
 
+def plain_step(learner: GradientLearner, batch: EpisodeBatch, order: int) -> Run:
+    """Descent in ten lines of torch, task after task: `higher` over it is what the reference engine costs."""
+    network = learner.network
+    start = dict(network.named_parameters())
+
+    def run() -> None:
+        learner.zero_grad()
+        for support, support_labels, query, query_labels, _ in batch:
+            weights: dict[str, Tensor] = dict(start)
+            for _ in range(STEPS):
+                at = weights if order == 2 else {name: p.detach().requires_grad_() for name, p in weights.items()}
+                loss = anomaly_loss(functional_call(network, at, (support,)), support_labels)
+                gradients = torch.autograd.grad(loss, list(at.values()), create_graph=order == 2)
+                weights = {name: p - LR * g for (name, p), g in zip(weights.items(), gradients, strict=True)}
+            logits = functional_call(network, weights, (support, query))
+            (anomaly_loss(logits, query_labels) / len(batch)).backward()
+
+    return run
+
+
 def torchopt_step(learner: GradientLearner, batch: EpisodeBatch) -> Run:
     """TorchOpt's differentiable optimiser; it has no first order."""
     import torchopt  # type: ignore[import-not-found]
@@ -128,13 +149,14 @@ def limit(learner: GradientLearner, batch: EpisodeBatch, order: int) -> Run:
     return run
 
 
-def contestants(case: str, tasks: int, order: int, device: str) -> dict[str, Run]:
+def contestants(case: str, tasks: int, order: int, device: str, compiles: bool) -> dict[str, Run]:
     batch = make_batch(case, tasks, device)
     ours = {engine: make_learner(case, device, engine=engine, order=order) for engine in ("higher", "vectorized")}
     runs: dict[str, Run] = {name: (lambda x=learner: outer_step(x, batch)) for name, learner in ours.items()}  # type: ignore[misc]
-    if case in COMPILED:
+    if compiles:
         compiled = make_learner(case, device, engine="vectorized", order=order, compile=True)
         runs["compiled"] = lambda: outer_step(compiled, batch)
+    runs["plain descent"] = plain_step(make_learner(case, device), batch, order)
     if importlib.util.find_spec("learn2learn"):
         runs["learn2learn"] = learn2learn_step(make_learner(case, device), batch, order)
     if importlib.util.find_spec("torchopt") and order == 2:
@@ -143,19 +165,25 @@ def contestants(case: str, tasks: int, order: int, device: str) -> dict[str, Run
     return runs
 
 
+def on_processor_time(device: str) -> bool:
+    """Whether processor seconds are taken: of one thread they are the step's own, whatever else the machine does."""
+    return device == "cpu" and torch.get_num_threads() == 1
+
+
 def timed(run: Run, device: str) -> float:
     synchronise = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    clock = time.process_time if on_processor_time(device) else time.perf_counter
     synchronise()
-    start = time.perf_counter()
+    start = clock()
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):  # not every contestant sees to that
         run()
     synchronise()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def measure(case: str, tasks: int, order: int, rounds: int, device: str) -> dict[str, Any]:
+def measure(case: str, tasks: int, order: int, rounds: int, device: str, compiles: bool) -> dict[str, Any]:
     """Seconds and speed over `higher` of every contestant."""
-    runs = contestants(case, tasks, order, device)
+    runs = contestants(case, tasks, order, device, compiles)
     for run in runs.values():
         timed(run, device)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -246,10 +274,16 @@ def main() -> None:
     parser.add_argument("--orders", nargs="+", type=int, default=[1, 2], choices=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", choices=["speed", "memory"], help="of a result file that is there, the rest stays")
+    parser.add_argument("--threads", type=int, help="of torch; with 1, processor seconds are measured")
+    parser.add_argument(
+        "--compile", nargs="*", default=list(COMPILED), choices=list(CASES), help="cases to compile too"
+    )
+    parser.add_argument("--only", choices=["speed", "memory"], help="other figures of an existing file stay")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--peak", nargs=3, metavar=("CASE", "SETTING", "STEPS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
     if args.peak:
         print(peak_memory(args.peak[0], args.peak[1], int(args.peak[2]), args.tasks[0], args.device))
         return
@@ -258,7 +292,7 @@ def main() -> None:
     for case in args.cases if args.only != "memory" else []:
         for tasks in args.tasks:
             for order in args.orders:
-                speed.append(measure(case, tasks, order, args.rounds, args.device))
+                speed.append(measure(case, tasks, order, args.rounds, args.device, case in args.compile))
                 print(f"{case}, {tasks} tasks, order {order}: {speed[-1]['over_higher']}", file=sys.stderr, flush=True)
     memory = [] if args.only == "speed" else [row for c in args.cases for row in memory_rows(c, 16, args.device)]
     for rows, table in ((speed, speed_table), (memory, memory_table)):
@@ -266,10 +300,16 @@ def main() -> None:
             console.print(table(rows))
     if args.json:
         versions = environment(args.device) | {"threads": torch.get_num_threads()}
-        protocol = {"support": SUPPORT, "query": QUERY, "inner_steps": STEPS, "rounds": args.rounds}
+        clock = "processor" if on_processor_time(args.device) else "wall"
+        protocol = {"support": SUPPORT, "query": QUERY, "inner_steps": STEPS, "rounds": args.rounds, "clock": clock}
         content = {"protocol": protocol, "speed": speed, "memory": memory, "environment": versions}
         if args.only and args.json.is_file():
-            content = json.loads(args.json.read_text(encoding="utf-8")) | {args.only: content[args.only]}
+            before = json.loads(args.json.read_text(encoding="utf-8"))
+            if args.only == "speed":
+                measured = {(row["case"], row["tasks"], row["order"]) for row in speed}
+                old = [row for row in before["speed"] if (row["case"], row["tasks"], row["order"]) not in measured]
+                content["speed"] = old + speed
+            content = before | {args.only: content[args.only]}
         args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

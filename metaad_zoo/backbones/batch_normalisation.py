@@ -67,7 +67,7 @@ class _Gradient(Function):
         return gx, gw, gb
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, u: Tensor, uw: Tensor, ub: Tensor) -> Any:
         gy, x, weight, mean, inverse = ctx.saved_tensors
         axes = [0, *range(2, x.ndim)]
@@ -102,7 +102,7 @@ class _NormalisationByFirst(Function):
         return torch.addcmul(_by_channel(bias - mean * factor, x), x, _by_channel(factor, x))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gy: Tensor) -> Any:
         x, weight, mean, inverse = ctx.saved_tensors
         _, gw, gb = torch.ops.aten.native_batch_norm_backward(

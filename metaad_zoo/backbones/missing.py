@@ -3,12 +3,46 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 
 ANY = -1
 """Size of an axis that may have any length."""
+
+_declared: ContextVar[bool | None] = ContextVar("declared_missing", default=None)
+
+
+@contextmanager
+def declare_missing(missing: bool) -> Iterator[None]:
+    """Context in which no batch is searched for missing values, so that a trace has no branch on values.
+
+    Args:
+        missing: whether values may be missing; False for batches without NaN only.
+    """
+    token = _declared.set(missing)
+    try:
+        yield
+    finally:
+        _declared.reset(token)
+
+
+def declared_missing() -> bool | None:
+    """Value of :func:`declare_missing`; None outside of it."""
+    return _declared.get()
+
+
+def is_traced() -> bool:
+    """Whether the present operations are recorded for other batches, so that none may depend on values."""
+    return torch.compiler.is_compiling() or declared_missing() is not None
+
+
+def may_miss(x: Tensor) -> bool:
+    """Whether a batch has missing values; in a trace, whether other batches may have some."""
+    return declared_missing() is not False if is_traced() else bool(torch.isnan(x).any())
 
 
 def split_missing(x: Tensor) -> tuple[Tensor, Tensor]:

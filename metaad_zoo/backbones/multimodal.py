@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metaad_zoo.backbones.missing import centre_missing
+from metaad_zoo.backbones.missing import centre_missing, declared_missing
 from metaad_zoo.backbones.registry import MULTIMODAL, Backbone, backbone_class, create_backbone, modality_of
 from metaad_zoo.registry import unknown_name
 
@@ -130,7 +130,7 @@ class Fusion(Backbone):
             masks.append(mask)
         present = torch.stack(masks, 1)
         # A traced graph can't raise an error for a sample: see metaad_zoo.export.
-        empty = 0 if torch.compiler.is_compiling() else int((~present.any(1)).sum())
+        empty = 0 if torch.compiler.is_compiling() or declared_missing() is False else int((~present.any(1)).sum())
         if empty:
             raise ValueError(
                 f"a sample must have at least one of {self.modalities}, but in {empty} of {len(present)} samples "

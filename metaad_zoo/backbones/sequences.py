@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metaad_zoo.backbones.missing import ANY, pool_present, split_missing
+from metaad_zoo.backbones.missing import ANY, is_traced, may_miss, pool_present, split_missing
 from metaad_zoo.backbones.registry import Backbone
 from metaad_zoo.backbones.task_axis import current_task_axis
 
@@ -98,7 +98,7 @@ class SequenceBackbone(ReadsSequences):
         check_sequences(x, self.in_channels)
         lengths = present = None
         # Masks are built only if needed; a traced graph has no data-dependent branch.
-        if torch.compiler.is_compiling() or torch.isnan(x).any():
+        if may_miss(x):
             values, mask = split_missing(x)
             x, lengths = without_padding(values, mask)
             present = mask.any(1)
@@ -128,7 +128,7 @@ def without_padding(values: Tensor, present: Tensor) -> tuple[Tensor, Tensor | N
     """
     steps = torch.arange(1, values.shape[1] + 1, device=values.device)
     lengths = torch.where(present.any(2), steps, 1).amax(1)
-    if torch.compiler.is_compiling():
+    if is_traced():
         return values, lengths
     shortest, longest = torch.stack(lengths.aminmax()).tolist()
     return values[:, :longest], None if shortest == longest else lengths

@@ -7,7 +7,7 @@ task axis processes the folded batch as usual.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -106,17 +106,52 @@ class _TaskConv(nn.modules.conv._ConvNd):
         axis = carried_task_axis((self.weight, rank), (self.bias, 1))
         if axis is None:
             return super().forward(x)
-        weight = axis.per_task(self.weight, rank).flatten(0, 1)
+        weight = axis.per_task(self.weight, rank)
         padding = self.padding
         if self.padding_mode != "zeros" or isinstance(padding, str):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             x = F.pad(x, self._reversed_padding_repeated_twice, mode=mode)
             padding = (0,) * len(self.kernel_size)
-        bias = None if self.bias is None else axis.per_task(self.bias, 1).flatten()
+        bias = None if self.bias is None else axis.per_task(self.bias, 1)
+        geometry = (self.stride, padding, self.dilation)
+        if rank == 4 and self.in_channels == 1 and x.device.type == "cpu":
+            return _one_channel_convolution(axis, x, weight, bias, *geometry)
+        groups = axis.tasks * self.groups
         y = grouped_convolution(
-            axis.to_channels(x), weight, bias, self.stride, padding, self.dilation, axis.tasks * self.groups
+            axis.to_channels(x), weight.flatten(0, 1), None if bias is None else bias.flatten(), *geometry, groups
         )
         return axis.from_channels(y)
+
+
+def _one_channel_convolution(
+    axis: TaskAxis,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    """Convolution of images with one channel as matrix products: on a CPU half the time of as many groups.
+
+    Args:
+        axis: task axis.
+        x: ``(tasks * n, 1, H, W)``.
+        weight: ``(tasks, out, 1, h, w)``.
+        bias: ``(tasks, out)``; None: no bias.
+        stride: stride along both axes.
+        padding: number of zeros on both sides of both axes.
+        dilation: spacing of kernel elements along both axes.
+    """
+    kernel = weight.shape[3:]
+    places = F.unfold(x, kernel, tuple(dilation), tuple(padding), tuple(stride))  # (tasks * n, h * w, places)
+    bias = x.new_zeros(axis.tasks, weight.shape[1]) if bias is None else bias
+    samples = len(x) // axis.tasks
+    weights, biases = (
+        axis.fold(v.unsqueeze(1).expand(-1, samples, -1, -1)) for v in (weight.flatten(2), bias.unsqueeze(2))
+    )
+    height = (x.shape[2] + 2 * padding[0] - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
+    return torch.baddbmm(biases, weights, places).unflatten(2, (height, -1))
 
 
 class TaskConv1d(_TaskConv, nn.Conv1d):

@@ -6,7 +6,7 @@ cuDNN's recurrent layers have no second derivative, and in evaluation mode no fi
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metaad_zoo.backbones.gru_steps import gru_steps
 from metaad_zoo.backbones.task_axis import TASK_LAYERS, TaskAxis, carried_task_axis
 
 _differentiable: ContextVar[bool] = ContextVar("differentiable_recurrence", default=False)
@@ -110,7 +111,7 @@ class _TaskRecurrence(nn.RNNBase):
         return w_in, w_state, b_in, b_state
 
 
-def _drives(rows: Tensor, parts: Iterable[tuple[Tensor, Tensor]]) -> list[Sequence[Tensor]]:
+def _drives(rows: Tensor, parts: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
     """Contribution of the input to each part of the gates, by time step.
 
     Args:
@@ -118,11 +119,11 @@ def _drives(rows: Tensor, parts: Iterable[tuple[Tensor, Tensor]]) -> list[Sequen
         parts: weights ``(tasks, in, gates)`` and bias ``(tasks, gates)`` of each part.
 
     Returns:
-        For each part ``T`` tensors ``(tasks, n, gates)``.
+        For each part ``(tasks, T, n, gates)``.
     """
     by_time = rows.transpose(1, 2).flatten(1, 2)  # samples of a step are contiguous
     return [
-        torch.baddbmm(bias.unsqueeze(1), by_time, weight).unflatten(1, (rows.shape[2], rows.shape[1])).unbind(1)
+        torch.baddbmm(bias.unsqueeze(1), by_time, weight).unflatten(1, (rows.shape[2], rows.shape[1]))
         for weight, bias in parts
     ]
 
@@ -141,17 +142,9 @@ class TaskGRU(_TaskRecurrence, nn.GRU):
         gates_from_state, new_from_state = w_state.split(parts, 2)
         (gates_bias, new_bias_in), (gates_bias_state, new_bias) = b_in.split(parts, 1), b_state.split(parts, 1)
         biases = (gates_bias + gates_bias_state, new_bias_in)
-        drives = _drives(rows, zip(w_in.split(parts, 2), biases, strict=True))
-        new_bias = new_bias.unsqueeze(1)
-        h = rows.new_zeros(axis.tasks, rows.shape[1], self.hidden_size, dtype=drives[0][0].dtype)
-        states = []
-        for gates_drive, new_drive in zip(*drives, strict=True):
-            gates = torch.sigmoid(torch.baddbmm(gates_drive, h, gates_from_state))
-            reset, update = gates.chunk(2, -1)
-            new = torch.tanh(torch.addcmul(new_drive, reset, torch.baddbmm(new_bias, h, new_from_state)))
-            h = torch.lerp(new, h, update)
-            states.append(h)
-        return torch.stack(states, 2), h
+        gates, new = _drives(rows, zip(w_in.split(parts, 2), biases, strict=True))
+        states, last = gru_steps(gates, new, gates_from_state, new_from_state, new_bias.unsqueeze(1))
+        return states.transpose(1, 2), last
 
 
 @cache
@@ -197,9 +190,9 @@ class TaskLSTM(_TaskRecurrence, nn.LSTM):
     def _layer(self, axis: TaskAxis, rows: Tensor, layer: int) -> tuple[Tensor, ...]:
         w_in, w_state, b_in, b_state = self._weights(axis, layer)
         (drives,) = _drives(rows, [(w_in, b_in + b_state)])
-        h = c = rows.new_zeros(axis.tasks, rows.shape[1], self.hidden_size, dtype=drives[0].dtype)
+        h = c = rows.new_zeros(axis.tasks, rows.shape[1], self.hidden_size, dtype=drives.dtype)
         states = []
-        for drive in drives:
+        for drive in drives.unbind(1):
             i, f, g, o = torch.baddbmm(drive, h, w_state).chunk(4, -1)
             c = torch.addcmul(torch.sigmoid(f) * c, torch.sigmoid(i), torch.tanh(g))
             h = torch.sigmoid(o) * torch.tanh(c)

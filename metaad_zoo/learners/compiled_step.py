@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from metaad_zoo.backbones import declare_missing
 from metaad_zoo.episodes import EpisodeBatch
 from metaad_zoo.inner_loop import DivergenceError
 from metaad_zoo.inner_loop.compiled import CompiledSteps
 from metaad_zoo.inner_loop.descent import deferred_checks, require_finite_table
+from metaad_zoo.inner_loop.precision import twice_differentiable
 from metaad_zoo.learners.base import explain_missing_derivative
 
 TaskLosses = Callable[[EpisodeBatch], Tensor]
@@ -56,6 +58,9 @@ class CompiledOuterStep:
         outer = [name_of[id(p)] for p in parameters]
         support, query = sorted(batch.support), sorted(batch.query)
 
+        # Infinite values too may become NaN when they are scaled.
+        missing = not all(bool(x.isfinite().all()) for x in (*batch.support.values(), *batch.query.values()))
+
         def step(*tensors: Tensor) -> tuple[Tensor, ...]:
             values = dict(zip(state, tensors, strict=False))
             at = [values[name].requires_grad_() for name in outer]
@@ -68,7 +73,8 @@ class CompiledOuterStep:
                 next(rest),
                 batch.tasks,
             )
-            with deferred_checks() as tables:
+            # Traced, fused attention would count as an operation that draws random numbers.
+            with deferred_checks() as tables, declare_missing(missing), twice_differentiable():
                 total = functional_call(_Losses(learner, task_losses), prefixed, (episodes,)).sum()
             with explain_missing_derivative():
                 gradients = torch.autograd.grad(total, at, materialize_grads=True)
@@ -83,7 +89,7 @@ class CompiledOuterStep:
         ]
         device = batch.support_labels.device.type
         mixed = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        table, total, *gradients = self.steps.run(step, inputs, (order, mixed, learner.training))
+        table, total, *gradients = self.steps.run(step, inputs, (order, mixed, missing, learner.training))
         try:
             require_finite_table(table)
         except DivergenceError as error:

@@ -42,9 +42,15 @@ def test_every_learner_is_traced_without_a_difference(learner, order):
     assert relative_difference(meta_gradient(ours, batch), meta_gradient(eager, batch)) <= 1e-12
 
 
-@pytest.mark.parametrize("backbone", ["conv4", "resnet_mlp"])
-def test_backbones_are_traced_without_a_difference(backbone):
+@pytest.mark.parametrize(
+    ("backbone", "missing"), [("conv4", False), ("resnet_mlp", False), ("transformer", False), ("gru:any", True)]
+)
+def test_backbones_are_traced_without_a_difference(backbone, missing):
     batch = tiny_batch(backbone)
+    if missing:
+        for samples in (batch.support, batch.query):
+            samples["sequence"][0, 0, -2:] = torch.nan  # padding
+            samples["sequence"][1, 1, 0] = torch.nan
     eager = meta_gradient(tiny_learner("maml", backbone, engine="vectorized", steps=1), batch)
     assert relative_difference(meta_gradient(traced("maml", backbone, steps=1), batch), eager) <= 1e-12
 
@@ -133,6 +139,16 @@ def test_a_traced_learner_counts_its_versions():
         learner.outer_loss(tiny_batch("mlp", tasks=1))
     assert learner.compiled.steps.versions == 1
     learner.outer_loss(tiny_batch("mlp", tasks=1))
+    assert learner.compiled.steps.versions == 2
+
+
+def test_a_batch_with_missing_values_is_traced_anew():
+    """A version without masks serves complete batches only."""
+    learner, batch = traced("maml", "tcn", order=1, steps=1), tiny_batch("tcn")
+    learner.outer_loss(batch)
+    batch.query["sequence"][0, 0, -1] = torch.nan
+    eager = tiny_learner("maml", "tcn", engine="vectorized", order=1, steps=1)
+    assert learner.outer_loss(batch).item() == pytest.approx(eager.outer_loss(batch).item(), rel=1e-12)
     assert learner.compiled.steps.versions == 2
 
 
