@@ -94,7 +94,8 @@ class InducedSetAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, inducing: int) -> None:
         super().__init__()
-        self.inducing = nn.Parameter(torch.randn(inducing, width))
+        rows = torch.empty(inducing, width)
+        self.inducing = nn.Parameter(rows if rows.is_meta else rows.normal_())  # on meta it imports torch's compiler
         self.gather, self.spread = Attend(width, heads), Attend(width, heads)
 
     def forward(self, tokens: Tensor, present: Tensor) -> Tensor:

@@ -75,6 +75,18 @@ def test_adapt_and_score_import_nothing_heavy_but_torch(method, rows, tmp_path):
     assert loaded_by(RUN.format(commands=[adapt, score], heavy=HEAVY))[1] == ["torch"]
 
 
+def test_published_models_load_without_the_compiler_of_torch():
+    """Layers on the device meta import it for some operations, which takes longer than the import of torch."""
+    code = f"""
+import json, sys, metaad_zoo as mz
+for name in mz.list_checkpoints():
+    if "-patch_memory-" not in name:  # timm imports it
+        mz.load_detector(name)
+print(json.dumps([name for name in {(*HEAVY, "sympy", "torch._dynamo")} if name in sys.modules]))
+"""
+    assert loaded_by(code) == ["torch"]
+
+
 def test_the_package_loads_names_when_they_are_used():
     code = f"import metaad_zoo, sys, json; print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
     assert loaded_by(code) == []
