@@ -231,6 +231,19 @@ def speed_rows(measured: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def engine_rows(measured: Mapping[str, Any]) -> list[str]:
+    """Speed of our engines over `higher`, and the share of the limit that the faster of them reaches."""
+    names = ["vectorized", "compiled", "plain descent", "limit"]
+    lines = head("case", "tasks", "order", "higher, s", *names, "share of the limit")
+    for row in sorted(measured["speed"], key=lambda row: (row["case"], -row["tasks"], row["order"])):
+        over = row["over_higher"]
+        ratios = [f"{over[n]:.2f}x" if n in over else "" for n in names]
+        share = max(over["vectorized"], over.get("compiled", 0.0)) / over["limit"]
+        first = f"| {row['case']} | {row['tasks']} | {row['order']} | {row['seconds']['higher']:.2f} |"
+        lines.append(f"{first} {' | '.join(ratios)} | {share:.2f} |")
+    return lines
+
+
 def memory_rows(measured: Mapping[str, Any]) -> list[str]:
     """Peak memory of one outer step of Conv4, in MiB."""
     lines = head("Conv4-32, 16 tasks, second order unless stated", "1 step", "5 steps", "10 steps")
