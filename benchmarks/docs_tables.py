@@ -21,6 +21,7 @@ import reliability_tables
 from result_tables import (
     REPOSITORY,
     RESULTS,
+    attempt_rows,
     defaults_rows,
     engine_rows,
     evaluation_rows,
@@ -50,6 +51,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "inner loop: speed": lambda: speed_rows(read_json(RESULTS / "inner_loop.json")),
     "inner loop: compiled": lambda: speed_rows(read_json(RESULTS / "inner_loop_compiled.json")),
     "inner loop: engines": lambda: engine_rows(read_json(RESULTS / "inner_loop_engines.json")),
+    "inner loop: attempts": lambda: attempt_rows(read_json(RESULTS / "inner_loop_attempts.json")),
     "inner loop: memory": lambda: memory_rows(read_json(RESULTS / "inner_loop.json")),
     "peers": lambda: peers.table([read_json(RESULTS / f"peer_{name}.json") for name in peers.PEERS]),
     "unlabelled": lambda: judging_tables.unlabelled(_results("unlabelled"), "adbench"),

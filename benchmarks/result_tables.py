@@ -244,6 +244,12 @@ def engine_rows(measured: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def attempt_rows(recorded: Mapping[str, Any]) -> list[str]:
+    """What was tried to speed up the engines: share of the limit before and after."""
+    columns = ("attempt", "before", "after", "used")
+    return [*head(*columns), *(f"| {' | '.join(row[c] for c in columns)} |" for row in recorded["attempts"])]
+
+
 def memory_rows(measured: Mapping[str, Any]) -> list[str]:
     """Peak memory of one outer step of Conv4, in MiB."""
     lines = head("Conv4-32, 16 tasks, second order unless stated", "1 step", "5 steps", "10 steps")
