@@ -6,8 +6,8 @@ PyOD. *Published*: seconds of each published model beside 1-NN on the same sampl
 
 Each command and contestant is a new process with one thread; they take turns for some rounds. A first round of the
 commands fills Python's cache of bytecode and is not counted. Ratios are those of processor seconds, which tell the work
-of one core also on a busy machine; each is the median over the rounds. Memory is the peak of the process, and what fit
-and score add to it.
+of one core also on a busy machine; each is the median over the rounds. Memory is the peak of a command's process, and
+what fit and score add to that of a contestant.
 
 `--folder` is for the virtual environments of anomalib and stumpy, see `peers.py`. METAAD_DATA names the folder of
 nab.npz and smd.npz. benchmarks/results/adapt_and_score.json is the result.
@@ -275,6 +275,16 @@ def contestant(contest: str, name: str, folder: Path) -> dict[str, Any]:
 
 # Processes
 
+LAUNCH = """
+import json, os, sys, time
+start = time.perf_counter()
+_, status, usage = os.wait4(os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ), 0)
+taken = {"clock": time.perf_counter() - start, "processor": usage.ru_utime + usage.ru_stime}
+with open(sys.argv[1], "w") as file:
+    json.dump({**taken, "peak_mib": usage.ru_maxrss / 1024, "status": status}, file)
+"""
+"""A small process that starts the measured one: Linux counts the memory of the parent as a peak of its child."""
+
 
 def child(command: Sequence[str], folder: Path) -> tuple[dict[str, float], str]:
     """Seconds by clock and processor and peak MiB of a new process, and its standard output.
@@ -289,17 +299,13 @@ def child(command: Sequence[str], folder: Path) -> tuple[dict[str, float], str]:
         "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
     }
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    start = time.perf_counter()
-    with open(folder / "out", "w+") as out, open(folder / "err", "w+") as err:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=err)
-        _, status, usage = os.wait4(process.pid, 0)
-        taken = {"clock": time.perf_counter() - start, "processor": usage.ru_utime + usage.ru_stime}
-        process.returncode = os.waitstatus_to_exitcode(status)
-        for file in (out, err):
-            file.seek(0)
-        if process.returncode:
-            raise SystemExit(f"error: {' '.join(command)} failed:\n{err.read()}")
-        return {**taken, "peak_mib": usage.ru_maxrss / 1024}, out.read()
+    usage = folder / "usage.json"
+    line = [sys.executable, "-S", "-c", LAUNCH, str(usage), *command]
+    done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    figures: dict[str, float] = json.loads(usage.read_text())
+    if figures.pop("status"):
+        raise SystemExit(f"error: {' '.join(command)} failed:\n{done.stderr}")
+    return figures, done.stdout
 
 
 def commands(number: int) -> dict[str, list[str]]:
@@ -310,7 +316,8 @@ def commands(number: int) -> dict[str, list[str]]:
     for kind, (support, _) in of.items():
         lines[f"metaad adapt {kind}"] = [*metaad, "adapt", kind, "--support", support, "--out", f"{kind}{number}"]
     for kind, (_, data) in of.items():
-        lines[f"metaad score, {kind}"] = [*metaad, "score", f"{kind}{number}", "--data", data, "--out", f"scores_{kind}.csv"]
+        out = f"scores_{kind}.csv"
+        lines[f"metaad score, {kind}"] = [*metaad, "score", f"{kind}{number}", "--data", data, "--out", out]
     return lines
 
 
@@ -350,17 +357,15 @@ def measure_contest(contest: str, folder: Path, rounds: int, pythons: Mapping[st
         for name, parts in runs.items():
             python = pythons.get(name.partition(",")[0], sys.executable)
             line = [python, str(Path(__file__).resolve()), "--contestant", contest, name, str(folder)]
-            taken, text = child(line, folder)
-            run = json.loads(text.splitlines()[-1])
+            run = json.loads(child(line, folder)[1].splitlines()[-1])
             work = {of: run["seconds"]["fit"][of] + run["seconds"]["score"][of] for of in TIMES}
-            parts.append({**taken, **run, "work": work})
+            parts.append({**run, "work": work})
     first = next(iter(runs.values()))
     figures: dict[str, Any] = {}
     for name, parts in runs.items():
         steps = {step: {of: median_of(parts, "seconds", step, of) for of in TIMES} for step in first[0]["seconds"]}
         over = {of: ratio(parts, first, "work", of) for of in TIMES}
-        memory = {key: median_of(parts, key) for key in ("added_mib", "peak_mib")}
-        figures[name] = {"seconds": steps, "over_first": over, **memory}
+        figures[name] = {"seconds": steps, "over_first": over, "added_mib": median_of(parts, "added_mib")}
     return {"work": WORK[contest], "contestants": figures}
 
 
@@ -407,16 +412,16 @@ def published(rounds: int) -> dict[str, Any]:
 # Table of the docs
 
 
-def rows(result: Mapping[str, Any]) -> list[str]:
+def contest_rows(result: Mapping[str, Any]) -> list[str]:
     """Table of the contests: processor seconds of each step, and memory."""
     from judging_tables import head
 
-    lines = head("work", "method", "import and load, s", "fit, s", "score, s", "fit and score over peer", "added, MiB")
+    lines = head("work", "method", "import and load, s", "fit, s", "score, s", "times the first", "memory, MiB")
     for contest in result["contests"].values():
         work = contest["work"]
         for name, figures in contest["contestants"].items():
             seconds = [f"{figures['seconds'][step]['processor']:.2g}" for step in ("load", "fit", "score")]
-            cells = [work, name, *seconds, f"{figures['over_first']['processor']:.2f}", f"{figures['added_mib']:.0f}"]
+            cells = [work, name, *seconds, f"{figures['over_first']['processor']:.2g}", f"{figures['added_mib']:,.0f}"]
             lines.append(f"| {' | '.join(cells)} |")
             work = ""
     return lines
@@ -426,9 +431,9 @@ def command_rows(result: Mapping[str, Any]) -> list[str]:
     """Table of the commands beside `import torch`."""
     from judging_tables import head
 
-    lines = head("new process", "processor seconds", "over `import torch`", "peak memory, MiB")
+    lines = head("new process", "processor seconds", "over import torch", "peak memory, MiB")
     return lines + [
-        f"| `{name}` | {of['processor']:.2f} | {of['processor_over_import_torch']:.2f} | {of['peak_mib']:.0f} |"
+        f"| {name} | {of['processor']:.2f} | {of['processor_over_import_torch']:.2f} | {of['peak_mib']:.0f} |"
         for name, of in result["commands"].items()
     ]
 
@@ -461,12 +466,13 @@ def main() -> None:
     from peers import make_environment
 
     pythons = {name: str(make_environment(name, options.folder.resolve())) for name in ("anomalib", "stumpy")}
-    result: dict[str, Any] = {"rounds": options.rounds, "commands": {}, "contests": {}, "published": {}}
+    result: dict[str, Any] = {"rounds": {}, "commands": {}, "contests": {}, "published": {}}
     if options.json and options.json.exists():
-        result |= json.loads(options.json.read_text(encoding="utf-8")) | {"rounds": options.rounds}
+        result |= json.loads(options.json.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as place:
         write_data(Path(place))
         for part in options.only:
+            result["rounds"][part] = options.rounds
             if part == "commands":
                 result[part] = measure_commands(Path(place), options.rounds)
             elif part == "published":

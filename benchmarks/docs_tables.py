@@ -15,7 +15,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import judging_tables  # these four beside this script
+import adapt_and_score  # these six beside this script
+import judging_tables
+import many_devices
 import peers
 import reliability_tables
 from result_tables import (
@@ -26,7 +28,6 @@ from result_tables import (
     engine_rows,
     evaluation_rows,
     front_rows,
-    inspection_speed_rows,
     leaderboard_rows,
     live_rows,
     memory_rows,
@@ -75,7 +76,9 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "reliability: trainings": reliability_tables.trainings,
     "reliability: mutants": reliability_tables.mutants,
     "table speed": lambda: table_speed_rows(read_json(RESULTS / "table_speed.json")),
-    "inspection speed": lambda: inspection_speed_rows(read_json(RESULTS / "inspection_speed.json")),
+    "commands": lambda: adapt_and_score.command_rows(_results("adapt_and_score")),
+    "adapt and score": lambda: adapt_and_score.contest_rows(_results("adapt_and_score")),
+    "many devices": lambda: many_devices.rows(_results("many_devices")),
 }
 
 

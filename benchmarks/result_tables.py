@@ -260,20 +260,6 @@ def memory_rows(measured: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def inspection_speed_rows(measured: Mapping[str, Any]) -> list[str]:
-    """Seconds of each step of an inspection."""
-    titles = {
-        "import": "import the package",
-        "load": "load the model",
-        "adapt": f"adapt to {measured['shots']} images",
-        "score": f"score {measured['scored']} images",
-    }
-    lines = head("step", "wall-clock seconds", "processor seconds")
-    rows = [f"| {titles[name]} | {s['clock']:.2f} | {s['processor']:.2f} |" for name, s in measured["seconds"].items()]
-    rate = measured["pictures_per_second"]
-    return [*lines, *rows, f"| images a second | {rate['clock']:.1f} | {rate['processor']:.1f} |"]
-
-
 def table_speed_rows(measured: Mapping[str, Any]) -> list[str]:
     """Rows a second of one core that are scored, and seconds to fit."""
     rows = [
