@@ -250,6 +250,21 @@ def attempt_rows(recorded: Mapping[str, Any]) -> list[str]:
     return [*head(*columns), *(f"| {' | '.join(row[c] for c in columns)} |" for row in recorded["attempts"])]
 
 
+def quality_rows(measured: Mapping[str, Any]) -> list[str]:
+    """Episodes and time until the AUROC on validation episodes is reached, a row a contestant, the quickest first."""
+    lines = head("training", "episodes", "seconds", "over the quickest peer", "milliseconds a step")
+    rows, peer = measured["contestants"], measured["best_peer_seconds"]
+    for name in sorted(rows, key=lambda n: rows[n]["median_seconds"] or float("inf")):
+        row, seconds = rows[name], rows[name]["median_seconds"]
+        whose = name if name.startswith("learn2learn") else f"metaad_zoo, {name}"
+        if seconds is None:
+            figures = [f"not in {max(row['steps']):,} steps", f"more than {min(row['seconds']):.0f}", ""]
+        else:
+            figures = [f"{row['median_episodes']:,.0f}", f"{seconds:.0f}", f"{seconds / peer:.2f}" if peer else ""]
+        lines.append(f"| {whose} | {' | '.join(figures)} | {row['milliseconds_a_step']:.0f} |")
+    return lines
+
+
 def memory_rows(measured: Mapping[str, Any]) -> list[str]:
     """Peak memory of one outer step of Conv4, in MiB."""
     lines = head("Conv4-32, 16 tasks, second order unless stated", "1 step", "5 steps", "10 steps")
