@@ -76,6 +76,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "patch series adapted": lambda: judging_tables.patch_series(_results("patch_series")["adapted"]),
     "reliability: files and requests": reliability_tables.files_and_requests,
     "reliability: trainings": reliability_tables.trainings,
+    "reliability: versions": reliability_tables.versions,
     "reliability: mutants": reliability_tables.mutants,
     "table speed": lambda: table_speed_rows(read_json(RESULTS / "table_speed.json")),
     "commands": lambda: adapt_and_score.command_rows(_results("adapt_and_score")),

@@ -33,6 +33,21 @@ def mutants() -> list[str]:
     return [*_head("killed"), _row("mutation", _mutants(_result("mutation")))]
 
 
+def versions() -> list[str]:
+    """A row for each environment in which the whole suite ran."""
+    lines = head("Python", "packages", "warnings", "tests passed, failed, skipped", "command")
+    for name, result in _result("python_versions").items():
+        if result["tests"] != "all":
+            raise ValueError(f"python_versions.json: {name} ran {result['tests']}, expected the whole suite")
+        shown = ", ".join(f"{package} {result['packages'][package]}" for package in ("torch", "lightning", "numpy"))
+        kind = "lowest allowed" if result["resolution"] == "lowest-direct" else "newest"
+        counts = [f"{result['counts'].get(word, 0):,}" for word in ("passed", "failed", "skipped")]
+        warnings = "errors" if result["warnings"] == "error" else "allowed"
+        cells = [result["python"], f"{kind}: {shown}", warnings, ", ".join(counts)]
+        lines.append(f"| {' | '.join(cells)} | `python benchmarks/python_versions.py {name}` |")
+    return lines
+
+
 def _head(outcome: str = "lost") -> list[str]:
     return head("what", "tried", outcome, "command")
 
