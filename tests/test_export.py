@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from packaging.version import Version
 
 import metaad_zoo as mz
 from metaad_zoo.cli import main
@@ -37,6 +38,8 @@ def _onnx():
     """ONNX's packages; torch.onnx reads its 1,500 translations once, and not anew for every export (a second)."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name, reason="needs the extra export")
+    if Version(torch.__version__) < Version("2.14"):
+        pytest.skip("the extra export needs torch 2.14")
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     with pytest.MonkeyPatch.context() as patch:

@@ -161,8 +161,9 @@ def _hints(learner: type[Learner]) -> dict[str, Any]:
 def _check_kinds(arguments: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
     for name, value in arguments.items():
         if not _is_of(value, hints.get(name, Any)):
-            kind = getattr(hints[name], "__name__", hints[name])
-            raise TypeError(f"{name} is {value!r}; expected {str(kind).replace('typing.', '')}")
+            hint = hints[name]
+            kind = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+            raise TypeError(f"{name} is {value!r}; expected {kind}")
 
 
 def _is_of(value: Any, hint: Any) -> bool:

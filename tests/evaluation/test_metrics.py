@@ -46,6 +46,7 @@ def test_decision_metrics_agree_with_scikit_learn(rows):
     flagged = torch.tensor([s > 0 for s, _ in rows])
     labels = torch.tensor([y for _, y in rows])
     ours = metrics.decision_metrics(flagged, labels)
+    flagged, labels = flagged.numpy(), labels.numpy()
     precision, recall, f1, _ = sk.precision_recall_fscore_support(labels, flagged, average="binary", zero_division=0.0)
     true_negative, false_positive, *_ = sk.confusion_matrix(labels, flagged).ravel()
     expected = {

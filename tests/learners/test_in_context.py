@@ -86,7 +86,7 @@ def test_untrained_it_is_the_soft_nearest_neighbour(unit):
     support[:, 1] = support[:, 2] / 2
     x, q = ((np.sign(y) * np.log1p(np.abs(y)) if "log" in unit else y) for y in (support.numpy(), query.numpy()))
     spread = np.ones(7) if unit == "raw" else x.std(0)
-    x, q = (np.clip((y - x.mean(0)) / spread, *((-10, 10) if unit != "raw" else (None, None))) for y in (x, q))
+    x, q = (np.clip((y - x.mean(0)) / spread, *((-10, 10) if unit != "raw" else (-np.inf, np.inf))) for y in (x, q))
     own = np.mean([cdist(x[[i]], np.delete(x, i, 0), "cityblock").min() for i in range(6)])
     soft = -np.log(np.exp(-3 * cdist(q, x, "cityblock") / own).mean(1)) / 3
     reference = scores(learner, support, query, torch.zeros(6))

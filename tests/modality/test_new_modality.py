@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from packaging.version import Version
 from scipy.io import wavfile
 
 from metaad_zoo import export_detector, load_detector
@@ -36,7 +37,9 @@ from metaad_zoo.modality.drawing import Thumbnails
 from metaad_zoo.registry import Registry
 
 STEPS, SENSORS = 10, 3
-ONNX = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+NO_ONNX = Version(torch.__version__) < Version("2.14") or any(
+    importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")
+)
 SERVED = importlib.util.find_spec("litserve") is not None
 
 
@@ -206,7 +209,9 @@ def test_scores_are_explained_and_drawn(adapted, tmp_path):
     assert np.abs(attribution).max() > 0
 
 
-@pytest.mark.parametrize("ending", ["pt2", pytest.param("onnx", marks=pytest.mark.skipif(bool(ONNX), reason="ONNX"))])
+@pytest.mark.parametrize(
+    "ending", ["pt2", pytest.param("onnx", marks=pytest.mark.skipif(NO_ONNX, reason="needs the extra export"))]
+)
 def test_an_exported_graph_scores_alike(adapted, tmp_path, ending):
     name, root, folder = adapted
     detector, x = load_detector(folder), load_source(name, root / "classes" / "kind2")

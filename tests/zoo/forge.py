@@ -260,7 +260,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "setting_unknown": (inner_loop(hook="x"), "unknown setting of inner_loop: 'hook'"),
     "steps_a_truth_value": (inner_loop(steps=True), "steps is True; expected int"),
     "count_no_whole_number": (arguments(diagnose_every=1e308), r"diagnose_every is 1e\+308; expected int"),
-    "scaling_of_wrong_type": (arguments(scaling=0), "scaling is 0; expected dict"),
+    "scaling_of_wrong_type": (arguments(scaling=0), r"scaling is 0; expected (Optional\[)?dict"),
     "inner_loop_of_wrong_type": (arguments(inner_loop=[1]), "expected its settings by name"),
     "config_runs_python": (config("a: !!python/object/apply:os.system ['true']\n"), r"config\.yaml is no plain YAML"),
     "config_changed": (text(lambda _: "name: other\n", "config.yaml"), r"config\.yaml has sha256"),
