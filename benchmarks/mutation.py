@@ -2,7 +2,8 @@
 
 First the whole test suite runs once under coverage, which says by line which tests execute it, and how long each takes.
 `--map FOLDER` keeps that: its `.coverage` is also the line coverage of the package (`benchmarks/line_coverage.py`), and
-`--add tests/FILE` runs only test files that are new or changed since, and adds them.
+`--add tests/FILE` runs only test files that are new or changed since, and adds them. It also keeps the outcomes of each
+seed, so that a run which `--minutes` ends is continued by the next.
 
 Then a random sample of mutants, the same for the same code and seed, is drawn from episodes/, inner_loop/, evaluation/
 and data/read/. A mutant is one change of one expression or statement: a comparison, an operator, a condition, a number,
@@ -136,6 +137,11 @@ class Mutant:
     before: str
     after: str
     scope: str
+
+    @property
+    def place(self) -> str:
+        """Its file and number."""
+        return f"{self.path}:{self.number}"
 
     @property
     def key(self) -> str:
@@ -326,7 +332,7 @@ def chosen_tests(mutant: Mutant, lines: Any, timings: dict[str, float], seconds:
     return tests
 
 
-def run_mutant(mutant: Mutant, tests: list[str], seconds: float, options: Sequence[str] = ()) -> None:
+def run_mutant(mutant: Mutant, tests: list[str], seconds: float) -> None:
     """In a fork: import the changed file in place of its own, run the tests, and exit with pytest's status."""
     import pytest
 
@@ -344,22 +350,31 @@ def run_mutant(mutant: Mutant, tests: list[str], seconds: float, options: Sequen
         os.environ["MUTANT"] = f"{path}{os.pathsep}{folder}/code"
         os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{os.environ['PYTHONPATH']}"
         exec(CHANGED_FILE, {})
-        line = ["-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=no", *options]
+        line = ["-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=no"]
         line += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # plug-ins are imported already
-        os._exit(int(pytest.main([*line, *tests])))
+        status = 0
+        for stage in stages(tests):
+            status = status or int(pytest.main([*line, *stage]))
+        os._exit(status)
     os._exit(1)
 
 
+def stages(tests: Sequence[str]) -> list[list[str]]:
+    """Tests of the file that has most of them, and the rest: pytest imports all files before the first test runs."""
+    files = [name.partition("::")[0] for name in tests]
+    main = max(files, key=files.count)
+    parts = ([n for n, file in zip(tests, files, strict=True) if (file == main) is first] for first in (True, False))
+    return [part for part in parts if part]
+
+
 def outcome(status: int) -> str:
-    """Word for how the process of a mutant ended."""
+    """Word for how the process of a mutant ended; "not run" where pytest did not get as far as the tests."""
     if os.WIFSIGNALED(status):
         return "out of time" if os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL) else "killed"
-    return {0: "survived", 5: "not run"}.get(os.WEXITSTATUS(status), "killed")
+    return {0: "survived", 4: "not run", 5: "not run"}.get(os.WEXITSTATUS(status), "killed")
 
 
-def run_all(
-    work: list[tuple[Mutant, list[str], float]], jobs: int, minutes: float, options: Sequence[str] = ()
-) -> dict[Mutant, str]:
+def run_all(work: list[tuple[Mutant, list[str], float]], jobs: int, minutes: float) -> dict[Mutant, str]:
     """Run mutants, so many at a time, and start none after some minutes; by mutant the outcome."""
     end_of_all = time.monotonic() + 60 * minutes
     running: dict[int, tuple[Mutant, float]] = {}
@@ -375,7 +390,7 @@ def run_all(
                 continue
             pid = os.fork()
             if not pid:
-                run_mutant(mutant, tests, seconds, options)
+                run_mutant(mutant, tests, seconds)
             running[pid] = mutant, time.monotonic() + 8 * seconds  # a test that sleeps for ever uses no processor
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid:
@@ -390,20 +405,20 @@ def run_all(
     return outcomes
 
 
-def require_control(timings: dict[str, float], chosen: set[str]) -> None:
-    """Require that pytest finds all tests by their names, and that tests pass in a fork where nothing is changed.
+def pass_unchanged(tests: list[str]) -> bool:
+    """Whether tests are there and pass in a fork where nothing is changed."""
+    unchanged = Mutant(f"metaad_zoo/{ROOMS[0]}/__init__.py", 1, 1, -1, "nothing", "nothing", "control")
+    return run_all([(unchanged, tests, 120.0)], 1, math.inf) == {unchanged: "survived"}
+
+
+def require_control(timings: dict[str, float]) -> None:
+    """Require that tests pass in a fork where nothing is changed; else every mutant would be killed.
 
     Raises:
-        SystemExit: they are not found or fail; else every mutant would be killed.
+        SystemExit: they fail.
     """
-    path = f"metaad_zoo/{ROOMS[0]}/__init__.py"
-    unchanged = Mutant(path, 1, 1, -1, "nothing", "nothing", "control")
-    if run_all([(unchanged, sorted(chosen), 300.0)], 1, math.inf, ["--collect-only"]) != {unchanged: "survived"}:
-        raise SystemExit(
-            "error: pytest does not find all tests of --map by name: remove that folder, or --add the tests"
-        )
     tests = sorted(timings, key=timings.__getitem__)[:20]
-    if run_all([(unchanged, tests, 120.0)], 1, math.inf) != {unchanged: "survived"}:
+    if not pass_unchanged(tests):
         raise SystemExit(f"error: tests fail in a fork without any change: {', '.join(tests)}")
 
 
@@ -457,7 +472,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20, help="processor time of the tests of one mutant")
     parser.add_argument("--rooms", nargs="+", default=list(ROOMS), help="folders of metaad_zoo that are changed")
     parser.add_argument("--tests", nargs="+", default=list(TESTS), help="files and folders of tests")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="start no mutant after so many minutes")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="start no mutant after so many; the next run with --map goes on"
+    )
     parser.add_argument("--map", type=Path, help="folder of the tests by line: read if it exists, else written")
     parser.add_argument("--add", nargs="+", help="files of tests that join the map")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks/results/mutation.json")
@@ -477,12 +494,21 @@ def main() -> int:
         for name in LIBRARIES.split():
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
+        record = folder / f"outcomes-{options.seed}.json"
+        before = json.loads(record.read_text()) if record.is_file() else {}
+        outcomes = {mutant: before[mutant.place] for mutant in mutants if mutant.place in before}
         work = []
         for mutant in reversed(mutants):
             tests = chosen_tests(mutant, lines, timings, options.seconds)
-            work.append((mutant, tests, 15 + 3 * sum(timings[name] for name in tests)))
-        require_control(timings, {name for _, tests, _ in work for name in tests})
-        outcomes = run_all(work, options.jobs, options.minutes)
+            if mutant not in outcomes:
+                work.append((mutant, tests, 15 + 3 * sum(timings[name] for name in tests)))
+        require_control(timings)
+        fresh = run_all(work, options.jobs, options.minutes)
+        for mutant, tests, _ in work:  # a change that breaks what every test imports is noticed, too
+            if tests and fresh.get(mutant) == "not run" and pass_unchanged(tests):
+                fresh[mutant] = "killed"
+        outcomes |= fresh
+        record.write_text(json.dumps({mutant.place: outcome for mutant, outcome in outcomes.items()}, indent=0) + "\n")
     reasons = {}
     if options.out.is_file():
         reasons = {x["mutant"]: x.get("reason", "") for x in json.loads(options.out.read_text())["survivors"]}

@@ -29,8 +29,9 @@ def trainings() -> list[str]:
 
 
 def mutants() -> list[str]:
-    """The row of mutation testing."""
-    return [*_head("killed"), _row("mutation", _mutants(_result("mutation")))]
+    """Rows of mutation testing and line coverage."""
+    rows = {"mutation": _mutants, "line_coverage": _coverage}
+    return [*_head("result"), *(_row(name, make(_result(name))) for name, make in rows.items())]
 
 
 def versions() -> list[str]:
@@ -180,10 +181,20 @@ def _soak(result: Result) -> tuple[str, str, str]:
 
 def _mutants(result: Result) -> tuple[str, str, str]:
     low, high = result["ci95"]
+    protocol, untested = result["protocol"], result["counts"].get("no test", 0)
     return (
         "Mutation testing",
-        f"{result['protocol']['mutants']} random mutants of {', '.join(result['protocol']['rooms'])} against "
-        f"{', '.join(result['protocol']['tests'])} alone",
-        f"{100 * result['killed']:.0f} % [{100 * low:.0f}, {100 * high:.0f}]; {result['counts']['no test']} mutants "
-        "are on lines that no test there runs. The aim is 85 % of four rooms",
+        f"{protocol['mutants']} random mutants of {protocol['mutants_in_all']:,} in {', '.join(protocol['rooms'])}, "
+        f"against the tests that execute their lines, for {protocol['seconds_of_tests']:g} s each",
+        f"{100 * result['killed']:.0f} % [{100 * low:.0f}, {100 * high:.0f}] killed; {untested} are on lines that no "
+        "test executes",
+    )
+
+
+def _coverage(result: Result) -> tuple[str, str, str]:
+    low_files = ", ".join(f"`{name}`" for name in result["low_files"])
+    return (
+        "Line coverage",
+        f"{result['lines']:,} lines of {result['files']} files, by the whole test suite",
+        f"{result['percent']:.1f} % executed; files below 90 %: {low_files}",
     )

@@ -81,6 +81,11 @@ def test_tests_of_the_room_then_the_quickest_are_chosen(mutation):
     assert mutation.chosen_tests(mutant, {}, timings, 6) == []
 
 
+def test_the_file_with_most_tests_runs_first(mutation):
+    assert mutation.stages(["a.py::x", "b.py::x", "b.py::y"]) == [["b.py::x", "b.py::y"], ["a.py::x"]]
+    assert mutation.stages(["a.py::x"]) == [["a.py::x"]]
+
+
 def test_equivalent_mutants_count_as_survivors_in_one_of_two_rates(mutation):
     mutants = [
         mutation.Mutant(f"metaad_zoo/{room}/a.py", i, i, i, "a", "b", "f")

@@ -216,6 +216,7 @@ def test_sizes_count_normal_and_anomalous_samples():
         Domain("a", source, np.arange(4), np.arange(4, 6)),
         Domain("b", source, np.arange(2), np.arange(0), np.arange(2, 5)),
     ]
+    assert DomainTaskPool(domains).task_name(1) == "b"
     assert DomainTaskPool(domains).sizes() == [("a", 4, 2), ("b", 5, 0)]
 
 

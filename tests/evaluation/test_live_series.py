@@ -147,6 +147,19 @@ def test_gaps_in_the_times_of_a_frame_are_respected():
     np.testing.assert_allclose(points.scores, detector.score_series(gap, causal=True), rtol=1e-5, atol=1e-6)
 
 
+def test_decisions_continue_after_a_gap():
+    times = pd.date_range("2024-01-01", periods=300, freq="min").to_series().reset_index(drop=True)
+    timed = frame(waves(300)).assign(time=times)
+    detector = mz.load_detector("mahalanobis", modality="sequence").fit(timed)
+    gap = timed.assign(time=times + pd.to_timedelta(np.where(times.index >= 250, 3, 0), unit="h"))
+    points = detector.stream(adaptive=False).push(gap)
+    assert (points.first, len(points.scores), len(points.p_values), len(points.anomalous)) == (0, 300, 300, 300)
+    valued = ~np.isnan(points.scores)
+    assert valued[281:].all()
+    np.testing.assert_array_equal(np.isnan(points.p_values), ~valued)
+    assert not points.anomalous[~valued].any()
+
+
 @pytest.mark.parametrize("pushed", [1, 50])
 @pytest.mark.parametrize("how", ["last", "mean"])
 def test_gaps_between_frames_are_respected(how, pushed):

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from pyarrow import parquet
 from rich.console import Console
 from scipy import stats
 from sklearn.neighbors import NearestNeighbors
@@ -18,7 +19,25 @@ from metaad_zoo.evaluation.decisions import AcrossTasks, Always
 from metaad_zoo.evaluation.plots import episode_figure, learning_curve
 from metaad_zoo.evaluation.protocol import across_tasks, evaluate, interval, signed_rank_p, summarise
 from metaad_zoo.evaluation.report import results_table, write_json
-from metaad_zoo.evaluation.scores import ScoreFile, figures_from_scores
+from metaad_zoo.evaluation.scores import Scored, ScoreFile, figures_from_scores
+
+
+def test_a_score_file_is_written_part_by_part(tmp_path, monkeypatch):
+    monkeypatch.setattr("metaad_zoo.evaluation.scores.ROWS_AT_ONCE", 4)
+    labels, scores = torch.tensor([0, 1]), torch.tensor([0.25, 0.5])
+    with ScoreFile(tmp_path / "scores.parquet") as record:
+        for i in range(5):
+            flagged = scores > 0.3 if i else None
+            record(Scored("knn", "a", i, labels, scores + i, scores if i else None, flagged))
+    table = parquet.read_table(tmp_path / "scores.parquet")
+    assert parquet.ParquetFile(tmp_path / "scores.parquet").num_row_groups == 3
+    assert table.column("score").to_pylist() == [s + i for i in range(5) for s in (0.25, 0.5)]
+    assert table.column("episode").to_pylist() == [i for i in range(5) for _ in range(2)]
+    assert table.column("sample").to_pylist() == [0, 1] * 5
+    assert table.column("label").to_pylist() == [0, 1] * 5
+    assert table.column("decision").to_pylist() == [None, None, *[0, 1] * 4]
+    assert np.isnan(table.column("p_value").to_pylist()[:2]).all()
+    assert table.column("p_value").to_pylist()[2:] == [0.25, 0.5] * 4
 
 
 def test_nearest_neighbour_agrees_with_scikit_learn():

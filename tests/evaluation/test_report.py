@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import itertools
@@ -156,6 +157,46 @@ def test_the_conclusion_says_what_an_interval_over_draws_is():
     first, second = conclusion({"ours": ours, "knn": figures(0.8, 0.1, [0.05, 0.15])}, None)
     assert "on one task" in first
     assert second == "The interval is over draws of the support and says nothing about other tasks."
+
+
+def test_one_task_says_nothing_about_others_and_a_method_may_stand_alone():
+    alone = figures(0.9) | {"tasks": [{}]}
+    assert conclusion({"ours": alone}, None)[1:] == ["One task says nothing about others."]
+    assert len(conclusion({"ours": figures(0.9)}, None)) == 1
+    assert len(conclusion({"ours": figures(0.9, fpr=0.1)}, 0.1)) == 1, "no recall, no sentence on decisions"
+
+
+def test_numbers_on_the_page():
+    assert [html_report.percent(x) for x in (0.9, -0.25, None)] == ["90.0", "\u221225.0", "\u2013"]
+    assert (html_report.between([0.1, 0.2]), html_report.between(None)) == ("10.0 to 20.0", "")
+    assert [html_report.number(x) for x in (0.12345, -2.0, None)] == ["0.123", "\u22122", "\u2013"]
+    assert [html_report.p_value(x) for x in (0.001, 0.00099, None)] == ["p = 0.001", "p < 0.001", ""]
+
+
+def test_flagging_everything_is_the_floor_of_f1():
+    everything = {"mean": {"recall": 1, "fpr": 1, "f1": 0.6}}
+    table = score_table([0.0] * 8, [0, 1, 1, 1, 0, 1, 0, 0], tasks=["a"] * 4 + ["b"] * 4)
+    assert html_report.floor({"ours": {"mean": {"recall": 1, "fpr": 0.5, "f1": 0.9}}, "all": everything}, None) == {
+        "name": "all",
+        "f1": 0.6,
+    }
+    assert html_report.floor({"ours": {"mean": {"recall": 0.5, "fpr": 1, "f1": 0.9}}}, None) is None
+    expected = (2 * 0.75 / 1.75 + 2 * 0.25 / 1.25) / 2
+    assert html_report.floor({"ours": {"mean": {}}}, {"ours": table}) == {"name": None, "f1": pytest.approx(expected)}
+
+
+def test_heat_maps_are_those_of_the_highest_scores(tmp_path):
+    for i in range(12):
+        Image.new("RGB", (960, 240), (i, i, i)).save(tmp_path / f"{i}_x.png")
+    rows = [f"{i}_x.png,s{i},{i / 8}" for i in range(12)] + ["gone.png,s12,9", "0_x.png,s0,"]
+    (tmp_path / "boxes.csv").write_text("picture,sample,score\n" + "\n".join(rows) + "\n")
+    (tmp_path / "explanations.npz").touch()
+    maps = html_report._heat_maps(tmp_path)
+    assert [m["caption"] for m in maps] == [f"s{i}: score {i / 8:.3g}" for i in range(11, 3, -1)]
+    picture = Image.open(io.BytesIO(base64.b64decode(maps[0]["source"].partition(",")[2])))
+    assert picture.size == (480, 120)
+    (tmp_path / "boxes.csv").unlink()
+    assert [m["caption"] for m in html_report._heat_maps(tmp_path.parent)][:2] == ["0_x", "10_x"]
 
 
 def test_the_interval_of_a_loss_is_that_of_a_positive_difference():
