@@ -97,13 +97,13 @@ class EpisodicBatchNorm(nn.Module):
         scale, shift = self._affine(x, axis)
         shape = (-1,) + (1,) * (x.ndim - 2)
         stored, rows = self._stored(axis), self._rows(x)
-        wide = x.dtype.itemsize > 2
+        full_precision = x.dtype.itemsize > 2
         if stored is None:
             self._record(x[:rows], axis)
-        if stored is None and wide and rows == len(x) and axis is None and x[:, 0].numel() > 1:
+        if stored is None and full_precision and rows == len(x) and axis is None and x[:, 0].numel() > 1:
             _refuse_vmap(x)
             out = F.batch_norm(x, None, None, scale.expand(x.shape[1]), shift.expand(x.shape[1]), True, 0.0, self.eps)
-        elif stored is None and wide and axis is not None:
+        elif stored is None and full_precision and axis is not None:
             _refuse_vmap(x)
             out = batch_normalisation(x, rows, scale.expand(x.shape[1]), shift.expand(x.shape[1]), self.eps)
         else:

@@ -20,11 +20,12 @@ def grid_positions(side: int, width: int) -> Tensor:
         >>> grid_positions(2, 4)[1]  # row 0, column 1
         tensor([0.8415, 0.5403, 0.0000, 1.0000], dtype=torch.float64)
     """
-    if torch.empty(0).is_meta:  # where numbers would import torch's compiler, which takes as long as torch itself
+    # On the meta device, arithmetic with Python numbers imports torch's compiler, which takes as long as torch.
+    if torch.empty(0).is_meta:
         return torch.empty(side**2, width, dtype=torch.float64)
     quarter = width // 4
-    at = torch.arange(side, dtype=torch.float64)
     rates = 1e-4 ** (torch.arange(quarter, dtype=torch.float64) / max(quarter - 1, 1))
+    at = torch.arange(side, dtype=torch.float64)
     row, column = (place.reshape(-1, 1) * rates for place in torch.meshgrid(at, at, indexing="ij"))
     return torch.cat([column.sin(), column.cos(), row.sin(), row.cos()], 1)
 
