@@ -41,26 +41,31 @@ def mutation(monkeypatch):
 
 
 @pytest.fixture
+def mutants(mutation):
+    return importlib.import_module("mutants")
+
+
+@pytest.fixture
 def line_coverage(monkeypatch):
     monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
     return importlib.import_module("line_coverage")
 
 
 @pytest.fixture
-def source(mutation, tmp_path, monkeypatch):
-    monkeypatch.setattr(mutation, "REPOSITORY", tmp_path)
+def source(mutants, tmp_path, monkeypatch):
+    monkeypatch.setattr(mutants, "REPOSITORY", tmp_path)
     (tmp_path / "a.py").write_text(CODE)
     return CODE
 
 
-def test_changes_are_those_of_the_operators(mutation, source):
-    assert {(m.before, m.after) for m in mutation.mutants_of("a.py")} == CHANGES
+def test_changes_are_those_of_the_operators(mutants, source):
+    assert {(m.before, m.after) for m in mutants.mutants_of("a.py")} == CHANGES
 
 
-def test_one_change_is_made_at_a_time(mutation, source):
+def test_one_change_is_made_at_a_time(mutants, source):
     original = ast.unparse(ast.parse(source)).splitlines()
-    for mutant in mutation.mutants_of("a.py"):
-        changed = ast.unparse(mutation.mutated("a.py", mutant.number)).splitlines()
+    for mutant in mutants.mutants_of("a.py"):
+        changed = ast.unparse(mutants.mutated("a.py", mutant.number)).splitlines()
         assert len(changed) == len(original)
         (different,) = [(a, b) for a, b in zip(original, changed, strict=True) if a != b]
         assert mutant.after.rstrip(":") in different[1]
