@@ -134,6 +134,28 @@ def test_a_batch_of_series_of_any_length_and_of_several_modalities(backbone, tmp
         np.testing.assert_allclose(json.loads(answer.body)["score"], expected, atol=1e-5)
 
 
+class Small(Detector):
+    """A detector of a machine whose memory suffices for four samples."""
+
+    def judge(self, samples, *args, **options):
+        if len(samples["tabular"]) > 4:
+            raise MemoryError
+        return super().judge(samples, *args, **options)
+
+
+def test_only_the_request_that_can_not_be_scored_fails(folder):
+    api = ScoringAPI(ServerSettings(folder))
+    api.setup("cpu")
+    api.detector.__class__ = Small
+    requests = [np.random.default_rng(n).normal(size=(n, 3)) for n in (2, 5, 1, 3)]
+    asked = [api.decode_request({"samples": rows.tolist()}) for rows in requests]
+    answers = api.unbatch(api.predict(api.batch(asked)))
+    assert answers.pop(1) == "there is no memory for the request: send fewer samples"
+    for answer, rows in zip(answers, (requests[0], *requests[2:]), strict=True):
+        for got, expected in zip(answer, load_detector(folder).judge(rows), strict=True):
+            np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
 def test_decisions_within_the_support(folder):
     api = ScoringAPI(ServerSettings(folder, alpha=0.2, calibrate="within"))
     api.setup("cpu")
@@ -265,7 +287,7 @@ def test_what_a_detector_was_fitted_with_is_printed(tmp_path, monkeypatch, capsy
     assert "note: knn, adapted to 20 normal samples and 40 unlabelled samples" in capsys.readouterr().err
     api = ScoringAPI(served[0])
     api.setup("cpu")
-    (scores, _, _), _ = api.predict(({"tabular": rows[:5]}, [5]))
+    ((scores, _, _),) = api.predict([{"tabular": rows[:5]}])
     np.testing.assert_allclose(scores, 0, atol=1e-6)
 
 

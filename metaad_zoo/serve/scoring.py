@@ -25,6 +25,7 @@ Judged = tuple[np.ndarray, np.ndarray, np.ndarray]
 Asked = dict[str, np.ndarray] | str
 """Samples of a request by modality, or an error message."""
 Answer = Judged | str
+NO_MEMORY = "there is no memory for the request: send fewer samples"
 
 
 @dataclass(frozen=True)
@@ -96,37 +97,34 @@ class ScoringAPI(ls.LitAPI):
         try:
             return readable(request, self.detector, self.settings)
         except (ValueError, RuntimeError, MemoryError) as error:
-            return (
-                str(error) or "there is no memory for the request"
-            )  # not raised: LitServe would answer the whole batch with it
+            return str(error) or NO_MEMORY  # not raised: LitServe would answer the whole batch with it
 
-    def batch(self, inputs: Sequence[Asked]) -> tuple[dict[str, np.ndarray], list[int | str]]:
-        """Samples of all requests, and the size or error of each; shorter series are padded with NaN."""
-        good = [request for request in inputs if not isinstance(request, str)]
-        sizes = [request if isinstance(request, str) else len(next(iter(request.values()))) for request in inputs]
-        return {
-            name: _stacked([request[name] for request in good]) for name in self.detector.input_shapes if good
-        }, sizes
+    def batch(self, inputs: Sequence[Asked]) -> list[Asked]:
+        """The requests themselves: :meth:`predict` joins their samples."""
+        return list(inputs)
 
-    def predict(self, x: tuple[dict[str, np.ndarray], list[int | str]]) -> tuple[Judged | None, list[int | str]]:
-        """Scores, p-values and decisions of all samples."""
-        samples, sizes = x
-        return self.detector.judge(samples, self.settings.alpha, self.settings.calibrate) if samples else None, sizes
+    def predict(self, x: list[Asked]) -> list[Answer]:
+        """Scores, p-values and decisions of each request, or its error message."""
+        judged = iter(self._judged([request for request in x if not isinstance(request, str)]))
+        return [request if isinstance(request, str) else next(judged) for request in x]
 
-    def unbatch(self, output: tuple[Judged | None, list[int | str]]) -> list[Answer]:
-        """Split the results by request."""
-        judged, sizes = output
-        answers: list[Answer] = []
-        start = 0
-        for size in sizes:
-            if isinstance(size, str):
-                answers.append(size)
-                continue
-            assert judged is not None
-            scores, p, decisions = (x[start : start + size] for x in judged)
-            answers.append((scores, p, decisions))
-            start += size
-        return answers
+    def _judged(self, requests: Sequence[dict[str, np.ndarray]]) -> list[Answer]:
+        """Answers to requests, scored together; where that fails each is scored alone, so that only one fails."""
+        if not requests:
+            return []
+        try:  # shorter series are padded with NaN
+            samples = {name: _stacked([request[name] for request in requests]) for name in self.detector.input_shapes}
+            judged = self.detector.judge(samples, self.settings.alpha, self.settings.calibrate)
+        except (ValueError, RuntimeError, MemoryError) as error:
+            if len(requests) == 1:
+                return [str(error) or NO_MEMORY]
+            return [answer for request in requests for answer in self._judged([request])]
+        ends = np.cumsum([len(next(iter(request.values()))) for request in requests])[:-1]
+        return list(zip(*(np.split(part, ends) for part in judged), strict=True))
+
+    def unbatch(self, output: list[Answer]) -> list[Answer]:
+        """The answers themselves."""
+        return output
 
     def encode_response(self, output: Answer) -> Response:
         """JSON response; ``null`` where a model has no score."""
