@@ -212,7 +212,7 @@ def content(runs: Sequence[Mapping[str, Contestant]], seeds: Sequence[int], max_
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--max-steps", type=int, default=4000)
+    parser.add_argument("--max-steps", type=int, default=1500)
     parser.add_argument("--json", type=Path, default=RESULT)
     options = parser.parse_args()
     torch.set_num_threads(1)
