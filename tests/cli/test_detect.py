@@ -101,7 +101,8 @@ def test_labels_change_no_score_and_no_decision(tables, tmp_path, capsys):
     _, bare, _ = detected(capsys, tables / "good.csv", tmp_path / "bare.csv", tmp_path / "bare")
     assert (bare["labelled"], bare["figures"]) == (0, {})
     assert labelled["threshold"] == bare["threshold"]
-    assert (tmp_path / "labelled" / "scores.csv").read_text() == (tmp_path / "bare" / "scores.csv").read_text()
+    scores = [pd.read_csv(tmp_path / name / "scores.csv") for name in ("labelled", "bare")]
+    pd.testing.assert_frame_equal(*scores, rtol=1e-12)  # blocks of other sizes may differ in the last digit
 
 
 @pytest.mark.parametrize("n", [2, 5])

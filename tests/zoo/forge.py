@@ -28,6 +28,8 @@ SHA, DAMAGED = r"model\.safetensors has sha256", r"manifest\.json is damaged"
 NO_FILE, NOT_BUILT = "is no safetensors file", "describes a learner that can't be built"
 FOREIGN = "do not fit the learner"
 NO_SCORES, NO_SUPPORT = "calibration scores that are not an ascending row", "a support set that does not fit"
+NO_COMPLEX = "is no safetensors file"
+"""What safetensors before 0.7 says of complex numbers, which it does not know."""
 
 
 class Malice:
@@ -279,7 +281,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "calibration_unsorted": (weights(swapped), NO_SCORES),
     "calibration_infinite": (extra(calibration=torch.tensor([0.0, float("inf")])), NO_SCORES),
-    "calibration_complex": (extra(calibration=torch.zeros(9, dtype=torch.complex64)), NO_SCORES),
+    "calibration_complex": (extra(calibration=torch.zeros(9, dtype=torch.complex64)), f"{NO_SCORES}|{NO_COMPLEX}"),
     "calibration_of_8_bits": (extra(calibration=torch.zeros(9).to(torch.float8_e4m3fn)), NO_SCORES),
     "calibration_of_whole_numbers": (extra(calibration=torch.arange(9)), NO_SCORES),
     "extra_unknown": (extra(hook=torch.zeros(1)), r"holds \['hook'\], which no detector keeps"),
@@ -288,7 +290,10 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "support_of_another_width": (support(**{"support/tabular": torch.eye(4)}), NO_SUPPORT),
     "support_infinite": (support(**{"support/tabular": torch.full((3, 3), torch.inf)}), NO_SUPPORT),
     "support_of_8_bits": (support(**{"support/tabular": torch.eye(3).to(torch.float8_e4m3fn)}), NO_SUPPORT),
-    "support_complex": (support(**{"support/tabular": torch.eye(3, dtype=torch.complex64)}), NO_SUPPORT),
+    "support_complex": (
+        support(**{"support/tabular": torch.eye(3, dtype=torch.complex64)}),
+        f"{NO_SUPPORT}|{NO_COMPLEX}",
+    ),
     "labels_too_few": (support(support_labels=torch.zeros(2, dtype=torch.int64)), NO_SUPPORT),
     "labels_of_half_precision": (support(support_labels=torch.zeros(3, dtype=torch.bfloat16)), NO_SUPPORT),
     "labels_all_anomalous": (support(support_labels=torch.ones(3, dtype=torch.int64)), NO_SUPPORT),
