@@ -21,7 +21,7 @@ from metaad_zoo.backbones.layers import (
     episodic_batch_norm,
     statistics_from_first,
 )
-from metaad_zoo.backbones.missing import ANY, centre_missing, declare_missing, split_missing
+from metaad_zoo.backbones.missing import ANY, centre_missing, declare_absent, declare_missing, split_missing
 from metaad_zoo.backbones.registry import (
     MULTIMODAL,
     Backbone,
@@ -59,6 +59,7 @@ __all__ = [
     "centre_missing",
     "create_backbone",
     "current_task_axis",
+    "declare_absent",
     "declare_missing",
     "differentiable_recurrence",
     "episodic_batch_norm",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -14,6 +14,7 @@ ANY = -1
 """Size of an axis that may have any length."""
 
 _declared: ContextVar[bool | None] = ContextVar("declared_missing", default=None)
+_absent: ContextVar[frozenset[str]] = ContextVar("declared_absent", default=frozenset())
 
 
 @contextmanager
@@ -33,6 +34,25 @@ def declare_missing(missing: bool) -> Iterator[None]:
 def declared_missing() -> bool | None:
     """Value of :func:`declare_missing`; None outside of it."""
     return _declared.get()
+
+
+@contextmanager
+def declare_absent(modalities: Collection[str]) -> Iterator[None]:
+    """Context in which all samples lack some modalities, so that no encoder computes what would be masked.
+
+    Args:
+        modalities: names of modalities of which every sample holds only NaN.
+    """
+    token = _absent.set(frozenset(modalities))
+    try:
+        yield
+    finally:
+        _absent.reset(token)
+
+
+def declared_absent() -> frozenset[str]:
+    """Value of :func:`declare_absent`; empty outside of it."""
+    return _absent.get()
 
 
 def is_traced() -> bool:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metaad_zoo.backbones.missing import centre_missing, declared_missing
+from metaad_zoo.backbones.missing import centre_missing, declared_absent, declared_missing
 from metaad_zoo.backbones.registry import MULTIMODAL, Backbone, backbone_class, create_backbone, modality_of
 from metaad_zoo.registry import unknown_name
 
@@ -119,15 +119,8 @@ class Fusion(Backbone):
 
     def forward(self, samples: Mapping[str, Tensor]) -> Tensor:
         _check_samples(samples, self.modalities)
-        alone, projected, masks = [], [], []
-        for name in self.modalities:
-            x = samples[name]
-            mask = ~x.isnan().unsqueeze(-1).flatten(1).all(1)
-            x = torch.where(mask.view(-1, *(1,) * (x.ndim - 1)), x, 0)
-            encoder = self.encoders[name]
-            alone.append(centre_missing(encoder(x)) if encoder.gives_missing else encoder(x))
-            projected.append(torch.where(mask.unsqueeze(-1), torch.tanh(self.projections[name](alone[-1])), 0))
-            masks.append(mask)
+        encoded = [self._encode(name, samples[name]) for name in self.modalities]
+        alone, projected, masks = ([parts[i] for parts in encoded] for i in range(3))
         present = torch.stack(masks, 1)
         # A traced graph can't raise an error for a sample: see metaad_zoo.export.
         empty = 0 if torch.compiler.is_compiling() or declared_missing() is False else int((~present.any(1)).sum())
@@ -142,6 +135,18 @@ class Fusion(Backbone):
         blocks = torch.stack([_widened(x, self.embedding_dim // self.n_parts) for x in (*alone, joint)], 1)
         exists = torch.cat([present, present.all(1, True)], 1)
         return torch.where(exists.unsqueeze(-1), blocks, torch.nan).flatten(1)
+
+    def _encode(self, name: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Embedding ``(n, d)`` of one modality, its vector ``(n, width)`` in the common space, presence mask."""
+        encoder, projection = self.encoders[name], self.projections[name]
+        if name in declared_absent():
+            assert isinstance(projection, nn.Linear)
+            embedding, vector = (x.new_zeros(x.shape[0], n) for n in (projection.in_features, projection.out_features))
+            return embedding, vector, x.new_zeros(x.shape[0], dtype=torch.bool)
+        mask = ~x.isnan().unsqueeze(-1).flatten(1).all(1)
+        x = torch.where(mask.view(-1, *(1,) * (x.ndim - 1)), x, 0)
+        embedding = centre_missing(encoder(x)) if encoder.gives_missing else encoder(x)
+        return embedding, torch.where(mask.unsqueeze(-1), torch.tanh(projection(embedding)), 0), mask
 
     def meet(self, common: Tensor, present: Tensor) -> Tensor:
         """Exchange information between modalities.

@@ -10,6 +10,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from metaad_zoo.backbones import declare_absent
 from metaad_zoo.episodes import ANOMALOUS, Samples, SupportScaling, only, present
 from metaad_zoo.learners.network import AdaptedScorer
 
@@ -149,5 +150,6 @@ class SharedModalities(AdaptedScorer):
         scores = torch.full_like(next(iter(masks.values())), torch.nan, dtype=next(iter(self.support.values())).dtype)
         for names, scorer in self.adapted.items():
             chosen = torch.stack([mask == (name in names) for name, mask in masks.items()]).all(0)
-            scores = torch.where(chosen, scorer.logits(only(samples, names)), scores)
+            with declare_absent(set(self.modalities) - set(names)):
+                scores = torch.where(chosen, scorer.logits(only(samples, names)), scores)
         return scores

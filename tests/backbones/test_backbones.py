@@ -278,6 +278,8 @@ def test_running_policy_equals_the_backbone_in_eval_mode(name):
     episodic = episodic_batch_norm(copy.deepcopy(backbone), "running")
     assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in episodic.modules())
     torch.testing.assert_close(episodic.train()(x), backbone.eval()(x), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(episodic(x), backbone(x), rtol=1e-4, atol=1e-5)
 
 
 def test_timm_normalises_by_what_the_weights_were_trained_with(monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from metaad_zoo.backbones import MULTIMODAL, create_backbone, list_backbones
+from metaad_zoo.backbones import MULTIMODAL, create_backbone, declare_absent, list_backbones
 from metaad_zoo.backbones.multimodal import Fusion, JointPart
 from metaad_zoo.learners.network import anomaly_loss
 from tests.tiny import ENCODERS, TRIPLE, tiny_batch, tiny_learner
@@ -58,6 +58,15 @@ class TestAnAbsentModality:
         alone = fusion({m: x[:1] for m, x in samples.items()})
         beside = fusion({m: torch.cat([x[:1], noise()[m]]) for m, x in samples.items()})
         torch.testing.assert_close(beside[:1], alone)
+
+    @pytest.mark.parametrize("parts", [False, True])
+    def test_declared_it_is_not_encoded_and_the_embedding_is_the_same(self, name, absent, parts, monkeypatch):
+        fusion, samples = build(name, parts=parts), noise()
+        samples[absent].fill_(torch.nan)
+        expected = fusion(samples)
+        monkeypatch.setattr(fusion.encoders[absent], "forward", lambda x: pytest.fail("it is encoded"))
+        with declare_absent([absent]):
+            torch.testing.assert_close(fusion(samples), expected, rtol=0, atol=0, equal_nan=True)
 
     def test_absent_is_not_the_same_as_zero(self, name, absent):
         fusion, samples = build(name), noise()
