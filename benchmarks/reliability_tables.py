@@ -29,8 +29,8 @@ def trainings() -> list[str]:
 
 
 def mutants() -> list[str]:
-    """Rows of mutation testing and line coverage."""
-    rows = {"mutation": _mutants, "line_coverage": _coverage}
+    """Rows of mutation testing, line coverage and the wheel."""
+    rows = {"mutation": _mutants, "line_coverage": _coverage, "wheel_quickstart": _wheel}
     return [*_head("result"), *(_row(name, make(_result(name))) for name, make in rows.items())]
 
 
@@ -197,4 +197,14 @@ def _coverage(result: Result) -> tuple[str, str, str]:
         "Line coverage",
         f"{result['lines']:,} lines of {result['files']} files, by the whole test suite",
         f"{result['percent']:.1f} % executed; files below 90 %: {low_files}",
+    )
+
+
+def _wheel(result: Result) -> tuple[str, str, str]:
+    return (
+        "Wheel",
+        f"built from a clean clone, its {result['files_in_wheel']} files compared with those of the repository, "
+        "installed into a new environment and used in an empty folder",
+        f"no file missing or too many; {', '.join(f'`{command}`' for command in result['commands'])} work, "
+        f"{result['scores_written']} scores written",
     )
