@@ -44,7 +44,7 @@ class Mutant:
     Args:
         path: file in the repository.
         line: line of the changed node.
-        statement: first line of its statement.
+        statement: first line of its statement; of a default, that of its function's first statement.
         number: how many changes of the file are before this one.
         before: source of the node.
         after: source of the changed node.
@@ -125,14 +125,17 @@ class _Changer(ast.NodeVisitor):
         node.body = [self._changed(statement) for statement in node.body]
 
     def visit_scope(self, node: Any) -> None:
-        is_function = not isinstance(node, ast.ClassDef)
+        is_function, outer = not isinstance(node, ast.ClassDef), self.statement
         self.scope.append(node.name)
         self.in_function += is_function
         node.body = [self._changed(statement) for statement in node.body]
-        if is_function:
+        if is_function:  # a default is executed on import, and counts where the function is called
+            first = node.body[ast.get_docstring(node) is not None and len(node.body) > 1]
+            self.statement = first.lineno
             node.args.defaults = [self._changed(default) for default in node.args.defaults]
             node.args.kw_defaults = [d and self._changed(d) for d in node.args.kw_defaults]
         self.in_function -= is_function
+        self.statement = outer
         self.scope.pop()
 
     def _changed(self, node: Any) -> Any:

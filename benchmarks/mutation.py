@@ -148,7 +148,8 @@ def chosen_tests(mutant: Mutant, lines: Any, timings: dict[str, float], seconds:
     """Tests that execute the line of a mutant, its room's first, then the quickest, of so many seconds together."""
     used, tests = 0.0, []
     by_line = lines.get(mutant.path, {})
-    covering = by_line.get(mutant.line) or by_line.get(mutant.statement, [])
+    lines_of_it = mutant.line, mutant.statement  # the later one of a default is in the function's body
+    covering = by_line.get(max(lines_of_it)) or by_line.get(min(lines_of_it), [])
     room = mutant.path.split("/")[1]
     for name in sorted(covering, key=lambda name: (not name.startswith(f"tests/{room}/"), timings[name])):
         if tests and used + timings[name] > seconds:

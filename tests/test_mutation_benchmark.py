@@ -62,6 +62,12 @@ def test_changes_are_those_of_the_operators(mutants, source):
     assert {(m.before, m.after) for m in mutants.mutants_of("a.py")} == CHANGES
 
 
+def test_a_default_is_looked_for_where_its_function_is_executed(mutants, source):
+    (default,) = (m for m in mutants.mutants_of("a.py") if m.before == "1")
+    assert source.splitlines()[default.line - 1].startswith("def first")
+    assert source.splitlines()[default.statement - 1].strip() == "if n > 2 and values:"
+
+
 def test_one_change_is_made_at_a_time(mutants, source):
     original = ast.unparse(ast.parse(source)).splitlines()
     for mutant in mutants.mutants_of("a.py"):
@@ -84,6 +90,8 @@ def test_tests_of_the_room_then_the_quickest_are_chosen(mutation):
     assert mutation.chosen_tests(mutant, {mutant.path: {11: names}}, timings, 6) == [own, quick]
     assert mutation.chosen_tests(mutant, {mutant.path: {12: names}}, timings, 0.5) == [own]
     assert mutation.chosen_tests(mutant, {}, timings, 6) == []
+    default = mutation.Mutant("metaad_zoo/episodes/a.py", 12, 14, 0, "0", "1", "f")
+    assert mutation.chosen_tests(default, {mutant.path: {12: names, 14: [quick]}}, timings, 6) == [quick]
 
 
 def test_the_file_with_most_tests_runs_first(mutation):
