@@ -382,6 +382,23 @@ def test_parquet_holds_text_and_truth(tmp_path):
     assert rows.labels.tolist() == [1, 0]
 
 
+def test_durations_are_seconds_and_dates_are_times(tmp_path):
+    seconds = [3.5, 90.0, 0.25, 7.0]
+    frame = pandas.DataFrame(
+        {
+            "took": pandas.to_timedelta(seconds, unit="s"),
+            "when": pandas.to_datetime(["2024-01-01", "2024-01-05", "2024-01-02", "2024-01-03"]),
+            "x": [1.0, 5.0, 2.0, 2.5],
+        }
+    )
+    frame.to_parquet(tmp_path / "t.parquet")
+    for source in (frame, tmp_path / "t.parquet"):
+        rows, schema, account = read(source)
+        assert list(schema.features) == ["took", "x"]
+        np.testing.assert_array_equal(rows.values, np.stack([seconds, frame["x"]], 1))
+        assert any("'when' left out: a time" in sentence for sentence in account)
+
+
 def test_views_of_one_file_do_not_move_each_other(tmp_path):
     """A thread of a closed CSV reader that still read ahead took rows from the next reader of the same file."""
     path = tmp_path / "t.csv"

@@ -87,3 +87,23 @@ def test_tables_of_different_width_are_padded_with_what_is_not_there():
     batch = EpisodeBatch.collate([episode(2), episode(3)])
     assert batch.support["tabular"].shape == batch.query["tabular"].shape == (2, 2, 3)
     assert batch.query["tabular"].isnan().nonzero()[:, [0, 2]].unique(dim=0).tolist() == [[0, 2]]
+
+
+def test_a_task_of_a_batch_has_the_support_that_it_was_drawn_with():
+    """Piles of one to three unlabelled rows, which are padded to three."""
+
+    def episode(labels: list[int]) -> Episode:
+        n = len(labels)
+        rows, ids = torch.arange(2.0 * n).view(n, 2), torch.arange(n)
+        rows[0, 1] = torch.nan
+        return Episode({"tabular": rows}, torch.tensor(labels), {"tabular": rows[:2]}, ids[:2] % 2, "t", ids, ids[:2])
+
+    episodes = [episode([0, 0, *[-1] * pile]) for pile in (1, 2, 3)]
+    batch = EpisodeBatch.collate(episodes)
+    assert batch.support_labels.tolist() == [[0, 0, -1, -1, -1]] * 3
+    for drawn, (support, labels, query, query_labels, _) in zip(episodes, batch, strict=True):
+        torch.testing.assert_close(support["tabular"], drawn.support["tabular"], equal_nan=True)
+        assert labels.tolist() == drawn.support_labels.tolist()
+        torch.testing.assert_close(query["tabular"], drawn.query["tabular"], equal_nan=True)
+        assert query_labels.tolist() == [0, 1]
+    assert [part.tasks for part in batch.parts(2)] == [["t", "t"], ["t"]]

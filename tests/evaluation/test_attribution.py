@@ -50,6 +50,23 @@ def test_more_points_are_taken_where_the_way_is_rough():
     assert sum(asked) > 2 * 32 + 64
 
 
+def test_values_that_sum_to_zero_have_attributions_and_points_double_up_to_512():
+    x = {"tabular": torch.tensor([[1.0, -1.0]])}
+    start = {"tabular": torch.zeros(1, 2)}
+    attributions, _ = integrated_gradients(lambda s: s["tabular"][:, 0] ** 2, x, start)
+    torch.testing.assert_close(attributions["tabular"], torch.tensor([[1.0, 0.0]]), rtol=1e-4, atol=1e-5)
+    points = []
+
+    def stairs(samples):  # no gradient anywhere
+        points.append(len(samples["tabular"]) if samples["tabular"].requires_grad else 0)
+        return samples["tabular"][:, 0].ceil()
+
+    attributions, gaps = integrated_gradients(stairs, x, start)
+    assert not attributions["tabular"].any()
+    assert gaps.tolist() == [1.0]
+    assert sum(points) == 32 + 64 + 128 + 256 + 512
+
+
 def test_occlusion_of_an_additive_score_is_the_closed_form(rows):
     start = {"tabular": torch.zeros(7, 12)}
     rows["tabular"][0, 1] = start["tabular"][0, 1] = NAN

@@ -200,6 +200,28 @@ def test_pca_subwindows_agrees_with_scikit_learn(pool, pooled):
     np.testing.assert_allclose(scored("pca_subwindows", *samples, window=8, pool=pool), expected, rtol=1e-6)
 
 
+def test_one_piece_of_a_window_is_its_mean():
+    """Windows of 6 steps: a single forecast, and a single sub-window; the channel without values does not count."""
+    support, query = (x[:, :6] for x in (windows(30), windows(4)))
+    query[0, :, 1] = np.nan
+    samples = {"sequence": torch.tensor(support)}, {"sequence": torch.tensor(query)}
+    a, b = standard(support, np.where(np.isnan(query), support.mean((0, 1)), query))
+    model = Ridge(alpha=1.0).fit(a[:, :5].transpose(0, 2, 1).reshape(30, -1), a[:, 5])
+    squares = (b[:, 5] - model.predict(b[:, :5].transpose(0, 2, 1).reshape(4, -1))) ** 2
+    expected = [squares[0, 0], *squares[1:].mean(1)]
+    np.testing.assert_allclose(scored("linear_ar", *samples), expected, rtol=1e-6)
+    cut = [x.transpose(0, 2, 1).reshape(len(x), -1) for x in (a, b)]
+    pca = PCA(n_components=0.9, svd_solver="full").fit(cut[0])
+    expected = np.sqrt(((cut[1] - pca.inverse_transform(pca.transform(cut[1]))) ** 2).mean(1))
+    for pool in ("mean", "max"):
+        np.testing.assert_allclose(scored("pca_subwindows", *samples, window=6, pool=pool), expected, rtol=1e-6)
+    adapted = create_baseline("linear_ar").adapt(samples[0], torch.zeros(30))
+    units = adapted.units(samples[1])
+    np.testing.assert_allclose(adapted.embed(units), b.reshape(4, -1), atol=1e-6)
+    np.testing.assert_allclose(adapted.embed(), a.reshape(30, -1), atol=1e-6)
+    assert adapted.score({"sequence": samples[1]["sequence"][:0]}).shape == (0,)
+
+
 def standard_features(support, query, least):
     centre, spread = support.mean(0), support.std(0) + least
     return (support - centre) / spread, (query - centre) / spread
@@ -360,6 +382,8 @@ def test_on_the_embedding_of_a_network():
     with torch.no_grad():
         expected = torch.cdist(network.embed(a, b), network.embed(a)).amin(1)
     torch.testing.assert_close(method.adapt(support, torch.zeros(5)).score(query).float(), expected)
+    assert method.reads_unlabelled is False
+    assert OnNetwork(create_baseline("pile_knn"), network).reads_unlabelled is True
 
 
 def test_pyod_is_asked_for_where_it_is_missing(monkeypatch):
@@ -395,6 +419,10 @@ class TestPyOD:
         for theirs, ours, options in [("pyod/KNN", "knn", {"n_neighbors": 2}), ("pyod/ECOD", "ecod", {})]:
             scores = scored(theirs, support, query, **options)
             torch.testing.assert_close(scores, scored(ours, support, query, **({"k": 2} if options else {})))
+        few = {"tabular": support["tabular"][:4]}
+        torch.testing.assert_close(scored("pyod/KNN", few, query), scored("knn", few, query, k=3))
+        with pytest.raises(ValueError, match=r"can't be fitted to 4 support samples: .* Got 2\.5"):
+            scored("pyod/KNN", few, query, n_neighbors=2.5)
 
     def test_names_and_options_are_checked(self):
         with pytest.raises(ValueError, match="did you mean 'IForest'"):

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import sem
+from sklearn.metrics import roc_auc_score
 
 from metaad_zoo.cli import main
 from metaad_zoo.data.read.roles import ColumnOptions
@@ -17,6 +19,7 @@ from metaad_zoo.data.synthetic import create_synthetic, list_synthetic
 from metaad_zoo.detector import load_detector
 from metaad_zoo.evaluation.baselines import create_baseline, list_baselines
 from metaad_zoo.evaluation.choosing import PRIOR, Prior, read_prior, recommend
+from metaad_zoo.evaluation.cross_validation import try_methods
 from metaad_zoo.experiment import recommend as recommending
 from metaad_zoo.experiment.recommend import how_to_use, synthetic_for
 from metaad_zoo.zoo import Checkpoint, CheckpointError, list_checkpoints, save_checkpoint
@@ -122,6 +125,49 @@ def test_a_method_that_fails_is_listed_with_its_reason(support):
     assert advice.candidates[-1].reason == "it can't"
     with pytest.raises(ValueError, match="no method could be tried: fails: it can't"):
         recommend({"fails": Fails()}, *support, {})
+
+
+@pytest.mark.parametrize(("n", "labelled"), [(4, True), (11, True), (25, True), (7, False)])
+def test_cross_validation_scores_each_normal_sample_by_a_method_adapted_to_the_others(n, labelled):
+    """A rule whose score is the first value, so that the AUROC of each fold is known; it remembers its supports."""
+    seen = []
+
+    class First:
+        def adapt(self, support, labels):
+            assert labels.tolist() == [0] * len(support["tabular"])
+            seen.append(support["tabular"][:, 1].int().tolist())
+            return self
+
+        def score(self, samples):
+            return samples["tabular"][:, 0]
+
+    rng = np.random.default_rng(n)
+    values = torch.tensor(np.stack([rng.normal(size=n + 6), np.arange(n + 6)], 1)).float()
+    values[n:, 0] += 1
+
+    def shifted(query, training, rng):
+        return {"tabular": query["tabular"] + 0.5}
+
+    support, labels = {"tabular": values}, torch.tensor([0] * (n - 1) + [-1] + [1] * 6)
+    if not labelled:
+        support, labels = {"tabular": values[:n]}, labels[:n]
+    ticks = []
+    (trial,) = try_methods({"first": First()}, support, labels, {"a": shifted}, tick=lambda: ticks.append(None))
+    folds = min(5, n // 2)
+    assert len(seen) == folds * -(-20 // n)
+    assert len(ticks) == 1
+    tests = [sorted(set(range(n)) - set(rows)) for rows in seen]
+    for start in range(0, len(seen), folds):
+        scored_rows = [row for rows in tests[start : start + folds] for row in rows]
+        assert sorted(scored_rows) == list(range(n)), "each is scored once"
+    expected = []
+    for rows in tests:
+        query = values[rows, 0]
+        anomalies = values[n:, 0] if labelled else query + 0.5
+        expected.append(roc_auc_score([0] * len(rows) + [1] * len(anomalies), torch.cat([query, anomalies])))
+    np.testing.assert_allclose(trial.by_kind["labels" if labelled else "a"], expected)
+    assert trial.auroc == pytest.approx(np.mean(expected))
+    assert trial.spread == pytest.approx(sem(expected))
 
 
 @pytest.mark.parametrize(

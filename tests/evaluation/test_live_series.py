@@ -87,6 +87,22 @@ def test_an_adaptive_stream_decides_as_the_adaptive_threshold_does(detector):
     assert expected.flagged.sum() < fixed.sum() / 2, "the fixed threshold flags the drift"
 
 
+def test_a_stated_way_to_calibrate_keeps_the_threshold_of_a_history_fixed(detector):
+    series = waves(400, 3) + np.linspace(0, 2, 400)[:, None]
+    decide = {
+        name: detector.stream(alpha=0.05, **options).push(series).anomalous
+        for name, options in [
+            ("usual", {}),
+            ("adaptive", {"adaptive": True}),
+            ("stated", {"calibrate": "within"}),
+            ("fixed", {"calibrate": "within", "adaptive": False}),
+        ]
+    }
+    np.testing.assert_array_equal(decide["usual"], decide["adaptive"])
+    np.testing.assert_array_equal(decide["stated"], decide["fixed"])
+    assert (decide["stated"] != decide["usual"]).any()
+
+
 def test_rows_come_in_any_form(detector):
     series = waves(80)
     expected = detector.score_series(series, causal=True)

@@ -162,7 +162,11 @@ def test_the_conclusion_says_what_an_interval_over_draws_is():
 def test_one_task_says_nothing_about_others_and_a_method_may_stand_alone():
     alone = figures(0.9) | {"tasks": [{}]}
     assert conclusion({"ours": alone}, None)[1:] == ["One task says nothing about others."]
-    assert len(conclusion({"ours": figures(0.9)}, None)) == 1
+    (sentence,) = conclusion({"ours": figures(0.9)}, None)
+    assert sentence == "ours reaches an AUROC of 90.0 % on 12 unseen tasks."
+    interval = figures(0.9) | {"ci95": {"auroc": [0.8, 0.95]}}
+    (sentence,) = conclusion({"ours": interval, "random": figures(0.99)}, None)
+    assert sentence == "ours reaches an AUROC of 90.0 % (95 % interval 80.0 to 95.0 %) on 12 unseen tasks."
     assert len(conclusion({"ours": figures(0.9, fpr=0.1)}, 0.1)) == 1, "no recall, no sentence on decisions"
 
 
@@ -260,6 +264,10 @@ def test_svg_files_follow_the_readers_colours_and_need_nothing(reported):
         root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
         assert "currentColor" in path.read_text(encoding="utf-8")
         assert "prefers-color-scheme:dark" in root[0].text
+        assert path.read_text(encoding="utf-8").startswith("<svg "), "browsers draw no prefixed names in HTML"
+        width, height = (float(root.attrib[side].removesuffix("pt")) for side in ("width", "height"))
+        assert root.attrib["viewBox"] == f"0 0 {root.attrib['width'][:-2]} {root.attrib['height'][:-2]}"
+        assert min(width, height) > 100
         for element in root.iter():
             assert not [v for v in element.attrib.values() if "://" in v]
 

@@ -95,6 +95,26 @@ def test_a_known_rule_gets_the_figures_of_its_scores_and_all_methods_one_support
     assert len(rows) == 24
 
 
+def test_seconds_are_those_of_one_adaptation_and_scoring(folder, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    class Slow(Mean):
+        def adapt(self, support, support_labels):
+            now[0] += 5.0
+            return super().adapt(support, support_labels)
+
+    series, ticks = data(folder).labelled_series(stride=1), []
+    figures = evaluate_points(
+        {"slow": Slow(), "quick": Mean()}, series, shots=4, draws=2, buffer=3, tick=lambda: ticks.append(None)
+    )
+    assert [figures[name]["seconds_per_task"] for name in ("slow", "quick")] == [5.0, 0.0]
+    assert len(ticks) == 12, "one a draw of a series"
+    for tasks, draws in (([], 1), (series, 0)):
+        with pytest.raises(ValueError, match=f"saw {len(tasks)} series and {draws} draws"):
+            evaluate_points({"quick": Mean()}, tasks, shots=4, draws=draws, buffer=3)
+
+
 def test_support_windows_share_no_point_with_what_is_scored(folder):
     series = data(folder).labelled_series(stride=1)[0]
     assert len(series.values) == len(series.labels) == 140

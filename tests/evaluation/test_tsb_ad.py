@@ -124,6 +124,41 @@ def test_periods(values, expected):
     assert tsb_ad.period(values) == expected
 
 
+def combs(lag, height=1.0):
+    """Single points, 1,000 steps from one to the next, each followed by another one after ``lag`` steps."""
+    x = np.zeros(4000)
+    x[::1000] = x[lag::1000] = height
+    return x
+
+
+def period_by_definition(x):
+    """The highest local maximum of the autocorrelation, a sum for each lag."""
+    x = x[:20_000] - x[:20_000].mean()
+    correlation = np.array([x[: len(x) - lag] @ x[lag:] for lag in range(min(401, len(x)))])
+    inner = range(4, len(correlation) - 1)
+    maxima = [k for k in inner if correlation[k] > max(correlation[k - 1], correlation[k + 1])]
+    best = max(maxima, key=correlation.__getitem__, default=0)
+    return best if 6 <= best <= 303 else 125
+
+
+@pytest.mark.parametrize("lag", [4, 5, 6, 7, 302, 303, 304, 398, 399, 400])
+def test_periods_have_6_to_303_steps_and_a_stronger_lag_up_to_399_means_none(lag):
+    assert tsb_ad.period(combs(lag)) == (lag if 6 <= lag <= 303 else 125)
+    with_weaker = combs(lag) + combs(90, 0.4)
+    assert tsb_ad.period(with_weaker) == period_by_definition(with_weaker)
+
+
+def test_the_first_20000_steps_have_the_period():
+    x = np.sin(np.arange(20_100) * 2 * np.pi / 50)
+    x[19_000:20_000] = np.sin(np.arange(1000) * 2 * np.pi / 30)
+    expected = tsb_ad.period(x[:20_000])
+    x[20_000] = 1e7  # its products with the steps before it would outweigh all others
+    assert tsb_ad.period(x) == expected == period_by_definition(x)
+    assert tsb_ad.period(x[1:]) != expected
+    short = np.array([0.0, 1.0, 0.0, 3.0, 0.0, 1.0, 0.0] * 3)
+    assert tsb_ad.period(short) == period_by_definition(short) == 7
+
+
 def test_metrics_refuse_what_they_cannot_use():
     labels = np.array([0, 1, 0, 0])
     for scores, message in [([0, np.inf, 0, 0], "infinite"), ([0, np.nan, 0, 0], "NaN"), ([0.0, 1.0], "labels")]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metaad_zoo.data.read.csv_dialect import HEAD_BYTES, decimal_separator, plain_number, read_dialect
+from metaad_zoo.data.read.csv_dialect import HEAD_BYTES, decimal_separator, is_number, plain_number, read_dialect
 
 FILE = Path("a.csv")
 
@@ -150,3 +150,8 @@ def test_numbers_are_written_as_python_does(text, decimal, number):
 def test_numbers_of_the_other_separator_are_refused(text, decimal):
     with pytest.raises(ValueError, match="is no number with the decimal separator"):
         plain_number(text, decimal)
+
+
+@pytest.mark.parametrize(("cell", "is_one"), [("1.5", True), ("-1,5", True), ("1e3", True), ("", False), ("a1", False)])
+def test_a_number_has_a_decimal_point_or_comma(cell, is_one):
+    assert is_number(cell) is is_one

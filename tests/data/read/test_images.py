@@ -217,6 +217,24 @@ class TestListing:
         assert [len(files) for files in listed.values()] == [0, 1]
         assert "links to folders that are read already" in reasons(account, "left out")
 
+    def test_of_a_category_its_good_images_are_the_support_and_of_a_folder_those_directly_in_it(self, tmp_path):
+        save(tmp_path / "set" / "train" / "good" / "0.png")
+        save(tmp_path / "set" / "test" / "cut" / "0.png")
+        category = reader(tmp_path / "set", damaged="empty")
+        assert [str(f.relative_to(tmp_path / "set")) for f in category.files] == ["train/good/0.png"]
+        assert reasons(category.account, "left out") == {}
+        (guess,) = reasons(category.account, "guessed")
+        assert "its train/good is read" in guess
+        save(tmp_path / "plain" / "a.png")
+        save(tmp_path / "plain" / "more" / "b.png")
+        plain = reader(tmp_path / "plain")
+        assert [f.name for f in plain.files] == ["a.png"]
+        assert list(reasons(plain.account, "left out").values()) == [["more"]]
+        assert category.all()["image"].shape == (1, 1, 8, 8)
+        assert category.in_bytes().dtype == torch.uint8, "without damage, empty places are not needed"
+        assert category.account.damaged == []
+        assert reasons(category.account, "damaged") == {}
+
     def test_masks_and_training_images_are_not_scored(self, tmp_path):
         for folder in ("train/good", "test/good", "test/cut", "ground_truth/cut"):
             save(tmp_path / folder / "0.png")
