@@ -20,7 +20,7 @@ from metaad_zoo.episodes import UNLABELLED
 from metaad_zoo.evaluation.calibration import p_values
 from metaad_zoo.evaluation.decisions import Calibrate
 from metaad_zoo.export.files import Exported, ExportError, Format, Runner, first_line, load_exported, write_program
-from metaad_zoo.export.graph import DetectorGraph
+from metaad_zoo.export.graph import DetectorGraph, require_traceable
 from metaad_zoo.modality import Modality, get_modality
 from metaad_zoo.registry import unknown_name
 from metaad_zoo.zoo import checkpoint_files
@@ -66,6 +66,7 @@ def export_detector(
         raise ValueError(f"{path}: the folder {path.parent} does not exist; make it first")
     if not detector.is_fitted:
         raise RuntimeError("this detector is not fitted: call detector.fit(support), or `metaad adapt`, first")
+    require_traceable(detector._fitted(), detector.method)
     if alpha is not None:
         alpha, calibrate = detector.way_to_decide(alpha, calibrate)
     live = copy.deepcopy(detector).to("cpu").to(torch.float32)

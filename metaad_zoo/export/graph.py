@@ -36,7 +36,7 @@ class DetectorGraph(nn.Module):
         self.outputs = ["score"] if alpha is None else ["score", "p_value", "anomaly"]
         if alpha is not None:
             self.register_buffer("calibration", detector.normal_scores(calibrate).float())
-        self._score = scorer(detector._fitted(), detector.method)
+        self._score = scorer(require_traceable(detector._fitted(), detector.method))
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         score = self._score(dict(zip(self.names, inputs, strict=True)))
@@ -51,21 +51,33 @@ class DetectorGraph(nn.Module):
         return score.float(), torch.where(nothing, torch.nan, p).float(), (~(score <= self.threshold) & ~nothing).long()
 
 
-def scorer(adapted: Adapted, method: str) -> Callable[[Mapping[str, Tensor]], Tensor]:
-    """Function from raw samples to scores, with the support's batch statistics stored in the layers.
+def require_traceable(adapted: Adapted, method: str) -> Transparent:
+    """Adapted method as one whose scores can be traced.
 
     Args:
-        adapted: adapted method; its batch normalisation is changed.
+        adapted: adapted method.
         method: its name, for the error.
 
     Raises:
-        ExportError: the method can't be exported.
+        ExportError: the method computes its scores outside of torch.
     """
     if not isinstance(adapted, Transparent):
         raise ExportError(
             f"{method} has no operations that can be traced: score with the detector itself, run `metaad serve`, or "
             "take another method"
         )
+    return adapted
+
+
+def scorer(adapted: Transparent) -> Callable[[Mapping[str, Tensor]], Tensor]:
+    """Function from raw samples to scores, with the support's batch statistics stored in the layers.
+
+    Args:
+        adapted: adapted method; its batch normalisation is changed.
+
+    Raises:
+        ExportError: the scores depend on the other samples of a batch.
+    """
     for part in adapted.separate() if isinstance(adapted, SharesModalities) else [adapted]:
         _hold_statistics(part)
     return lambda samples: adapted.logits(adapted.units(samples))
