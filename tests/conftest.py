@@ -9,23 +9,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import lightning.pytorch as pl
 import pytest
-import torch
+from filelock import FileLock
 
-from metaad_zoo.data import ImageEpisodes, TabularEpisodes
-from metaad_zoo.data.generated_tables import TablePrior
-from metaad_zoo.episodes import EpisodeSpec
-from metaad_zoo.evaluation.calibration import normal_scores
-from metaad_zoo.inner_loop import InnerLoopConfig
-from metaad_zoo.learners import GradientLearner
-from metaad_zoo.learners.training import trainable
-from metaad_zoo.zoo import Checkpoint, save_checkpoint
+# The process of pytest-xdist that hands out the tests reads this file too, before the workers start, and runs none:
+# torch is imported where it is needed.
+if TYPE_CHECKING:
+    from metaad_zoo.data import ImageEpisodes
+    from metaad_zoo.learners import GradientLearner
+    from metaad_zoo.zoo import Checkpoint
 
-# Networks of a few numbers: threads cost more than they bring, two to three times on a shared machine. By the variable
-# for processes that tests start.
-torch.set_num_threads(1)
+# Networks of a few numbers: threads cost more than they bring, two to three times on a shared machine. torch reads this
+# when it is imported, also in processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -34,6 +31,8 @@ SPLITS = {"train": ["0", "1", "2", "3"], "val": ["4", "5"], "test": ["6", "7", "
 
 @pytest.fixture(autouse=True)
 def _seed():
+    import torch
+
     torch.manual_seed(0)
 
 
@@ -45,6 +44,9 @@ def digits() -> ImageEpisodes:
 
 def digit_episodes() -> ImageEpisodes:
     """What the fixture `digits` holds, for fixtures of a wider scope."""
+    from metaad_zoo.data import ImageEpisodes
+    from metaad_zoo.episodes import EpisodeSpec
+
     return ImageEpisodes(
         splits=SPLITS,
         image_size=16,
@@ -58,6 +60,9 @@ def digit_episodes() -> ImageEpisodes:
 
 def small_learner(**inner_loop) -> GradientLearner:
     """A narrow Conv4 for 16 x 16 grey images."""
+    from metaad_zoo.inner_loop import InnerLoopConfig
+    from metaad_zoo.learners import GradientLearner
+
     settings = {"steps": 2, "lr": 0.1, **inner_loop}
     return GradientLearner("conv4", {"width": 4}, {"image": (1, 16, 16)}, InnerLoopConfig(**settings))
 
@@ -98,7 +103,31 @@ def data_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def table_model(tmp_path_factory) -> Path:
-    """A model of tables of any width, meta-trained on generated ones for seconds, with calibration scores."""
+    """A model of tables of any width, with calibration scores; one for all processes of pytest-xdist."""
+    from metaad_zoo.zoo import save_checkpoint
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "table_model"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "manifest.json").exists():  # written last
+            save_checkpoint(folder, _trained_on_tables())
+    return folder
+
+
+def _trained_on_tables() -> Checkpoint:
+    """Meta-trained on generated tables for seconds."""
+    import lightning.pytorch as pl
+    import torch
+
+    from metaad_zoo.data import TabularEpisodes
+    from metaad_zoo.data.generated_tables import TablePrior
+    from metaad_zoo.episodes import EpisodeSpec
+    from metaad_zoo.evaluation.calibration import normal_scores
+    from metaad_zoo.inner_loop import InnerLoopConfig
+    from metaad_zoo.learners import GradientLearner
+    from metaad_zoo.learners.training import trainable
+    from metaad_zoo.zoo import Checkpoint
+
     data = TabularEpisodes(
         dataset="sklearn_tables",
         splits={"train": ["generated"], "val": ["generated"], "test": ["wine/*"]},
@@ -118,6 +147,4 @@ def table_model(tmp_path_factory) -> Path:
     trainer = pl.Trainer(**quiet, max_epochs=1, enable_checkpointing=False, limit_val_batches=0)
     trainer.fit(trainable(learner), datamodule=data)
     calibration = normal_scores(learner.eval(), data.episodes("val", 40, epoch=1))
-    folder = tmp_path_factory.mktemp("table_model")
-    save_checkpoint(folder, Checkpoint(learner, data.seen, {"calibration": calibration}))
-    return folder
+    return Checkpoint(learner, data.seen, {"calibration": calibration})

@@ -306,7 +306,7 @@ def _checked_config(argv: Sequence[str], program: str) -> dict[str, Any]:
             "--seeds and --grid start a process for each training: under torchrun or SLURM, start each training by a "
             "command of its own, with --seed_everything"
         )
-    return dict(yaml.safe_load(cli.parser.dump(cli.config, skip_none=False)))
+    return dict(yaml.safe_load(cli.parser.dump(cli.config, skip_none=False, skip_validation=True)))
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -469,11 +469,13 @@ def _save_config(cli: TrainingCLI) -> None:
     """Write the resolved config into the run's folder, and send it to every logger as hyper-parameters."""
     if cli.trainer.is_global_zero:
         cli.run_dir.mkdir(parents=True, exist_ok=True)
-        write_whole(cli.run_dir / "config.yaml", cli.parser.dump(cli.config, skip_none=False))
+        # The config has been validated, and built: to do that again takes most of the time of a dump.
+        whole = cli.parser.dump(cli.config, skip_none=False, skip_validation=True)
+        write_whole(cli.run_dir / "config.yaml", whole)
     log_hyperparameters(cli.trainer.loggers, _resolved(cli))
 
 
 def _resolved(cli: TrainingCLI) -> dict[str, Any]:
     """The config with all defaults and overrides, as plain values."""
-    config: dict[str, Any] = yaml.safe_load(cli.parser.dump(cli.config))
+    config: dict[str, Any] = yaml.safe_load(cli.parser.dump(cli.config, skip_validation=True))
     return config

@@ -23,7 +23,7 @@ from tests.conftest import REPOSITORY
 
 LISTED = sorted(CONFIGS.rglob("*.yaml"))
 ONE_STEP = [option for option in SHORT if "backbone_options" not in option]
-ONE_STEP += ["--data.calibration_episodes=2", "--data.calibration_shots=[2]"]
+ONE_STEP += ["--data.val_episodes=2", "--data.calibration_episodes=2", "--data.calibration_shots=[2]"]
 ON_THIS_MACHINE = [f"--trainer.{name}" for name in ("accelerator=cpu", "devices=1", "num_nodes=1", "strategy=auto")]
 
 

@@ -17,6 +17,7 @@ from tests.conftest import REPOSITORY
 CONFIGS = ["--config", "configs/quickstart.yaml", "--config"]
 LEARNER = ["--model.init_args.inner_loop.engine=vectorized", "--data.init_args.tasks_per_batch=2"]
 LEARNER += ["--data.init_args.calibration_shots=[2]", "--trainer.max_epochs=1"]
+LEARNER += [f"--data.init_args.{kind}_episodes=4" for kind in ("val", "calibration")]
 
 
 def free_port() -> int:

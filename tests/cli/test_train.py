@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import redirect_stdout
 from importlib.metadata import version
+from io import StringIO
 
 import pytest
 import torch
@@ -23,10 +25,9 @@ from tests.cli.short import CONFIGS, QUICKSTART, SHORT, command
 def finished(tmp_path_factory):
     """A whole short run: fit, then test."""
     folder = tmp_path_factory.mktemp("runs")
-    line, environment = command(*QUICKSTART, *SHORT, "--trainer.max_epochs=2", "--runs", folder)
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return next((folder / "quickstart").iterdir()), done.stdout
+    with redirect_stdout(StringIO()) as printed:
+        cli = run([*QUICKSTART, *SHORT, "--trainer.max_epochs=2", "--runs", str(folder)])
+    return cli.run_dir, printed.getvalue()
 
 
 def test_a_run_leaves_what_it_promises(finished):
@@ -258,6 +259,8 @@ def test_ddp_on_two_cpu_processes(tmp_path):
         "--config",
         CONFIGS / "trainer" / "ddp_cpu.yaml",
         *SHORT,
+        "--comparisons=quick",
+        "--data.test_episodes=4",
         "--trainer.max_epochs=1",
         "--data.calibration_shots=[2]",
         "--runs",

@@ -1,4 +1,4 @@
-"""Run by test_ddp on each of two processes: one outer step under DDP on shares of 2 x 5 tasks, unevenly dealt."""
+"""Run by test_ddp on each of two processes: outer steps under DDP, each on shares of 2 x 5 tasks, unevenly dealt."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ class _Keep(pl.Callback):
         (self.folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(self.calls))
 
 
-def main(folder: Path, settings: dict) -> None:
+def one_step(folder: Path, settings: dict) -> None:
+    folder.mkdir(exist_ok=True)
     learner = tiny_learner("maml", "conv4", **settings).double()
     learner.diagnose_every = 0
     pl.Trainer(
@@ -77,4 +78,5 @@ def main(folder: Path, settings: dict) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    for place, settings in json.loads(sys.argv[1]).items():
+        one_step(Path(place), settings)

@@ -25,21 +25,31 @@ UNSCALED = ("linear_ar", "pca_subwindows", "series_experts", "pile_knn", "expert
 PAIRS = [(name, modality) for name in list_baselines() for modality in modalities_of(name) if name not in FLOORS]
 
 
+SMALLER = {"iforest": {"trees": 10}}
+"""Options of a baseline that takes a fifth of a second for each sample that is left out of the support."""
+
+
 def samples(modality, n=24, seed=0):
     shape = [3 if size == -1 else min(size, 40) for size in get_modality(modality).shape]
     return np.random.default_rng(seed).random((n, *shape)).astype(np.float32)
 
 
+def small_baseline(name):
+    return create_baseline(name, **SMALLER.get(name, {}))
+
+
 def fitted(name, modality):
     x = {modality: torch.as_tensor(samples(modality))}
     shapes = {modality: list(x[modality].shape[1:])}
-    return mz.load_detector(name, input_shapes=shapes).fit({m: v[:12] for m, v in x.items()}), x
+    return mz.load_detector(name, input_shapes=shapes, **SMALLER.get(name, {})).fit(
+        {m: v[:12] for m, v in x.items()}
+    ), x
 
 
 @pytest.mark.parametrize(("name", "modality"), PAIRS)
 def test_a_baseline_scores_as_a_detector_as_it_does_alone_and_after_loading(name, modality, tmp_path):
     detector, x = fitted(name, modality)
-    alone = create_baseline(name).adapt({m: v[:12] for m, v in x.items()}, torch.zeros(12)).score(x)
+    alone = small_baseline(name).adapt({m: v[:12] for m, v in x.items()}, torch.zeros(12)).score(x)
     np.testing.assert_array_equal(detector.score(x), alone.double())
     detector.save(tmp_path)
     again = mz.load_detector(tmp_path)
@@ -54,7 +64,7 @@ def test_the_manifest_holds_every_setting_also_the_defaults(name, tmp_path):
     detector.save(tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["learner"] == f"baseline/{name}"
-    settings = {k: v for k, v in vars(create_baseline(name)).items() if k in manifest["arguments"]}
+    settings = {k: v for k, v in vars(small_baseline(name)).items() if k in manifest["arguments"]}
     assert settings == {k: v for k, v in manifest["arguments"].items() if k in settings}
     assert "standardise" in manifest["arguments"] or name in UNSCALED
 
