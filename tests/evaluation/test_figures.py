@@ -52,6 +52,8 @@ def test_a_precision_recall_curve_stands_beside_chance():
     np.testing.assert_array_equal(data_of(ours), [GRID, RISING])
     assert len(figure.axes[0].collections) == 0
     assert figure.axes[0].get_xlabel() == "share of anomalies found (recall)"
+    assert (figure.axes[0].get_xlim(), figure.axes[0].get_ylim()) == ((-0.01, 1.01), (-0.01, 1.02))
+    assert legend_of(figure) == ["ours"]
 
 
 def test_calibration_compares_with_the_diagonal_up_to_the_largest_rate():

@@ -124,6 +124,20 @@ def test_rows_come_in_any_form(detector):
         np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+def test_a_series_of_pandas_is_rows_of_one_channel_unless_its_index_names_it():
+    one = waves(WINDOW * 30)[:, :1]
+    detector = mz.load_detector("mahalanobis", modality="sequence").fit(pd.DataFrame(one, columns=["a"]))
+    live = detector.stream(decide=False)
+    assert len(live.push(pd.Series([0.1, 0.2, 0.3], name="a").to_numpy())) == 3
+    assert len(live.push(pd.Series({"a": 0.1, "more": 2.0}))) == 1
+    assert live.received == 4
+    assert len(live.push({"a": [0.1, 0.2]})) == 2
+    with pytest.raises(ValueError, match="expected rows of 1 channels"):
+        live.push(np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="row 7 is infinite"):
+        live.push([0.0, np.inf])
+
+
 @pytest.mark.parametrize(("how", "causal"), [("mean", False), ("last", True)])
 @pytest.mark.parametrize("stride", [1, 3])
 def test_rows_without_any_value_have_no_score(how, causal, stride, detector):

@@ -18,7 +18,7 @@ from pyarrow import parquet
 from sklearn.metrics import auc
 
 from metaad_zoo.cli import main
-from metaad_zoo.evaluation import html_report, plots, task_curves
+from metaad_zoo.evaluation import html_report, plots, report_figures, task_curves
 from metaad_zoo.evaluation.conclusion import CONTROLS, conclusion
 from metaad_zoo.evaluation.plots.style import COLOURS
 from metaad_zoo.evaluation.saved import ScoreTable, read_results, read_scores
@@ -421,3 +421,63 @@ def test_methods_differ_by_more_than_colour():
     styles = list(plots.styles_of(map(str, range(8))).values())
     assert len({s.marker for s in styles}) == 8
     assert all(a.linestyle != b.linestyle for a, b in itertools.pairwise(styles))
+
+
+def test_figures_and_captions_give_the_numbers_of_the_scores():
+    rng = np.random.default_rng(0)
+    labels, tasks = [0, 1, 1, 1, 0, 1, 0, 0, 0, 0], ["a"] * 4 + ["b"] * 6
+    p_values = np.where(labels, 0.01, rng.uniform(0, 1, 10))
+    tables = {
+        "ours": score_table(rng.normal(size=10), labels, p_values, tasks),
+        "flat": score_table([0.0] * 10, labels, p_values, tasks),
+        "no p": score_table([*range(9), np.inf], labels, None, tasks),
+    }
+    means = [{"recall": 0.5, "fpr": 0.25}, {"recall": 1, "fpr": 1}, {}, {"recall": 0, "fpr": 0}]
+    names, thresholds = [*tables, "absent"], [0.5, None, None, None]
+    methods = {n: {"mean": m, "threshold": t} for n, m, t in zip(names, means, thresholds, strict=True)}
+    methods["ours"]["seconds_per_task"], methods["flat"]["seconds_per_task"] = 0.25, 0.0
+    curve = {"values": [1, 5], "methods": {"ours": {"mean": [0.5, 0.75]}}}
+    drawn, missing = report_figures.figures_of({"methods": methods, "curves": {"shots": curve}}, tables)
+    by_name = {item.name: item for item in drawn}
+    assert list(by_name) == [
+        *("roc", "precision_recall", "scores_01", "scores_02", "scores_03", "auroc_shots", "calibration", "seconds")
+    ]
+    assert missing == [
+        "Curves and histogram of absent: scores.parquet has no scores of it.",
+        "AUROC against inner steps: results.json has no such curve.",
+    ]
+    share = (3 / 4 + 1 / 6) / 2  # the mean over tasks
+    assert f"the share of anomalies ({share:.0%})" in by_name["precision_recall"].caption
+    chance = by_name["precision_recall"].figure.axes[0].get_lines()[0]
+    assert chance.get_ydata()[0] == pytest.approx(share)
+    counts = "6 normal and 4 anomalous samples of all tasks. "
+    assert by_name["scores_01"].caption == f"{counts}Right of the dashed line: flagged."
+    assert by_name["scores_02"].caption == f"{counts}No line: everything is flagged."
+    assert by_name["scores_03"].caption == (
+        f"{counts}By rank, because a few scores are far from the others. No line: no threshold was set."
+    )
+    assert report_figures.threshold_words(methods["absent"]) == "nothing is flagged"
+    _, ours = by_name["calibration"].figure.axes[0].get_lines()
+    normal = [[p for p, y, t in zip(p_values, labels, tasks, strict=True) if not y and t == task] for task in "ab"]
+    expected = [np.mean([np.mean([p <= alpha for p in of_task]) for of_task in normal]) for alpha in task_curves.ALPHAS]
+    np.testing.assert_allclose(ours.get_ydata(), expected)
+    assert "Not shown (equal scores, or no p-values): flat, no p." in by_name["calibration"].caption
+    assert "bootstrap over tasks" in by_name["calibration"].caption
+    (point,) = by_name["seconds"].figure.axes[0].get_lines()
+    assert point.get_xdata()[0] == 0.25
+    one = {"ours": tables["ours"].take(tables["ours"].tasks == "a")}
+    first, *_ = report_figures.figures_of({"methods": {"ours": methods["ours"]}}, one)[0]
+    assert first.caption == "One task, so no interval over tasks. Grey: chance."
+
+
+def test_without_p_values_the_calibration_is_that_of_the_results():
+    methods = {name: {"mean": {}, "tasks": []} for name in ("ours", "theirs")}
+    table = {"alphas": [0.1, 0.2], "methods": {n: {"fpr": [0.15, 0.3]} for n in ("ours", "unknown")}}
+    drawn, missing = report_figures.figures_of({"methods": methods, "calibration": table}, None)
+    (calibration,) = drawn
+    diagonal, ours = calibration.figure.axes[0].get_lines()
+    assert (ours.get_xdata().tolist(), ours.get_ydata().tolist()) == ([0.1, 0.2], [0.15, 0.3])
+    assert diagonal.get_xdata()[1] == 0.2
+    assert calibration.caption.startswith("Mean over tasks. On the grey line")
+    assert "there is no scores.parquet" in missing[0]
+    assert not any(sentence.startswith("Calibration") for sentence in missing)
