@@ -162,14 +162,14 @@ def test_own_files_are_evaluated_without_a_config(tmp_path, capsys):
     for name in "abcde":
         rows = np.column_stack([rng.normal(size=(60, 3)), np.arange(60) % 3 == 0])
         write_rows(tmp_path / "tables" / f"{name}.csv", rows, ["x", "y", "z", "anomaly"])
-    arguments = [str(tmp_path / "model"), "iforest", "--data", str(tmp_path / "tables"), "--episodes", "5"]
+    arguments = [str(tmp_path / "model"), "ecod", "--data", str(tmp_path / "tables"), "--episodes", "5"]
     arguments += ["--shots", "4", "--alpha", "0.3"]
     assert run(tmp_path, *arguments) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert {t["task"] for t in results["methods"]["iforest"]["tasks"]} == {*"abcde"}
+    assert {t["task"] for t in results["methods"]["ecod"]["tasks"]} == {*"abcde"}
     assert {"best.png", "worst.svg"} <= {p.name for p in (tmp_path / "out").iterdir()}
     capsys.readouterr()
-    assert run(tmp_path, "iforest", *arguments[2:], "--modality", "tabular") == 0
+    assert run(tmp_path, "ecod", *arguments[2:], "--modality", "tabular") == 0
     notes = capsys.readouterr().err
     assert "read as tabular" not in notes
     assert [line for line in notes.splitlines() if "as the label" in line] == [
@@ -177,7 +177,7 @@ def test_own_files_are_evaluated_without_a_config(tmp_path, capsys):
         "--columns say otherwise)"
     ]
     alone = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert alone["methods"]["iforest"]["mean"] == results["methods"]["iforest"]["mean"]
+    assert alone["methods"]["ecod"]["mean"] == results["methods"]["ecod"]["mean"]
     assert run(tmp_path, *arguments, "--calibrate", "across") == 1
     assert "calibrate (--calibrate) is 'across', which needs validation tasks" in capsys.readouterr().err
 

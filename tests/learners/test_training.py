@@ -130,7 +130,7 @@ class KilledError(Exception):
     pass
 
 
-def train(folder, data, *, stop=None, resume=None, **length):
+def train(folder, data, *, stop=None, resume=None, keep=1, **length):
     torch.manual_seed(3)
     learner = GradientLearner(
         "conv4",
@@ -139,43 +139,58 @@ def train(folder, data, *, stop=None, resume=None, **length):
         InnerLoopConfig(steps=2, learn_lr="parameter_and_step"),
         optimizer=lambda p: torch.optim.Adam(p, lr=0.01),
     )
-    callbacks = [ModelCheckpoint(folder, filename="last", every_n_train_steps=1, enable_version_counter=False)]
+    name = "last" if keep == 1 else "{step}"
+    callbacks = [
+        ModelCheckpoint(folder, filename=name, every_n_train_steps=1, save_top_k=keep, enable_version_counter=False)
+    ]
     callbacks += [_Stop(stop)] if stop else []
     trainer = pl.Trainer(**QUIET, callbacks=callbacks, gradient_clip_val=1.0, **length)
     trainer.fit(trainable(learner), datamodule=data, ckpt_path=resume, weights_only=True)
     return learner, trainer
 
 
+LENGTHS = (
+    {"max_steps": 7},
+    {"max_epochs": 3},
+    {"max_epochs": 4, "accumulate_grad_batches": 2},
+    {"max_epochs": 4, "accumulate_grad_batches": 3},
+)
+
+
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """Trains without a stop, once for each length."""
+    """Trains without a stop, once for each length, and keeps the checkpoint of every step."""
 
     @cache
     def train_once(length):
-        return train(tmp_path_factory.mktemp("straight"), digit_episodes(), **dict(length))
+        folder = tmp_path_factory.mktemp("straight")
+        return *train(folder, digit_episodes(), keep=-1, **dict(length)), folder
 
     return train_once
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize("stop", [1, 3, 4, 6])
-@pytest.mark.parametrize(
-    "length",
-    [
-        {"max_steps": 7},
-        {"max_epochs": 3},
-        {"max_epochs": 4, "accumulate_grad_batches": 2},
-        {"max_epochs": 4, "accumulate_grad_batches": 3},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("length", LENGTHS, ids=str)
 def test_a_resumed_run_equals_a_straight_one_bit_for_bit(tmp_path, digits, straight, stop, length):
     """Epochs have four batches: the stops lie inside an epoch, at its end, and in later ones."""
-    learner, expected = straight(tuple(length.items()))
+    learner, expected, folder = straight(tuple(length.items()))
+    resumed, trainer = train(tmp_path, digits, resume=str(folder / f"step={stop}.ckpt"), **length)
+    assert trainer.global_step == expected.global_step
+    for (name, a), b in zip(learner.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("length", LENGTHS, ids=str)
+def test_a_killed_run_leaves_the_checkpoint_of_its_last_step(tmp_path, digits, straight, length):
+    learner, expected, folder = straight(tuple(length.items()))
     with pytest.raises(KilledError):
-        train(tmp_path / "b", copy.deepcopy(digits), stop=stop, **length)
-    last = str(tmp_path / "b" / "last.ckpt")
-    assert torch.load(last, weights_only=True)["global_step"] == stop
-    resumed, trainer = train(tmp_path / "b", copy.deepcopy(digits), resume=last, **length)
+        train(tmp_path, copy.deepcopy(digits), stop=3, **length)
+    last, third = (torch.load(path, weights_only=True) for path in (tmp_path / "last.ckpt", folder / "step=3.ckpt"))
+    assert last["global_step"] == third["global_step"] == 3
+    for name, x in third["state_dict"].items():
+        assert torch.equal(x, last["state_dict"][name]), name
+    resumed, trainer = train(tmp_path, digits, resume=str(tmp_path / "last.ckpt"), **length)
     assert trainer.global_step == expected.global_step
     for (name, a), b in zip(learner.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
