@@ -30,7 +30,7 @@ from metaad_zoo.experiment.training_config import difference, flat_settings, rea
 from tests.cli.short import QUICKSTART, SHORT
 from tests.conftest import REPOSITORY
 
-TINY = [*SHORT, "--trainer.max_epochs=1", "--data.calibration_shots=[2]"]
+TINY = [*SHORT, "--comparisons=quick", "--trainer.max_epochs=1", "--data.calibration_shots=[2]"]
 GRID = ["--seeds", "0", "1", "--grid", "model.optimizer.lr=0.01", "--jobs", "2"]
 
 
