@@ -77,6 +77,20 @@ def test_none_leaves_all_as_it_is():
     assert (scaling.centre, scaling.spread, scaling.rounding, scaling.varies) == (0, 1, 0, True)
 
 
+@pytest.mark.parametrize("kind", ["standard", "robust"])
+@pytest.mark.parametrize("exponent", [-100, -40, 40, 100])
+def test_the_unit_of_values_does_not_matter(kind, exponent):
+    """Squares of these vanish or overflow in single precision; some values are missing."""
+    g = torch.Generator().manual_seed(0)
+    support, query = torch.randn(9, 3, generator=g) + 2, torch.randn(5, 3, generator=g)
+    support[4, 1] = query[2, 2] = torch.nan
+    expected = SupportScaling.fit(support, kind).apply(query)
+    factor = 2.0**exponent
+    scaling = SupportScaling.fit(support * factor, kind)
+    torch.testing.assert_close(scaling.apply(query * factor), expected, equal_nan=True)
+    torch.testing.assert_close(scaling.apply(query * factor, 0.5), expected.clamp(-0.5, 0.5), equal_nan=True)
+
+
 def test_tables_of_different_width_are_padded_with_what_is_not_there():
     def episode(width: int) -> Episode:
         labels, ids = torch.zeros(2, dtype=torch.long), torch.arange(2)

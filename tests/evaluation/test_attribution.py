@@ -11,6 +11,7 @@ from metaad_zoo.evaluation.attribution import (
     occlusion,
     usual_sample,
 )
+from metaad_zoo.evaluation.explanation import Explainer
 
 NAN = float("nan")
 
@@ -48,6 +49,38 @@ def test_more_points_are_taken_where_the_way_is_rough():
     torch.testing.assert_close(attributions["tabular"].sum(1), torch.tensor([1.0, 0.0]), rtol=0.011, atol=1e-3)
     assert (gaps < 0.011).all()
     assert sum(asked) > 2 * 32 + 64
+
+
+def test_an_explainer_names_the_modality_of_heat_maps_and_measures_in_the_scorers_units():
+    class Mapped:
+        mapped = "image"
+
+        def units(self, samples):
+            return {name: 2 * x for name, x in samples.items()}
+
+        def score(self, samples):
+            return self.logits(self.units(samples))
+
+        def logits(self, samples):
+            return samples["image"].flatten(1).sum(1)
+
+        def embed(self, samples=None):
+            raise NotImplementedError
+
+        def heat_map(self, samples):
+            return samples["image"].sum(1)
+
+    class Plain:
+        def score(self, samples):
+            return samples["image"].flatten(1).sum(1)
+
+    support = {"image": torch.ones(3, 1, 2, 2)}
+    for adapted, mapped, factor in [(Mapped(), "image", 2), (Plain(), None, 1)]:
+        explainer = Explainer(adapted, support, torch.tensor([0, 1, 0]))
+        assert explainer.mapped == mapped
+        units = explainer.units(support)
+        assert units["image"].unique().tolist() == [factor]
+        assert explainer.score(units).tolist() == [4 * factor] * 3
 
 
 def test_values_that_sum_to_zero_have_attributions_and_points_double_up_to_512():

@@ -127,6 +127,35 @@ def test_a_method_that_fails_is_listed_with_its_reason(support):
         recommend({"fails": Fails()}, *support, {})
 
 
+class Column:
+    """A rule whose score is one value of a sample."""
+
+    def __init__(self, column):
+        self.column = column
+
+    def adapt(self, support, labels):
+        return self
+
+    def score(self, samples):
+        return samples["tabular"][:, self.column]
+
+
+@pytest.mark.parametrize(("n", "choice"), [(199, "b"), (200, "simple")])
+def test_from_200_normal_samples_on_the_simple_method_is_taken_if_it_is_no_worse(n, choice):
+    """By b and simple all anomalies are the highest, by a they are 5 % lower, by c none is; b is named first."""
+    rows = torch.arange(n + 20.0)
+    x = torch.stack([torch.where(rows < n, rows.remainder(20), 18.5 + 0 * rows), rows, -rows], 1)
+    labels = torch.tensor([0] * n + [1] * 20)
+    methods = {"a": Column(0), "b": Column(1), "simple": Column(1), "c": Column(2)}
+    advice = recommend(methods, {"tabular": x}, labels, {}, simple="simple")
+    assert advice.choice == choice
+    assert (f"you have enough data ({n} normal samples)" in advice.why) == (n >= 200)
+    aurocs = [(c.name, round(c.auroc, 2)) for c in advice.candidates]
+    other = "simple" if choice == "b" else "b"
+    assert aurocs == [(choice, 1.0), (other, 1.0), ("a", pytest.approx(0.95, abs=0.01)), ("c", 0.0)]
+    assert recommend(methods, {"tabular": x}, labels, {}, simple="a").choice == "b", "a is worse by more than 0.01"
+
+
 @pytest.mark.parametrize(("n", "labelled"), [(4, True), (11, True), (25, True), (7, False)])
 def test_cross_validation_scores_each_normal_sample_by_a_method_adapted_to_the_others(n, labelled):
     """A rule whose score is the first value, so that the AUROC of each fold is known; it remembers its supports."""

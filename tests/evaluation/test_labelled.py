@@ -6,7 +6,7 @@ import torch
 from scipy.stats import bootstrap
 from sklearn.metrics import roc_auc_score
 
-from metaad_zoo.evaluation.labelled import Figure, labelled_figures
+from metaad_zoo.evaluation.labelled import Figure, in_words, labelled_figures
 from metaad_zoo.evaluation.metrics import all_metrics
 
 
@@ -52,3 +52,8 @@ def test_unknown_labels_are_left_out_and_one_kind_gives_no_figures():
 def test_nothing_flagged_has_no_precision():
     figures = labelled_figures(np.array([0.0, 1.0]), np.array([0, 1]), np.zeros(2))
     assert figures["precision"] == figures["f1"] == Figure(0.0, (0.0, 0.0))
+
+
+def test_figures_stand_on_one_line_in_per_cent():
+    figures = {"auroc": Figure(0.876, (0.8, 0.95)), "fpr": Figure(0.0, (0.0, 0.0125))}
+    assert in_words(figures) == "AUROC 87.6 [80.0, 95.0], false alarms 0.0 [0.0, 1.2]"

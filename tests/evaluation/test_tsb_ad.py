@@ -124,6 +124,24 @@ def test_periods(values, expected):
     assert tsb_ad.period(values) == expected
 
 
+def test_rates_by_events_and_points_at_the_ends_of_a_series():
+    """Ranges 0-1, 4-5 and 9: the package never adjusts the first point, and does not look at the last."""
+    labels = np.array([1, 1, 0, 0, 1, 1, 0, 0, 0, 1])
+    for flagged, event, adjusted in [
+        ([0, 1, 1, 0, 0, 1, 0, 0, 0, 0], (2 / 3, 2 / 3), (3 / 4, 3 / 5)),
+        ([1, 0, 0, 0, 0, 0, 0, 0, 0, 0], (1.0, 1 / 3), (1.0, 2 / 5)),
+        ([0, 0, 0, 0, 0, 0, 0, 0, 0, 1], (1.0, 0.0), (1.0, 1 / 5)),
+        ([0, 0, 0, 0, 0, 0, 1, 0, 0, 0], (0.0, 0.0), (0.0, 0.0)),
+        ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0], (0.0, 0.0), (0.0, 0.0)),
+    ]:
+        decision = np.array(flagged) == 1
+        assert tsb_ad.event_based(decision, labels) == pytest.approx(event)
+        assert tsb_ad.point_adjusted(decision, labels) == pytest.approx(adjusted)
+    ends = np.array([0, 0, 0, 1, 1])
+    assert tsb_ad.event_based(np.array([0, 0, 0, 1, 0]) == 1, ends) == (1.0, 1.0)
+    assert tsb_ad.event_based(np.array([0, 0, 0, 0, 1]) == 1, ends) == (1.0, 0.0)
+
+
 def combs(lag, height=1.0):
     """Single points, 1,000 steps from one to the next, each followed by another one after ``lag`` steps."""
     x = np.zeros(4000)
