@@ -21,7 +21,7 @@ from metaad_zoo.data.camera import CarelessCamera, RandomCamera
 from metaad_zoo.data.read.account import Account
 from metaad_zoo.data.read.images import ImageReader, read_folder, read_npz
 from metaad_zoo.data.read.listing import list_files
-from metaad_zoo.data.read.pixels import decode, image_endings, resize, to_channels
+from metaad_zoo.data.read.pixels import channels_first, decode, image_endings, resize, to_channels
 from metaad_zoo.detector import Detector, load_detector
 from metaad_zoo.learners import PrototypicalNetwork
 from metaad_zoo.zoo import Checkpoint, CheckpointError
@@ -454,3 +454,30 @@ def test_the_cameras_old_name_works_and_warns():
         camera = CarelessCamera(rotation=1.0)
     assert isinstance(camera, RandomCamera)
     assert camera.rotation == 1.0
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "expected"),
+    [
+        ((4, 5, 6), None, lambda x: x[:, None]),
+        ((3, 5, 6), 1, lambda x: x[:, None]),
+        ((3, 5, 6), 3, "looks like one colour image"),
+        ((4, 5, 1), None, "looks like one colour image"),
+        ((4, 5, 3), None, "looks like one colour image"),
+        ((2, 1, 5, 3), None, lambda x: x),
+        ((2, 3, 5, 1), None, lambda x: x),
+        ((2, 5, 6, 1), None, lambda x: x.transpose(0, 3, 1, 2)),
+        ((2, 5, 3, 3), None, lambda x: x.transpose(0, 3, 1, 2)),
+        ((2, 2, 5, 2), None, "with C 1 or 3, saw"),
+        ((2, 1, 0, 4), None, "expected images with pixels"),
+        ((0, 1, 4, 4), None, lambda x: x),
+        ((4, 5), None, "with C 1 or 3, saw"),
+    ],
+)
+def test_channels_come_first_wherever_they_were(shape, channels, expected):
+    x = np.arange(np.prod(shape)).reshape(shape)
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=f"here: .*{expected}"):
+            channels_first(x, "here", channels)
+    else:
+        np.testing.assert_array_equal(channels_first(x, "here", channels), expected(x))
