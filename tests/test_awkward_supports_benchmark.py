@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ SLICE = {
     "image": ["protonet/conv4"],
     "multimodal": ["protonet/fusion_gated"],
 }
+NUMPY_LINALG = Path(inspect.getfile(inspect.unwrap(np.linalg.inv))).name
 SLOW = ("thousands of samples", "thousands of unlabelled samples")
 
 
@@ -40,7 +43,7 @@ def test_every_kind_of_support_gives_finite_scores_or_a_named_error(benchmark, f
     [
         (lambda scores: scores * np.nan, "scores that are not finite"),
         (lambda scores: scores * 0, "equal scores"),
-        (lambda scores: np.linalg.inv(np.zeros((2, 2))), "an error of linalg/_linalg.py"),
+        (lambda scores: np.linalg.inv(np.zeros((2, 2))), f"an error of linalg/{NUMPY_LINALG}"),
         (lambda scores: np.sqrt(np.full(9, -1.0)), "a warning"),
     ],
 )

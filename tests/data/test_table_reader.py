@@ -239,7 +239,7 @@ def test_a_frame_is_read_as_its_file_is(tmp_path):
     for other in equal_sources:
         rows, own, _ = read(other)
         assert own.features == schema.features
-        np.testing.assert_array_equal(rows.values, expected.values)
+        np.testing.assert_allclose(rows.values, expected.values, rtol=3e-16)  # old pandas miss the last digit of a CSV
         assert rows.labels.tolist() == expected.labels.tolist()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import datetime, timezone
 
@@ -9,6 +10,9 @@ import numpy as np
 
 GAP_STEPS = 5
 """Between two known values that lie further apart than this many steps, nothing is made up: NaN."""
+
+FRACTION = re.compile(r"(?<=:\d\d)[.,](\d+)")
+"""Fraction of a second. Python 3.10 reads only three or six digits of it."""
 
 LARGEST = 10_000_000
 """Steps of a resampled series; more are taken for a mistake."""
@@ -22,6 +26,7 @@ def as_seconds(texts: Iterable[str]) -> np.ndarray:
     """
     seconds = []
     for text in texts:
+        text = FRACTION.sub(lambda match: f".{match[1]:0<6.6}", text)
         time = datetime.fromisoformat(f"{text[:-1]}+00:00" if text.endswith("Z") else text)
         seconds.append((time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp())
     return np.asarray(seconds, np.float64)
