@@ -51,7 +51,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "defaults": defaults_rows,
     "zoo": zoo_rows,
     "inner loop: speed": lambda: speed_rows(read_json(RESULTS / "inner_loop.json")),
-    "inner loop: compiled": lambda: speed_rows(read_json(RESULTS / "inner_loop_compiled.json")),
+    "inner loop: compiled": lambda: engine_rows(read_json(RESULTS / "inner_loop_compiled.json")),
     "inner loop: engines": lambda: engine_rows(read_json(RESULTS / "inner_loop_engines.json")),
     "inner loop: attempts": lambda: attempt_rows(read_json(RESULTS / "inner_loop_attempts.json")),
     "inner loop: memory": lambda: memory_rows(read_json(RESULTS / "inner_loop.json")),
