@@ -186,7 +186,8 @@ def _mutants(result: Result) -> tuple[str, str, str]:
         "Mutation testing",
         f"{protocol['mutants']} random mutants of {protocol['mutants_in_all']:,} in {', '.join(protocol['rooms'])}, "
         f"against the tests that execute their lines, for {protocol['seconds_of_tests']:g} s each",
-        f"{100 * result['killed']:.0f} % [{100 * low:.0f}, {100 * high:.0f}] killed; {untested} are on lines that no "
+        f"{100 * result['killed']:.0f} % [{100 * low:.0f}, {100 * high:.0f}] killed, "
+        f"{100 * result['killed_without_equivalent']:.0f} % without equivalent ones; {untested} are on lines that no "
         "test executes",
     )
 
