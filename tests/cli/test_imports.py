@@ -35,13 +35,12 @@ HEAVY = (
 )
 LAZY = ("metaad_zoo", "metaad_zoo.data", "metaad_zoo.zoo")
 RUN = """
-import contextlib, io, json, resource, sys
+import contextlib, io, json, sys
 from metaad_zoo.cli import main
 with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
     for arguments in {commands}:
         assert main(arguments) == 0
-seconds = resource.getrusage(resource.RUSAGE_SELF).ru_utime
-print(json.dumps([seconds, [name for name in {heavy} if name in sys.modules]]))
+print(json.dumps([name for name in {heavy} if name in sys.modules]))
 """
 
 
@@ -62,10 +61,8 @@ def loaded_by(code: str) -> list:
     ],
     ids=" ".join,
 )
-def test_help_lists_and_cards_are_quick(arguments):
-    seconds, heavy = loaded_by(RUN.format(commands=[arguments], heavy=HEAVY))
-    assert heavy == []
-    assert seconds < 0.5
+def test_help_lists_and_cards_import_nothing_heavy(arguments):
+    assert loaded_by(RUN.format(commands=[arguments], heavy=HEAVY)) == []
 
 
 @pytest.mark.parametrize(("method", "rows"), [("tabular-columns-maml-generated", 12), ("series_experts", 320)])
@@ -74,7 +71,7 @@ def test_adapt_and_score_import_nothing_heavy_but_torch(method, rows, tmp_path):
     support.write_text("a,b\n" + "".join(f"{i % 7 / 7},{i % 5 / 5 if i else ''}\n" for i in range(rows)))
     adapt = ["adapt", method, "--support", str(support), "--out", str(tmp_path / "mine")]
     score = ["score", str(tmp_path / "mine"), "--data", str(support), "--out", str(tmp_path / "scores.csv")]
-    assert loaded_by(RUN.format(commands=[adapt, score], heavy=HEAVY))[1] == ["torch"]
+    assert loaded_by(RUN.format(commands=[adapt, score], heavy=HEAVY)) == ["torch"]
 
 
 @pytest.mark.skipif(Version(version("torch")) < Version("2.7"), reason="torch 2.6 needs sympy for any layer on meta")
