@@ -38,7 +38,7 @@ def declared_missing() -> bool | None:
 
 @contextmanager
 def declare_absent(modalities: Collection[str]) -> Iterator[None]:
-    """Context in which all samples lack some modalities, so that no encoder computes what would be masked.
+    """Context in which all samples lack some modalities: their encoders are skipped, since the result would be masked.
 
     Args:
         modalities: names of modalities of which every sample holds only NaN.

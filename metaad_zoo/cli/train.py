@@ -469,7 +469,7 @@ def _save_config(cli: TrainingCLI) -> None:
     """Write the resolved config into the run's folder, and send it to every logger as hyper-parameters."""
     if cli.trainer.is_global_zero:
         cli.run_dir.mkdir(parents=True, exist_ok=True)
-        # The config has been validated, and built: to do that again takes most of the time of a dump.
+        # The config was validated when it was parsed; a second validation would take most of the time of the dump.
         whole = cli.parser.dump(cli.config, skip_none=False, skip_validation=True)
         write_whole(cli.run_dir / "config.yaml", whole)
     log_hyperparameters(cli.trainer.loggers, _resolved(cli))
